@@ -1,0 +1,48 @@
+# `make` lists the targets. Everything installs into .venv; big things are cached in ~/.cache.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: install
+install: $(VENV)/.installed ## Install everything into .venv, pinned and hashed
+
+$(VENV)/.installed: requirements.lock pyproject.toml hatch_build.py $(wildcard proto/modelfleet_proto/*.proto)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/uv --version 2>/dev/null | grep -q "uv $(UV_VERSION)" || $(BIN)/python -m pip install -q uv==$(UV_VERSION)
+	@echo "Installing Python packages (torch with its libraries is 5 GB; minutes the first time)..."
+	@$(BIN)/uv pip install --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --reinstall-package modelfleet -e .
+	@touch $@
+
+.PHONY: lock
+lock: ## Resolve requirements.lock again
+	$(BIN)/uv pip compile pyproject.toml --extra worker --group dev --group build --universal \
+	    --generate-hashes --no-emit-index-url --upgrade -o requirements.lock
+
+.PHONY: model
+model: install ## Write SmolLM2-135M-Instruct as a Hugging Face folder, once
+	@$(BIN)/python tools/prepare_smollm2.py
+
+.PHONY: check
+check: install ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: test
+test: install model ## Every test that needs no cluster
+	$(BIN)/pytest

@@ -1,0 +1,1 @@
+"""The one door for clients: OpenAI API, queue, routing, failover, metering."""

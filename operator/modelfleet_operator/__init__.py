@@ -1,0 +1,1 @@
+"""The control plane: reads ModelDeployments, decides, acts. It never imports torch."""

@@ -1,0 +1,1 @@
+"""The gRPC contracts between the parts, and the version handshake they all make."""

@@ -1,0 +1,1 @@
+"""The worker: one engine behind one gRPC service. It never talks to Kubernetes."""
