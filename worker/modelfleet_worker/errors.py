@@ -1,0 +1,65 @@
+"""Every error that the worker raises on purpose. Messages: what was expected, found, to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+
+
+class WorkerError(Exception):
+    """The root of the worker's errors."""
+
+
+class UsageError(WorkerError):
+    """The command line says something that cannot be."""
+
+
+class ModelError(WorkerError):
+    """The model cannot be loaded: its source, its files, or the room it needs."""
+
+
+class EngineFailedError(WorkerError):
+    """The engine's loop ended; the process has to be replaced."""
+
+
+class RefusalError(WorkerError):
+    """A call is refused; `status` is what its caller sees."""
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+
+class InvalidRequestError(RefusalError):
+    """The request is wrong, whoever serves it."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NeverFitsError(RefusalError):
+    """Prompt and answer can never fit into the context or the cache."""
+
+    status = grpc.StatusCode.OUT_OF_RANGE
+
+
+class UnknownModelError(RefusalError):
+    """This worker holds another model, or none."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class AllSlotsTakenError(RefusalError):
+    """All slots are taken: try again, here or elsewhere."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class PreconditionError(RefusalError):
+    """The call does not fit what this worker holds; repeating it does not help."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class UnavailableError(RefusalError):
+    """Loading, draining or failing: send it to another worker."""
+
+    status = grpc.StatusCode.UNAVAILABLE
