@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 import grpc
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 VERSION_KEY = "modelfleet-version"
 VERSION = importlib.metadata.version("modelfleet")
@@ -53,19 +55,19 @@ class VersionInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler | None:
+        """Lets the call through, or replaces its method by one that only refuses."""
         handler = await continuation(handler_call_details)
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        theirs = metadata.get(VERSION_KEY)
+        theirs = dict(handler_call_details.invocation_metadata or ()).get(VERSION_KEY)
         if handler is None or theirs is None:
             return handler
         reason = incompatibility(self._ours, str(theirs))
-        return handler if reason is None else _refuse(handler, reason)
+        return handler if reason is None else _refusing(handler, reason)
 
 
-def _refuse(handler: grpc.RpcMethodHandler[Any, Any], reason: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _refusing(handler: Handler, reason: str) -> Handler:
     """The same kind of method, so that the caller's side of the stream fits, answering only no."""
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -75,18 +77,15 @@ def _refuse(handler: grpc.RpcMethodHandler[Any, Any], reason: str) -> grpc.RpcMe
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
         yield  # makes this an async generator, as a streaming method must be
 
-    kinds = {
+    make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
-    }
-    make = kinds[handler.request_streaming, handler.response_streaming]
-    return cast(
-        "grpc.RpcMethodHandler[Any, Any]",
-        make(
-            cast(Any, refuse_stream if handler.response_streaming else refuse),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        ),
+    }[handler.request_streaming, handler.response_streaming]
+    refusing: Handler = make(
+        refuse_stream if handler.response_streaming else refuse,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
     )
+    return refusing

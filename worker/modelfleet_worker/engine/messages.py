@@ -23,14 +23,14 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One choice to generate. Limits and stops count from the first token, resumed ones included."""
+    """One choice to generate. Limits and stops count from the first token ever."""
 
     request_id: str  # unique in this engine while the request lives
     prompt_ids: tuple[int, ...]
     resumed_ids: tuple[int, ...] = ()  # generated elsewhere already; never reported again
     sampling: SamplingParams = SamplingParams()
     max_tokens: int  # resumed ones included; at least len(resumed_ids) + 1
-    stop_token_ids: frozenset[int] = frozenset()  # the model's own end-of-sequence ids too, if obeyed
+    stop_token_ids: frozenset[int] = frozenset()  # with the end-of-sequence ids, if obeyed
 
 
 @dataclass(frozen=True, slots=True)
