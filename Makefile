@@ -46,3 +46,21 @@ format: install ## Format and fix what can be fixed
 .PHONY: test
 test: install model ## Every test that needs no cluster
 	$(BIN)/pytest
+
+.PHONY: demo
+demo: install model ## One YAML to a fleet that answers, sleeps and wakes
+	@$(BIN)/python tools/demo.py
+
+.PHONY: bench
+bench: install model ## The tables of docs/performance.md, measured again
+	model=$$($(BIN)/python tools/prepare_smollm2.py) && \
+	    $(BIN)/python benchmarks/engine.py --dtype bfloat16 $$model && \
+	    $(BIN)/python benchmarks/engine.py --dtype float32 $$model
+
+.PHONY: generate
+generate: install ## Write what is generated from the code: the CRD and its field reference
+	$(BIN)/python -m modelfleet_operator.crd
+
+.PHONY: clean
+clean: ## Remove what the other targets made here (~/.cache/modelfleet stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis proto/modelfleet_proto/*_pb2*

@@ -57,5 +57,6 @@ def prepare() -> Path:
 
 if __name__ == "__main__":
     if not (model_folder() / "model.safetensors").exists():
-        print("Converting SmolLM2-135M-Instruct to safetensors (once, about half a minute)...")
-    print(prepare(), file=sys.stdout)
+        message = "Converting SmolLM2-135M-Instruct to safetensors (once, about half a minute)..."
+        print(message, file=sys.stderr)
+    print(prepare())
