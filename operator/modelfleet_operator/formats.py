@@ -1,0 +1,106 @@
+"""Strings with a meaning: durations (`90s`, `1h30m`) and memory quantities (`2Gi`).
+
+A `Format` is both the pydantic validator and the pattern in the CRD's schema, so that a manifest is
+read alike by `modelfleet up` and by a Kubernetes API server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """Annotates a field whose manifest value is a string of a pattern and of bounded length."""
+
+    what: str  # completes "expected ..."
+    pattern: str  # in RE2's and Python's common syntax, without anchors
+    max_length: int
+    parse: Callable[[str], Any] = str
+    show: Callable[[Any], str] = str
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.check,
+            serialization=core_schema.plain_serializer_function_ser_schema(self.show),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({self.pattern})$", "maxLength": self.max_length}
+
+    def check(self, value: Any) -> Any:
+        """The parsed value; ValueError says what was expected."""
+        if not isinstance(value, str):
+            raise ValueError(f"expected {self.what}, as a string")
+        if len(value) > self.max_length:
+            raise ValueError(f"expected {self.what}, of at most {self.max_length} characters")
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(f"expected {self.what}")
+        return self.parse(value)
+
+
+_SECONDS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
+_BYTES = {
+    **{unit: 1000**power for power, unit in enumerate(["", "k", "M", "G", "T", "P"])},
+    **{unit: 1024**power for power, unit in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1)},
+}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a valid duration."""
+    return float(sum(int(n) * _SECONDS[unit] for n, unit in re.findall(r"(\d+)(ms|[hms])", text)))
+
+
+def show_duration(seconds: float) -> str:
+    """The shortest way to write it: 5400.0 is `1h30m`, 0.0 is `0s`."""
+    rest, text = round(seconds * 1000), ""
+    for unit, size in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)]:
+        count, rest = divmod(rest, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def parse_quantity(text: str) -> int:
+    """Bytes of a valid quantity, rounded down."""
+    number, unit = re.fullmatch(r"([\d.]+)(\D*)", text, re.ASCII).groups()  # type: ignore[union-attr]  # the pattern matched
+    return int(Decimal(number) * _BYTES[unit])
+
+
+def show_quantity(count: int) -> str:
+    """In the largest binary unit that divides it: 2147483648 is `2Gi`."""
+    for unit in ["Pi", "Ti", "Gi", "Mi", "Ki"]:
+        if count and count % _BYTES[unit] == 0:
+            return f"{count // _BYTES[unit]}{unit}"
+    return str(count)
+
+
+# GEP-2257: Kubernetes' own strict subset of Go's durations.
+Duration = Annotated[
+    float,
+    Format(
+        what="a duration such as 90s, 5m or 1h30m",
+        pattern="([0-9]{1,5}(h|m|s|ms)){1,4}",
+        max_length=28,
+        parse=parse_duration,
+        show=show_duration,
+    ),
+]
+Memory = Annotated[
+    int,
+    Format(
+        what="an amount of memory such as 512Mi or 2Gi",
+        pattern=r"[0-9]{1,15}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
+        max_length=21,
+        parse=parse_quantity,
+        show=show_quantity,
+    ),
+]
