@@ -1,9 +1,19 @@
-"""What can go wrong in the control plane."""
+"""What can go wrong in the operator, in one tree."""
+
+from __future__ import annotations
 
 
-class OperatorError(Exception):
-    """The root of this package's errors."""
+class ModelfleetError(Exception):
+    """Anything the operator reports to a person in one message: what, where, what to do."""
 
 
-class ManifestError(OperatorError):
-    """A file or an object is not a valid ModelDeployment; one line for each thing to correct."""
+class ManifestError(ModelfleetError):
+    """A manifest that its user must correct; the message names the file and the field."""
+
+
+class PassingError(ModelfleetError):
+    """Something outside did not work this time: the same may succeed when tried again."""
+
+
+class StartError(ModelfleetError):
+    """A process cannot start as it was asked to: a port in use, a state directory taken, ..."""

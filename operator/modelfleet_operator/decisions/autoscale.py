@@ -1,0 +1,116 @@
+"""How many replicas: sized by queue depth, asleep when idle, never changed on silence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+BUCKET = 10.0  # seconds at most; peaks in buckets change rarely, so they are cheap to keep
+
+Peaks = tuple[tuple[float, int], ...]  # (start of a bucket, most replicas wanted in it)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPolicy:
+    """`spec.scaling`; durations in seconds."""
+
+    mode: Literal["Auto", "External"] = "Auto"
+    min_replicas: int = 1
+    max_replicas: int = 1
+    replicas: int | None = None  # obeyed in mode External; None: min_replicas
+    target_queue_depth: int = 16  # requests waiting and running, per replica
+    idle_timeout: float = 300.0
+    scale_down_delay: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What was observed at `now` (Unix seconds; it may step back)."""
+
+    now: float
+    complete: bool  # every gateway spoke; False: the rest may be too low
+    waiting: int
+    running: int
+    replicas: int  # the count in force; starting ones too: they are already paid for
+    last_active: float  # when a request was last there, or the first replica became ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingDecision:
+    """How many, and why; `peaks` go back in with the next call."""
+
+    replicas: int
+    reason: str  # shown in status.scalingHistory, so it is written for a person
+    peaks: Peaks
+    look_again: float | None = None  # when time alone may change the answer, Unix seconds
+
+
+def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> ScalingDecision:
+    """Grows at once, shrinks to the peak of the last `scale_down_delay`, sleeps when idle.
+
+    The idle timeout outranks the delay: a model without any request for that long sleeps even if a
+    peak is more recent than the delay.
+    """
+    if policy.mode == "External":
+        replicas = policy.min_replicas if policy.replicas is None else policy.replicas
+        return ScalingDecision(replicas=replicas, reason="set by spec.scaling.replicas", peaks=())
+
+    depth = load.waiting + load.running
+    wanted = math.ceil(depth / policy.target_queue_depth)
+    if not load.complete and wanted <= load.replicas:
+        # What is missing could only ask for more, and silence is not zero load.
+        replicas, note = _bounded(policy, load.replicas)
+        reason = f"kept: not every gateway reports{note}" if depth else f"kept: no signals{note}"
+        return ScalingDecision(replicas=replicas, reason=reason, peaks=peaks)
+
+    recent = _remember(peaks, load.now, wanted, policy.scale_down_delay)
+    peak = max(n for _, n in recent)
+    idle = load.now - load.last_active
+    look_again = None
+    if wanted >= load.replicas:
+        replicas, reason = wanted, _demand(load, wanted)
+    elif depth == 0 and policy.min_replicas == 0 and idle >= policy.idle_timeout:
+        replicas, reason, recent = 0, f"idle for {policy.idle_timeout:g} s", ()
+    else:
+        floor = 1 if policy.min_replicas == 0 else policy.min_replicas
+        replicas = min(max(wanted, peak, floor), load.replicas)
+        reason = f"{_demand(load, wanted)}, {peak} at the recent peak"
+        look_again = _next_look(policy, load, recent, replicas)
+    bounded, note = _bounded(policy, replicas)
+    return ScalingDecision(
+        replicas=bounded, reason=reason + note, peaks=recent, look_again=look_again
+    )
+
+
+def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
+    size = min(BUCKET, delay / 10) or BUCKET
+    bucket = now // size * size
+    recent = {t: n for t, n in peaks if t <= now and now - t < delay}
+    recent[bucket] = max(wanted, recent.get(bucket, 0))
+    return tuple(sorted(recent.items()))
+
+
+def _demand(load: Load, wanted: int) -> str:
+    return (
+        f"{load.waiting} waiting and {load.running} running need "
+        f"{wanted} replica{'' if wanted == 1 else 's'}"
+    )
+
+
+def _bounded(policy: ScalingPolicy, replicas: int) -> tuple[int, str]:
+    bounded = min(max(replicas, policy.min_replicas), policy.max_replicas)
+    if bounded == replicas:
+        return bounded, ""
+    bound = "minReplicas" if bounded > replicas else "maxReplicas"
+    return bounded, f"; {bound} makes it {bounded}"
+
+
+def _next_look(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) -> float | None:
+    """When a peak leaves the window or the idle timeout is over."""
+    times = []
+    if replicas > max(policy.min_replicas, 1):
+        times.append(min(t for t, _ in recent) + policy.scale_down_delay)
+    if load.waiting + load.running == 0 and policy.min_replicas == 0 and replicas:
+        times.append(load.last_active + policy.idle_timeout)
+    return min((max(t, load.now) for t in times), default=None)

@@ -1,0 +1,36 @@
+"""Names that follow from what they name: revisions, workers, and who has which short name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .observed import Deployment
+
+
+def revision_hash(values: Any) -> str:
+    """Eight characters that change with anything in `values` (JSON types)."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def worker_name(deployment: str, revision: str, ordinal: int) -> str:
+    """Deterministic: created twice, or by two leaders, it is still one worker."""
+    return f"{deployment}-{revision}-{ordinal}"
+
+
+def free_ordinals(taken: Collection[int], count: int) -> list[int]:
+    """The lowest ordinals that no existing worker of a revision has."""
+    return [ordinal for ordinal in range(len(taken) + count) if ordinal not in taken][:count]
+
+
+def owners(deployments: Iterable[Deployment]) -> dict[str, str]:
+    """Short name -> key of the deployment that answers to it: the oldest that asks for it."""
+    result: dict[str, str] = {}
+    for deployment in sorted(deployments, key=lambda d: (d.created, d.key)):
+        for name in deployment.served_names:
+            result.setdefault(name, deployment.key)
+    return result

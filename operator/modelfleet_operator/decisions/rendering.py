@@ -1,0 +1,127 @@
+"""The status in the shape that YAML and the Kubernetes API have, and back."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from .status import ColdStart, Condition, ConditionType, Queue, ScalingEvent, Status
+
+WRITE_INTERVAL = 10.0  # seconds between writes in which only queue, history or progress differ
+
+
+def show_time(seconds: float) -> str:
+    """RFC 3339 in UTC, whole seconds, as Kubernetes writes it."""
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime(
+        "%Y-%m-%dT%H:%M:%SZ"
+    )
+
+
+def parse_time(text: str) -> float:
+    """Unix seconds of an RFC 3339 time."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def render(status: Status) -> dict[str, Any]:
+    """JSON types, camelCase; what is not known is absent."""
+    rendered: dict[str, Any] = {
+        "observedGeneration": status.observed_generation,
+        "conditions": [
+            {
+                "type": condition.type,
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "lastTransitionTime": show_time(condition.changed),
+                "observedGeneration": condition.generation,
+            }
+            for condition in status.conditions
+        ],
+        "replicas": status.replicas,
+        "readyReplicas": status.ready_replicas,
+        "selector": status.selector,
+        "revision": status.revision,
+        "scalingHistory": [
+            {
+                "time": show_time(event.time),
+                "from": event.before,
+                "to": event.after,
+                "reason": event.reason,
+            }
+            for event in status.scaling_history
+        ],
+    }
+    if status.queue is not None:
+        rendered["queue"] = {"waiting": status.queue.waiting, "running": status.queue.running}
+    if status.cold_start is not None:
+        cold = status.cold_start
+        rendered["coldStart"] = {"phase": cold.phase, "percent": cold.percent}
+        if cold.eta:
+            rendered["coldStart"]["eta"] = show_time(cold.eta)
+    return rendered
+
+
+def parse(rendered: Mapping[str, Any]) -> Status | None:
+    """What `render` wrote; None for a status that we never wrote."""
+    if not rendered.get("conditions"):
+        return None
+    queue, cold = rendered.get("queue"), rendered.get("coldStart")
+    return Status(
+        observed_generation=rendered.get("observedGeneration", 0),
+        conditions=tuple(
+            Condition(
+                type=condition["type"],
+                status=condition["status"],
+                reason=condition["reason"],
+                message=condition["message"],
+                changed=parse_time(condition["lastTransitionTime"]),
+                generation=condition.get("observedGeneration", 0),
+            )
+            for condition in rendered["conditions"]
+            if condition["type"] in get_args(ConditionType)
+        ),
+        replicas=rendered.get("replicas", 0),
+        ready_replicas=rendered.get("readyReplicas", 0),
+        selector=rendered.get("selector", ""),
+        revision=rendered.get("revision", ""),
+        queue=Queue(**queue) if queue else None,
+        scaling_history=tuple(
+            ScalingEvent(
+                time=parse_time(event["time"]),
+                before=event["from"],
+                after=event["to"],
+                reason=event["reason"],
+            )
+            for event in rendered.get("scalingHistory", ())
+        ),
+        cold_start=ColdStart(
+            phase=cold["phase"],
+            percent=cold["percent"],
+            eta=parse_time(cold["eta"]) if "eta" in cold else 0.0,
+        )
+        if cold
+        else None,
+    )
+
+
+def is_due(
+    written: Mapping[str, Any] | None, written_at: float, rendered: Mapping[str, Any], now: float
+) -> bool:
+    """Whether to write a rendered status: conditions and counts at once, the rest every 10 s."""
+    if written is None:
+        return True
+    if rendered == written:
+        return False
+    return _urgent(rendered) != _urgent(written) or not 0 <= now - written_at < WRITE_INTERVAL
+
+
+def _urgent(rendered: Mapping[str, Any]) -> dict[str, Any]:
+    """Condition messages may hold numbers that change all the time; those can wait."""
+    rest = {
+        name: value
+        for name, value in rendered.items()
+        if name not in ("queue", "scalingHistory", "coldStart", "conditions")
+    }
+    rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in rendered["conditions"]]
+    return rest

@@ -1,0 +1,67 @@
+"""The status of a deployment as values; see `rendering` for its shape in YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Truth = Literal["True", "False", "Unknown"]
+ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """As kstatus reads it. Reconciling, Stalled and NameConflict are False when all is well."""
+
+    type: ConditionType
+    status: Truth
+    reason: str  # CamelCase, for programs
+    message: str  # for a person
+    changed: float  # when `status` last changed, Unix seconds
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingEvent:
+    """One step of the autoscaler."""
+
+    time: float
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdStart:
+    """How far the next worker is."""
+
+    phase: str  # Asleep, Pending, Starting, Download, Weights, Cache, Warmup, BackOff
+    percent: int = 0
+    eta: float = 0.0  # Unix seconds; 0: not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests now; their sum is the queue depth."""
+
+    waiting: int = 0  # in all gateways
+    running: int = 0  # on workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Every number was observed."""
+
+    observed_generation: int
+    conditions: tuple[Condition, ...]
+    replicas: int = 0  # workers that exist, starting ones too, ending ones not
+    ready_replicas: int = 0  # every connected gateway can route to them
+    selector: str = ""  # finds the workers by label
+    revision: str = ""  # the one that the spec asks for
+    queue: Queue | None = None  # None: no gateway says
+    scaling_history: tuple[ScalingEvent, ...] = ()  # last 10, oldest first
+    cold_start: ColdStart | None = None  # None: a worker is ready
+
+    def condition(self, type_: ConditionType) -> Condition:
+        """The condition of that type; each is always there."""
+        return next(c for c in self.conditions if c.type == type_)
