@@ -98,7 +98,7 @@ Memory = Annotated[
     int,
     Format(
         what="an amount of memory such as 512Mi or 2Gi",
-        pattern=r"[0-9]{1,15}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
+        pattern=r"[1-9][0-9]{0,14}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
         max_length=21,
         parse=parse_quantity,
         show=show_quantity,

@@ -1,0 +1,99 @@
+"""The shape of a ModelDeployment's status, for the CRD; `decisions/status.py` has the values.
+
+Every number in it was observed. Times are RFC 3339 in UTC, as everywhere in Kubernetes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.config import JsonDict
+
+from .spec import ApiModel
+
+OPAQUE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
+Text = Annotated[str, Field(max_length=1024)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Condition(ApiModel):
+    """One thing that is true, false or unknown about the object (Kubernetes' own shape)."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Ready, Reconciling or Stalled (kstatus), or one of Modelfleet's own. Key of the list."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=128)]
+    """Why, as one word for programs."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, as a sentence for people."""
+    last_transition_time: Time
+    """When `status` changed last."""
+    observed_generation: int | None = None
+    """metadata.generation that the condition speaks of."""
+
+
+class Queue(ApiModel):
+    """Requests of this model, summed over all gateways."""
+
+    waiting: Annotated[int, Field(ge=0)]
+    """Requests that wait for a worker."""
+    running: Annotated[int, Field(ge=0)]
+    """Requests that run on workers."""
+
+
+class ScalingStep(ApiModel):
+    """One change of the number of workers."""
+
+    time: Time
+    """When it was decided."""
+    before: Annotated[int, Field(ge=0, alias="from")]
+    """Workers wanted before."""
+    after: Annotated[int, Field(ge=0, alias="to")]
+    """Workers wanted since."""
+    reason: Text
+    """Why, as a sentence."""
+
+
+class ColdStart(ApiModel):
+    """The worker that is going to be ready next."""
+
+    phase: Annotated[str, Field(max_length=64)]
+    """What it is doing: Asleep, Pending, Starting, Download, Weights, Cache, Warmup or BackOff."""
+    percent: Annotated[int, Field(ge=0, le=100)]
+    """How much of the whole load is done, 0 to 100."""
+    eta: Time | None = None
+    """When it will be ready; absent: not known yet."""
+
+
+def _list(kind: str, length: int, *keys: str) -> Any:
+    extra: JsonDict = {"x-kubernetes-list-type": kind}
+    if keys:
+        extra["x-kubernetes-list-map-keys"] = list(keys)
+    return Field(max_length=length, json_schema_extra=extra)
+
+
+class Status(ApiModel):
+    """What was observed."""
+
+    observed_generation: int | None = None
+    """metadata.generation that this status speaks of."""
+    conditions: Annotated[list[Condition], _list("map", 16, "type")] | None = None
+    """Ready, Reconciling, Stalled (kstatus) and NameConflict, each with its reason."""
+    replicas: Annotated[int, Field(ge=0)] | None = None
+    """Workers that exist: starting ones count, ending ones do not."""
+    ready_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Workers that every connected gateway can route to."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Label selector of the worker pods, for the scale subresource."""
+    revision: Annotated[str, Field(max_length=64)] | None = None
+    """Hash of everything in a worker's pod as the spec asks for it, image included."""
+    queue: Queue | None = None
+    """Requests of this model in all gateways; absent: no gateway says."""
+    scaling_history: Annotated[list[ScalingStep], _list("atomic", 10)] | None = None
+    """The last 10 changes of the number of workers, oldest first."""
+    cold_start: ColdStart | None = None
+    """How far the next worker is; absent: one is ready."""
+    memory: Annotated[dict[str, Any], Field(json_schema_extra=OPAQUE)] | None = None
+    """What the operator must remember across its own restart. Not an API: it changes freely."""
