@@ -1,0 +1,51 @@
+"""What the two bodies make of a ModelDeployment: the decisions' view and the worker's flags."""
+
+from __future__ import annotations
+
+from .decisions.autoscale import ScalingPolicy
+from .decisions.observed import Deployment
+from .decisions.rendering import parse_time
+from .formats import show_quantity
+from .spec import ModelDeployment
+
+
+def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 0.0) -> Deployment:
+    """All that decisions need of it; `created` (Unix seconds) counts where the manifest has none."""
+    metadata, scaling, cold = manifest.metadata, manifest.spec.scaling, manifest.spec.cold_start
+    return Deployment(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        uid=metadata.uid,
+        generation=metadata.generation,
+        created=parse_time(metadata.creation_timestamp) if metadata.creation_timestamp else created,
+        revision=revision,
+        scaling=ScalingPolicy(
+            mode=scaling.mode,
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.ceiling,
+            replicas=scaling.replicas,
+            target_queue_depth=scaling.target_queue_depth,
+            idle_timeout=scaling.idle_timeout,
+            scale_down_delay=scaling.scale_down_delay,
+        ),
+        served_names=manifest.served_names,
+        max_queue=cold.max_queue,
+        hold_timeout=cold.hold_timeout,
+    )
+
+
+def model_flags(manifest: ModelDeployment) -> list[str]:
+    """The worker's flags that say which model it holds and how; unset fields are its defaults."""
+    model, engine = manifest.spec.model, manifest.spec.engine
+    flags = [f"--model={manifest.full_name}", f"--source={model.source}", f"--dtype={model.dtype}"]
+    if model.revision is not None:
+        flags.append(f"--revision={model.revision}")
+    if model.context_length is not None:
+        flags.append(f"--context-length={model.context_length}")
+    flags.append(f"--max-sequences={engine.max_sequences}")
+    flags.append(f"--max-batch-tokens={engine.max_batch_tokens}")
+    if engine.kv_cache_memory is not None:
+        flags.append(f"--kv-cache-memory={show_quantity(engine.kv_cache_memory)}")
+    if not engine.prefix_caching:
+        flags.append("--no-prefix-caching")
+    return flags
