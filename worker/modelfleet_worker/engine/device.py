@@ -1,0 +1,41 @@
+"""What the engine asks of a device: one call a step. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .messages import EngineLimits, TokenLogprobs
+from .scheduler import Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """The token drawn after the last one of a chunk."""
+
+    id: int
+    logprobs: TokenLogprobs | None = None  # if the request asked for them
+
+
+class Runner(Protocol):
+    """A device with a model and a paged KV cache of `num_blocks` blocks of BLOCK_SIZE tokens."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the KV cache."""
+        ...
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
+        """Computes the chunks; returns one token for each that samples, in their order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model on a device, ready for an Engine."""
+
+    runner: Runner
+    limits: EngineLimits
+    digest: str  # hex; of everything that decides the logits: weights, architecture, dtype
+    eos_token_ids: frozenset[int]  # the model's own ends of sequence

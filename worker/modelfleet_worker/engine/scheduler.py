@@ -1,0 +1,192 @@
+"""Which tokens are computed in the next step.
+
+There is one idea: `num_computed` of every sequence catches up with its known tokens. Chunked
+prefill, decoding, a cache hit, recomputing after a preemption and a resumed stream are all that
+(after vLLM V1). Pure: no tensor, no clock, no thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from .block_manager import BlockManager
+from .messages import FinishReason
+from .sequence import Sequence
+
+BLOCK_SIZE = 16  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens `start` to `end` of a sequence, to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    samples: bool  # it ends with the last known token: the next one is drawn
+
+    @classmethod
+    def of(cls, sequence: Sequence, budget: int) -> Chunk:
+        """What is outstanding, as far as `budget` (tokens) goes."""
+        start, known = sequence.num_computed, len(sequence.token_ids)
+        end = min(known, start + budget)
+        return cls(sequence, start, end, end == known)
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step."""
+
+    chunks: tuple[Chunk, ...]
+    preempted: tuple[Sequence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sequence got its next token."""
+
+    sequence: Sequence
+    finished: FinishReason | None
+
+
+class Scheduler:
+    """Running sequences and the line of waiting ones, both in order of arrival.
+
+    The order is strict: whoever runs is older than whoever waits, the youngest gives way, and so
+    the oldest always gets on: nothing starves. It requires that each request alone fits the cache.
+    """
+
+    def __init__(self, blocks: BlockManager, *, max_sequences: int, max_batch_tokens: int) -> None:
+        self.blocks = blocks
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self._max_sequences = max_sequences
+        self._max_batch_tokens = max_batch_tokens
+
+    def __len__(self) -> int:
+        return len(self.running) + len(self.waiting)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        yield from self.running
+        yield from self.waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Puts it at the end of the line."""
+        self.waiting.append(sequence)
+
+    def abort(self, request_id: str) -> bool:
+        """Forgets a request, wherever it is; False: there is none of this name."""
+        for line in (self.running, self.waiting):
+            for sequence in line:
+                if sequence.request.request_id == request_id:
+                    line.remove(sequence)
+                    self._give_up_blocks(sequence)
+                    return True
+        return False
+
+    def schedule(self) -> Plan:
+        """Fills the token budget: decodes, then prefills that began, then new ones."""
+        planned: dict[Sequence, Chunk] = {}
+        preempted: list[Sequence] = []
+        budget = self._max_batch_tokens
+        decoding = [s for s in self.running if s.outstanding == 1]
+        prefilling = [s for s in self.running if s.outstanding > 1]
+        for sequence in (*decoding, *prefilling):
+            if budget == 0:
+                break
+            if sequence in preempted:
+                continue
+            chunk = Chunk.of(sequence, budget)
+            while not self._grow(sequence, chunk.end):
+                victim = self._preempt_youngest()
+                preempted.append(victim)
+                if victim in planned:
+                    budget += len(planned.pop(victim))
+                if victim is sequence:
+                    break
+            else:
+                planned[sequence] = chunk
+                budget -= len(chunk)
+        if not preempted:  # else a newcomer would take what an older one just lacked
+            planned.update((chunk.sequence, chunk) for chunk in self._admit(budget))
+        return Plan(tuple(planned.values()), tuple(preempted))
+
+    def _admit(self, budget: int) -> Iterator[Chunk]:
+        while budget > 0 and self.waiting and len(self.running) < self._max_sequences:
+            sequence = self.waiting[0]
+            if not self._take_blocks(sequence):
+                return  # strictly in line: a small one behind must not starve the big one
+            self.waiting.popleft()
+            self.running.append(sequence)
+            chunk = Chunk.of(sequence, budget)
+            budget -= len(chunk)
+            yield chunk
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Blocks for all known tokens, so that a prefill that began never lacks one."""
+        known = len(sequence.token_ids)
+        # The last known token is always computed: its logits are what the next one is drawn from.
+        findable = (known - 1) // BLOCK_SIZE if self.blocks.caching else 0
+        table = self.blocks.hold_cached(sequence.block_digests(findable, BLOCK_SIZE))
+        fresh = self.blocks.allocate(-(-known // BLOCK_SIZE) - len(table))
+        if fresh is None:
+            self.blocks.release(table)
+            return False
+        sequence.num_computed = len(table) * BLOCK_SIZE
+        sequence.block_table = table + fresh
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = min(sequence.num_computed, len(sequence.request.prompt_ids))
+        return True
+
+    def _grow(self, sequence: Sequence, tokens: int) -> bool:
+        missing = -(-tokens // BLOCK_SIZE) - len(sequence.block_table)
+        if missing <= 0:
+            return True
+        fresh = self.blocks.allocate(missing)
+        if fresh is None:
+            return False
+        sequence.block_table.extend(fresh)
+        return True
+
+    def _preempt_youngest(self) -> Sequence:
+        """Its tokens stay known; what the cache still has of them later, it finds again."""
+        victim = self.running.pop()
+        self._give_up_blocks(victim)
+        self.waiting.appendleft(victim)
+        return victim
+
+    def _give_up_blocks(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0
+
+    def complete(self, plan: Plan, token_ids: Items[int]) -> list[Progress]:
+        """Takes a step's outcome: one token for each chunk that samples, in the plan's order."""
+        drawn = iter(token_ids)
+        progress: list[Progress] = []
+        for chunk in plan.chunks:
+            self._mark_computed(chunk)
+            if chunk.samples:
+                finished = chunk.sequence.append(next(drawn))
+                progress.append(Progress(chunk.sequence, finished))
+        ended = {p.sequence for p in progress if p.finished}
+        if ended:
+            for sequence in ended:
+                self._give_up_blocks(sequence)
+            self.running = [s for s in self.running if s not in ended]
+        return progress
+
+    def _mark_computed(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        full_before, full = chunk.start // BLOCK_SIZE, chunk.end // BLOCK_SIZE
+        sequence.num_computed = chunk.end
+        if full > full_before and self.blocks.caching:
+            digests = sequence.block_digests(full, BLOCK_SIZE)
+            for i in range(full_before, full):
+                self.blocks.publish(sequence.block_table[i], digests[i])

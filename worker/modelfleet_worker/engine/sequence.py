@@ -1,0 +1,54 @@
+"""One request while it lives in the engine: its tokens and how far the cache has caught up."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass, field
+
+from .messages import FinishReason, Request
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Sequence:
+    """Tokens known so far, and the cache blocks that hold the first `num_computed` of them."""
+
+    request: Request
+    token_ids: list[int] = field(init=False)  # prompt, resumed and generated
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    cached_tokens: int | None = None  # prompt tokens found in the cache when first admitted
+    _digests: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.token_ids = [*self.request.prompt_ids, *self.request.resumed_ids]
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far, resumed ones included."""
+        return len(self.token_ids) - len(self.request.prompt_ids)
+
+    @property
+    def outstanding(self) -> int:
+        """Known tokens that are not in the cache yet: 1 while decoding, more while prefilling."""
+        return len(self.token_ids) - self.num_computed
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Takes a sampled token; says why the request ends with it, or None."""
+        self.token_ids.append(token_id)
+        if token_id in self.request.stop_token_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.generated >= self.request.max_tokens else None
+
+    def block_digests(self, count: int, block_size: int) -> list[bytes]:
+        """The content digests of the first `count` full blocks, each chained to those before it.
+
+        SHA-256, since prompts come from strangers: whoever could craft a collision would have his
+        request answered with another's context.
+        """
+        while len(self._digests) < count:
+            start = len(self._digests) * block_size
+            block = array("I", self.token_ids[start : start + block_size])
+            parent = self._digests[-1] if self._digests else b""
+            self._digests.append(hashlib.sha256(parent + block.tobytes()).digest())
+        return self._digests[:count]
