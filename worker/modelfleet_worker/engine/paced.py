@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ModelError
+from ..progress import Report
 from .device import LoadedModel, SampledToken
 from .messages import EngineLimits, TokenLogprobs
 from .scheduler import BLOCK_SIZE, Chunk
@@ -115,7 +116,7 @@ def load_paced(
     *,
     context_length: int | None = None,
     max_sequences: int | None = None,
-    progress: Callable[[str, float], None],
+    progress: Report,
 ) -> LoadedModel:
     """Takes the load's time; limits given here replace the calibration's."""
     if context_length is not None and context_length > calibration.context_length:
@@ -125,9 +126,9 @@ def load_paced(
         )
     steps = max(1, min(100, round(calibration.load_seconds / 0.05)))
     for done in range(steps):
-        progress("Weights", 100 * done / steps)
+        progress("Weights", done / steps)
         time.sleep(calibration.load_seconds / steps)
-    progress("Weights", 100)
+    progress("Weights", 1.0)
     runner = PacedRunner(calibration)
     return LoadedModel(
         runner=runner,

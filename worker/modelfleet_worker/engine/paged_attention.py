@@ -1,0 +1,188 @@
+"""Attention of one mixed batch over the paged KV cache, in plain torch on the CPU.
+
+Shapes: T tokens of the batch, B decoding sequences, L tokens of context; H query heads, G KV heads,
+D head_dim. A slot is a token's place in the cache: block * BLOCK_SIZE + offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .scheduler import BLOCK_SIZE, Chunk
+
+Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class KVCache:
+    """Keys and values of every slot, [layers, slots, G, D] each.
+
+    Memory is zero and taken from the system only when it is first written. One more block at the
+    end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
+    """
+
+    def __init__(
+        self, *, layers: int, num_blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> None:
+        self.padding_block = num_blocks
+        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, kv_heads, head_dim)
+        self.keys = _lazy_zeros(shape, dtype)
+        self.values = _lazy_zeros(shape, dtype)
+
+
+def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    # torch.zeros writes every page; numpy leaves the zeros to the system (calloc).
+    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
+    return torch.from_numpy(np.zeros(shape, bits)).view(dtype)
+
+
+class _Group(Protocol):
+    """Some rows of the batch that are computed in one call."""
+
+    rows: slice
+
+    def attend(
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Attention of `query` [n, H, D], given its own keys and values and those of all slots."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt(_Group):
+    """The first chunk of one sequence: it attends to nothing but itself."""
+
+    rows: slice
+
+    def attend(
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        key, value = (x[None, self.rows].transpose(1, 2) for x in new)
+        out = functional.scaled_dot_product_attention(
+            query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Continuation(_Group):
+    """A later chunk of one sequence: it attends to the cache, too."""
+
+    rows: slice
+    slots: Tensor  # [L]
+    mask: Tensor  # [n, L], True is seen
+
+    def attend(
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        key, value = (x.index_select(0, self.slots)[None].transpose(1, 2) for x in cached)
+        out = functional.scaled_dot_product_attention(
+            query[None].transpose(1, 2), key, value, attn_mask=self.mask, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decodes(_Group):
+    """Single tokens of sequences of similar length; the heads of a KV head are its queries."""
+
+    rows: slice
+    slots: Tensor  # [B * L], padded with slots that stay zero
+    mask: Tensor  # [B, 1, 1, L], 0 or -inf
+
+    def attend(
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        batch, heads, head_dim = query.shape
+        kv_heads = cached[0].shape[1]
+        key, value = (
+            x.index_select(0, self.slots).view(batch, -1, kv_heads, head_dim).transpose(1, 2)
+            for x in cached
+        )
+        grouped = query.view(batch, kv_heads, heads // kv_heads, head_dim)
+        out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
+        return out.reshape(batch, heads, head_dim)
+
+
+class PagedAttention:
+    """The batch of one step: `chunks`, with all single tokens first, in order of their length."""
+
+    def __init__(self, cache: KVCache, chunks: Sequence[Chunk]) -> None:
+        self._cache = cache
+        self._groups: list[_Group] = []
+        row = 0
+        for run in _similar_decodes(chunks):
+            self._groups.append(self._decodes(row, run))
+            row += len(run)
+        for chunk in chunks[row:]:
+            self._groups.append(self._prefill(row, chunk))
+            row += len(chunk)
+        self._new_slots = torch.from_numpy(
+            np.concatenate([self._slots(chunk, chunk.start, chunk.end) for chunk in chunks])
+        )
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
+        cached = self._cache.keys[layer], self._cache.values[layer]
+        cached[0].index_copy_(0, self._new_slots, key)
+        cached[1].index_copy_(0, self._new_slots, value)
+        outs = [g.attend(query[g.rows], (key, value), cached) for g in self._groups]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _slots(self, chunk: Chunk, start: int, end: int) -> Slots:
+        """The slots of a sequence's tokens from `start` to `end`."""
+        first = start // BLOCK_SIZE
+        table = np.array(chunk.sequence.block_table[first : -(-end // BLOCK_SIZE)], dtype=np.int64)
+        slots = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
+        return slots[start - first * BLOCK_SIZE : end - first * BLOCK_SIZE]
+
+    def _prefill(self, row: int, chunk: Chunk) -> _Group:
+        rows = slice(row, row + len(chunk))
+        if chunk.start == 0:
+            return _Prompt(rows)
+        seen = torch.ones(len(chunk), chunk.end, dtype=torch.bool).tril(chunk.start)
+        return _Continuation(rows, torch.from_numpy(self._slots(chunk, 0, chunk.end)), seen)
+
+    def _decodes(self, row: int, chunks: Sequence[Chunk]) -> _Group:
+        lengths = np.array([chunk.end for chunk in chunks])
+        longest = int(lengths.max())
+        tables = np.full((len(chunks), -(-longest // BLOCK_SIZE)), self._cache.padding_block)
+        for i, chunk in enumerate(chunks):
+            needed = -(-chunk.end // BLOCK_SIZE)
+            tables[i, :needed] = chunk.sequence.block_table[:needed]
+        slots = (tables[:, :, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(len(chunks), -1)
+        beyond = np.arange(longest) >= lengths[:, None]
+        slots = np.where(beyond, self._cache.padding_block * BLOCK_SIZE, slots[:, :longest])
+        mask = torch.zeros(beyond.shape, dtype=self._cache.keys.dtype)
+        mask.masked_fill_(torch.from_numpy(beyond), -torch.inf)
+        return _Decodes(
+            slice(row, row + len(chunks)),
+            torch.from_numpy(slots.reshape(-1)),
+            mask[:, None, None],
+        )
+
+
+def ordered(chunks: Sequence[Chunk]) -> list[int]:
+    """The indices of `chunks` in PagedAttention's order: decodes by length, then prefills."""
+    return sorted(range(len(chunks)), key=lambda i: (len(chunks[i]) > 1, chunks[i].end))
+
+
+def _similar_decodes(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    """Runs of single tokens whose padding to the longest at most doubles the work."""
+    start = 0
+    for i, chunk in enumerate(chunks):
+        if len(chunk) > 1:
+            break
+        if chunk.end > 2 * max(chunks[start].end, 64):  # tiny ones are cheaper together
+            yield chunks[start:i]
+            start = i
+    else:
+        i = len(chunks)
+    if i > start:
+        yield chunks[start:i]

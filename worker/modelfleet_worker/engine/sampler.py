@@ -1,0 +1,98 @@
+"""Draws tokens from logits: the same for the same request, whatever else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .device import SampledToken
+from .messages import SamplingParams, TokenLogprobs
+
+_NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row of the logits: how to draw, for which position of the answer (0 is the first)."""
+
+    params: SamplingParams
+    position: int
+
+
+def sample(logits: Tensor, draws: Sequence[Draw]) -> list[SampledToken]:
+    """One token for each row of `logits` [R, vocab], float32."""
+    ids: list[int] = logits.argmax(dim=-1).tolist()
+    for row, draw in enumerate(draws):
+        if draw.params.temperature > 0:
+            ids[row] = _draw(logits[row], draw)
+    return [
+        SampledToken(id_, _logprobs(logits[row], id_, draw.params.logprobs))
+        for row, (id_, draw) in enumerate(zip(ids, draws, strict=True))
+    ]
+
+
+def _draw(logits: Tensor, draw: Draw) -> int:
+    """The winner of an exponential race: P(i) = softmax(scores)[i].
+
+    Each token runs with its own noise, so a rounding difference between two workers changes the
+    outcome only where two tokens finish together; an inverse CDF would shift all behind it.
+    """
+    params = draw.params
+    # Shifted first: a tiny temperature then drives the others to -inf, never the best to inf - inf.
+    scores = truncate((logits - logits.max()) / params.temperature, params.top_k, params.top_p)
+    return int((scores.double() - torch.from_numpy(noise(draw, len(scores)))).argmax())
+
+
+def noise(draw: Draw, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Logarithms of standard exponential values: a function of (seed, choice, position).
+
+    Philox is counter-based: equal keys give equal streams, different ones independent streams. In
+    float64, since in float32 one value in 2**24 is zero, and wins whatever its probability.
+    """
+    bits = np.random.Philox(
+        key=np.array([draw.params.seed, draw.params.choice], dtype=np.uint64),
+        counter=np.array([0, 0, draw.position, 0], dtype=np.uint64),
+    )
+    uniform = np.random.Generator(bits).random(size)  # in [0, 1), multiples of 2**-53
+    return np.log(-np.log1p(-uniform.clip(min=2.0**-54)))
+
+
+def truncate(scores: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Scores [vocab] with -inf outside the `top_k` best and, among those, outside the nucleus.
+
+    The nucleus is the fewest best tokens of at least `top_p` probability. Tokens that tie with the
+    last one stay in.
+    """
+    if 0 < top_k < len(scores):
+        best = scores.topk(top_k).values
+        scores = scores.masked_fill(scores < best[-1], -torch.inf)
+    if top_p < 1:
+        scores = scores.masked_fill(scores < _nucleus_edge(scores, top_p), -torch.inf)
+    return scores
+
+
+def _nucleus_edge(scores: Tensor, top_p: float) -> Tensor:
+    """The lowest score in the nucleus."""
+    total = scores.logsumexp(dim=-1)
+    for candidates in (min(_NUCLEUS, len(scores)), len(scores)):
+        best = scores.topk(candidates).values
+        before = (best - total).exp().cumsum(dim=-1)
+        inside = int((before < top_p).sum())  # all before the one that completes it
+        if inside < candidates:
+            return best[inside]
+    return best[-1]
+
+
+def _logprobs(logits: Tensor, token_id: int, alternatives: int | None) -> TokenLogprobs | None:
+    if alternatives is None:
+        return None
+    logprobs = logits.log_softmax(dim=-1)
+    top = logprobs.topk(alternatives)
+    return TokenLogprobs(
+        chosen=float(logprobs[token_id]),
+        top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
+    )

@@ -1,0 +1,141 @@
+"""Llama-family models on a flat batch of tokens: Llama, SmolLM2, Mistral, Qwen2, Qwen3.
+
+Shapes: T tokens of all sequences one after another, H query heads, G KV heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import LlamaConfig
+
+
+class Attention(Protocol):
+    """Knows which token belongs to whom; owns the KV cache."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normed x [..., size]."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self._eps)
+
+
+class SelfAttention(nn.Module):
+    """Projections and rotation around what `Attention` computes."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self._layer = layer
+        self._heads, self._kv_heads, self._head_dim = config.heads, config.kv_heads, config.head_dim
+        width = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(
+            config.heads * config.head_dim, config.hidden_size, bias=config.output_bias
+        )
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self._qk_norm = config.qk_norm
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
+        """X [T, hidden] to the same; cos and sin [T, 1, D]."""
+        heads, kv_heads = self._heads, self._kv_heads
+        qkv = self.qkv_proj(x).view(len(x), heads + 2 * kv_heads, self._head_dim)
+        qk, value = qkv.split((heads + kv_heads, kv_heads), dim=1)
+        if self._qk_norm:
+            query, key = qk.split((heads, kv_heads), dim=1)
+            qk = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
+        query, key = rotate(qk, cos, sin).split((heads, kv_heads), dim=1)
+        out = attention.attend(self._layer, query, key, value)
+        return self.o_proj(out.reshape(len(x), -1))
+
+
+class MLP(nn.Module):
+    """The gated feed-forward network (SwiGLU)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = nn.Linear(hidden, 2 * inner, bias=bias)
+        self.down_proj = nn.Linear(inner, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [T, hidden] to the same."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(functional.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """Attention and network, each with a norm before and a residual around."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = SelfAttention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
+        """X [T, hidden] to the same; cos and sin [T, 1, D]."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attention)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Llama(nn.Module):
+    """Parameters are named as in checkpoints, less "model."; qkv and gate_up are merged."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(
+        self, ids: Tensor, cos: Tensor, sin: Tensor, attention: Attention, rows: Tensor
+    ) -> Tensor:
+        """Float32 logits [R, vocab] of the tokens `rows` [R] of ids [T]; cos and sin [T, 1, D]."""
+        x = self.embed_tokens(ids)
+        for layer in self.layers:
+            x = layer(x, cos, sin, attention)
+        # A prompt's logits would be gigabytes; only what samples is computed.
+        logits: Tensor = self.lm_head(self.norm(x[rows]))
+        return logits.float()
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary embedding of x [T, heads, D]: rotates the pairs (i, i + D/2)."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), signed_sin)
+
+
+def rope_tables(config: LlamaConfig, context: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine [context, 1, D] of every position, as `rotate` takes them."""
+    even = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+    frequencies = 1.0 / config.rope_theta ** (even / config.head_dim)
+    if config.rope_scaling is not None:
+        scaled = [config.rope_scaling.scaled(f) for f in frequencies.tolist()]
+        frequencies = torch.tensor(scaled, dtype=torch.float32)
+    angles = torch.arange(context, dtype=torch.float32)[:, None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    return (
+        torch.cat((cos, cos), dim=-1).to(dtype)[:, None],
+        torch.cat((-sin, sin), dim=-1).to(dtype)[:, None],
+    )
