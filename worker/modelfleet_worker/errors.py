@@ -63,3 +63,7 @@ class UnavailableError(RefusalError):
     """Loading, draining or failing: send it to another worker."""
 
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class LoadCancelledError(WorkerError):
+    """The load was given up on purpose: an unload, a drain or the process's end."""

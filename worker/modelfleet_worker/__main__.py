@@ -1,0 +1,6 @@
+"""`python -m modelfleet_worker`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The command line: `python -m modelfleet_worker`, also reached as `modelfleet worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from .errors import WorkerError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Device(enum.StrEnum):
+    """What computes."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    PACED = "paced"
+
+
+class Format(enum.StrEnum):
+    """How logs look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class DtypeName(enum.StrEnum):
+    """As in a ModelDeployment."""
+
+    AUTO = "Auto"
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+    FLOAT16 = "Float16"
+
+
+def _default_model_dir() -> Path:
+    return Path(os.environ.get("MODELFLEET_CACHE", "~/.cache/modelfleet")) / "models"
+
+
+@app.command()
+def worker(
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0 picks one.")
+    ] = "127.0.0.1:0",
+    worker_id: Annotated[
+        str | None, typer.Option(help="Name in Stats and logs; default HOSTNAME-PID.")
+    ] = None,
+    address_file: Annotated[
+        Path | None, typer.Option(help="Gets HOST:PORT once calls are taken.")
+    ] = None,
+    device: Annotated[
+        Device, typer.Option(help="What computes; auto is cpu, paced only takes time.")
+    ] = Device.AUTO,
+    calibration: Annotated[
+        Path | None, typer.Option(help="JSON file with the times of the paced device.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAMESPACE/NAME", help="Full name of the deployment.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help="hf://OWNER/NAME or file:///PATH; without it, wait for LoadModel."),
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Of an hf:// source.")] = "main",
+    dtype: Annotated[
+        DtypeName, typer.Option(help="Of weights and activations; Auto: the checkpoint's.")
+    ] = DtypeName.AUTO,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens; default and upper bound: the model's.")
+    ] = None,
+    max_sequences: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests at once; default 64, or the calibration's."),
+    ] = None,
+    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Token budget of a step.")] = 2048,
+    kv_cache_memory: Annotated[
+        str | None,
+        typer.Option(metavar="QUANTITY", help="Like 2Gi; default: a share of what is free."),
+    ] = None,
+    no_prefix_caching: Annotated[
+        bool, typer.Option("--no-prefix-caching", help="Compute every prompt from its start.")
+    ] = False,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Local copies of hub models as OWNER/NAME; default $MODELFLEET_CACHE/models."
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
+    ] = 30.0,
+    log_format: Annotated[
+        Format | None, typer.Option(help="Default: text on a terminal, else json.")
+    ] = None,
+    die_with_parent: Annotated[
+        bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
+    ] = False,
+) -> int:
+    """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
+    from . import lifeline, logs
+    from .engine.paced import Calibration
+    from .errors import UsageError
+    from .loading import cpu_loader, paced_loader
+    from .quantities import parse_bytes
+    from .server import ServerOptions, serve
+    from .sources import parse_source
+    from .spec import Dtype, ModelSpec
+
+    if die_with_parent:
+        lifeline.die_with_parent()
+    if not re.fullmatch(r"(\[[^\]]+\]|[^:]+):\d{1,5}", listen):
+        raise UsageError(f"expected --listen HOST:PORT, found {listen!r}")
+    if (model is None) != (source is None):
+        raise UsageError("--model and --source go together: give both, or none to wait")
+    if calibration is not None and device is not Device.PACED:
+        raise UsageError("--calibration is for --device paced")
+    spec = None
+    if model is not None and source is not None:
+        parse_source(source)
+        spec = ModelSpec(
+            model=model,
+            source=source,
+            revision=revision,
+            dtype=Dtype(dtype.value),
+            context_length=context_length,
+            max_sequences=max_sequences,
+            max_batch_tokens=max_batch_tokens,
+            kv_cache_bytes=parse_bytes(kv_cache_memory) if kv_cache_memory else None,
+            prefix_caching=not no_prefix_caching,
+        )
+    if device is Device.PACED:
+        times = Calibration.read(calibration) if calibration else Calibration()
+        loader = paced_loader(times)
+    else:
+        loader = cpu_loader((model_dir or _default_model_dir()).expanduser())
+    options = ServerOptions(
+        listen=listen,
+        worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
+        address_file=address_file,
+        drain_timeout=drain_timeout,
+    )
+    logs.set_up_logs(log_format.value if log_format else None, options.worker_id)
+    return asyncio.run(serve(options, loader, spec))
+
+
+def main() -> None:
+    """Ends with the command's exit code; what the user must fix is one line and code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (TyperException, WorkerError) as error:
+        _complain(error)
+        code = 2
+    # Not sys.exit: an engine that is stuck in its step must not keep the process.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def _complain(error: Exception) -> None:
+    # Typer's own errors name the option only in their long form.
+    message = error.format_message() if isinstance(error, TyperException) else str(error)
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")

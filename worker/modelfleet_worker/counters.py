@@ -1,0 +1,35 @@
+"""What this process has done so far, across the models it held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .engine.messages import EngineStats
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts from the start of the process; the engine's are kept when it goes."""
+
+    finished: int = 0
+    cancelled: int = 0
+    text_bytes: int = 0  # of prompts that came as text
+    text_tokens: int = 0  # and what they became
+    steps: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Of prompt text; 0 before the first prompt."""
+        return self.text_bytes / self.text_tokens if self.text_tokens else 0.0
+
+    def keep(self, engine: EngineStats) -> None:
+        """Adds what an engine did that is no more."""
+        self.steps += engine.steps
+        self.prompt_tokens += engine.prompt_tokens
+        self.completion_tokens += engine.completion_tokens
+        self.cached_tokens += engine.cached_tokens
+        self.preemptions += engine.preemptions

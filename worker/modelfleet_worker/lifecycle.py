@@ -1,0 +1,208 @@
+"""What this process holds, and how it gets and loses it: load, serve, drain, unload, fail."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from .counters import Counters
+from .engine.engine import Engine
+from .engine.messages import EngineFailure, StepOutput
+from .errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
+from .loading import Loaded, Loader
+from .progress import Progress
+from .pulse import Pulse
+from .spec import ModelSpec
+from .state import State, Status
+from .streams import Streams
+from .threads import in_thread, post
+
+log = structlog.get_logger()
+
+_STOP_SECONDS = 5.0  # how long an engine may take to finish its step when it is stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The model that is served."""
+
+    loaded: Loaded
+    engine: Engine
+
+
+class Lifecycle:
+    """Used from the event loop only; `changed` beats whenever `status` looks different."""
+
+    def __init__(self, loader: Loader, *, stall_after: float = 60.0) -> None:
+        self._loader = loader
+        self._stall_after = stall_after
+        self._loop = asyncio.get_running_loop()
+        self._status = Status()
+        self._stall: str | None = None
+        self._cancel_load = threading.Event()
+        self._load: asyncio.Task[None] | None = None
+        self._hand_over: asyncio.TimerHandle | None = None
+        self._unloading = asyncio.Lock()
+        self.held: Held | None = None
+        self.progress = Progress(started=0.0)
+        self.streams = Streams()
+        self.counters = Counters()
+        self.changed = Pulse()
+        self.broken = asyncio.Event()  # the engine's loop ended: replace this process
+
+    @property
+    def status(self) -> Status:
+        """As it looks from outside: an engine without progress is a failed one until it goes on."""
+        return self._status.stalled(self._stall)
+
+    def serving(self, model: str) -> Held:
+        """Raises the RefusalError that says why requests for the model are not taken."""
+        self.status.check_serves(model)
+        if self.held is None:
+            raise AssertionError("READY without a model")
+        return self.held
+
+    def load(self, spec: ModelSpec) -> None:
+        """Starts loading; the same model again is a no-op. Raises PreconditionError."""
+        status = self._status.load(spec)
+        if status is self._status:
+            return
+        self._cancel_load = threading.Event()
+        self.progress = Progress(started=time.time())
+        self._become(status)
+        self._load = asyncio.create_task(self._run_load(spec, self._cancel_load))
+
+    async def _run_load(self, spec: ModelSpec, cancelled: threading.Event) -> None:
+        def report(phase: str, share: float) -> None:
+            if cancelled.is_set():
+                raise LoadCancelledError
+            post(self._loop, self._advance, phase, share)
+
+        began = time.monotonic()
+        log.info("loading", model=spec.model, source=spec.source)
+        try:
+            loaded = await in_thread(lambda: self._loader(spec, report), "load")
+        except LoadCancelledError:
+            log.info("loading was cancelled", model=spec.model)
+            return
+        except ModelError as error:
+            reason = str(error)
+        except Exception as error:  # whatever files provoke: the operator has to see it in Stats
+            log.exception("loading failed unexpectedly", model=spec.model)
+            reason = f"unexpected {type(error).__name__}: {error}"
+        else:
+            if not cancelled.is_set():
+                self._serve(loaded)
+                seconds = round(time.monotonic() - began, 2)
+                log.info("ready", model=spec.model, digest=loaded.digest[:12], seconds=seconds)
+            return
+        if not cancelled.is_set():
+            log.error("loading failed", model=spec.model, reason=reason)
+            self._become(self._status.failed(reason))
+
+    def _serve(self, loaded: Loaded) -> None:
+        engine = Engine(
+            loaded.model.runner,
+            limits=loaded.model.limits,
+            max_batch_tokens=loaded.spec.max_batch_tokens,
+            prefix_caching=loaded.spec.prefix_caching,
+            deliver=lambda step: post(self._loop, self._on_step, step),
+        )
+        engine.start()
+        self.held = Held(loaded, engine)
+        self._become(self._status.loaded())
+
+    def _on_step(self, step: StepOutput | EngineFailure) -> None:
+        if isinstance(step, StepOutput):
+            self.streams.deliver(step)
+            return
+        if not self.broken.is_set():
+            log.error("engine failed", model=self._model, reason=step.error)
+        message = f"engine failed: {step.error}"
+        self.streams.end_all(UnavailableError(message))
+        self._become(self._status.failed(message))
+        self.broken.set()
+
+    def drain(self, deadline: float) -> int:
+        """Takes nothing new, and hands over what still runs in `deadline` seconds.
+
+        Returns how many run now. Calling it again only changes the deadline.
+        """
+        if self._status.state is State.LOADING:
+            self._cancel_load.set()
+        if self._hand_over is not None:
+            self._hand_over.cancel()
+        error = UnavailableError("handed over: this worker is draining")
+        self._hand_over = self._loop.call_later(max(deadline, 0.0), self._end_streams, error)
+        running = len(self.streams)
+        log.info("draining", model=self._model, running=running, deadline=deadline)
+        self._become(self._status.drain())
+        return running
+
+    def _end_streams(self, error: RefusalError) -> None:
+        if self.streams:
+            log.info("handing over", model=self._model, running=len(self.streams))
+        self.streams.end_all(error)
+
+    async def unload(self, deadline: float) -> None:
+        """Drains, then frees the weights and the cache; returns when they are free."""
+        async with self._unloading:
+            if self._status.state is State.STANDBY:
+                return
+            self.drain(deadline)
+            await self.streams.wait_empty()
+            await self._let_go()
+            self._become(Status())
+            log.info("unloaded")
+
+    async def close(self) -> None:
+        """Stops the engine for good; gives up on one that is stuck."""
+        self._cancel_load.set()
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._let_go()
+        except TimeoutError:
+            log.warning("the engine does not stop; leaving it behind", model=self._model)
+
+    async def _let_go(self) -> None:
+        self._cancel_load.set()
+        if self._hand_over is not None:
+            self._hand_over.cancel()
+        if self._load is not None:
+            await self._load
+        if self.held is not None:
+            engine = self.held.engine
+            await in_thread(engine.stop, "stop")
+            self.counters.keep(engine.stats)
+            self.held = None
+            del engine
+            gc.collect()
+        self._stall = None
+
+    async def watch_engine(self, interval: float = 0.5) -> None:
+        """Looks for an engine that makes no progress, for ever."""
+        while True:
+            await asyncio.sleep(interval)
+            held = self.held
+            stall = held.engine.stalled(time.monotonic(), after=self._stall_after) if held else None
+            if (stall is None) != (self._stall is None):
+                log.warning(stall or "the engine makes progress again", model=self._model)
+                self._stall = stall
+                self.changed.beat()
+
+    def _advance(self, phase: str, share: float) -> None:
+        self.progress = self.progress.advance(phase, share, time.time())
+
+    def _become(self, status: Status) -> None:
+        if status != self._status:
+            self._status = status
+            self.changed.beat()
+
+    @property
+    def _model(self) -> str:
+        return self._status.spec.model if self._status.spec else ""

@@ -1,0 +1,83 @@
+"""From a spec to a model that an engine can run; on the device that the process was started for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .engine.device import LoadedModel
+from .engine.paced import Calibration, load_paced
+from .progress import Report
+from .sources import local_folder, parse_source
+from .spec import ModelSpec
+from .text.paced import PacedTokenizer
+from .text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model with its text side. `digest` is equal where a stream may be resumed."""
+
+    spec: ModelSpec
+    model: LoadedModel
+    tokenizer: Tokenizer
+
+    @property
+    def digest(self) -> str:
+        """Of weights, dtype, tokenizer and chat template."""
+        parts = f"{self.model.digest} {self.tokenizer.digest} {sorted(self.eos_ids)}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Ids that end an answer: the model's own and the tokenizer's."""
+        return self.model.eos_token_ids | self.tokenizer.eos_ids
+
+
+# Runs in a thread; raises ModelError, and what `report` raises.
+Loader = Callable[[ModelSpec, Report], Loaded]
+
+
+def paced_loader(calibration: Calibration) -> Loader:
+    """No model: the spec's source is only checked, its limits are obeyed."""
+
+    def load(spec: ModelSpec, report: Report) -> Loaded:
+        parse_source(spec.source)
+        model = load_paced(
+            calibration,
+            context_length=spec.context_length,
+            max_sequences=spec.max_sequences,
+            progress=report,
+        )
+        return Loaded(spec=spec, model=model, tokenizer=PacedTokenizer(model.limits.vocab_size))
+
+    return load
+
+
+def cpu_loader(model_dir: Path) -> Loader:
+    """Torch on this machine's processors; `model_dir` may hold local copies of hub models."""
+
+    def load(spec: ModelSpec, report: Report) -> Loaded:
+        folder = local_folder(
+            spec.source, revision=spec.revision, model_dir=model_dir, report=report
+        )
+        # Imported here: torch and transformers take seconds, and only this device needs them.
+        from .models.loader import load_model
+        from .text.huggingface import HuggingFaceTokenizer
+
+        # The tokenizer first: what is wrong with it shows before minutes of reading weights.
+        tokenizer = HuggingFaceTokenizer(folder)
+        model = load_model(
+            folder,
+            dtype=spec.dtype,
+            context_length=spec.context_length,
+            kv_cache_bytes=spec.kv_cache_bytes,
+            max_sequences=spec.max_sequences or 64,
+            max_batch_tokens=spec.max_batch_tokens,
+            progress=report,
+        )
+        return Loaded(spec=spec, model=model, tokenizer=tokenizer)
+
+    return load

@@ -1,0 +1,161 @@
+"""A GenerateRequest read into checked values: every field, with what was expected and found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelfleet_proto import worker_pb2 as pb
+
+from .engine.messages import SamplingParams
+from .errors import InvalidRequestError
+from .text.tokenizer import ROLES, Message
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1024  # of one stop string
+MAX_STOP_TOKEN_IDS = 256
+MAX_TOP_LOGPROBS = 20
+MAX_REQUEST_ID = 256
+_LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
+_COLDEST = 1e-4  # a temperature below it divides logits by so little that only the largest counts
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Goes through the model's chat template."""
+
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool
+
+
+Prompt = str | tuple[int, ...] | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What the caller asks for, sound in itself."""
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingParams
+    max_tokens: int  # 0: as many as there is room for
+    stop_strings: tuple[str, ...]
+    stop_token_ids: frozenset[int]
+    ignore_eos: bool
+    created: float
+    resumed_ids: tuple[int, ...]
+    resumed_digest: str | None  # None: not resumed
+
+    @property
+    def prompt_bytes(self) -> int:
+        """Of the text that the caller sent; 0 for token ids."""
+        match self.prompt:
+            case str(text):
+                return len(text.encode())
+            case ChatPrompt(messages):
+                return sum(len(message.content.encode()) for message in messages)
+        return 0
+
+
+def read_request(request: pb.GenerateRequest, vocab_size: int) -> GenerationRequest:
+    """Raises InvalidRequestError for the first field that is wrong."""
+    if len(request.request_id) > MAX_REQUEST_ID:
+        raise InvalidRequestError(f"request_id is longer than {MAX_REQUEST_ID} characters")
+    if not (math.isfinite(request.created) and 0 <= request.created <= _LATEST):
+        raise InvalidRequestError(
+            f"created must be seconds since the epoch, found {request.created}"
+        )
+    stop = request.stop
+    _check_stops(stop)
+    resumed = request.resume if request.HasField("resume") else None
+    return GenerationRequest(
+        request_id=request.request_id,
+        prompt=_read_prompt(request, vocab_size),
+        sampling=_read_sampling(request),
+        max_tokens=stop.max_tokens,
+        stop_strings=tuple(stop.strings),
+        stop_token_ids=frozenset(_checked_ids(stop.token_ids, vocab_size, "stop.token_ids")),
+        ignore_eos=stop.ignore_eos,
+        created=request.created,
+        resumed_ids=_checked_ids(resumed.token_ids, vocab_size, "resume.token_ids")
+        if resumed
+        else (),
+        resumed_digest=resumed.model_digest if resumed else None,
+    )
+
+
+def _read_prompt(request: pb.GenerateRequest, vocab_size: int) -> Prompt:
+    match request.WhichOneof("input"):
+        case "prompt":
+            if not request.prompt:
+                raise InvalidRequestError("the prompt is empty: expected some text")
+            return request.prompt
+        case "prompt_token_ids":
+            ids = _checked_ids(request.prompt_token_ids.ids, vocab_size, "prompt_token_ids")
+            if not ids:
+                raise InvalidRequestError("prompt_token_ids is empty: expected at least one id")
+            return ids
+        case "chat":
+            if not request.chat.messages:
+                raise InvalidRequestError("chat.messages is empty: expected at least one message")
+            messages = tuple(Message(m.role, m.content, m.name) for m in request.chat.messages)
+            for number, message in enumerate(messages):
+                if message.role not in ROLES:
+                    raise InvalidRequestError(
+                        f"chat.messages[{number}].role must be one of {', '.join(sorted(ROLES))}, "
+                        f"found {message.role!r}"
+                    )
+            return ChatPrompt(messages, request.chat.add_generation_prompt)
+        case _:
+            raise InvalidRequestError("expected a prompt, prompt_token_ids or a chat, found none")
+
+
+def _read_sampling(request: pb.GenerateRequest) -> SamplingParams:
+    sampling = request.sampling
+    temperature, top_p = sampling.temperature, sampling.top_p
+    if not request.HasField("sampling"):
+        top_p = 1.0  # an absent message is greedy; a present one has to say its top_p
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InvalidRequestError(f"temperature must be 0 or more, found {temperature}")
+    if not 0 < top_p <= 1:
+        raise InvalidRequestError(f"top_p must be above 0 and at most 1, found {top_p}")
+    if request.logprobs.top > MAX_TOP_LOGPROBS:
+        raise InvalidRequestError(
+            f"at most {MAX_TOP_LOGPROBS} top logprobs a token, found {request.logprobs.top}"
+        )
+    return SamplingParams(
+        temperature=temperature if temperature >= _COLDEST else 0.0,
+        top_k=sampling.top_k,
+        top_p=top_p,
+        seed=request.seed,
+        choice=request.choice,
+        logprobs=request.logprobs.top if request.logprobs.enabled else None,
+    )
+
+
+def _check_stops(stop: pb.StopConditions) -> None:
+    if len(stop.strings) > MAX_STOP_STRINGS:
+        raise InvalidRequestError(
+            f"at most {MAX_STOP_STRINGS} stop strings, found {len(stop.strings)}"
+        )
+    for number, string in enumerate(stop.strings):
+        if not 0 < len(string) <= MAX_STOP_CHARACTERS:
+            raise InvalidRequestError(
+                f"stop string {number} must have 1 to {MAX_STOP_CHARACTERS} characters, "
+                f"found {len(string)}"
+            )
+    if len(stop.token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequestError(
+            f"at most {MAX_STOP_TOKEN_IDS} stop token ids, found {len(stop.token_ids)}"
+        )
+
+
+def _checked_ids(ids: Iterable[int], vocab_size: int, field: str) -> tuple[int, ...]:
+    checked = tuple(ids)
+    if checked and max(checked) >= vocab_size:
+        number = next(i for i, token_id in enumerate(checked) if token_id >= vocab_size)
+        raise InvalidRequestError(
+            f"{field}[{number}] is {checked[number]}, but the vocabulary has {vocab_size} tokens"
+        )
+    return checked

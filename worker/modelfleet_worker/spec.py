@@ -1,0 +1,80 @@
+"""Which model a worker holds and how it runs it, however it was told: flags or LoadModel."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from modelfleet_proto import worker_pb2 as pb
+
+from .errors import InvalidRequestError
+
+_FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+
+
+class Dtype(enum.StrEnum):
+    """The type that weights and activations are computed in."""
+
+    AUTO = "Auto"  # the checkpoint's own
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+    FLOAT16 = "Float16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Raises InvalidRequestError for what can never be loaded, whatever the source holds."""
+
+    model: str  # "namespace/name" of the deployment
+    source: str  # hf://OWNER/NAME or file:///PATH
+    revision: str = "main"
+    dtype: Dtype = Dtype.AUTO
+    context_length: int | None = None  # tokens; None: the model's own
+    max_sequences: int | None = None  # slots; None: 64, or the calibration's
+    max_batch_tokens: int = 2048
+    kv_cache_bytes: int | None = None  # None: a share of the memory that is free after loading
+    prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        if not _FULL_NAME.fullmatch(self.model):
+            raise InvalidRequestError(
+                f"expected the model's name as namespace/name, found {self.model!r}"
+            )
+        if not self.source:
+            raise InvalidRequestError(
+                f"{self.model} has no source: expected hf://OWNER/NAME or file:///PATH"
+            )
+        sizes = {
+            "context length": self.context_length,
+            "max sequences": self.max_sequences,
+            "max batch tokens": self.max_batch_tokens,
+            "KV cache size": self.kv_cache_bytes,
+        }
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise InvalidRequestError(f"{name} must be at least 1, found {size}")
+
+    @classmethod
+    def from_proto(cls, spec: pb.ModelSpec) -> ModelSpec:
+        """Empty and zero fields are the defaults."""
+        return cls(
+            model=spec.model,
+            source=spec.source,
+            revision=spec.revision or "main",
+            dtype=read_dtype(spec.dtype) if spec.dtype else Dtype.AUTO,
+            context_length=spec.context_length or None,
+            max_sequences=spec.max_sequences or None,
+            max_batch_tokens=spec.max_batch_tokens or 2048,
+            kv_cache_bytes=spec.kv_cache_bytes or None,
+            prefix_caching=not spec.disable_prefix_caching,
+        )
+
+
+def read_dtype(name: str) -> Dtype:
+    """Raises InvalidRequestError with the names that exist."""
+    try:
+        return Dtype(name)
+    except ValueError as error:
+        known = ", ".join(Dtype)
+        raise InvalidRequestError(f"expected a dtype of {known}, found {name!r}") from error

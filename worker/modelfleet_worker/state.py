@@ -1,0 +1,78 @@
+"""The worker's states, and which call is allowed in which: pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from .errors import PreconditionError, UnavailableError, UnknownModelError
+from .spec import ModelSpec
+
+
+class State(enum.StrEnum):
+    """Named as in worker.proto."""
+
+    STANDBY = "STANDBY"  # started, no model
+    LOADING = "LOADING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the worker is doing. Every transition gives a new one."""
+
+    state: State = State.STANDBY
+    spec: ModelSpec | None = None
+    message: str = ""  # why FAILED, for a person
+
+    def load(self, spec: ModelSpec) -> Status:
+        """Starts loading; itself if it does or did already. Raises PreconditionError."""
+        match self.state:
+            case State.STANDBY | State.FAILED:
+                return Status(state=State.LOADING, spec=spec)
+            case State.LOADING | State.READY if self.spec == spec:
+                return self
+            case State.DRAINING:
+                raise PreconditionError("this worker is draining: unload its model first")
+        held = self.spec.model if self.spec else ""
+        differing = "with other settings" if held == spec.model else "another model"
+        raise PreconditionError(
+            f"this worker holds {held} ({differing}); it cannot load {spec.model}: unload first"
+        )
+
+    def loaded(self) -> Status:
+        """The model stands."""
+        return replace(self, state=State.READY)
+
+    def failed(self, message: str) -> Status:
+        """The load failed, or the engine did."""
+        return replace(self, state=State.FAILED, message=message)
+
+    def drain(self) -> Status:
+        """Nothing new is taken any more; a failure stays what it is."""
+        return self if self.state is State.FAILED else replace(self, state=State.DRAINING)
+
+    def stalled(self, reason: str | None) -> Status:
+        """How it looks from outside while the engine makes no progress; over as soon as it does."""
+        return self.failed(reason) if reason and self.state is State.READY else self
+
+    def check_serves(self, model: str) -> None:
+        """Raises UnknownModelError or UnavailableError unless requests for the model are taken."""
+        if self.spec is None or self.spec.model != model:
+            held = (
+                f"this worker holds {self.spec.model}"
+                if self.spec
+                else "this worker holds no model"
+            )
+            raise UnknownModelError(f"{held}, not {model!r}")
+        match self.state:
+            case State.LOADING:
+                raise UnavailableError(f"{model} is still loading")
+            case State.DRAINING | State.STANDBY:
+                raise UnavailableError("this worker is draining")
+            case State.FAILED:
+                raise UnavailableError(f"this worker failed: {self.message}")
+            case State.READY:
+                return

@@ -1,0 +1,58 @@
+"""The worker's Stats message, put together from what was observed."""
+
+from __future__ import annotations
+
+from modelfleet_proto import worker_pb2 as pb
+
+from .lifecycle import Lifecycle
+from .state import State
+
+_STATES = {
+    State.STANDBY: pb.WORKER_STATE_STANDBY,
+    State.LOADING: pb.WORKER_STATE_LOADING,
+    State.READY: pb.WORKER_STATE_READY,
+    State.DRAINING: pb.WORKER_STATE_DRAINING,
+    State.FAILED: pb.WORKER_STATE_FAILED,
+}
+
+
+def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.Stats:
+    """As of now."""
+    status, counters, held = lifecycle.status, lifecycle.counters, lifecycle.held
+    stats = pb.Stats(
+        worker_id=worker_id,
+        instance_id=instance_id,
+        state=_STATES[status.state],
+        message=status.message,
+        model=status.spec.model if status.spec else "",
+        steps=counters.steps,
+        prompt_tokens=counters.prompt_tokens,
+        completion_tokens=counters.completion_tokens,
+        cached_tokens=counters.cached_tokens,
+        preemptions=counters.preemptions,
+        requests_finished=counters.finished,
+        requests_cancelled=counters.cancelled,
+        bytes_per_token=counters.bytes_per_token,
+    )
+    if status.state is State.LOADING:
+        progress = lifecycle.progress
+        stats.load.phase, stats.load.percent = progress.phase, progress.percent
+        stats.load.eta = progress.eta
+    if held is not None:
+        engine, limits = held.engine.stats, held.engine.limits
+        taken = len(lifecycle.streams)
+        stats.model_digest = held.loaded.digest
+        stats.context_length, stats.slots = limits.context_length, limits.max_sequences
+        # The engine's numbers are as of its last step; requests may have come and gone since.
+        stats.running = min(engine.running, taken)
+        stats.waiting = taken - stats.running
+        stats.kv_blocks = engine.kv_blocks
+        stats.kv_blocks_used = engine.kv_blocks_used
+        stats.kv_blocks_cached = engine.kv_blocks_cached
+        stats.step_seconds = engine.step_seconds
+        stats.steps += engine.steps
+        stats.prompt_tokens += engine.prompt_tokens
+        stats.completion_tokens += engine.completion_tokens
+        stats.cached_tokens += engine.cached_tokens
+        stats.preemptions += engine.preemptions
+    return stats

@@ -1,0 +1,94 @@
+"""The requests that this worker has taken: one mailbox each, filled by the engine's steps."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .engine.messages import RequestOutput, StepOutput
+from .errors import AllSlotsTakenError, RefusalError
+
+
+class Stream:
+    """The mailbox of one request, on the event loop's side."""
+
+    def __init__(self, engine_id: str) -> None:
+        self.engine_id = engine_id  # unique in the engine, whatever callers call their requests
+        self._outputs: deque[RequestOutput] = deque()
+        self._error: RefusalError | None = None
+        self._arrived = asyncio.Event()
+
+    def put(self, output: RequestOutput) -> None:
+        """Adds what a step brought."""
+        self._outputs.append(output)
+        self._arrived.set()
+
+    def end(self, error: RefusalError) -> None:
+        """Ends the stream early, after what has arrived."""
+        self._error = self._error or error
+        self._arrived.set()
+
+    async def next(self) -> list[RequestOutput]:
+        """All that has arrived, at least one: a slow reader gets larger batches, not a queue.
+
+        Raises the error that ended the stream early.
+        """
+        await self._arrived.wait()
+        self._arrived.clear()
+        if self._outputs:
+            outputs = list(self._outputs)
+            self._outputs.clear()
+            if self._error is not None:
+                self._arrived.set()
+            return outputs
+        if self._error is None:
+            raise AssertionError("a stream was woken for nothing")
+        self._arrived.set()
+        raise self._error
+
+
+class Streams:
+    """All of them. Used from the event loop only."""
+
+    def __init__(self) -> None:
+        self._living: dict[str, Stream] = {}
+        self._numbers = itertools.count()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    @contextmanager
+    def take_slot(self, slots: int) -> Iterator[Stream]:
+        """Holds a slot while a request is served. Raises AllSlotsTakenError."""
+        if len(self._living) >= slots:
+            raise AllSlotsTakenError(f"all {slots} slots are taken")
+        stream = Stream(str(next(self._numbers)))
+        self._living[stream.engine_id] = stream
+        self._empty.clear()
+        try:
+            yield stream
+        finally:
+            del self._living[stream.engine_id]
+            if not self._living:
+                self._empty.set()
+
+    def deliver(self, step: StepOutput) -> None:
+        """Hands a step's outputs to their streams; an aborted request has none any more."""
+        for output in step.outputs:
+            stream = self._living.get(output.request_id)
+            if stream is not None:
+                stream.put(output)
+
+    def end_all(self, error: RefusalError) -> None:
+        """Ends every stream early."""
+        for stream in self._living.values():
+            stream.end(error)
+
+    async def wait_empty(self) -> None:
+        """Until no request is being served."""
+        await self._empty.wait()

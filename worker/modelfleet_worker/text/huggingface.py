@@ -1,0 +1,128 @@
+"""The tokenizer of a Hugging Face folder, through transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidRequestError, ModelError
+from .pieces import DecoderPieces
+from .tokenizer import Message
+
+_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
+_FILES_ALSO = ("vocab.json", "merges.txt", "additional_chat_templates/*")
+_EOS_FILES = ("generation_config.json", "config.json")
+
+
+class HuggingFaceTokenizer(DecoderPieces):
+    """A fast tokenizer and the model's chat template. Raises ModelError for a folder without."""
+
+    def __init__(self, folder: Path) -> None:
+        # Imported here: it takes seconds, and the paced device never needs it.
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises whatever the files provoke
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise ModelError(
+                f"cannot read the tokenizer in {folder}: expected tokenizer.json and "
+                f"tokenizer_config.json, found: {reason}"
+            ) from error
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer in {folder} is {type(tokenizer).__name__}, without a "
+                "tokenizer.json: only fast tokenizers are supported"
+            )
+        self._backend = tokenizer.backend_tokenizer
+        # A tokenizer.json may ask to cut prompts short; a prompt is taken whole or refused.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._template = _default_template(tokenizer.chat_template)
+        self._template_names = dict(tokenizer.special_tokens_map)
+        added = self._backend.get_added_tokens_decoder()
+        if self._backend.decoder is None:
+            raise ModelError(f"the tokenizer in {folder} declares no decoder: ids have no text")
+        super().__init__(
+            self._backend.id_to_token,
+            frozenset(token_id for token_id, token in added.items() if token.special),
+            json.loads(self._backend.decoder.__getstate__()),
+        )
+        self._longest = max(
+            (len(self.piece(i)) for i in range(self._backend.get_vocab_size())), default=1
+        )
+        self.eos_ids = _eos_ids(folder, tokenizer.eos_token_id)
+        self.digest = _digest(folder, self.eos_ids)
+
+    def least_tokens(self, text_bytes: int) -> int:
+        """No token has more bytes than the longest one."""
+        # A normalizer may shorten a text (NFKC, spaces): four times is more than any of them does.
+        longest = self._longest if self._backend.normalizer is None else 4 * self._longest
+        return -(-text_bytes // longest)
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """As transformers does it."""
+        # The batch call releases the GIL, so that a long prompt does not hold up the streams.
+        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
+
+    def render_chat(
+        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
+    ) -> str:
+        """Raises InvalidRequestError for what the template refuses, or without a template."""
+        if self._template is None:
+            raise InvalidRequestError(
+                "this model has no chat template: send a prompt to /v1/completions instead"
+            )
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        now = datetime.fromtimestamp(created, UTC)
+        # A variable of ours hides transformers' own `strftime_now`: the prompt of a resumed request
+        # must not depend on the day, nor on the time zone of the worker.
+        try:
+            rendered: str = _compile_jinja_template(self._template).render(
+                **self._template_names,
+                messages=[_as_dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                strftime_now=now.strftime,
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise InvalidRequestError(
+                f"the model's chat template refuses these messages: {error}"
+            ) from error
+        return rendered
+
+
+def _as_dict(message: Message) -> dict[str, str]:
+    named = {"name": message.name} if message.name else {}
+    return {"role": message.role, "content": message.content, **named}
+
+
+def _default_template(template: str | dict[str, str] | None) -> str | None:
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _eos_ids(folder: Path, tokenizers_own: int | None) -> frozenset[int]:
+    """Chat models often end a turn with another token than their tokenizer's: all of them."""
+    ids = set() if tokenizers_own is None else {tokenizers_own}
+    for name in _EOS_FILES:
+        path = folder / name
+        found: Any = json.loads(path.read_bytes()).get("eos_token_id") if path.exists() else None
+        ids.update([found] if isinstance(found, int) else found or [])
+    return frozenset(ids)
+
+
+def _digest(folder: Path, eos_ids: Iterable[int]) -> str:
+    files = sorted({path for name in (*_FILES, *_FILES_ALSO) for path in folder.glob(name)})
+    digest = hashlib.sha256(json.dumps(sorted(eos_ids)).encode())
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()
