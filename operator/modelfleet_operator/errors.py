@@ -17,3 +17,7 @@ class PassingError(ModelfleetError):
 
 class StartError(ModelfleetError):
     """A process cannot start as it was asked to: a port in use, a state directory taken, ..."""
+
+
+class RejectedError(ModelfleetError):
+    """The Kubernetes API refused what we asked for; somebody must change something first."""

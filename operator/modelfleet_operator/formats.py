@@ -50,8 +50,8 @@ class Format:
 
 _SECONDS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _BYTES = {
-    **{unit: 1000**power for power, unit in enumerate(["", "k", "M", "G", "T", "P"])},
-    **{unit: 1024**power for power, unit in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi"], start=1)},
+    **{unit: 1000**power for power, unit in enumerate(["", "k", "M", "G", "T"])},
+    **{unit: 1024**power for power, unit in enumerate(["Ki", "Mi", "Gi", "Ti"], start=1)},
 }
 
 
@@ -77,7 +77,7 @@ def parse_quantity(text: str) -> int:
 
 def show_quantity(count: int) -> str:
     """In the largest binary unit that divides it: 2147483648 is `2Gi`."""
-    for unit in ["Pi", "Ti", "Gi", "Mi", "Ki"]:
+    for unit in ["Ti", "Gi", "Mi", "Ki"]:
         if count and count % _BYTES[unit] == 0:
             return f"{count // _BYTES[unit]}{unit}"
     return str(count)
@@ -98,7 +98,7 @@ Memory = Annotated[
     int,
     Format(
         what="an amount of memory such as 512Mi or 2Gi",
-        pattern=r"[1-9][0-9]{0,14}(\.[0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?",
+        pattern=r"[1-9][0-9]{0,14}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?",
         max_length=21,
         parse=parse_quantity,
         show=show_quantity,

@@ -1,0 +1,1 @@
+"""The Kubernetes body: worker pods, status and events through the Kubernetes API."""

@@ -1,0 +1,76 @@
+"""kopf's handlers: indices hold what is there, events wake the reconciler of what they concern.
+
+There are no timers, daemons or change handlers: those leave finalizers and annotations on objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from ..spec import GROUP, PLURAL, VERSION
+from .body import Known
+from .connection import connection_info
+from .memo import OperatorMemo
+from .observing import Object
+from .pods import DEPLOYMENT
+
+REGISTRY = kopf.OperatorRegistry()
+
+
+@kopf.on.login(registry=REGISTRY)
+async def login(memo: OperatorMemo, **_: Any) -> kopf.ConnectionInfo:
+    """Again whenever the API server refuses the last token."""
+    return await connection_info(memo.kubeconfig)
+
+
+@kopf.on.startup(registry=REGISTRY)
+async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices: Any) -> None:
+    """Our own events are posted where things happen; kopf adds none, and waits for no peer."""
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.networking.request_timeout = 30
+    memo.body.attach(indices["deployments"], indices["pods"])
+
+
+@kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
+def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
+    """By `namespace/name`."""
+    return {f"{body.meta.namespace}/{body.meta.name}": memo.body.read(dict(body))}
+
+
+@kopf.index("v1", "pods", id="pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
+def index_pod(body: kopf.Body, **_: Any) -> dict[str, Object]:
+    """By `namespace/name` of the deployment."""
+    return {_deployment_of(body): dict(body)}
+
+
+@kopf.on.event(GROUP, VERSION, PLURAL, registry=REGISTRY)
+async def deployment_changed(
+    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
+) -> None:
+    """Wakes its reconciler; our own writes to its status change no generation and wake nobody."""
+    memo.first_event.set()
+    key = f"{body.meta.namespace}/{body.meta.name}"
+    seen = (body.meta["uid"], body.meta.get("generation"), "deletionTimestamp" in body.meta)
+    if event["type"] == "DELETED":
+        memo.seen.pop(key, None)
+    elif memo.seen.get(key) == seen:
+        return
+    else:
+        memo.seen[key] = seen
+    memo.body.names_changed()
+    memo.reconcilers.wake(key)
+
+
+@kopf.on.event("v1", "pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
+async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
+    """Wakes the reconciler of the deployment it belongs to."""
+    if event["type"] == "DELETED":
+        memo.body.pod_gone(body.meta["uid"])
+    memo.reconcilers.wake(_deployment_of(body))
+
+
+def _deployment_of(pod: kopf.Body) -> str:
+    return f"{pod.meta.namespace}/{pod.meta.labels[DEPLOYMENT]}"

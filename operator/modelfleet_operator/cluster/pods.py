@@ -1,0 +1,175 @@
+"""Builds worker pods: created whole, never changed, named by what is in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..decisions.names import revision_hash, worker_name
+from ..spec import API_VERSION, KIND, ModelDeployment
+from ..views import model_flags
+
+DEPLOYMENT = "modelfleet.dev/deployment"
+REVISION = "modelfleet.dev/revision"
+ORDINAL = "modelfleet.dev/ordinal"
+UNROUTED_AT = "modelfleet.dev/unrouted-at"  # Unix seconds; set on a pod that gets nothing new
+
+PORT = 9000
+CACHE = "/var/cache/modelfleet"
+DRAIN_MARGIN = 15.0  # seconds between the end of the drain and the kubelet's SIGKILL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSettings:
+    """What the operator's own flags say about worker pods."""
+
+    image: str
+    device: str = "auto"
+    drain_timeout: float = 60.0  # seconds that running requests get after SIGTERM
+    allow_host_path: bool = False  # file:// sources read the node's disk
+
+
+def selector(deployment: str) -> str:
+    """Finds the worker pods of a deployment in its namespace."""
+    return f"{DEPLOYMENT}={deployment}"
+
+
+def revision(manifest: ModelDeployment, settings: PodSettings) -> str:
+    """Changes with anything in the pod, the image included, and with nothing else."""
+    return revision_hash(_pod_spec(manifest, settings))
+
+
+def worker_pod(
+    manifest: ModelDeployment, settings: PodSettings, *, revision: str, ordinal: int
+) -> dict[str, Any]:
+    """The whole pod. Created twice, or by two leaders, it is still one: the name is its content."""
+    metadata = manifest.metadata
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": worker_name(metadata.name, revision, ordinal),
+            "namespace": metadata.namespace,
+            "labels": {
+                "app.kubernetes.io/name": "modelfleet-worker",
+                "app.kubernetes.io/managed-by": "modelfleet",
+                DEPLOYMENT: metadata.name,
+                REVISION: revision,
+                ORDINAL: str(ordinal),
+            },
+            # Deleting the ModelDeployment deletes its pods: the garbage collector does it.
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": KIND,
+                    "name": metadata.name,
+                    "uid": metadata.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": _pod_spec(manifest, settings),
+    }
+
+
+def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "cache", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "cache", "mountPath": CACHE},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
+    ]
+    folder = host_folder(manifest)
+    if folder:
+        volumes.append({"name": "model", "hostPath": {"path": folder, "type": "Directory"}})
+        mounts.append({"name": "model", "mountPath": folder, "readOnly": True})
+    return {
+        # A worker that ended is replaced by the plan, with its back-off, not restarted in place:
+        # what is routed to a pod is then always the process that the pod began with.
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": int(settings.drain_timeout + DRAIN_MARGIN),
+        "automountServiceAccountToken": False,  # a worker never talks to Kubernetes
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(manifest, settings, mounts)],
+        "volumes": volumes,
+    }
+
+
+def host_folder(manifest: ModelDeployment) -> str:
+    """The node's folder that a file:// source names; empty for others."""
+    source = manifest.spec.model.source
+    return source.removeprefix("file://") if source.startswith("file://") else ""
+
+
+def _container(
+    manifest: ModelDeployment, settings: PodSettings, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "name": "worker",
+        "image": settings.image,
+        "command": ["python", "-m", "modelfleet_worker"],
+        "args": [
+            f"--listen=[::]:{PORT}",  # both families: the pod's address may be of either
+            # The kubelet fills these in, so that all pods of a revision are written alike.
+            "--worker-id=$(POD_NAMESPACE)/$(POD_NAME)",
+            f"--device={settings.device}",
+            f"--drain-timeout={settings.drain_timeout:g}",
+            "--log-format=json",
+            *model_flags(manifest),
+        ],
+        "env": _environment(manifest),
+        "ports": [{"name": "grpc", "containerPort": PORT}],
+        # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
+        # health. The others ask whether the process listens, which it does before it loads. A
+        # worker that listens but makes no progress is the plan's business: it drains it first.
+        "startupProbe": {
+            "tcpSocket": {"port": PORT},
+            "periodSeconds": 1,
+            "failureThreshold": 120,
+        },
+        "livenessProbe": {
+            "tcpSocket": {"port": PORT},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "readinessProbe": {
+            "grpc": {"port": PORT},
+            "periodSeconds": 5,
+            "timeoutSeconds": 3,
+            "failureThreshold": 2,
+        },
+        # The last lines of a worker's log say why it ended; they go into our status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+
+
+def _environment(manifest: ModelDeployment) -> list[dict[str, Any]]:
+    def downward(name: str, path: str) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    environment: list[dict[str, Any]] = [
+        downward("POD_NAMESPACE", "metadata.namespace"),
+        downward("POD_NAME", "metadata.name"),
+        {"name": "MODELFLEET_CACHE", "value": CACHE},
+        {"name": "HF_HOME", "value": f"{CACHE}/huggingface"},
+        {"name": "HOME", "value": CACHE},  # the root file system is read-only
+    ]
+    token = manifest.spec.model.token_secret_ref
+    if token is not None:
+        reference = {"name": token.name, "key": token.key}
+        environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    return environment
