@@ -1,0 +1,208 @@
+"""The command `modelfleet`. Commands import what they need themselves: --help is instant."""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="LLM fleets that cost as little as they can and never drop a request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# The parts read their own command lines; `--help` is theirs, too.
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class Device(enum.StrEnum):
+    """What workers compute on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    PACED = "paced"
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where status and logs are kept. Default: $MODELFLEET_STATE_DIR, else "
+        "~/.local/state/modelfleet.",
+        file_okay=False,
+    ),
+]
+
+
+def main() -> None:
+    """The entry point: our own errors are one message on standard error and exit code 1."""
+    from .errors import ModelfleetError
+
+    try:
+        app()
+    except ModelfleetError as error:
+        print(error, file=sys.stderr)  # noqa: T201  the message is the output
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"modelfleet {importlib.metadata.version('modelfleet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="YAML files with ModelDeployments.")
+    ],
+    host: Annotated[str, typer.Option(help="Address that the endpoint listens on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port of the endpoint; 0 picks a free one.", min=0, max=65535)
+    ] = 8080,
+    device: Annotated[Device, typer.Option(help="What workers compute on.")] = Device.AUTO,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Timing file of the paced device.", exists=True, dir_okay=False),
+    ] = None,
+    state_dir: StateDir = None,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that running requests may take to finish.", min=0)
+    ] = 30.0,
+    show_logs: Annotated[
+        bool, typer.Option("--show-logs", help="Also print what gateway and workers log.")
+    ] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.TEXT,
+) -> None:
+    """Run a fleet on this machine: a gateway, and worker processes as they are needed."""
+    import asyncio
+
+    from .local.state import default_directory
+    from .local.up import UpOptions, run_fleet
+    from .logs import configure
+    from .manifests import load_manifests
+
+    configure(log_format.value)
+    manifests = load_manifests(files)
+    flags = ["--device", device.value]
+    if calibration is not None:
+        flags += ["--calibration", str(calibration.resolve())]
+    options = UpOptions(
+        host=host,
+        port=port,
+        state_dir=(state_dir or default_directory()).absolute(),
+        drain_timeout=drain_timeout,
+        worker_flags=tuple(flags),
+        child_log_format=log_format.value,
+        show_logs=show_logs,
+    )
+    raise typer.Exit(asyncio.run(run_fleet(manifests, options)))
+
+
+@app.command()
+def status(
+    state_dir: StateDir = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again as it changes.")
+    ] = False,
+) -> None:
+    """Show what runs on this machine and, where it is not ready, why."""
+    from .local.state import StateDirectory, default_directory
+    from .local.table import show
+
+    directory = StateDirectory((state_dir or default_directory()).absolute())
+    raise typer.Exit(show(directory, watch=watch))
+
+
+@app.command()
+def operator(
+    worker_image: Annotated[str, typer.Option(help="Image of the worker pods.")],
+    fleet_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where gateways connect.")
+    ] = "0.0.0.0:9090",
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Watch only this one; may be repeated. Default: all.")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            help="Default: the pod's service account, else $KUBECONFIG or ~/.kube/config.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="What workers compute on.")] = Device.AUTO,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that running requests of a worker may take.", min=0)
+    ] = 60.0,
+    allow_host_path: Annotated[
+        bool,
+        typer.Option(
+            "--allow-host-path", help="Let file:// sources read the node's disk (hostPath)."
+        ),
+    ] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="How log lines look. Default: text on a terminal, else json."),
+    ] = None,
+) -> None:
+    """Run the Kubernetes operator."""
+    from .cluster.pods import PodSettings
+    from .cluster.run import OperatorOptions, run_operator
+    from .logs import configure
+
+    configure(log_format.value if log_format else None)
+    run_operator(
+        OperatorOptions(
+            fleet_listen=fleet_listen,
+            pods=PodSettings(
+                image=worker_image,
+                device=device.value,
+                drain_timeout=drain_timeout,
+                allow_host_path=allow_host_path,
+            ),
+            namespaces=tuple(namespace or ()),
+            kubeconfig=kubeconfig,
+        )
+    )
+
+
+@app.command(context_settings=_PASS_ON)
+def gateway(context: typer.Context) -> None:
+    """Run a gateway, as `modelfleet up` and the images do."""
+    _become("modelfleet_gateway", context.args)
+
+
+@app.command(context_settings=_PASS_ON)
+def worker(context: typer.Context) -> None:
+    """Run a worker, as `modelfleet up` and the images do."""
+    _become("modelfleet_worker", context.args)
+
+
+def _become(module: str, arguments: list[str]) -> NoReturn:
+    """Replaces this process, so that signals and the exit code are the part's own."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606

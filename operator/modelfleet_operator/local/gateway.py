@@ -1,0 +1,134 @@
+"""The gateway's process: started, watched, started again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+import structlog
+
+from ..decisions.census import STABLE, back_off
+from ..errors import StartError
+from .processes import Child
+
+POLL = 0.05  # seconds between looks while it starts
+ATTEMPTS = 3  # starts that may fail before it was ready for the first time
+USAGE_ERROR = 2  # exit code of a command line that the gateway refuses
+
+log = structlog.get_logger()
+
+
+class Gateway:
+    """`run` keeps one gateway process running until `end`."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        flags: Sequence[str],
+        folder: Path,
+        log_file: Path,
+        show: Callable[[str], None],
+        on_ready: Callable[[str], None],
+    ) -> None:
+        """`port` 0 picks one, kept over restarts; `on_ready` gets the endpoint's URL each time."""
+        self._host = host
+        self._port = port
+        self._flags = flags
+        self._address_file = folder / "gateway"
+        self._log_file = log_file
+        self._show = show
+        self._on_ready = on_ready
+        self._child: Child | None = None
+        self._is_ending = False
+
+    async def run(self) -> None:
+        """Returns after `end`. StartError when it never becomes ready."""
+        failures, was_ready = 0, False
+        while not self._is_ending:
+            started = time.monotonic()
+            child = await self._start()
+            was_ready = await self._wait_ready(child) or was_ready
+            code = await child.wait()
+            if self._is_ending:
+                return
+            if time.monotonic() - started > STABLE:
+                failures = 0
+            failures += 1
+            if not was_ready and (code == USAGE_ERROR or failures >= ATTEMPTS):
+                raise StartError(
+                    f"the gateway does not start: {child.why_it_ended()} (see {self._log_file})"
+                )
+            delay = back_off(failures)
+            again = f"in {delay:g} s" if delay else "now"
+            log.warning(f"the gateway died ({child.why_it_ended()}): started again {again}")
+            await asyncio.sleep(delay)
+
+    async def end(self, drain_timeout: float) -> None:
+        """It stops accepting, finishes what it has, and is gone."""
+        self._is_ending = True
+        if self._child is not None:
+            await self._child.end(drain_timeout)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._is_ending = True
+        if self._child is not None:
+            self._child.send(signal.SIGKILL)
+
+    async def _start(self) -> Child:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        command = [
+            *(sys.executable, "-P", "-m", "modelfleet_gateway"),
+            *("--listen", f"{host}:{self._port}", "--gateway-id", "local"),
+            *self._flags,
+        ]
+        self._child = await Child.start(
+            command, address_file=self._address_file, log_file=self._log_file, show=self._show
+        )
+        return self._child
+
+    async def _wait_ready(self, child: Child) -> bool:
+        """False if it ends before."""
+        address = await child.address()
+        if address is None:
+            return False
+        self._port = int(address.rpartition(":")[2])
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+            while child.is_running:
+                try:
+                    if (await client.get("/readyz")).is_success:
+                        self._on_ready(f"http://{_reachable(address)}")
+                        return True
+                except httpx.TransportError:
+                    pass  # it does not accept yet
+                await asyncio.sleep(POLL)
+        return False
+
+
+def check_port(host: str, port: int) -> None:
+    """StartError when nobody can listen there; said before anything was started."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error.strerror}; "
+            "end what listens there, or choose another --port or --host"
+        ) from error
+
+
+def _reachable(address: str) -> str:
+    """The address as a client on this machine dials it."""
+    host, _, port = address.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else address

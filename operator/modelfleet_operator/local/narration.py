@@ -1,0 +1,112 @@
+"""What happens to the fleet, in plain words: one line per event."""
+
+from __future__ import annotations
+
+from ..decisions.observed import Deployment, Worker
+from ..decisions.plan import Create, Plan, Remove, Stop
+from ..decisions.status import ScalingEvent, Status
+
+STEP = 25  # percent of loading between two lines
+
+
+def narrate(
+    deployment: Deployment,
+    workers: tuple[Worker, ...],
+    before: Status | None,
+    plan: Plan,
+    now: float,
+) -> list[str]:
+    """What a person should hear of this plan, given the status before it."""
+    return [
+        *_deaths(plan, now),
+        *_scaling(deployment, before, plan),
+        *_progress(before, plan.status),
+        *_conditions(deployment, workers, before, plan.status, now),
+    ]
+
+
+def _deaths(plan: Plan, now: float) -> list[str]:
+    starts = any(isinstance(action, Create) for action in plan.actions)
+    cold = plan.status.cold_start
+    lines = []
+    for action in plan.actions:
+        if isinstance(action, Remove):
+            what = f"worker died ({action.worker.failure})"
+        elif isinstance(action, Stop) and action.worker.uid in plan.memory.failures.counted:
+            what = f"worker failed ({action.reason})"
+        else:
+            continue
+        if starts:
+            lines.append(f"{what}: replaced")
+        elif cold is not None and cold.phase == "BackOff":
+            wait = max(plan.wake_at - now, 0) if plan.wake_at else 0
+            lines.append(f"{what}: next try in {wait:.0f} s")
+        else:
+            lines.append(what)
+    return lines
+
+
+def _scaling(deployment: Deployment, before: Status | None, plan: Plan) -> list[str]:
+    history = plan.status.scaling_history
+    if not history or (before is not None and before.scaling_history[-1:] == history[-1:]):
+        return []
+    step = history[-1]
+    if step.after == 0:
+        return []  # told when it sleeps
+    if step.before == 0 and plan.memory.proven == deployment.revision:
+        return [f"waking ({_waiting(plan.status)})"]
+    if step.before == 0:
+        return [f"starting {_workers(step.after)} ({step.reason})"]
+    return [f"{_direction(step)} from {step.before} to {_workers(step.after)} ({step.reason})"]
+
+
+def _direction(step: ScalingEvent) -> str:
+    return "growing" if step.after > step.before else "shrinking"
+
+
+def _progress(before: Status | None, status: Status) -> list[str]:
+    cold, last = status.cold_start, before.cold_start if before else None
+    if cold is None or cold.phase in ("Starting", "BackOff"):
+        return []
+    if cold.phase == "Pending":
+        return [] if last == cold else ["a worker cannot start yet"]
+    told = last.percent // STEP if last is not None and last.phase == cold.phase else -1
+    if cold.percent // STEP == told:
+        return []
+    return [f"loading {cold.percent} % ({cold.phase.lower()})"]
+
+
+def _conditions(
+    deployment: Deployment,
+    workers: tuple[Worker, ...],
+    before: Status | None,
+    status: Status,
+    now: float,
+) -> list[str]:
+    lines = []
+    ready, stalled = status.condition("Ready"), status.condition("Stalled")
+    was_ready = before.condition("Ready").reason if before else ""
+    if ready.reason == "Asleep" and was_ready != "Asleep":
+        lines.append(f"asleep after {deployment.scaling.idle_timeout:g} s idle")
+    if before is not None and status.ready_replicas > before.ready_replicas == 0:
+        born = min((w.created for w in workers if w.failure is None), default=now)
+        lines.append(f"ready in {now - born:.1f} s")
+    if ready.reason == "Unreachable" != was_ready:
+        lines.append(ready.message)
+    if stalled.status == "True" and (
+        before is None or before.condition("Stalled").message != stalled.message
+    ):
+        lines.append(f"stalled: {stalled.message}")
+    conflict = status.condition("NameConflict")
+    if before is None and conflict.status == "True":
+        lines.append(conflict.message)
+    return lines
+
+
+def _waiting(status: Status) -> str:
+    count = status.queue.waiting if status.queue else 0
+    return "1 request waits" if count == 1 else f"{count} requests wait"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"

@@ -1,0 +1,95 @@
+"""The state directory: who runs here, what the status is, what the children wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from ..errors import StartError
+
+
+def default_directory() -> Path:
+    """`$MODELFLEET_STATE_DIR`, else `modelfleet` where XDG keeps state."""
+    if chosen := os.environ.get("MODELFLEET_STATE_DIR"):
+        return Path(chosen)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "modelfleet"
+
+
+class StateDirectory:
+    """`status/NAMESPACE/NAME.yaml`, `run/` (both gone after the end), `logs/` (kept), `lock`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run"
+        self.logs = path / "logs"
+        self._status = path / "status"
+        self._lock = path / "lock"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Self]:
+        """Ours alone until the end. StartError if another `up` has it or it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._lock.open("a+")
+        except OSError as error:
+            raise StartError(
+                f"the state directory {self.path} cannot be written: {error.strerror}; "
+                "choose another with --state-dir"
+            ) from error
+        with lock:
+            try:
+                # The kernel lets go of it however this process ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StartError(
+                    f"`modelfleet up` (process {self.holder()}) runs with the state directory "
+                    f"{self.path}: end it, or choose another with --state-dir"
+                ) from None
+            self._clear()  # of one that was killed
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            for folder in (self.run, self.logs, self._status):
+                folder.mkdir(exist_ok=True)
+            try:
+                yield self
+            finally:
+                self._clear()
+                self._lock.unlink(missing_ok=True)
+
+    def holder(self) -> int | None:
+        """The process id of the `up` that runs here; None: none does."""
+        try:
+            with self._lock.open("r") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return int(lock.read() or 0)
+        except OSError:
+            return None
+        return None
+
+    def write_status(self, namespace: str, name: str, document: Mapping[str, Any]) -> None:
+        """Replaces the file as a whole, so that no reader sees half of it."""
+        file = self._status / namespace / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        fresh = file.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+        fresh.replace(file)
+
+    def read_statuses(self) -> list[dict[str, Any]]:
+        """Every deployment with its status, by name."""
+        files = sorted(self._status.glob("*/*.yaml"))
+        return [yaml.safe_load(file.read_text()) for file in files]
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._status, ignore_errors=True)
+        shutil.rmtree(self.run, ignore_errors=True)
