@@ -58,7 +58,9 @@ def noise(draw: Draw, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]
         counter=np.array([0, 0, draw.position, 0], dtype=np.uint64),
     )
     uniform = np.random.Generator(bits).random(size)  # in [0, 1), multiples of 2**-53
-    return np.log(-np.log1p(-uniform.clip(min=2.0**-54)))
+    logarithms: np.ndarray[tuple[int], np.dtype[np.float64]]
+    logarithms = np.log(-np.log1p(-uniform.clip(min=2.0**-54)))
+    return logarithms
 
 
 def truncate(scores: Tensor, top_k: int, top_p: float) -> Tensor:

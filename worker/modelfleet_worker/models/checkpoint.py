@@ -50,7 +50,7 @@ class Checkpoint:
     def _record(self, name: str, tensor: torch.Tensor) -> None:
         if name in self._digests:
             raise ModelError(f"the tensor {name} is in two files of the folder")
-        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
         self._digests[name] = (
             f"{tensor.dtype} {list(tensor.shape)} {xxhash.xxh3_128_hexdigest(content)}"
         )

@@ -190,9 +190,9 @@ class _Fields:
     def number(self, name: str, default: float | None = None) -> float:
         found = self.raw.get(name)
         found = default if found is None else found
-        if type(found) not in (int, float) or not 0 < found < math.inf:
-            raise ModelError(f"config.json: {name} is {found!r}: a positive number is expected")
-        return float(found)
+        if isinstance(found, int | float) and type(found) is not bool and 0 < found < math.inf:
+            return float(found)
+        raise ModelError(f"config.json: {name} is {found!r}: a positive number is expected")
 
     def flag(self, name: str, *, default: bool) -> bool:
         found = self.raw.get(name)

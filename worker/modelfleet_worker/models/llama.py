@@ -53,16 +53,17 @@ class SelfAttention(nn.Module):
         self._qk_norm = config.qk_norm
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
-        """X [T, hidden] to the same; cos and sin [T, 1, D]."""
+        """The block's output [T, hidden] for x [T, hidden]; cos and sin [T, 1, D]."""
         heads, kv_heads = self._heads, self._kv_heads
         qkv = self.qkv_proj(x).view(len(x), heads + 2 * kv_heads, self._head_dim)
-        qk, value = qkv.split((heads + kv_heads, kv_heads), dim=1)
+        qk, value = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
         if self._qk_norm:
-            query, key = qk.split((heads, kv_heads), dim=1)
+            query, key = torch.split(qk, [heads, kv_heads], dim=1)
             qk = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
-        query, key = rotate(qk, cos, sin).split((heads, kv_heads), dim=1)
+        query, key = torch.split(rotate(qk, cos, sin), [heads, kv_heads], dim=1)
         out = attention.attend(self._layer, query, key, value)
-        return self.o_proj(out.reshape(len(x), -1))
+        projected: Tensor = self.o_proj(out.reshape(len(x), -1))
+        return projected
 
 
 class MLP(nn.Module):
@@ -75,9 +76,10 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(inner, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [T, hidden] to the same."""
+        """The block's output [T, hidden] for x [T, hidden]."""
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(functional.silu(gate) * up)
+        projected: Tensor = self.down_proj(functional.silu(gate) * up)
+        return projected
 
 
 class Layer(nn.Module):
@@ -91,9 +93,9 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention) -> Tensor:
-        """X [T, hidden] to the same; cos and sin [T, 1, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attention)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        """The block's output [T, hidden] for x [T, hidden]; cos and sin [T, 1, D]."""
+        x = x.add(self.self_attn(self.input_layernorm(x), cos, sin, attention))
+        return x.add(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Llama(nn.Module):

@@ -122,7 +122,7 @@ def _targets(config: LlamaConfig, state: dict[str, Tensor]) -> dict[str, Tensor]
         if parts is None:
             targets[stored] = parameter
             continue
-        rows = parameter.split(list(merged[parts].values()))
+        rows = torch.split(parameter, list(merged[parts].values()))
         for part, target in zip(merged[parts], rows, strict=True):
             targets[stored.replace(parts, part)] = target
     return targets

@@ -1,0 +1,188 @@
+"""Which tokens are computed next: stories on tiny pools."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from modelfleet_worker.engine.block_manager import BlockManager
+from modelfleet_worker.engine.messages import FinishReason, Request
+from modelfleet_worker.engine.scheduler import Plan, Scheduler
+from modelfleet_worker.engine.sequence import Sequence
+
+
+def sequence(
+    name: str, prompt: int | tuple[int, ...] = 4, *, max_tokens: int = 8, resumed: int = 0
+) -> Sequence:
+    ids = tuple(range(prompt)) if isinstance(prompt, int) else prompt
+    return Sequence(
+        Request(
+            request_id=name,
+            prompt_ids=ids,
+            resumed_ids=(9,) * resumed,
+            max_tokens=max_tokens,
+            stop_token_ids=frozenset({99}),
+        )
+    )
+
+
+def scheduler(
+    *added: Sequence, blocks: int = 64, sequences: int = 8, budget: int = 64, caching: bool = True
+) -> Scheduler:
+    made = Scheduler(
+        BlockManager(blocks, caching=caching), max_sequences=sequences, max_batch_tokens=budget
+    )
+    for one in added:
+        made.add(one)
+    return made
+
+
+def shape(plan: Plan) -> list[tuple[str, int, int]]:
+    return [(c.sequence.request.request_id, c.start, c.end) for c in plan.chunks]
+
+
+def step(made: Scheduler, token: int = 7) -> list[tuple[str, int, int]]:
+    plan = made.schedule()
+    made.complete(plan, [token] * sum(c.samples for c in plan.chunks))
+    made.blocks.check([s.block_table for s in made])
+    return shape(plan)
+
+
+def names(sequences) -> list[str]:
+    return [s.request.request_id for s in sequences]
+
+
+def test_a_prompt_is_prefilled_and_then_decoded():
+    made = scheduler(sequence("a", 5))
+    assert [step(made) for _ in range(3)] == [[("a", 0, 5)], [("a", 5, 6)], [("a", 6, 7)]]
+
+
+def test_a_long_prompt_goes_in_chunks_beside_decodes():
+    made = scheduler(sequence("a", 2), budget=8)
+    step(made)
+    made.add(sequence("b", 20))
+    assert step(made) == [("a", 2, 3), ("b", 0, 7)]
+    assert step(made) == [("a", 3, 4), ("b", 7, 14)]
+    assert step(made) == [("a", 4, 5), ("b", 14, 20)]
+    assert step(made) == [("a", 5, 6), ("b", 20, 21)]
+
+
+def test_decodes_come_before_the_older_prefill():
+    made = scheduler(sequence("old", 30), sequence("young", 2), budget=16)
+    assert step(made) == [("old", 0, 16)]
+    assert step(made) == [("old", 16, 30), ("young", 0, 2)]
+
+
+def test_no_more_run_than_there_are_places():
+    made = scheduler(*(sequence(n) for n in "abc"), sequences=2)
+    step(made)
+    assert (names(made.running), names(made.waiting)) == (["a", "b"], ["c"])
+
+
+def test_a_stop_token_and_the_limit_end_a_sequence():
+    a, b = sequence("a", max_tokens=2), sequence("b", max_tokens=5)
+    made = scheduler(a, b)
+    step(made)
+    plan = made.schedule()
+    ended = made.complete(plan, [7, 99])
+    assert [p.finished for p in ended] == [FinishReason.LENGTH, FinishReason.STOP]
+    assert len(made) == 0
+    assert made.blocks.used == 0
+
+
+def test_a_resumed_stream_counts_from_its_first_token():
+    a = sequence("a", 4, resumed=3, max_tokens=5)
+    made = scheduler(a)
+    assert step(made) == [("a", 0, 7)]
+    assert a.generated == 4
+    step(made)
+    assert len(made) == 0
+
+
+def test_the_youngest_gives_way_and_is_computed_again():
+    a, b = sequence("a", 16, max_tokens=30), sequence("b", (5,) * 16, max_tokens=30)
+    made = scheduler(a, b, blocks=2)
+    step(made)
+    assert (names(made.running), names(made.waiting)) == (["a", "b"], [])
+    plan = made.schedule()  # both need a second block and there is none
+    assert names(plan.preempted) == ["b"]
+    assert shape(plan) == [("a", 16, 17)]
+    assert names(made.waiting) == ["b"]
+    made.complete(plan, [7])
+    assert b.token_ids == [*b.request.prompt_ids, 7]  # what it had generated is kept
+
+
+def test_a_step_that_preempts_admits_nobody():
+    a, b = sequence("a", 16, max_tokens=16), sequence("b", (5,) * 16, max_tokens=16)
+    made = scheduler(a, b, blocks=3)
+    step(made)
+    made.blocks.allocate(1)  # somebody else takes the last one
+    made.add(sequence("small", 1))
+    plan = made.schedule()
+    assert names(plan.preempted) == ["b"]
+    assert names(made.waiting) == ["b", "small"]
+
+
+def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():
+    a, b = sequence("a", 40), sequence("b", 40)
+    made = scheduler(a)
+    step(made)
+    made.add(b)
+    assert step(made) == [("a", 40, 41), ("b", 32, 40)]
+    assert b.cached_tokens == 32
+    assert a.block_table[:2] == b.block_table[:2]
+
+
+def test_the_last_token_is_computed_even_if_all_is_cached():
+    made = scheduler(sequence("a", 32, max_tokens=1))
+    step(made)
+    b = sequence("b", 32)
+    made.add(b)
+    assert step(made) == [("b", 16, 32)]
+
+
+def test_a_preempted_sequence_finds_its_own_blocks_again():
+    a, b = sequence("a", 16, max_tokens=3), sequence("b", tuple(range(100, 131)))
+    made = scheduler(a, b, blocks=4)
+    assert step(made) == [("a", 0, 16), ("b", 0, 31)]
+    assert step(made) == [("a", 16, 17), ("b", 31, 32)]
+    assert step(made) == [("a", 17, 18)]  # b lacked a block
+    assert step(made) == [("b", 32, 33)]
+    assert b.cached_tokens == 0  # of its prompt, when it came
+
+
+def test_without_caching_nothing_is_found():
+    a, b = sequence("a", 40), sequence("b", 40)
+    made = scheduler(a, b, caching=False, budget=40)
+    assert [step(made), step(made)] == [[("a", 0, 40)], [("a", 40, 41), ("b", 0, 39)]]
+    assert b.cached_tokens == 0
+
+
+def test_a_big_request_is_not_overtaken_by_small_ones_behind_it():
+    made = scheduler(sequence("a", 16, max_tokens=2), blocks=4)
+    step(made)
+    made.add(sequence("big", 60, max_tokens=4))
+    made.add(sequence("small", 1))
+    step(made)
+    assert names(made.waiting) == ["big", "small"]
+    step(made)
+    assert names(made.running) == ["big"]
+
+
+def test_abort_works_in_every_state():
+    running, half, waiting = sequence("running", 4), sequence("half", 100), sequence("waiting", 4)
+    made = scheduler(running, half, waiting, budget=32, sequences=2)
+    step(made)
+    assert (half.num_computed, names(made.waiting)) == (28, ["waiting"])
+    assert all(made.abort(name) for name in ("waiting", "half", "running"))
+    assert not made.abort("running")
+    assert (len(made), made.blocks.used) == (0, 0)
+
+
+def test_imports_no_torch():
+    code = (
+        "import sys; import modelfleet_worker.engine.engine, modelfleet_worker.engine.paced;"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,200 @@
+"""100,000 random steps: arrivals, lengths, aborts, shared prefixes, tiny pools."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from modelfleet_worker.engine.admission import check_fits
+from modelfleet_worker.engine.block_manager import BlockManager
+from modelfleet_worker.engine.messages import EngineLimits, Request
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Plan, Scheduler
+from modelfleet_worker.engine.sequence import Sequence
+
+STOP = 0
+
+
+def model(context: list[int]) -> int:
+    """A model without a model: the next token depends on all of the context."""
+    return hash(tuple(context)) % 50
+
+
+@dataclass
+class World:
+    """One scheduler, a pretended cache, and what is known about every request."""
+
+    random: random.Random
+    blocks: int
+    places: int
+    budget: int
+    caching: bool
+    longest: int = 90  # tokens of a prompt or an answer
+    finished: int = 0
+    aborted: int = 0
+    refused: int = 0
+    preempted: int = 0
+    hits: int = 0
+    arrived: int = 0
+    waited: dict[Sequence, int] = field(default_factory=dict)  # steps since it came
+
+    def __post_init__(self) -> None:
+        self.manager = BlockManager(self.blocks, caching=self.caching)
+        self.scheduler = Scheduler(
+            self.manager, max_sequences=self.places, max_batch_tokens=self.budget
+        )
+        self.limits = EngineLimits(
+            context_length=150,
+            kv_tokens=self.blocks * BLOCK_SIZE,
+            max_sequences=self.places,
+            vocab_size=50,
+        )
+        # What the model would have stored: the tokens up to and including each slot.
+        self.slots: list[int | None] = [None] * (self.blocks * BLOCK_SIZE)
+        self.prefixes = [[self.random.randrange(50) for _ in range(70)] for _ in range(3)]
+
+    def step(self) -> None:
+        if len(self.scheduler) < 3 * self.places and self.random.random() < 0.3:
+            self.arrive()
+        if self.scheduler and self.random.random() < 0.02:
+            self.abort(self.random.choice(list(self.scheduler)))
+        plan = self.scheduler.schedule()
+        self.look_at(plan)
+        progress = self.scheduler.complete(
+            plan, [self.compute(c) for c in plan.chunks if c.samples]
+        )
+        self.preempted += len(plan.preempted)
+        for sequence, reason in ((p.sequence, p.finished) for p in progress):
+            if reason:
+                self.finished += 1
+                self.hits += sequence.cached_tokens or 0
+                del self.waited[sequence]
+                assert sequence.block_table == []
+        self.check()
+
+    def arrive(self) -> None:
+        shared = self.random.choice(self.prefixes)[: self.random.randrange(70)]
+        own = [self.random.randrange(50) for _ in range(self.random.randrange(1, 20))]
+        if self.random.random() < 0.2:  # the same prompt again, whole blocks: all of it is cached
+            shared, own = self.random.choice(self.prefixes)[: 16 * self.random.randrange(1, 4)], []
+        prompt = (*shared, *own)
+        max_tokens = self.random.randrange(1, self.longest)
+        reason = check_fits(len(prompt), max_tokens, self.limits)
+        total = len(prompt) + max_tokens
+        if total > min(self.limits.context_length, self.limits.kv_tokens):
+            assert reason is not None
+            assert str(total) in reason
+            self.refused += 1
+            return
+        assert reason is None
+        self.arrived += 1
+        sequence = Sequence(
+            Request(
+                request_id=str(self.arrived),
+                prompt_ids=prompt,
+                resumed_ids=tuple(own[: self.random.randrange(max_tokens)]),
+                max_tokens=max_tokens,
+                stop_token_ids=frozenset({STOP} if self.random.random() < 0.5 else ()),
+            )
+        )
+        self.scheduler.add(sequence)
+        self.waited[sequence] = 0
+
+    def abort(self, sequence: Sequence) -> None:
+        assert self.scheduler.abort(sequence.request.request_id)
+        del self.waited[sequence]
+        self.aborted += 1
+
+    def look_at(self, plan: Plan) -> None:
+        """The plan computes the right tokens, within budget, and on sound context."""
+        assert plan.chunks or not len(self.scheduler)
+        assert sum(len(c) for c in plan.chunks) <= self.budget
+        assert len({c.sequence for c in plan.chunks}) == len(plan.chunks)
+        written: set[int] = set()
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            assert sequence in self.scheduler.running
+            assert chunk.start == sequence.num_computed < chunk.end <= len(sequence.token_ids)
+            assert chunk.samples == (chunk.end == len(sequence.token_ids))
+            new = {self.slot(sequence, i) for i in range(chunk.start, chunk.end)}
+            assert not new & written, "two sequences write one slot"
+            written |= new
+        for sequence in self.scheduler.running:
+            mine = next((c for c in plan.chunks if c.sequence is sequence), None)
+            new = range(mine.start, mine.end) if mine else ()
+            read = {self.slot(sequence, i) for i in range(sequence.num_computed)}
+            others = written - {self.slot(sequence, i) for i in new}
+            assert not read & others, "a slot that is read is overwritten by a stranger"
+        for chunk in plan.chunks:
+            for i in range(chunk.start, chunk.end):
+                self.slots[self.slot(chunk.sequence, i)] = self.content(chunk.sequence, i)
+
+    def compute(self, chunk: Chunk) -> int:
+        """Reads the context from the cache, as attention does."""
+        sequence = chunk.sequence
+        last = chunk.end - 1
+        assert self.slots[self.slot(sequence, last)] == self.content(sequence, last)
+        first_of_last_block = last // BLOCK_SIZE * BLOCK_SIZE
+        for i in range(BLOCK_SIZE - 1, first_of_last_block, BLOCK_SIZE):
+            assert self.slots[self.slot(sequence, i)] == self.content(sequence, i)
+        return model(sequence.token_ids[: chunk.end])
+
+    def slot(self, sequence: Sequence, position: int) -> int:
+        block = sequence.block_table[position // BLOCK_SIZE]
+        return block * BLOCK_SIZE + position % BLOCK_SIZE
+
+    def content(self, sequence: Sequence, position: int) -> int:
+        """Keys and values depend on all tokens up to their own."""
+        return hash(tuple(sequence.token_ids[: position + 1]))
+
+    def check(self) -> None:
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        self.manager.check([s.block_table for s in self.scheduler])
+        assert len(running) <= self.places
+        assert all(s.block_table == [] and s.num_computed == 0 for s in waiting)
+        line = [int(s.request.request_id) for s in self.scheduler]
+        assert line == sorted(line), "the line is in order of arrival"
+        for sequence in self.waited:
+            self.waited[sequence] += 1
+        # The oldest gets on in every step, so nobody waits longer than all before it need.
+        assert max(self.waited.values(), default=0) < 20_000
+
+    def drain(self) -> None:
+        for _ in range(50_000):
+            if not len(self.scheduler):
+                break
+            plan = self.scheduler.schedule()
+            self.look_at(plan)
+            tokens = [self.compute(c) for c in plan.chunks if c.samples]
+            self.finished += sum(
+                p.finished is not None for p in self.scheduler.complete(plan, tokens)
+            )
+        self.manager.check([])
+
+
+WORLDS = [
+    pytest.param((6, 4, 32, True), 20_000, id="a tiny pool"),
+    pytest.param((12, 6, 48, True), 20_000, id="room for two"),
+    pytest.param((12, 6, 48, False), 20_000, id="without prefix caching"),
+    pytest.param((40, 8, 7, True), 20_000, id="a budget of 7"),
+    pytest.param((10, 3, 1, True), 10_000, id="one token a step"),
+    pytest.param((200, 16, 512, True), 10_000, id="plenty"),
+]
+
+
+@pytest.mark.parametrize(("shape", "steps"), WORLDS)
+def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int):
+    blocks, places, budget, caching = shape
+    world = World(random.Random(str(shape)), blocks, places, budget, caching)
+    for _ in range(steps):
+        world.step()
+    world.drain()
+    assert world.finished + world.aborted == world.arrived  # nothing starved, nothing lost
+    assert world.finished > 100
+    assert world.aborted > 10
+    assert world.manager.used == 0
+    if blocks <= 12:
+        assert world.refused > 0
+        assert world.preempted > 0 or budget == 1
+    assert (world.hits > 0) == caching
