@@ -1,0 +1,33 @@
+"""gRPC channels as every part opens them: keepalive, large messages, quick reconnects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+
+from modelfleet_proto.handshake import call_metadata
+
+MEBIBYTE: Final = 1024 * 1024
+METADATA: Final = call_metadata("gateway")
+OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_send_message_length", 64 * MEBIBYTE),
+    ("grpc.max_receive_message_length", 64 * MEBIBYTE),
+    # A worker that restarts at its address is reached again within a second, not in minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Traffic inside the fleet never goes through the proxy that the environment names.
+    ("grpc.enable_http_proxy", 0),
+    # Another object's broken connection, or its back-off, is not ours.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A plaintext channel to HOST:PORT; it connects by itself when it is first used."""
+    return grpc.aio.insecure_channel(address, options=OPTIONS)

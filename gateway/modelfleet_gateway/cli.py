@@ -1,0 +1,73 @@
+"""`python -m modelfleet_gateway`."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DEFAULT_MAX_BODY_BYTES, Options
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def gateway(
+    operator: Annotated[str, typer.Option(help="HOST:PORT of the operator's Fleet service.")],
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT for clients; port 0 picks one.")
+    ] = "127.0.0.1:8080",
+    gateway_id: Annotated[
+        str, typer.Option(help="Name among the gateways; default: host name and process id.")
+    ] = "",
+    address_file: Annotated[
+        Path | None, typer.Option(help="Gets the actual HOST:PORT once it listens.")
+    ] = None,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds that running requests may take after SIGTERM.")
+    ] = 30.0,
+    max_body_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest request body that is read.")
+    ] = DEFAULT_MAX_BODY_BYTES,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Default: text on a terminal, else json.")
+    ] = None,
+    die_with_parent: Annotated[
+        bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
+    ] = False,
+) -> None:
+    """The one door for clients: OpenAI's API, queue, routing, failover, metering."""
+    if die_with_parent:
+        from .parent import die_with_parent as tie
+
+        tie()
+    from .main import run  # the servers' libraries stay out of --help
+
+    raise typer.Exit(
+        run(
+            Options(
+                operator=operator,
+                listen=listen,
+                gateway_id=gateway_id,
+                address_file=address_file,
+                drain_timeout=drain_timeout,
+                max_body_bytes=max_body_bytes,
+            ),
+            log_format=log_format.value if log_format else None,
+        )
+    )
+
+
+def main() -> None:
+    """The entry point."""
+    app()

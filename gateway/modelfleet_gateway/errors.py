@@ -1,0 +1,126 @@
+"""What goes wrong, and the HTTP answer that each error becomes (OpenAI's error object)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """An error that a client sees, in OpenAI's shape."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after  # seconds
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body: `{"error": {"message", "type", "param", "code"}}`."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` in whole seconds, where coming back makes sense."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+class InvalidRequestError(GatewayError):
+    """The request is wrong, whoever serves it."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """A field that would change the answer and is not implemented."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceededError(InvalidRequestError):
+    """Prompt and answer can never fit; the worker's message has the numbers."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The request's body is larger than this gateway reads."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnknownModelError(InvalidRequestError):
+    """No deployment answers to this name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class UnknownUrlError(InvalidRequestError):
+    """No such path here."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowedError(InvalidRequestError):
+    """The path exists, for another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class QueueFullError(GatewayError):
+    """The model's queue is full; nothing was started."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class NotReadyError(GatewayError):
+    """No worker could take the request in time; nothing was started."""
+
+    status = 503
+    code = "model_not_ready"
+
+
+class ShuttingDownError(GatewayError):
+    """This gateway's drain timeout is over."""
+
+    status = 503
+    code = "shutting_down"
+
+
+class UpstreamLostError(GatewayError):
+    """Workers failed at this request again and again, or its model is gone: it is lost."""
+
+    status = 502
+    code = "upstream_lost"
+
+
+class InternalError(GatewayError):
+    """A bug of ours; the log has the traceback."""
+
+    code = "internal_error"
+
+
+class StartupError(Exception):
+    """The gateway cannot start as asked; the message says what to change."""

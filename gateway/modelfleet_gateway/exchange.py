@@ -1,0 +1,144 @@
+"""One HTTP request and its answer, at the level of ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Send
+
+from .errors import BodyTooLargeError, GatewayError, InvalidRequestError, ShuttingDownError
+
+Json = dict[str, Any]
+Result = TypeVar("Result")
+
+REQUEST_ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+
+def request_id(request: Request) -> str:
+    """The client's x-request-id if it has a sane one, else a new one."""
+    given = request.headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body, or BodyTooLargeError as soon as it is known to exceed `limit` bytes.
+
+    The server discards what the client sends on, so that the answer arrives.
+    """
+    declared = request.headers.get("content-length", "")
+    size = int(declared) if declared.isdecimal() else 0
+    chunks: list[bytes] = []
+    if size <= limit:
+        size = 0
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                break
+    if size > limit:
+        raise BodyTooLargeError(
+            f"The body is larger than {limit} bytes, the most that this gateway reads."
+        )
+    if not size:
+        raise InvalidRequestError("The body is empty: expected a JSON object.")
+    return b"".join(chunks)
+
+
+class Reply:
+    """What goes to the client."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.headers = {"x-request-id": request_id}
+        self.streaming = False
+
+    async def json(self, status: int, body: Json) -> None:
+        """A whole answer."""
+        content = encode(body)
+        head = self.headers | {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+        }
+        await self._start(status, head)
+        await self._send({"type": "http.response.body", "body": content})
+
+    async def open_stream(self) -> None:
+        """The status line of a stream of server-sent events."""
+        self.streaming = True
+        head = self.headers | {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",  # nginx would hold the tokens back
+        }
+        await self._start(200, head)
+
+    async def events(self, bodies: Iterable[Json]) -> None:
+        """Server-sent events; waits while the client reads slowly."""
+        data = b"".join(b"data: " + encode(body) + b"\n\n" for body in bodies)
+        if data:
+            await self._write(data)
+
+    async def comment(self, text: str) -> None:
+        """A line that SSE clients skip."""
+        await self._write(f": {text}\n\n".encode())
+
+    async def end_stream(self) -> None:
+        """OpenAI's end mark, and the end."""
+        await self._write(b"data: [DONE]\n\n", last=True)
+
+    async def fail(self, error: GatewayError) -> None:
+        """An error: as the whole answer, or as the last event of a stream that has begun."""
+        if self.streaming:
+            await self._write(b"data: " + encode(error.body()) + b"\n\n", last=True)
+        else:
+            self.headers |= error.headers()
+            await self.json(error.status, error.body())
+
+    async def _start(self, status: int, headers: dict[str, str]) -> None:
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _write(self, data: bytes, *, last: bool = False) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+def encode(body: Json) -> bytes:
+    """Compact JSON."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def unless_gone(
+    work: Coroutine[Any, Any, Result], receive: Receive, stop: asyncio.Future[None]
+) -> Result:
+    """The result of `work`, which is cancelled when it can no longer matter.
+
+    Raises ClientDisconnect when the client goes, ShuttingDownError when `stop` is done. The body
+    must have been read. `work` must not end the response: that would look like a disconnect.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        waited: set[asyncio.Future[Any]] = {task, gone, stop}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise ShuttingDownError(
+            "This gateway shuts down and its drain timeout is over.", retry_after=1
+        )
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

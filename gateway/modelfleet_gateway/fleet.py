@@ -1,0 +1,82 @@
+"""The stream to the operator: views come in, signals go out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import grpc
+import structlog
+
+from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
+
+from .channels import METADATA, open_channel
+from .dispatch import Dispatcher
+from .signals import build_signals
+from .view import parse_view
+
+SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
+ALARM_PAUSE: Final = 0.02  # seconds between signals at least
+FIRST_PAUSE: Final = 0.1  # seconds of the back-off, doubled up to the longest
+LONGEST_PAUSE: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class OperatorLink:
+    """Keeps a gateway connected to the operator that leads."""
+
+    def __init__(self, address: str, gateway_id: str, dispatcher: Dispatcher) -> None:
+        self._address = address  # of any replica; it knows the leader
+        self._gateway_id = gateway_id
+        self._dispatcher = dispatcher
+        self._heard = False  # whether the operator of this session has sent anything
+
+    async def run(self) -> None:
+        """Connects, follows redirects, comes back after a loss, for ever."""
+        address, pause = self._address, FIRST_PAUSE
+        while True:
+            self._heard = False
+            leader = None
+            try:
+                leader = await self._session(address)
+                reason = f"redirected to {leader}" if leader else "the operator ended the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            if self._heard and not leader:
+                pause = FIRST_PAUSE
+            log.warning(
+                "not connected to the operator; the last view stays in force",
+                operator=address,
+                reason=reason,
+            )
+            address = leader or self._address
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _session(self, address: str) -> str | None:
+        """One stream, until it ends; the leader's address if it is elsewhere."""
+        async with open_channel(address) as channel:
+            call = fleet_pb2_grpc.FleetStub(channel).Connect(self._messages(), metadata=METADATA)
+            while isinstance(message := await call.read(), fleet_pb2.OperatorMessage):
+                if message.WhichOneof("message") == "redirect":
+                    return message.redirect.address
+                view = parse_view(message.view)
+                if not self._heard:
+                    log.info("connected to the operator", operator=address, term=view.term)
+                self._heard = True
+                self._dispatcher.apply(view)
+        return None
+
+    async def _messages(self) -> AsyncIterator[fleet_pb2.GatewayMessage]:
+        yield fleet_pb2.GatewayMessage(hello=fleet_pb2.GatewayHello(gateway_id=self._gateway_id))
+        loop = asyncio.get_running_loop()
+        while True:
+            self._dispatcher.alarm.clear()
+            yield fleet_pb2.GatewayMessage(signals=build_signals(self._dispatcher, loop.time()))
+            await asyncio.sleep(ALARM_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIGNAL_PAUSE - ALARM_PAUSE):
+                    await self._dispatcher.alarm.wait()

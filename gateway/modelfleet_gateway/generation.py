@@ -1,0 +1,221 @@
+"""The two URLs that generate: from a request's body to the last byte of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from modelfleet_proto import worker_pb2
+
+from .dispatch import Admission, Desk, Dispatcher
+from .errors import GatewayError, InternalError
+from .exchange import Json, Reply, read_body, request_id, unless_gone
+from .merge import merged
+from .openai_api.chat import ChatRequest, ChatShape
+from .openai_api.completions import CompletionRequest, CompletionShape
+from .openai_api.fields import parse
+from .openai_api.shapes import Answer, Collected
+from .stream import Choice, Event
+from .timing import Timing
+from .view import outlook
+
+CLIENT_GONE: Final = 499  # nginx's status for it; only in metrics
+PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
+FAIL_TIMEOUT: Final = 5.0  # seconds for telling an error to a client that reads slowly
+
+Kind = type[ChatRequest] | type[CompletionRequest]
+
+log = structlog.get_logger()
+
+
+class GenerationEndpoint:
+    """An ASGI application for one kind of request."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        shape: type[ChatShape] | type[CompletionShape],
+        dispatcher: Dispatcher,
+        *,
+        max_body_bytes: int,
+        stop: asyncio.Future[None],
+    ) -> None:
+        self._kind = kind
+        self._shape = shape
+        self._dispatcher = dispatcher
+        self._max_body_bytes = max_body_bytes
+        self._stop = stop  # done when nothing may run on
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; every error becomes an answer, a bug one without its traceback."""
+        request = Request(scope, receive)
+        exchange = Exchange(
+            Reply(send, request_id(request)),
+            progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
+        )
+        try:
+            body = await read_body(request, self._max_body_bytes)
+            whole = await unless_gone(self._serve(body, exchange), receive, self._stop)
+            if whole is None:
+                await exchange.reply.end_stream()
+            else:
+                await exchange.reply.json(200, whole)
+            exchange.answered(200)
+        except ClientDisconnect:
+            exchange.answered(CLIENT_GONE)
+        except GatewayError as error:
+            await exchange.fail(error)
+        except Exception:
+            log.exception("a request met a bug", **exchange.context)
+            await exchange.fail(InternalError("Internal error; the gateway's log has the details."))
+
+    async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
+        """The whole answer; None when it was streamed."""
+        fields = parse(self._kind, body)
+        desk = self._dispatcher.desk(fields.model)
+        exchange.begin(desk)
+        created = time.time()
+        requests = fields.worker_requests(
+            model=desk.route.model,
+            # A client may send the same id twice; workers may not see it twice.
+            request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
+            created=created,
+        )
+        exchange.answer = Answer(
+            self._shape(),
+            model=fields.model,
+            created=created,
+            choices_per_prompt=fields.choices_per_prompt,
+            include_usage=fields.include_usage,
+        )
+        exchange.choices_per_prompt = fields.choices_per_prompt
+        with Admission(desk, len(requests)) as admission:
+            events = merged(
+                [
+                    Choice(request, index, admission, desk.meter).events()
+                    for index, request in enumerate(requests)
+                ]
+            )
+            async with aclosing(events):
+                if fields.stream:
+                    await exchange.stream(events)
+                    return None
+                return await exchange.collect(events, len(requests))
+
+
+class Exchange:
+    """One request on its way: what is known of it, and its answer."""
+
+    answer: Answer
+    choices_per_prompt: int = 1
+
+    def __init__(self, reply: Reply, *, progress: bool) -> None:
+        self.reply = reply
+        self.request_id = reply.headers["x-request-id"]
+        self._progress = progress
+        self._desk: Desk | None = None
+        self._accepted = False  # a worker has it: from here on only the full answer is right
+        self._timing = Timing()
+
+    @property
+    def context(self) -> dict[str, str]:
+        """For log lines."""
+        return {
+            "request": self.request_id,
+            "model": self._desk.route.model if self._desk else "",
+        }
+
+    def begin(self, desk: Desk) -> None:
+        """Its model is known."""
+        self._desk = desk
+        self.reply.headers["x-modelfleet-model"] = desk.route.model
+        desk.meter.arrived()
+
+    async def collect(self, events: AsyncGenerator[tuple[int, Event], None], count: int) -> Json:
+        """The whole answer."""
+        choices = [Collected() for _ in range(count)]
+        async for index, event in events:
+            self._note(index, event)
+            if isinstance(event, worker_pb2.Tokens):
+                choices[index].take(event)
+            elif isinstance(event, worker_pb2.Finished):
+                choices[index].finished = event
+        return self.answer.whole(choices)
+
+    async def stream(self, events: AsyncGenerator[tuple[int, Event], None]) -> None:
+        """Writes the answer as it comes; the status line when a worker has the request."""
+        narrator: asyncio.Task[None] | None = None
+        if self._progress:
+            await self.reply.open_stream()
+            narrator = asyncio.create_task(self._narrate())
+        try:
+            async for index, event in events:
+                if narrator is not None:
+                    narrator.cancel()
+                self._note(index, event)
+                if not self.reply.streaming:
+                    await self.reply.open_stream()
+                await self.reply.events(self._chunks(index, event))
+            await self.reply.events(self.answer.ending())
+        finally:
+            if narrator is not None:
+                narrator.cancel()
+
+    async def fail(self, error: GatewayError) -> None:
+        """Tells the client, unless it reads so slowly that it has to be cut off."""
+        try:
+            async with asyncio.timeout(FAIL_TIMEOUT):
+                await self.reply.fail(error)
+        except TimeoutError:
+            log.warning("a client did not read its error", **self.context)
+        self.answered(error.status)
+        if self._desk is None:
+            return
+        if self._accepted and error.status >= 500:
+            self._desk.meter.lose()
+            log.error("a request is lost", reason=error.message, **self.context)
+        elif error.status in (429, 503):
+            self._desk.meter.refused(error.status)
+
+    def answered(self, status: int) -> None:
+        """The exchange is over."""
+        if self._desk is not None:
+            self._desk.meter.answered(status)
+
+    def _note(self, index: int, event: Event) -> None:
+        assert self._desk is not None  # noqa: S101 - events come after `begin`
+        meter = self._desk.meter
+        if isinstance(event, worker_pb2.Accepted):
+            if index % self.choices_per_prompt == 0:
+                meter.count_prompt(event.prompt_tokens)
+            if not self._accepted:
+                self._accepted = True
+                self.answer.fingerprint = event.model_digest or None
+                self.reply.headers["x-modelfleet-worker"] = event.worker_id
+        else:
+            self._timing.note(index, event, meter)
+
+    def _chunks(self, index: int, event: Event) -> list[Json]:
+        match event:
+            case worker_pb2.Accepted():
+                return self.answer.opening(index)
+            case worker_pb2.Tokens():
+                return self.answer.tokens(index, event)
+            case _:
+                return self.answer.closing(index, event)
+
+    async def _narrate(self) -> None:
+        """Comments on what the client waits for."""
+        assert self._desk is not None  # noqa: S101 - as above
+        while True:
+            waiting = len(self._desk.line)
+            await self.reply.comment(f"{outlook(self._desk.route, time.time())}, {waiting} waiting")
+            await asyncio.sleep(PROGRESS_PAUSE)

@@ -1,0 +1,30 @@
+"""From options to an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+from dataclasses import replace
+
+import uvloop
+
+from .errors import StartupError
+from .logs import LogFormat, configure
+from .options import Options
+from .server import serve
+
+
+def run(options: Options, *, log_format: LogFormat | None) -> int:
+    """Runs a gateway to its end; 1 when it could not start."""
+    configure(log_format)
+    if not options.gateway_id:
+        options = replace(options, gateway_id=f"{platform.node()}-{os.getpid()}")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(options))
+    except StartupError as error:
+        print(f"modelfleet gateway: {error}", file=sys.stderr)  # noqa: T201 - for whoever started it
+        return 1
+    return 0

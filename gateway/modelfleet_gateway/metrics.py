@@ -1,0 +1,115 @@
+"""What is counted: Prometheus metrics, and the counters that go to the operator."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
+TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
+
+
+class Metrics:
+    """All metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._meters: dict[str, ModelMeter] = {}
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(
+                f"modelfleet_gateway_{name}", text, ("model", *labels), registry=registry
+            )
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"modelfleet_gateway_{name}", text, ("model",), registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(
+                f"modelfleet_gateway_{name}", text, ("model",), registry=registry, buckets=buckets
+            )
+
+        self.requests = counter(
+            "requests", "Requests answered, by HTTP status; 499: the client went away", "code"
+        )
+        self.refusals = counter("refusals", "Requests refused before a worker had them", "code")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts")
+        self.completion_tokens = counter("completion_tokens", "Tokens generated for clients")
+        self.resumed = counter("resumed", "Choices that continued on another worker")
+        self.lost = counter("lost", "Accepted requests that ended with an error")
+        self.queue_depth = gauge("queue_depth", "Choices that wait, streams to resume included")
+        self.in_flight = gauge("in_flight", "Choices that have a worker's slot")
+        self.ready_workers = gauge("ready_workers", "Workers that this gateway would route to")
+        self.queue_wait = histogram("queue_wait_seconds", "Wait for a worker", WAITS)
+        self.ttft = histogram(
+            "time_to_first_token_seconds", "From the request's arrival to its first token", WAITS
+        )
+        self.tpot = histogram(
+            "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
+        )
+
+    def model(self, name: str) -> ModelMeter:
+        """The meter of one model; the same one for as long as the gateway lives."""
+        if name not in self._meters:
+            self._meters[name] = ModelMeter(self, name)
+        return self._meters[name]
+
+
+class ModelMeter:
+    """One model's metrics, and its counters since the gateway's start (fleet.proto)."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._model = model
+        self._requests = metrics.requests
+        self._refusals = metrics.refusals
+        self._resumed = metrics.resumed.labels(model)
+        self._lost = metrics.lost.labels(model)
+        self._prompt_tokens = metrics.prompt_tokens.labels(model)
+        self._completion_tokens = metrics.completion_tokens.labels(model)
+        self.queue_depth = metrics.queue_depth.labels(model)
+        self.in_flight = metrics.in_flight.labels(model)
+        self.ready_workers = metrics.ready_workers.labels(model)
+        self.queue_wait = metrics.queue_wait.labels(model)
+        self.ttft = metrics.ttft.labels(model)
+        self.tpot = metrics.tpot.labels(model)
+        self.requests = 0
+        self.refusals = 0
+        self.resumed = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.last_request = 0.0  # seconds since the epoch; 0: none yet
+
+    def arrived(self) -> None:
+        """A request came."""
+        self.requests += 1
+        self.last_request = time.time()
+
+    def answered(self, code: int) -> None:
+        """A request ended with this HTTP status (499: the client went away)."""
+        self._requests.labels(self._model, str(code)).inc()
+
+    def refused(self, code: int) -> None:
+        """A request was refused (429, 503) before a worker had it."""
+        self.refusals += 1
+        self._refusals.labels(self._model, str(code)).inc()
+
+    def resume(self) -> None:
+        """A choice goes on at another worker."""
+        self.resumed += 1
+        self._resumed.inc()
+
+    def lose(self) -> None:
+        """A request that a worker had accepted ended with an error."""
+        self._lost.inc()
+
+    def count_prompt(self, tokens: int) -> None:
+        """A prompt was accepted."""
+        self.prompt_tokens += tokens
+        self._prompt_tokens.inc(tokens)
+
+    def count_completion(self, tokens: int) -> None:
+        """New tokens came."""
+        self.completion_tokens += tokens
+        self._completion_tokens.inc(tokens)

@@ -1,0 +1,1 @@
+"""OpenAI's API: what clients send, what workers get, what clients see. Pure."""

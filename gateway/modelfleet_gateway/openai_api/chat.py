@@ -1,0 +1,166 @@
+"""`/v1/chat/completions`: requests, and the shapes of their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from modelfleet_proto import worker_pb2
+
+from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields
+from .shapes import Json, Shape, logprob, printable
+
+ROLES: Final = {"developer": "system"}  # templates know no developer; it is the newer name
+
+
+class Message(BaseModel):
+    """One message; its content may come as text parts."""
+
+    model_config = ConfigDict(strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+
+    @pydantic.field_validator("role", mode="before")
+    @classmethod
+    def _no_tools(cls, role: Any) -> Any:
+        if role in ("tool", "function"):
+            raise PydanticCustomError("role", "Tool messages are not supported here")
+        return role
+
+    @pydantic.field_validator("content", mode="before")
+    @classmethod
+    def _join_text_parts(cls, content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        texts: list[str] = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            text = part.get("text") if isinstance(part, dict) else None
+            if kind != "text":
+                raise PydanticCustomError(
+                    "content",
+                    "Only text content parts are supported here, not {kind}",
+                    {"kind": repr(kind)[:40]},
+                )
+            if not isinstance(text, str):
+                raise PydanticCustomError("content", "A text part needs a string 'text'")
+            texts.append(text)
+        return "\n".join(texts)
+
+    @pydantic.model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.tool_calls:
+            raise PydanticCustomError("tool_calls", "Tool calls are not supported here")
+        if self.content is None and self.role != "assistant":
+            raise PydanticCustomError("content", "A message needs 'content'")
+        return self
+
+
+class ChatRequest(GenerationFields):
+    """The body of a chat completion."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _alternatives_need_logprobs(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
+        return self
+
+    def worker_requests(
+        self, *, model: str, request_id: str, created: float
+    ) -> list[worker_pb2.GenerateRequest]:
+        """One for each choice."""
+        base = self.base_request(
+            model=model,
+            request_id=request_id,
+            created=created,
+            max_tokens=self.max_completion_tokens or self.max_tokens or 0,
+        )
+        base.chat.add_generation_prompt = True
+        for message in self.messages:
+            base.chat.messages.add(
+                role=ROLES.get(message.role, message.role),
+                content=message.content or "",
+                name=message.name or "",
+            )
+        base.logprobs.enabled = bool(self.logprobs)
+        base.logprobs.top = self.top_logprobs or 0
+        return numbered(base, self.choices_per_prompt)
+
+
+def numbered(
+    base: worker_pb2.GenerateRequest, count: int, first: int = 0
+) -> list[worker_pb2.GenerateRequest]:
+    """The same request as choices 0, 1, ...; ids in logs count on from `first`."""
+    requests = []
+    for choice in range(count):
+        request = worker_pb2.GenerateRequest()
+        request.CopyFrom(base)
+        request.choice = choice
+        request.request_id = f"{base.request_id}.{first + choice}"
+        requests.append(request)
+    return requests
+
+
+class ChatShape(Shape):
+    """`chat.completion` and `chat.completion.chunk`."""
+
+    id_prefix = "chatcmpl-"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self, index: int) -> Json | None:
+        """The role comes first, in a chunk of its own."""
+        delta = {"role": "assistant", "content": ""}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
+        """New text."""
+        delta = {"content": text}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+    def closing(self, index: int, finish_reason: str) -> Json:
+        """The last chunk of a choice."""
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason}
+
+    def whole(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
+        """A finished choice."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+
+    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
+        """OpenAI's `{"content": [...]}`, one entry a token."""
+        return {
+            "content": [
+                _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
+                for entry in tokens
+            ],
+            "refusal": None,
+        }
+
+    def join_logprobs(self, parts: Sequence[Json]) -> Json:
+        """Those of a whole choice."""
+        return {"content": [entry for part in parts for entry in part["content"]], "refusal": None}
+
+
+def _token(token: worker_pb2.TokenLogprob) -> Json:
+    return {
+        "token": printable(token.token),
+        "logprob": logprob(token.logprob),
+        "bytes": list(token.token),
+    }

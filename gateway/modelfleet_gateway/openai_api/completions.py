@@ -1,0 +1,131 @@
+"""`/v1/completions`: requests, and the shapes of their answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import pydantic
+from pydantic import Field
+from pydantic_core import PydanticCustomError
+
+from modelfleet_proto import worker_pb2
+
+from .chat import numbered
+from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields
+from .shapes import Json, Shape, logprob, printable
+
+DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's
+PROMPT_FORMS: Final = (
+    "Expected a string, a list of strings, a list of token ids, or a list of lists of token ids"
+)
+
+
+class CompletionRequest(GenerationFields):
+    """The body of a plain completion."""
+
+    prompt: Any  # as it came; `prompts` is what it says
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @pydantic.field_validator("prompt")
+    @classmethod
+    def _known_form(cls, prompt: Any) -> list[str] | list[list[int]]:
+        prompts: Any = prompt
+        if isinstance(prompt, str) or _is_ids(prompt):
+            prompts = [prompt]
+        if not isinstance(prompts, list) or not prompts:
+            raise PydanticCustomError("prompt", PROMPT_FORMS)
+        if not (all(isinstance(one, str) for one in prompts) or all(map(_is_ids, prompts))):
+            raise PydanticCustomError("prompt", PROMPT_FORMS)
+        return prompts
+
+    @pydantic.model_validator(mode="after")
+    def _bounded(self) -> CompletionRequest:
+        choices = len(self.prompt) * self.choices_per_prompt
+        if choices > MAX_CHOICES:
+            raise PydanticCustomError(
+                "prompt",
+                "At most {limit} choices (prompts times n) are supported, not {choices}",
+                {"limit": MAX_CHOICES, "choices": choices},
+            )
+        return self
+
+    def worker_requests(
+        self, *, model: str, request_id: str, created: float
+    ) -> list[worker_pb2.GenerateRequest]:
+        """One for each choice: all of the first prompt, then all of the second."""
+        base = self.base_request(
+            model=model,
+            request_id=request_id,
+            created=created,
+            max_tokens=self.max_tokens or DEFAULT_MAX_TOKENS,
+        )
+        base.logprobs.enabled = self.logprobs is not None
+        base.logprobs.top = self.logprobs or 0
+        requests: list[worker_pb2.GenerateRequest] = []
+        for prompt in self.prompt:
+            if isinstance(prompt, str):
+                base.prompt = prompt
+            else:
+                base.prompt_token_ids.ids[:] = prompt
+            requests += numbered(base, self.choices_per_prompt, first=len(requests))
+        return requests
+
+
+def _is_ids(value: Any) -> bool:
+    # bool is an int in Python, not in JSON
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(type(one) is int and 0 <= one <= UINT32 for one in value)
+    )
+
+
+class CompletionShape(Shape):
+    """`text_completion`, whole and in chunks."""
+
+    id_prefix = "cmpl-"
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(self) -> None:
+        self._offsets: dict[int, int] = defaultdict(int)  # characters of the tokens so far
+
+    def opening(self, index: int) -> Json | None:
+        """Text needs no opening."""
+        return None
+
+    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
+        """New text."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def closing(self, index: int, finish_reason: str) -> Json:
+        """The last chunk of a choice."""
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
+
+    def whole(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
+        """A finished choice."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
+        """OpenAI's four parallel lists."""
+        texts = [printable(entry.chosen.token) for entry in tokens]
+        offsets: list[int] = []
+        for text in texts:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [logprob(entry.chosen.logprob) for entry in tokens],
+            "top_logprobs": [
+                {printable(t.token): logprob(t.logprob) for t in (*entry.top, entry.chosen)}
+                for entry in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+    def join_logprobs(self, parts: Sequence[Json]) -> Json:
+        """Those of a whole choice."""
+        lists = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+        return {name: [entry for part in parts for entry in part[name]] for name in lists}

@@ -1,0 +1,172 @@
+"""The fields that chat and plain completions share, and how they reach a worker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic_core import PydanticCustomError
+
+from modelfleet_proto import worker_pb2
+
+from ..errors import InvalidRequestError, UnsupportedFieldError
+
+MAX_N: Final = 16
+MAX_CHOICES: Final = 128  # n times the prompts of one request
+MAX_STOPS: Final = 16
+MAX_TOP_LOGPROBS: Final = 20
+UINT32: Final = 2**32 - 1
+
+# Fields that would change the answer and are not implemented, each with the values that change
+# nothing. All other unknown fields are ignored, as OpenAI's and vLLM's servers do.
+UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": (None, []),
+    "audio": (None,),
+    "bad_words": (None, []),
+    "best_of": (None, 1),
+    "chat_template": (None,),
+    "chat_template_kwargs": (None, {}),
+    "continue_final_message": (None, False),
+    "documents": (None, []),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "guided_choice": (None,),
+    "guided_grammar": (None,),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "logit_bias": (None, {}),
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "prompt_logprobs": (None,),
+    "repetition_penalty": (None, 1),
+    "response_format": (None, {"type": "text"}),
+    "structured_outputs": (None,),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "use_beam_search": (None, False),
+    "web_search_options": (None,),
+}
+
+Stop = Annotated[str, Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    """How a stream is written."""
+
+    include_usage: StrictBool = False
+
+
+class GenerationFields(BaseModel):
+    """What both kinds of request say about how to generate."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
+    )
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=UINT32)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    stop: list[Stop] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0, le=UINT32)]] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    ignore_eos: bool = False
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @pydantic.field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, value: Any) -> Any:
+        stops = [value] if isinstance(value, str) else value
+        if isinstance(stops, list) and len(stops) > MAX_STOPS:
+            raise PydanticCustomError(
+                "stop", "At most {limit} stop strings are supported", {"limit": MAX_STOPS}
+            )
+        return stops
+
+    @property
+    def choices_per_prompt(self) -> int:
+        """OpenAI's n."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def check_supported(self) -> None:
+        """Refuses what would change the answer and is not implemented."""
+        for name, value in (self.model_extra or {}).items():
+            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+                neutral = [v for v in UNSUPPORTED[name] if v is not None]
+                hint = f" Leave it out or send {neutral[0]!r}." if neutral else " Leave it out."
+                raise UnsupportedFieldError(f"{name!r} is not supported here.{hint}", param=name)
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError(
+                "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
+            )
+
+    def base_request(
+        self, *, model: str, request_id: str, created: float, max_tokens: int
+    ) -> worker_pb2.GenerateRequest:
+        """The worker's request but for its input, logprobs and choice. Always with a seed."""
+        seed = random.getrandbits(63) if self.seed is None else self.seed
+        return worker_pb2.GenerateRequest(
+            request_id=request_id,
+            model=model,
+            sampling=worker_pb2.Sampling(
+                temperature=1.0 if self.temperature is None else self.temperature,
+                top_p=1.0 if self.top_p is None else self.top_p,
+                top_k=max(0, self.top_k or 0),
+            ),
+            stop=worker_pb2.StopConditions(
+                max_tokens=max_tokens,
+                strings=self.stop or (),
+                token_ids=self.stop_token_ids or (),
+                ignore_eos=self.ignore_eos,
+            ),
+            seed=seed % 2**64,
+            created=created,
+        )
+
+
+Fields = TypeVar("Fields", bound=GenerationFields)
+
+
+def parse(kind: type[Fields], body: bytes) -> Fields:
+    """A request from its JSON; InvalidRequestError names the field and what was expected."""
+    try:
+        request = kind.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        raise _explain(error) from None
+    request.check_supported()
+    return request
+
+
+def _explain(error: pydantic.ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")
+    path = [str(part) for part in first["loc"]]
+    if not path:
+        return InvalidRequestError(f"The body must be a JSON object: {first['msg']}.")
+    where = ".".join(path)
+    if first["type"] == "missing":
+        return InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)
+    found = first["input"]
+    shown = f" (found {found!r})" if isinstance(found, int | float | str | None) else ""
+    if len(shown) > 100:
+        shown = ""
+    return InvalidRequestError(f"Invalid {where!r}: {first['msg']}{shown}.", param=where)

@@ -1,0 +1,23 @@
+"""`/v1/models`."""
+
+from __future__ import annotations
+
+from ..view import View
+from .shapes import Json
+
+
+def model_list(view: View) -> Json:
+    """Every name that answers."""
+    return {"object": "list", "data": [model_card(view, name) for name in view.names]}
+
+
+def model_card(view: View, name: str) -> Json:
+    """One model; `root` is the deployment that answers."""
+    route = view.resolve(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(route.created),
+        "owned_by": route.namespace,
+        "root": route.model,
+    }

@@ -1,0 +1,139 @@
+"""The gateway's process: listen, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvicorn
+
+from .app import App
+from .dispatch import Dispatcher
+from .errors import StartupError
+from .fleet import OperatorLink
+from .metrics import Metrics
+from .options import Options, split_address
+from .tasks import TaskBag, supervise
+
+KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
+BACKLOG: Final = 2048
+LAST_WORDS: Final = 6  # seconds for errors to reach clients after the drain timeout
+
+log = structlog.get_logger()
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, but signals are ours: it would end the process by the signal it caught."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Catches nothing."""
+        yield
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket; StartupError when it cannot be had."""
+    host, port = split_address(address, "--listen")
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {address}: {error.strerror or error}. "
+            "Choose another address or port with --listen."
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """The actual HOST:PORT."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Gateway:
+    """One gateway: give it a listening socket, run it, ask it to stop."""
+
+    def __init__(self, options: Options, listener: socket.socket) -> None:
+        self._options = options
+        self._listener = listener
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(self.metrics)
+        self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
+        self._server = HttpServer(
+            uvicorn.Config(
+                self.app.starlette,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=int(options.drain_timeout) + LAST_WORDS,
+            )
+        )
+
+    async def run(self) -> None:
+        """Serves until `drain`, and until what ran then has ended."""
+        link = OperatorLink(self._options.operator, self._options.gateway_id, self.dispatcher)
+        tasks = TaskBag()
+        tasks.start(supervise("operator", link.run))
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            await tasks.close()
+            await self.dispatcher.close()
+
+    def drain(self) -> None:
+        """Takes nothing new and finishes what runs; whatever is left at the end gets an error.
+
+        A second call ends what runs at once.
+        """
+        if self.app.draining:
+            self._end()
+            return
+        log.info("draining", timeout=self._options.drain_timeout)
+        self.app.draining = True
+        self._server.should_exit = True
+        asyncio.get_running_loop().call_later(self._options.drain_timeout, self._end)
+
+    def _end(self) -> None:
+        if not self.app.stop.done():
+            self.app.stop.set_result(None)
+
+
+async def serve(options: Options) -> None:
+    """Runs a gateway until SIGTERM or SIGINT."""
+    listener = listen(options.listen)
+    split_address(options.operator, "--operator")
+    gateway = Gateway(options, listener)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.drain)
+    address = address_of(listener)
+    log.info("listening", address=address, operator=options.operator, id=options.gateway_id)
+    if options.address_file is not None:
+        write_address(options.address_file, address)
+    await gateway.run()
+    log.info("stopped")
+
+
+def write_address(path: Path, address: str) -> None:
+    """Writes the file as a whole: a reader never sees half of it."""
+    try:
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_text(address)
+        temporary.replace(path)
+    except OSError as error:
+        raise StartupError(f"cannot write --address-file {path}: {error.strerror}") from error

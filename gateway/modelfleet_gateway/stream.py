@@ -1,0 +1,145 @@
+"""One choice as one stream of tokens, whatever happens to the workers that generate it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Final
+
+import grpc
+import structlog
+
+from modelfleet_proto import worker_pb2
+
+from .dispatch import Admission
+from .failover import Attempts, Blame, End, Failure, after_failure
+from .metrics import ModelMeter
+from .workers import GenerateCall, Lease
+
+Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
+
+# The slot is free when the call has ended, a moment after its last message; seconds.
+GRACE: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class Choice:
+    """A request for one choice, and all that came of it so far."""
+
+    def __init__(
+        self,
+        request: worker_pb2.GenerateRequest,
+        index: int,
+        admission: Admission,
+        meter: ModelMeter,
+    ) -> None:
+        self.request = request
+        self.index = index
+        self._admission = admission
+        self._meter = meter
+        self._digest = ""  # of the worker that began; empty until one has
+        self._received: list[int] = []
+        self._attempts = Attempts()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """First Accepted, then Tokens, then Finished, each id exactly once; close it when done.
+
+        Raises the GatewayError that the client is to see. Cancelling the reader cancels the
+        generation. Nothing is read ahead, so a slow reader slows the worker down, not this process.
+        """
+        while True:
+            lease = await self._admission.turn(self.index)
+            try:
+                call = lease.start(self._request())
+                while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
+                    event = self._take(message, lease)
+                    if isinstance(event, worker_pb2.Finished):
+                        await ended(call)
+                        yield event
+                        return
+                    if event is not None:
+                        yield event
+                self._go_on(lease, Failure(grpc.StatusCode.INTERNAL, "it ended without Finished"))
+            except grpc.aio.AioRpcError as error:
+                self._go_on(lease, Failure(error.code(), error.details() or "no details"))
+            except asyncio.CancelledError:
+                if not lease.was_cut or is_being_cancelled():
+                    raise
+                self._go_on(lease, Failure(grpc.StatusCode.UNAVAILABLE, "silent or failed"))
+            finally:
+                lease.release()
+
+    def _take(self, message: worker_pb2.GenerateResponse, lease: Lease) -> Event | None:
+        """Notes what came; None for what the client knows already."""
+        kind = message.WhichOneof("event")
+        if kind == "tokens":
+            if message.tokens.ids:
+                self._received.extend(message.tokens.ids)
+                self._attempts = Attempts()
+                self._meter.count_completion(len(message.tokens.ids))
+            return message.tokens
+        if kind == "finished":
+            return message.finished
+        lease.accept()
+        if self._digest:
+            return None
+        self._digest = message.accepted.model_digest
+        self._admission.accepted()
+        return message.accepted
+
+    def _request(self) -> worker_pb2.GenerateRequest:
+        if not self._digest:
+            return self.request
+        resumed = worker_pb2.GenerateRequest()
+        resumed.CopyFrom(self.request)
+        resumed.resume.token_ids.extend(self._received)
+        resumed.resume.model_digest = self._digest
+        return resumed
+
+    def _go_on(self, lease: Lease, failure: Failure) -> None:
+        """Stands in line again, or raises what the client is to be told."""
+        worker = lease.worker
+        verdict = after_failure(
+            replace(failure, accepted=lease.accepted, draining=worker.draining), self._attempts
+        )
+        if isinstance(verdict, End):
+            lease.release()
+            raise verdict.error
+        if verdict.blame is Blame.FULL:
+            worker.full()
+        else:
+            log.warning(
+                "a worker failed a request: it goes on elsewhere",
+                model=self.request.model,
+                request=self.request.request_id,
+                worker=worker.worker_id,
+                tokens=len(self._received),
+                reason=f"{failure.code.name}: {failure.details}",
+            )
+        if verdict.blame is Blame.SUSPECT:
+            worker.suspect()
+        if lease.accepted:
+            self._meter.resume()
+        lease.release()
+        self._attempts = verdict.attempts
+        self._admission.again(
+            self.index,
+            digest=self._digest,
+            avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
+        )
+
+
+async def ended(call: GenerateCall) -> None:
+    """Waits for the call's status, which says that its slot is free; the answer is complete."""
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+        async with asyncio.timeout(GRACE):
+            await call.read()
+
+
+def is_being_cancelled() -> bool:
+    """Whether somebody cancelled this task, rather than the call that it reads."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,224 @@
+"""The workers of the view: their channels, their Stats, and what this gateway runs there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import grpc
+import structlog
+
+from modelfleet_proto import worker_pb2, worker_pb2_grpc
+
+from .channels import METADATA, open_channel
+from .view import WorkerRoute
+
+SILENCE: Final = 5.0  # a worker that sends no Stats for so long is a stopped worker; seconds
+FIRST_PAUSE: Final = 0.05  # of a back-off, doubled up to the longest
+LONGEST_PAUSE: Final = 1.0
+# In these states running requests go on: a draining worker hands them over itself.
+WORKING: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
+
+log = structlog.get_logger()
+
+GenerateCall = grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]
+
+
+class Lease:
+    """One slot of a worker, taken by one choice until released."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.was_cut = False  # the call was ended here, because the worker went silent or failed
+        self.accepted = False
+        self._call: GenerateCall | None = None
+
+    def start(self, request: worker_pb2.GenerateRequest) -> GenerateCall:
+        """Begins the call that this slot is for."""
+        self._call = self.worker.stub.Generate(request, metadata=METADATA)
+        if self.was_cut:
+            self._call.cancel()
+        return self._call
+
+    def accept(self) -> None:
+        """The worker has the request in its engine."""
+        self.accepted = True
+        self.worker.took_one()
+
+    def cut(self) -> None:
+        """Ends the call: its reader gets asyncio.CancelledError and sees `was_cut`."""
+        self.was_cut = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def release(self) -> None:
+        """Gives the slot back and cancels what still runs; a second time is a no-op."""
+        if self._call is not None and not self._call.done():
+            self._call.cancel()
+        self.worker.take_back(self)
+
+
+class Worker:
+    """One worker, watched for as long as `run` runs."""
+
+    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[str], None]) -> None:
+        self.worker_id = route.worker_id
+        self.address = route.address
+        self.model = model
+        self.routable = route.routable  # the operator's word
+        self.stats: worker_pb2.Stats | None = None
+        self._channel = open_channel(route.address)
+        self.stub = worker_pb2_grpc.WorkerStub(self._channel)
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._leases: set[Lease] = set()
+        self._peak = 0  # most leases since the last Stats
+        self._others = 0  # requests of other gateways, never over-estimated
+        self._heard = self._loop.time()
+        self._live = False  # its Stats stream is up and not silent
+        self._suspect = False  # it failed a call, and was not heard from since
+        self._refusals = 0  # RESOURCE_EXHAUSTED in a row
+        self._full = False
+        self._idle = asyncio.Event()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it is heard and this gateway would route to it, were it ready."""
+        return self._live and not self._suspect
+
+    @property
+    def ready(self) -> bool:
+        """Whether this gateway would route to it, slots aside."""
+        return (
+            self.routable
+            and self.reachable
+            and self.stats is not None
+            and self.stats.state == worker_pb2.WORKER_STATE_READY
+            and self.stats.model == self.model
+        )
+
+    @property
+    def draining(self) -> bool:
+        """Whether it said that it drains."""
+        return self.stats is not None and self.stats.state == worker_pb2.WORKER_STATE_DRAINING
+
+    @property
+    def model_digest(self) -> str:
+        """Of the model it holds; empty until known."""
+        return self.stats.model_digest if self.stats else ""
+
+    @property
+    def free_slots(self) -> int:
+        """Requests it would take now; 0 when it is not ready."""
+        if not self.ready or self._full or self.stats is None:
+            return 0
+        return max(0, self.stats.slots - self.outstanding)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests it has, as far as is known."""
+        return len(self._leases) + self._others
+
+    @property
+    def running(self) -> int:
+        """Requests of this gateway."""
+        return len(self._leases)
+
+    def lease(self) -> Lease:
+        """Takes a slot."""
+        lease = Lease(self)
+        self._leases.add(lease)
+        self._peak = max(self._peak, len(self._leases))
+        return lease
+
+    def take_back(self, lease: Lease) -> None:
+        """Frees a slot; use `Lease.release`."""
+        if lease in self._leases:
+            self._leases.remove(lease)
+            if lease.accepted:  # one that was refused has freed nothing
+                self._full = False
+            self._idle.set()
+            self._on_change(self.model)
+
+    def took_one(self) -> None:
+        """It took a request: it is not full after all."""
+        self._refusals = 0
+
+    def suspect(self) -> None:
+        """Routes nothing here until its next Stats."""
+        self._suspect = True
+
+    def full(self) -> None:
+        """Routes nothing here until its next Stats, a free slot of ours, or a growing pause."""
+        self._full = True
+        pause = min(FIRST_PAUSE * 2**self._refusals, LONGEST_PAUSE)
+        self._refusals += 1
+        self._loop.call_later(pause, self._try_again)
+
+    def _try_again(self) -> None:
+        self._full = False
+        self._on_change(self.model)
+
+    async def idle(self) -> None:
+        """Returns when this gateway has nothing running there."""
+        while self._leases:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def close(self) -> None:
+        """Closes the channel; what still runs there ends."""
+        self._live = False
+        await self._channel.close()
+
+    async def watch(self) -> None:
+        """Holds the Stats stream, for ever."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                call = self.stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
+                while True:
+                    async with asyncio.timeout(SILENCE):
+                        stats = await call.read()
+                    if not isinstance(stats, worker_pb2.Stats):  # the end of the stream
+                        reason = "it ended its Stats stream"
+                        break
+                    pause = FIRST_PAUSE
+                    self._observe(stats)
+            except TimeoutError:
+                reason = f"silent for {SILENCE:.0f} s"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            self._lost(reason)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _observe(self, stats: worker_pb2.Stats) -> None:
+        # Its numbers lag behind our own. It cannot know more requests of ours than there were at
+        # once since the last Stats, so what is above that is surely somebody else's.
+        self._others = max(0, stats.running + stats.waiting - self._peak)
+        self._peak = len(self._leases)
+        before = self.stats.state if self.stats else None
+        self.stats = stats
+        self._heard = self._loop.time()
+        self._live, self._suspect, self._full = True, False, False
+        if stats.state != before:
+            name = worker_pb2.WorkerState.Name(stats.state).removeprefix("WORKER_STATE_")
+            log.info(
+                "worker", model=self.model, worker=self.worker_id, state=name, why=stats.message
+            )
+        if stats.state not in WORKING:
+            self._cut_all()
+        self._on_change(self.model)
+
+    def _lost(self, reason: str) -> None:
+        if self._live:
+            log.warning("worker not heard", model=self.model, worker=self.worker_id, reason=reason)
+            self._live = False
+            self._on_change(self.model)
+        if self._loop.time() - self._heard >= SILENCE:
+            self._cut_all()
+
+    def _cut_all(self) -> None:
+        for lease in self._leases:
+            lease.cut()

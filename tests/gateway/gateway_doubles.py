@@ -1,0 +1,317 @@
+"""A worker and an operator that speak the real protocols and do what a test says."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import grpc
+import httpx
+import openai
+from modelfleet_gateway.options import Options
+from modelfleet_gateway.server import Gateway, address_of, listen
+from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
+from modelfleet_proto.handshake import VersionInterceptor
+
+MODEL = "default/tiny"
+
+Trouble = Callable[[grpc.aio.ServicerContext, worker_pb2.GenerateRequest, int], Awaitable[None]]
+
+
+async def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Returns when the condition holds; fails after `timeout` seconds."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+def prompt_of(request: worker_pb2.GenerateRequest) -> str:
+    match request.WhichOneof("input"):
+        case "chat":
+            return "|".join(f"{m.role}:{m.content}" for m in request.chat.messages)
+        case "prompt":
+            return request.prompt
+        case _:
+            return ",".join(map(str, request.prompt_token_ids.ids))
+
+
+def token_id(request: worker_pb2.GenerateRequest, position: int) -> int:
+    """What an undisturbed run draws: a function of the prompt, the choice and the position."""
+    key = f"{prompt_of(request)}#{request.seed}#{request.choice}#{position}"
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=2).digest())
+
+
+def expected_text(
+    prompt: str, tokens: int, *, seed: int = 7, choice: int = 0, chat: bool = False
+) -> str:
+    """The text that a worker answers to this prompt with."""
+    request = worker_pb2.GenerateRequest(prompt=prompt, seed=seed, choice=choice)
+    if chat:
+        request.chat.messages.add(role="user", content=prompt)
+    return "".join(f"{token_id(request, position)} " for position in range(tokens))
+
+
+@dataclass
+class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
+    """A worker whose tokens are known before; it does what its fields say, also when they change."""
+
+    worker_id: str = "w-0"
+    model: str = MODEL
+    digest: str = "digest-1"
+    slots: int = 8
+    tokens: int = 8  # that an answer has, unless max_tokens is less
+    pace: float = 0.0  # seconds a token
+    heartbeat: float = 0.2
+    before_accept: Trouble | None = None
+    before_token: Trouble | None = None
+    state: int = worker_pb2.WORKER_STATE_READY
+    address: str = ""
+    running: int = 0
+    requests: list[worker_pb2.GenerateRequest] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    silent: bool = False  # stopped, as by SIGSTOP
+
+    def __post_init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        server = grpc.aio.server(
+            interceptors=(VersionInterceptor("worker"),),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+            ),
+        )
+        worker_pb2_grpc.add_WorkerServicer_to_server(self, server)
+        port = server.add_insecure_port(self.address or "127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+        await server.start()
+        self._server = server
+
+    async def kill(self) -> None:
+        """Ends at once, with everything that runs."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(None)
+
+    def become(self, state: int) -> None:
+        self.state = state
+        self._changed.set()
+
+    def stats(self) -> worker_pb2.Stats:
+        ready = self.state in (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
+        return worker_pb2.Stats(
+            worker_id=self.worker_id,
+            state=self.state,  # type: ignore[arg-type]
+            model=self.model,
+            model_digest=self.digest if ready else "",
+            slots=self.slots,
+            running=self.running,
+        )
+
+    async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
+        while True:
+            if not self.silent:
+                yield self.stats()
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), self.heartbeat)
+
+    async def Generate(self, request, context):  # noqa: N802 - the protocol's name
+        self.requests.append(request)
+        if self.state != worker_pb2.WORKER_STATE_READY:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
+        if self.running >= self.slots:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "all slots are taken")
+        if self.before_accept:
+            await self.before_accept(context, request, 0)
+        if request.HasField("resume") and request.resume.model_digest != self.digest:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another digest")
+        self.running += 1
+        try:
+            yield worker_pb2.GenerateResponse(
+                accepted=worker_pb2.Accepted(
+                    model_digest=self.digest, worker_id=self.worker_id, prompt_tokens=5
+                )
+            )
+            done = list(request.resume.token_ids)
+            assert done == [token_id(request, i) for i in range(len(done))], "not what it was"
+            count = min(self.tokens, request.stop.max_tokens or self.tokens)
+            for position in range(len(done), count):
+                if self.before_token:
+                    await self.before_token(context, request, position)
+                while self.silent:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(self.pace)
+                yield self._tokens(request, position)
+            reason = (
+                worker_pb2.FINISH_REASON_LENGTH
+                if count < self.tokens
+                else worker_pb2.FINISH_REASON_STOP
+            )
+            yield worker_pb2.GenerateResponse(
+                finished=worker_pb2.Finished(
+                    reason=reason, prompt_tokens=5, completion_tokens=count, cached_tokens=2
+                )
+            )
+        except asyncio.CancelledError:
+            self.cancelled.append(request.request_id)
+            raise
+        finally:
+            self.running -= 1
+
+    def _tokens(self, request, position):
+        drawn = token_id(request, position)
+        tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} ")
+        if request.logprobs.enabled:
+            chosen = worker_pb2.TokenLogprob(id=drawn, token=f"{drawn} ".encode(), logprob=-0.5)
+            entry = tokens.logprobs.add(chosen=chosen)
+            entry.top.append(chosen)
+            for rank in range(1, request.logprobs.top):
+                entry.top.add(id=rank, token=b"\xe2\x82", logprob=-float(rank))
+            del entry.top[request.logprobs.top :]
+        return worker_pb2.GenerateResponse(tokens=tokens)
+
+
+class OperatorDouble(fleet_pb2_grpc.FleetServicer):
+    """Pushes the views that a test sets, and keeps what gateways say."""
+
+    def __init__(self) -> None:
+        self.view = fleet_pb2.View(term=1, version=1)
+        self.redirect = ""
+        self.hellos: list[str] = []
+        self.signals: list[fleet_pb2.Signals] = []
+        self.address = ""
+        self._changed: set[asyncio.Event] = set()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        server = grpc.aio.server(interceptors=(VersionInterceptor("operator"),))
+        fleet_pb2_grpc.add_FleetServicer_to_server(self, server)
+        port = server.add_insecure_port(self.address or "127.0.0.1:0")
+        self.address = f"127.0.0.1:{port}"
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(None)
+
+    def push(self, view: fleet_pb2.View) -> None:
+        self.view = view
+        for event in self._changed:
+            event.set()
+
+    async def Connect(self, requests, context):  # noqa: N802 - the protocol's name
+        if self.redirect:
+            yield fleet_pb2.OperatorMessage(redirect=fleet_pb2.Redirect(address=self.redirect))
+            return
+        changed = asyncio.Event()
+        self._changed.add(changed)
+
+        async def read():
+            async for message in requests:
+                if message.WhichOneof("message") == "hello":
+                    self.hellos.append(message.hello.gateway_id)
+                else:
+                    self.signals.append(message.signals)
+
+        reader = asyncio.create_task(read())
+        try:
+            while True:
+                yield fleet_pb2.OperatorMessage(view=self.view)
+                await changed.wait()
+                changed.clear()
+        finally:
+            reader.cancel()
+            self._changed.discard(changed)
+
+
+def route(
+    *workers: ScriptedWorker,
+    model: str = MODEL,
+    served: tuple[str, ...] = ("tiny",),
+    max_queue: int = 100,
+    hold_timeout: float = 20.0,
+    eta: float = 0.0,
+    phase: str = "",
+) -> fleet_pb2.ModelRoute:
+    return fleet_pb2.ModelRoute(
+        model=model,
+        served_names=served,
+        max_queue=max_queue,
+        hold_timeout=hold_timeout,
+        created=1_700_000_000,
+        eta=eta,
+        phase=phase,
+        workers=[
+            fleet_pb2.WorkerRoute(worker_id=w.worker_id, address=w.address, routable=True)
+            for w in workers
+        ],
+    )
+
+
+@dataclass
+class Fleet:
+    """A gateway with its operator, its workers and clients."""
+
+    operator: OperatorDouble
+    gateway: Gateway
+    url: str
+    client: openai.AsyncOpenAI
+    http: httpx.AsyncClient
+
+    def push(self, *routes: fleet_pb2.ModelRoute, term: int = 1) -> None:
+        version = self.operator.view.version + 1
+        self.operator.push(fleet_pb2.View(term=term, version=version, models=routes))
+
+    async def ready(self, workers: int, model: str = MODEL) -> None:
+        """Waits until the gateway would route to so many workers."""
+        desks = self.gateway.dispatcher.desks
+        await eventually(lambda: model in desks and desks[model].ready_workers == workers)
+
+    @property
+    def line(self):
+        return self.gateway.dispatcher.desks[MODEL].line
+
+    async def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = (await self.http.get("/metrics")).text
+        lines = [line for line in text.splitlines() if line.startswith(name)]
+        return sum(float(line.split()[-1]) for line in lines)
+
+
+@contextlib.asynccontextmanager
+async def running_fleet(
+    *workers: ScriptedWorker, max_body_bytes: int = 8 * 1024 * 1024, **limits
+) -> AsyncIterator[Fleet]:
+    """Starts everything, waits until all READY workers are routable, and ends everything."""
+    for worker in workers:
+        await worker.start()
+    operator = OperatorDouble()
+    await operator.start()
+    operator.view.models.append(route(*workers, **limits))
+    listener = listen("127.0.0.1:0")
+    options = Options(operator=operator.address, gateway_id="gw-1", max_body_bytes=max_body_bytes)
+    gateway = Gateway(options, listener)
+    url = f"http://{address_of(listener)}"
+    running = asyncio.create_task(gateway.run())
+    try:
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+            httpx.AsyncClient(base_url=url, timeout=30) as http,
+        ):
+            fleet = Fleet(operator, gateway, url, client, http)
+            await fleet.ready(sum(w.state == worker_pb2.WORKER_STATE_READY for w in workers))
+            yield fleet
+    finally:
+        gateway.drain()
+        gateway.drain()
+        await running
+        await operator.stop()
+        for worker in workers:
+            await worker.kill()
