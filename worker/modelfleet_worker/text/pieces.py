@@ -31,7 +31,7 @@ class DecoderPieces:
     ) -> None:
         self._token_of = token_of
         self._special_ids = special_ids
-        self._to_bytes, self._strip = _read_decoder(decoder)
+        self._to_bytes, self._first_to_bytes = _read_decoder(decoder)
         self._known: dict[int, bytes] = {}
 
     def piece(self, token_id: int) -> bytes:
@@ -46,21 +46,23 @@ class DecoderPieces:
         """What it adds to the text."""
         if token_id in self._special_ids:
             return b""
-        piece = self.piece(token_id)
-        return self._strip(piece) if first else piece
+        if not first:
+            return self.piece(token_id)
+        token = self._token_of(token_id)
+        return b"" if token is None else self._first_to_bytes(token)
 
 
-Strip = Callable[[bytes], bytes]
+ToBytes = Callable[[str], bytes]
 
 
-def _read_decoder(decoder: Mapping[str, Any]) -> tuple[Callable[[str], bytes], Strip]:
-    """How a token becomes bytes, and what the first one of a text loses."""
+def _read_decoder(decoder: Mapping[str, Any]) -> tuple[ToBytes, ToBytes]:
+    """How a token becomes bytes, and how the first one of a text does."""
     steps: Sequence[Mapping[str, Any]] = (
         decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
     )
-    byte_level = byte_fallback = False
+    byte_level = byte_fallback = strips = False
     replacements: list[tuple[str, str]] = []
-    strip: Strip = _keep
+    dropped = ""  # the mark of a space that the first token loses
     for step in steps:
         match step:
             case {"type": "ByteLevel"}:
@@ -73,38 +75,29 @@ def _read_decoder(decoder: Mapping[str, Any]) -> tuple[Callable[[str], bytes], S
                 replacements.append((old, new))
             case {"type": "Metaspace", "replacement": old, "prepend_scheme": scheme}:
                 replacements.append((old, " "))
-                strip = _keep if scheme == "never" else _all_spaces
+                dropped = "" if scheme == "never" else old
             case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                strip = _one_space if start else strip
+                strips = bool(start)
             case _:
                 raise ModelError(
                     "the tokenizer's decoder must be byte-level or SentencePiece-like, "
                     f"found the step {dict(step)}"
                 )
-    if byte_level:
-        return _byte_level_bytes, strip
 
     def to_bytes(token: str) -> bytes:
+        if byte_level:
+            return _byte_level_bytes(token)
         if byte_fallback and (match := _FALLBACK.fullmatch(token)):
             return bytes([int(match[1], 16)])
         for old, new in replacements:
             token = token.replace(old, new)
         return token.encode()
 
-    return to_bytes, strip
+    def first_to_bytes(token: str) -> bytes:
+        piece = to_bytes(token.replace(dropped, "") if dropped else token)
+        return piece.removeprefix(b" ") if strips else piece
 
-
-def _keep(piece: bytes) -> bytes:
-    return piece
-
-
-def _one_space(piece: bytes) -> bytes:
-    return piece.removeprefix(b" ")
-
-
-def _all_spaces(piece: bytes) -> bytes:
-    # As `tokenizers` does it: the first token of a Metaspace decoder loses every mark of a space.
-    return piece.replace(b" ", b"")
+    return to_bytes, first_to_bytes
 
 
 @cache

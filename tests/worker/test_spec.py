@@ -1,0 +1,66 @@
+"""What a worker is told to load, checked before anything is read."""
+
+import pytest
+
+from modelfleet_proto import worker_pb2 as pb
+from modelfleet_worker.errors import InvalidRequestError, UsageError
+from modelfleet_worker.quantities import parse_bytes
+from modelfleet_worker.spec import Dtype, ModelSpec
+
+
+def test_empty_fields_are_the_defaults():
+    told = pb.ModelSpec(model="default/smollm2", source="hf://a/b")
+    assert ModelSpec.from_proto(told) == ModelSpec(model="default/smollm2", source="hf://a/b")
+
+
+def test_every_field_arrives():
+    told = pb.ModelSpec(
+        model="ns/name",
+        source="file:///m",
+        revision="v2",
+        dtype="Float32",
+        context_length=512,
+        max_sequences=3,
+        max_batch_tokens=64,
+        kv_cache_bytes=2**20,
+        disable_prefix_caching=True,
+    )
+    assert ModelSpec.from_proto(told) == ModelSpec(
+        model="ns/name",
+        source="file:///m",
+        revision="v2",
+        dtype=Dtype.FLOAT32,
+        context_length=512,
+        max_sequences=3,
+        max_batch_tokens=64,
+        kv_cache_bytes=2**20,
+        prefix_caching=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        pytest.param({"model": "smollm2"}, "namespace/name", id="a short name"),
+        pytest.param({"source": ""}, "no source", id="no source"),
+        pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
+    ],
+)
+def test_says_what_it_expected(wrong: dict[str, str], message: str):
+    told = pb.ModelSpec(**({"model": "a/b", "source": "hf://a/b"} | wrong))
+    with pytest.raises(InvalidRequestError, match=message):
+        ModelSpec.from_proto(told)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [("1", 1), ("512Mi", 2**29), ("2Gi", 2**31), ("1.5Ki", 1536), ("3k", 3000), ("2G", 2 * 10**9)],
+)
+def test_reads_quantities_as_kubernetes_does(quantity: str, size: int):
+    assert parse_bytes(quantity) == size
+
+
+@pytest.mark.parametrize("quantity", ["", "0", "-1Gi", "2gb", "Gi", "1 Gi", "0.1", "nan"])
+def test_refuses_what_is_no_size(quantity: str):
+    with pytest.raises(UsageError, match="expected a size like"):
+        parse_bytes(quantity)
