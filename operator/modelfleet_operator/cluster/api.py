@@ -16,7 +16,7 @@ from kubernetes.aio import client
 from ..decisions.observed import Worker
 from ..errors import PassingError, RejectedError
 from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from .observing import Object, owned_by
+from .observing import Object
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
@@ -36,7 +36,7 @@ class ClusterApi:
     async def has_deployments(self, namespaces: Iterable[str]) -> bool:
         """Whether there is any ModelDeployment in these namespaces; empty: in all."""
         with _translated(f"listing {PLURAL}.{GROUP} (is its CRD installed?)"):
-            lists = [
+            lists: list[Any] = [
                 await self._objects.list_namespaced_custom_object(
                     GROUP, VERSION, namespace, PLURAL, limit=1, _request_timeout=TIMEOUT
                 )
@@ -51,7 +51,7 @@ class ClusterApi:
     async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> bool:
         """Whether it is new. That it was there already is success, if it is ours."""
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        body = client.V1Pod.from_dict(pod)
+        body: Any = client.V1Pod.from_dict(pod)
         try:
             with _translated(f"creating pod {namespace}/{name}"):
                 await self._pods.create_namespaced_pod(namespace, body, _request_timeout=TIMEOUT)
@@ -64,9 +64,9 @@ class ClusterApi:
 
     async def _check_owner(self, namespace: str, name: str, owner_uid: str) -> None:
         with _translated(f"reading pod {namespace}/{name}"):
-            found = await self._pods.read_namespaced_pod(name, namespace, _request_timeout=TIMEOUT)
-        pod = client.ApiClient().sanitize_for_serialization(found)
-        if not owned_by(pod, owner_uid):
+            pod = await self._pods.read_namespaced_pod(name, namespace, _request_timeout=TIMEOUT)
+        owners = pod.metadata.owner_references if pod.metadata else None
+        if not any(owner.controller and owner.uid == owner_uid for owner in owners or ()):
             raise RejectedError(
                 f"pod {namespace}/{name} exists and belongs to somebody else: delete or rename it"
             )
@@ -189,6 +189,6 @@ def _status_of(error: PassingError) -> int | None:
 def _message(error: client.ApiException) -> str:
     """The sentence in the API server's Status object, or the body as it is."""
     try:
-        return str(json.loads(error.body)["message"])
+        return str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.body)

@@ -5,6 +5,7 @@ There are no timers, daemons or change handlers: those leave finalizers and anno
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import kopf
@@ -31,6 +32,9 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
+    settings.watching.label_selectors["v1", "pods"] = DEPLOYMENT  # not every pod of the cluster
+    settings.watching.chunk_size = 500
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line for each event
     memo.body.attach(indices["deployments"], indices["pods"])
 
 

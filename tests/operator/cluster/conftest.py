@@ -1,0 +1,93 @@
+"""An operator that runs in the test's own event loop, against kmock's API server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import kmock
+import pytest
+from kube_cluster import EVENTS, MODELS, PODS, ApiServer, Cluster
+from modelfleet_operator.cluster.pods import PodSettings
+from modelfleet_operator.cluster.run import OperatorOptions, operate
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    async with ApiServer() as server, kmock.Server(server):
+        server.resources[MODELS] = resource("ModelDeployment", {"status", "scale"})
+        server.resources[PODS] = resource("Pod", {"status"})
+        server.resources[EVENTS] = resource("Event", set())
+        for plural, kind in [
+            ("v1/namespaces", "Namespace"),
+            ("apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition"),
+        ]:
+            server.resources[plural] = {**resource(kind, set()), "namespaced": False}
+        yield server
+
+
+def resource(kind: str, subresources: set[str]) -> Any:
+    return {
+        "namespaced": True,
+        "kind": kind,
+        "singular": kind.lower(),
+        "verbs": {"get", "list", "watch", "create", "patch", "delete"},
+        "shortnames": set(),
+        "categories": set(),
+        "subresources": subresources,
+    }
+
+
+@pytest.fixture
+def start_operator(api: ApiServer, tmp_path: Path) -> Callable[..., Any]:
+    """`async with start_operator() as cluster`: an operator of its own, stopped at the end."""
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "test",
+                "clusters": [{"name": "test", "cluster": {"server": str(api.url).rstrip("/")}}],
+                "users": [{"name": "test", "user": {"token": "secret"}}],
+                "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            }
+        )
+    )
+
+    @contextlib.asynccontextmanager
+    async def start(**pods: Any) -> AsyncIterator[Cluster]:
+        options = OperatorOptions(
+            fleet_listen="127.0.0.1:0",
+            pods=PodSettings(**{"image": "worker:1", **pods}),
+            kubeconfig=kubeconfig,
+        )
+        here = asyncio.get_running_loop()
+        address: asyncio.Future[str] = here.create_future()
+        stops: list[Callable[[], object]] = []
+
+        async def run() -> None:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            stops.append(lambda: loop.call_soon_threadsafe(stop.set))
+            await operate(
+                options, stop, lambda found: here.call_soon_threadsafe(address.set_result, found)
+            )
+
+        # A loop of its own: at its end kopf waits for all tasks that were born after it, and
+        # those of the API server would be among them.
+        running = asyncio.create_task(asyncio.to_thread(asyncio.run, run()))
+        await asyncio.wait([address, running], timeout=10, return_when="FIRST_COMPLETED")
+        if running.done():
+            await running
+        try:
+            yield Cluster(api, fleet_address=address.result())
+        finally:
+            stops[0]()
+            await asyncio.wait_for(running, 15)
+
+    return start

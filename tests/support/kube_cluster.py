@@ -1,0 +1,262 @@
+"""A Kubernetes API (kmock's), a kubelet of few words, and a gateway's Fleet client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import kmock
+from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
+from modelfleet_proto.handshake import call_metadata
+
+MODELS = "modelfleet.dev/v1alpha1/modeldeployments"
+PODS = "v1/pods"
+EVENTS = "events.k8s.io/v1/events"
+KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
+TEST = "x-test"  # header of the requests that are not the operator's
+
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], T], *, within: float = 10.0) -> T:
+    """The first true answer, looked for every 20 ms."""
+    deadline = time.monotonic() + within
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {within} s: {look()!r}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+class ApiServer(kmock.KubernetesEmulator):
+    """kmock's emulator and what it leaves out.
+
+    uids, generations, uid preconditions, and server-side apply of a status as a replacement.
+    """
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.numbers = itertools.count(1)
+        self.seen: list[kmock.Request] = []  # all that the operator asked
+
+    async def _handle(self, request: kmock.Request) -> Any:
+        if TEST not in {name.lower() for name in request.headers}:
+            self.seen.append(request)
+        if request.resource is not None and isinstance(request.data, dict):
+            self._complete(request)
+        return await super()._handle(request)
+
+    def _complete(self, request: kmock.Request) -> None:
+        data = request.data
+        if request.action == kmock.action.CREATE:
+            data["metadata"] |= {
+                "uid": f"uid-{next(self.numbers)}",
+                "namespace": request.namespace,
+                "generation": 1,
+                "creationTimestamp": datetime.datetime.now(datetime.UTC).strftime(
+                    "%Y-%m-%dT%H:%M:%SZ"
+                ),
+            }
+            return
+        key = (request.resource, request.namespace, request.name)
+        if request.name is None or key not in self.objects or self.objects[key].deleted:
+            return  # the emulator says 404
+        raw = self.objects[key].raw
+        asked = data.get("preconditions", data.get("metadata", {})).get("uid")
+        if asked not in (None, raw["metadata"]["uid"]):
+            raise conflict(f"uid {asked} was asked for, uid is {raw['metadata']['uid']}")
+        if request.action == kmock.action.UPDATE:
+            if request.subresource == "status":
+                status = replacing(raw.get("status", {}), data["status"])
+                data.clear()
+                data["status"] = status
+            elif "spec" in data:
+                data.setdefault("metadata", {})["generation"] = raw["metadata"]["generation"] + 1
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """Those that exist, by name."""
+        return {
+            name: pod.raw
+            for (resource, _, name), pod in self.objects.items()
+            if resource.plural == "pods" and not pod.deleted
+        }
+
+    def running(self) -> dict[str, dict[str, Any]]:
+        """Pods that nobody ends."""
+        return {n: p for n, p in self.pods().items() if "deletionTimestamp" not in p["metadata"]}
+
+    def model(self, name: str = "smol") -> dict[str, Any]:
+        return self.objects[MODELS, "default", name].raw
+
+    def condition(self, type_: str, name: str = "smol") -> dict[str, Any]:
+        found = self.model(name).get("status", {}).get("conditions", [])
+        return next((c for c in found if c["type"] == type_), {})
+
+    def asked(self, method: str, plural: str, subresource: str | None = None) -> list[Any]:
+        """The operator's requests: method and resource, oldest first."""
+        return [
+            r
+            for r in self.seen
+            if r.method.value == method
+            and r.resource is not None
+            and (r.resource.plural, r.subresource) == (plural, subresource)
+        ]
+
+
+def conflict(message: str) -> kmock.KubernetesError:
+    return kmock.KubernetesError(status=409, reason="Conflict", message=message)
+
+
+def replacing(old: Any, new: Any) -> Any:
+    """A merge patch that makes `new` of `old`."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    gone = {name: None for name in old if name not in new}
+    return {**gone, **{name: replacing(old.get(name), value) for name, value in new.items()}}
+
+
+@dataclass
+class Cluster:
+    """What the test does to the cluster, as a person or a kubelet would."""
+
+    api: ApiServer
+    fleet_address: str = ""
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    async def _send(self, method: str, path: str, body: Any = None) -> None:
+        response = await self.api.request(method, path, json=body or {}, headers={TEST: "1"})
+        async with response as answer:
+            assert answer.status < 300, await answer.text()
+
+    async def apply(self, name: str = "smol", **spec: Any) -> None:
+        spec = {"model": {"source": "hf://owner/name"}, **spec}
+        manifest = {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        await self._send("POST", self._models(), manifest)
+
+    async def change(self, spec: dict[str, Any], name: str = "smol") -> None:
+        await self._send("PATCH", f"{self._models()}/{name}", {"spec": spec})
+
+    async def delete(self, name: str = "smol") -> None:
+        await self._send("DELETE", f"{self._models()}/{name}")
+
+    async def start(self, pod: str) -> str:
+        """The kubelet has started it; returns its address."""
+        ip = f"10.0.0.{next(self.numbers)}"
+        await self._patch_pod(
+            pod,
+            {
+                "metadata": {"finalizers": [KUBELET]},
+                "status": {"phase": "Running", "podIP": ip},
+            },
+        )
+        return f"{ip}:9000"
+
+    async def report(self, pod: str, status: dict[str, Any]) -> None:
+        await self._patch_pod(pod, {"status": status})
+
+    async def finish(self, pod: str) -> None:
+        """The kubelet has ended a pod that was deleted."""
+        await self._patch_pod(pod, {"metadata": {"finalizers": []}})
+
+    async def delete_pod(self, pod: str) -> None:
+        await self._send("DELETE", f"/api/v1/namespaces/default/pods/{pod}")
+
+    async def create_pod(self, pod: dict[str, Any]) -> None:
+        await self._send("POST", "/api/v1/namespaces/default/pods", pod)
+
+    async def _patch_pod(self, pod: str, patch: dict[str, Any]) -> None:
+        await self._send("PATCH", f"/api/v1/namespaces/default/pods/{pod}", patch)
+
+    def _models(self) -> str:
+        return "/apis/modelfleet.dev/v1alpha1/namespaces/default/modeldeployments"
+
+
+@dataclass
+class Gateway:
+    """A gateway that reaches every worker in its view and says what the test tells it."""
+
+    address: str
+    view: fleet_pb2.View = field(default_factory=fleet_pb2.View)
+    waiting: int = 0
+    running: int = 0
+    last_request: float = 0.0
+    _views: int = 0
+
+    def route(self, model: str = "default/smol") -> fleet_pb2.ModelRoute | None:
+        return next((m for m in self.view.models if m.model == model), None)
+
+    def addresses(self) -> set[str]:
+        route = self.route()
+        return {w.address for w in route.workers if w.routable} if route else set()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator[Gateway]:
+        async with grpc.aio.insecure_channel(self.address) as channel:
+            stub = fleet_pb2_grpc.FleetStub(channel)
+            stream = stub.Connect(metadata=call_metadata("gateway"))
+            hello = fleet_pb2.GatewayHello(gateway_id="gateway-1")
+            await stream.write(fleet_pb2.GatewayMessage(hello=hello))
+            tasks = [
+                asyncio.create_task(self._read(stream)),
+                asyncio.create_task(self._speak(stream)),
+            ]
+            try:
+                yield self
+            finally:
+                stream.cancel()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, stream: Any) -> None:
+        async for message in stream:
+            self.view = message.view
+            self._views += 1
+
+    async def _speak(self, stream: Any) -> None:
+        while True:
+            if self._views:
+                await stream.write(fleet_pb2.GatewayMessage(signals=self._signals()))
+            await asyncio.sleep(0.05)
+
+    def _signals(self) -> fleet_pb2.Signals:
+        return fleet_pb2.Signals(
+            term=self.view.term,
+            version=self.view.version,
+            models=[
+                fleet_pb2.ModelSignals(
+                    model=route.model,
+                    waiting=self.waiting,
+                    running=self.running,
+                    last_request=self.last_request,
+                )
+                for route in self.view.models
+            ],
+            workers=[
+                fleet_pb2.WorkerSignals(
+                    worker_id=worker.worker_id,
+                    reachable=worker.routable,
+                    stats=worker_pb2.Stats(
+                        worker_id=worker.worker_id,
+                        state=worker_pb2.WORKER_STATE_READY,
+                        slots=8,
+                    ),
+                )
+                for route in self.view.models
+                for worker in route.workers
+            ],
+        )
+
+
