@@ -64,7 +64,9 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
         reason = f"kept: not every gateway reports{note}" if depth else f"kept: no signals{note}"
         return ScalingDecision(replicas=replicas, reason=reason, peaks=peaks)
 
-    recent = _remember(peaks, load.now, wanted, policy.scale_down_delay)
+    # Without memory the count in force is the peak: it was there for a reason.
+    most = wanted if peaks else max(wanted, load.replicas)
+    recent = _remember(peaks, load.now, most, policy.scale_down_delay)
     peak = max(n for _, n in recent)
     idle = load.now - load.last_active
     look_again = None

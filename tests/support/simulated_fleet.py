@@ -1,0 +1,195 @@
+"""A fleet on paper: it carries plans out in simulated time, and gateways report what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.names import owners
+from modelfleet_operator.decisions.observed import (
+    Deployment,
+    GatewayReport,
+    Observed,
+    Signals,
+    Worker,
+    WorkerState,
+    WorkerStats,
+)
+from modelfleet_operator.decisions.plan import Action, Create, Plan, Remove, Stop, Unroute, make_plan
+from modelfleet_operator.decisions.status import Status
+
+LOADING_TIME = 3.0  # seconds from creation to ready
+DRAIN_TIME = 1.0
+
+
+def policy(**changes) -> ScalingPolicy:
+    defaults = {
+        "min_replicas": 0,
+        "max_replicas": 4,
+        "target_queue_depth": 8,
+        "idle_timeout": 60.0,
+        "scale_down_delay": 30.0,
+    }
+    return ScalingPolicy(**(defaults | changes))
+
+
+def deployment(name: str = "tiny", **changes) -> Deployment:
+    scaling = changes.pop("scaling", None) or policy()
+    defaults = {
+        "namespace": "default",
+        "created": 1000.0,
+        "revision": "aaaa",
+        "served_names": (name,),
+        "generation": 1,
+    }
+    return Deployment(name=name, scaling=scaling, **(defaults | changes))
+
+
+def worker(ordinal: int = 0, *, revision: str = "aaaa", **changes) -> Worker:
+    name = f"tiny-{revision}-{ordinal}"
+    defaults = {
+        "namespace": "default",
+        "name": name,
+        "uid": f"uid-{name}",
+        "created": 1000.0,
+        "address": f"127.0.0.1:{7000 + ordinal}",
+    }
+    return Worker(revision=revision, ordinal=ordinal, **(defaults | changes))
+
+
+def stats(state: WorkerState = WorkerState.READY, **changes) -> WorkerStats:
+    return WorkerStats(state=state, **changes)
+
+
+def report(gateway: str = "gw", *, reachable: Iterable[str] = (), **changes) -> GatewayReport:
+    return GatewayReport(gateway=gateway, reachable=frozenset(reachable), **changes)
+
+
+@dataclass
+class SimulatedFleet:
+    """Load is set from outside; workers get ready by themselves, unless their revision is broken."""
+
+    deployment: Deployment
+    now: float = 1000.0
+    gateways: tuple[str, ...] = ("gw",)
+    waiting: int = 0
+    running: int = 0
+    last_request: float = 0.0
+    broken: set[str] = field(default_factory=set)  # revisions of which every worker dies
+    frozen: set[str] = field(default_factory=set)  # ids that no gateway reaches
+    memory: Memory = Memory()
+    status: Status | None = None
+    plan: Plan | None = None
+    workers: dict[str, Worker] = field(default_factory=dict)
+    actions: list[tuple[float, Action]] = field(default_factory=list)
+    started: int = 0
+    _ends: dict[str, float] = field(default_factory=dict)
+
+    def observe(self) -> Observed:
+        return Observed(
+            deployment=self.deployment,
+            workers=tuple(self.workers.values()),
+            owners=owners([self.deployment]),
+        )
+
+    def is_up(self, worker: Worker) -> bool:
+        return (
+            worker.failure is None
+            and worker.revision not in self.broken
+            and self.now - worker.created >= LOADING_TIME
+        )
+
+    def signals(self) -> Signals:
+        up = [w for w in self.workers.values() if self.is_up(w) and w.id not in self.frozen]
+        reachable = [w.id for w in up if not w.stopping and w.unrouted_at is None]
+        loading = stats(WorkerState.LOADING, phase="Weights", percent=40)
+        return Signals(
+            gateways=tuple(
+                report(
+                    name,
+                    reachable=reachable,
+                    waiting=self.waiting if place == 0 else 0,
+                    running=self.running if place == 0 else 0,
+                    last_request=self.last_request,
+                )
+                for place, name in enumerate(self.gateways)
+            ),
+            stats={w.id: stats() if w in up else loading for w in self.workers.values()}
+            if self.gateways
+            else {},
+        )
+
+    def look(self) -> Plan:
+        """One look of the reconciler, carried out at once."""
+        plan = make_plan(self.observe(), self.signals(), self.now, self.memory, self.status)
+        self.plan, self.memory, self.status = plan, plan.memory, plan.status
+        for action in plan.actions:
+            self.actions.append((self.now, action))
+            self._carry_out(action)
+        return plan
+
+    def run(self, seconds: float, step: float = 0.5) -> None:
+        """Looks every `step` seconds."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            if self.waiting or self.running:
+                self.last_request = self.now
+            self._age()
+            self.look()
+
+    def change(self, **changes) -> None:
+        """The user edits the spec."""
+        generation = self.deployment.generation + 1
+        self.deployment = replace(self.deployment, generation=generation, **changes)
+
+    def kill(self, name: str, failure: str = "ended by SIGKILL") -> None:
+        self.workers[name] = replace(self.workers[name], failure=failure)
+
+    def alive(self, revision: str | None = None) -> list[str]:
+        return [
+            w.name
+            for w in self.workers.values()
+            if w.failure is None and not w.stopping and revision in (None, w.revision)
+        ]
+
+    def routable(self) -> list[str]:
+        """What a gateway would send requests to now."""
+        ids = self.signals().gateways[0].reachable if self.gateways else frozenset()
+        return [w.name for w in self.workers.values() if w.id in ids]
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        condition = self.status.condition(kind)
+        return condition.status, condition.reason
+
+    def created(self) -> list[tuple[float, str]]:
+        return [(time, a.name) for time, a in self.actions if isinstance(a, Create)]
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Create(name=name):
+                assert name not in self.workers, f"{name} exists already"
+                self.started += 1
+                self.workers[name] = worker(
+                    action.ordinal,
+                    revision=action.revision,
+                    uid=f"uid-{self.started}",
+                    created=self.now,
+                )
+            case Unroute(worker=w):
+                self.workers[w.name] = replace(w, unrouted_at=self.now)
+            case Stop(worker=w):
+                self.workers[w.name] = replace(self.workers[w.name], stopping=True)
+                self._ends[w.name] = self.now + DRAIN_TIME
+            case Remove(worker=w):
+                del self.workers[w.name]
+
+    def _age(self) -> None:
+        for name in [name for name, end in self._ends.items() if end <= self.now]:
+            del self._ends[name]
+            self.workers.pop(name, None)
+        for w in list(self.workers.values()):
+            if w.revision in self.broken and w.failure is None and self.now - w.created >= 1:
+                self.kill(w.name, "exit code 1: error: no safetensors in /model")
