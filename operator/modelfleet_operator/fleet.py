@@ -141,16 +141,15 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         gateway = _Gateway(id=first.hello.gateway_id, heard_at=self._clock())
         self._gateways[gateway.id] = gateway
         self._wake_all()
-        gateway.changed.set()
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
         listening.add_done_callback(lambda _: gateway.changed.set())
         try:
             while not listening.done():
+                gateway.changed.clear()  # before the look: what changes from here on is sent, too
                 message = self._message()
                 if message is not None:
                     yield message
                 await gateway.changed.wait()
-                gateway.changed.clear()
         finally:
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.RpcError):

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from modelfleet_operator.decisions.memory import Failures, Memory
+from modelfleet_operator.decisions.names import owners, revision_hash
+from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
+from modelfleet_operator.decisions.plan import make_plan
+from modelfleet_operator.decisions.rendering import is_due, parse, render
+from modelfleet_operator.decisions.status import Status
+from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
+
+PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
+ONE, TWO = worker(0), worker(1)
+UP = {ONE.id: stats(), TWO.id: stats()}
+
+
+def status_of(
+    *workers, signals: Signals, memory: Memory = PROVEN, now: float = 1000, previous=None, **spec
+) -> Status:
+    seen = Observed(
+        deployment=deployment(**spec), workers=workers, owners=owners([deployment(**spec)])
+    )
+    return make_plan(seen, signals, now, memory, previous).status
+
+
+@pytest.mark.parametrize(
+    ("gateways", "expected"),
+    [
+        pytest.param((report("a", reachable=[ONE.id]),), ("True", "Serving"), id="one reaches it"),
+        pytest.param(
+            (report("a", reachable=[ONE.id]), report("b", reachable=[TWO.id])),
+            ("True", "Serving"),
+            id="each reaches one of its own",
+        ),
+        pytest.param(
+            (report("a", reachable=[ONE.id]), report("b")),
+            ("False", "Unreachable"),
+            id="one reaches none",
+        ),
+        pytest.param(
+            (report("a", reachable=[ONE.id]), report("b", heard=False)),
+            ("False", "GatewayBehind"),
+            id="one does not have the view yet",
+        ),
+        pytest.param((), ("Unknown", "NoGateway"), id="nobody can say"),
+    ],
+)
+def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expected):
+    signals = Signals(gateways=gateways, stats=UP)
+    status = status_of(ONE, TWO, signals=signals, scaling=policy(min_replicas=2))
+    ready = status.condition("Ready")
+    assert (ready.status, ready.reason) == expected
+
+
+def test_what_a_gateway_reaches_is_not_ready_unless_it_says_so():
+    loading = {ONE.id: stats(WorkerState.LOADING, phase="Weights", percent=40, eta=1010)}
+    status = status_of(
+        ONE, signals=Signals(gateways=(report(reachable=[ONE.id]),), stats=loading)
+    )
+    assert status.condition("Ready").status == "False"
+    assert status.ready_replicas == 0
+    assert (status.cold_start.phase, status.cold_start.percent, status.cold_start.eta) == (
+        "Weights", 40, 1010,
+    )  # fmt: skip
+
+
+def test_asleep_needs_a_gateway_that_would_wake_it():
+    memory = replace(PROVEN, target=0)
+    assert status_of(signals=Signals(gateways=(report(),)), memory=memory).condition(
+        "Ready"
+    ).reason == ("Asleep")
+    behind = Signals(gateways=(report(heard=False),))
+    assert status_of(signals=behind, memory=memory).condition("Ready").status == "False"
+
+
+def test_nothing_wanted_in_mode_external_is_not_asleep():
+    status = status_of(
+        signals=Signals(gateways=(report(),)), scaling=policy(mode="External", replicas=0)
+    )
+    ready = status.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", "ScaledToZero")
+
+
+def test_conditions_keep_their_time_until_they_change():
+    signals = Signals(gateways=(report(reachable=[ONE.id]),), stats=UP)
+    first = status_of(ONE, signals=signals, now=1000)
+    later = status_of(ONE, signals=signals, now=1030, previous=first)
+    assert later.condition("Ready").changed == 1000
+    lost = status_of(ONE, signals=Signals(gateways=(report(),)), now=1040, previous=later)
+    assert lost.condition("Ready").changed == 1040
+    assert lost.condition("NameConflict").changed == 1000
+
+
+def test_counts_say_what_exists_what_is_ready_and_what_waits():
+    signals = Signals(
+        gateways=(report("a", reachable=[ONE.id], waiting=3), report("b", reachable=[ONE.id])),
+        stats={ONE.id: stats(running=2)},
+    )
+    status = status_of(
+        ONE, TWO, worker(2, stopping=True), worker(3, failure="x"), signals=signals,
+    )  # fmt: skip
+    assert (status.replicas, status.ready_replicas) == (2, 1)
+    assert (status.queue.waiting, status.queue.running) == (3, 2)
+    assert status.selector == "modelfleet.dev/deployment=tiny"
+
+
+def test_a_learned_cold_start_time_gives_the_first_estimate():
+    memory = replace(PROVEN, cold_start_seconds=30, target=0)
+    signals = Signals(gateways=(report(waiting=1),))
+    status = status_of(signals=signals, memory=memory)
+    assert (status.cold_start.phase, status.cold_start.eta) == ("Starting", 1030)
+
+
+def test_a_pod_that_cannot_start_says_why():
+    stuck = replace(ONE, trouble="Unschedulable: 0/3 nodes have a GPU left", address="")
+    status = status_of(stuck, signals=Signals(gateways=(report(),)))
+    assert "0/3 nodes" in status.condition("Ready").message
+    assert status.cold_start.phase == "Pending"
+
+
+def test_the_older_deployment_keeps_the_short_name():
+    old = deployment("old", served_names=("chat", "old"), created=1)
+    young = deployment("young", served_names=("chat", "young"), created=2)
+    names = owners([young, old])
+    assert names == {"chat": "default/old", "old": "default/old", "young": "default/young"}
+    plans = [
+        make_plan(Observed(deployment=d, owners=names), Signals(), 1000, Memory(), None)
+        for d in (old, young)
+    ]
+    assert [plan.route.served_names for plan in plans] == [("chat", "old"), ("young",)]
+    assert plans[0].status.condition("NameConflict").status == "False"
+    conflict = plans[1].status.condition("NameConflict")
+    assert conflict.status == "True"
+    assert "default/old" in conflict.message
+    assert "default/young" in conflict.message
+
+
+def test_history_keeps_the_last_ten_steps():
+    fleet = SimulatedFleet(deployment(scaling=policy(idle_timeout=1, scale_down_delay=1)))
+    for _ in range(12):
+        fleet.waiting = 30
+        fleet.run(1)
+        fleet.waiting = 0
+        fleet.run(10)
+    history = fleet.status.scaling_history
+    assert len(history) == 10
+    assert [event.time for event in history] == sorted(event.time for event in history)
+    for earlier, later in zip(history, history[1:], strict=False):
+        assert earlier.after == later.before != later.after
+
+
+def test_a_status_survives_its_yaml():
+    fleet = SimulatedFleet(deployment())
+    fleet.waiting = 12
+    for _ in range(20):
+        fleet.run(1.0, step=1)
+        assert parse(render(fleet.status)) == fleet.status
+    assert parse({}) is None
+
+
+def test_a_memory_survives_its_dump_and_changes_seldom():
+    memory = replace(
+        PROVEN,
+        peaks=((990.0, 3),),
+        failures=Failures(count=2, last_at=5.0, error="x", counted=frozenset({"u"})),
+        unwell={"u": 3.0},
+        was_ready=frozenset({"u", "v"}),
+    )
+    assert Memory.load(memory.dump()) == memory
+    assert Memory.load({}) == Memory()
+    assert Memory.load({**memory.dump(), "of a newer version": 1}) == memory
+    assert replace(memory, last_active=1003).dump() == memory.dump()
+
+
+def test_numbers_wait_ten_seconds_and_conditions_do_not():
+    fleet = SimulatedFleet(deployment())
+    fleet.run(1)
+    before = render(fleet.status)
+    queue = {**before, "queue": {"waiting": 9, "running": 0}}
+    assert is_due(None, 0, before, 1000)
+    assert not is_due(before, 1000, before, 2000)
+    assert not is_due(before, 1000, queue, 1009)
+    assert is_due(before, 1000, queue, 1010)
+    assert is_due(before, 1000, queue, 900), "a clock that stepped back does not silence it"
+    assert is_due(before, 1000, {**before, "readyReplicas": 7}, 1001)
+
+
+def test_another_value_is_another_revision():
+    assert revision_hash({"a": 1, "b": 2}) == revision_hash({"b": 2, "a": 1})
+    assert revision_hash({"a": 1}) != revision_hash({"a": 2})

@@ -1,0 +1,243 @@
+"""The Fleet service with a real gRPC client in the gateway's place."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+
+from modelfleet_operator.decisions.observed import WorkerState
+from modelfleet_operator.decisions.plan import Route, WorkerRoute
+from modelfleet_operator.fleet import SILENCE, Fleet, serve
+from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
+from modelfleet_proto.handshake import call_metadata
+
+MODEL, WORKER = "default/tiny", "default/tiny-aaaa-0"
+
+
+def route(*workers: WorkerRoute, model: str = MODEL) -> Route:
+    return Route(
+        model=model,
+        served_names=("tiny",),
+        max_queue=5,
+        hold_timeout=30,
+        created=1000,
+        workers=workers,
+        eta=0,
+        phase="",
+    )
+
+
+def at(address: str, *, routable: bool = True) -> WorkerRoute:
+    return WorkerRoute(id=WORKER, address=address, routable=routable, revision="aaaa")
+
+
+@dataclass
+class Service:
+    """A served Fleet with a clock that the test moves, and what it woke."""
+
+    fleet: Fleet
+    port: int
+    now: list[float]
+    woken: list[str] = field(default_factory=list)
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def service(*models: str, lead: bool = True) -> AsyncIterator[Service]:
+    now, woken = [1000.0], []
+    fleet = Fleet(lambda: now[0], wake=woken.append, wake_all=lambda: woken.append("all"))
+    if lead:
+        fleet.lead(3, models)
+    server, port = await serve(fleet, "127.0.0.1:0")
+    try:
+        yield Service(fleet=fleet, port=port, now=now, woken=woken)
+    finally:
+        await server.stop(0)
+
+
+class GatewayDouble:
+    """The gateway's side of one stream."""
+
+    def __init__(self, call) -> None:
+        self._call = call
+
+    async def receive(self):
+        return await asyncio.wait_for(self._call.read(), 5)
+
+    async def view(self):
+        message = await self.receive()
+        assert message.HasField("view"), message
+        return message.view
+
+    async def say(self, view, *, waiting=0, running=0, reachable=None, stats=None) -> None:
+        """Signals that acknowledge this view."""
+        workers = []
+        if reachable is not None:
+            workers = [fleet_pb2.WorkerSignals(worker_id=WORKER, reachable=reachable, stats=stats)]
+        models = [
+            fleet_pb2.ModelSignals(model=m.model, waiting=waiting, running=running)
+            for m in view.models
+        ]
+        signals = fleet_pb2.Signals(
+            term=view.term, version=view.version, models=models, workers=workers
+        )
+        await self._call.write(fleet_pb2.GatewayMessage(signals=signals))
+
+
+@contextlib.asynccontextmanager
+async def connected(service: Service, name="gw", version=None) -> AsyncIterator[GatewayDouble]:
+    metadata = call_metadata("gateway", version) if version else call_metadata("gateway")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        call = fleet_pb2_grpc.FleetStub(channel).Connect(metadata=metadata)
+        hello = fleet_pb2.GatewayHello(gateway_id=name)
+        await call.write(fleet_pb2.GatewayMessage(hello=hello))
+        yield GatewayDouble(call)
+        call.cancel()
+
+
+READY = worker_pb2.Stats(state=worker_pb2.WORKER_STATE_READY, running=2, waiting=1)
+
+
+async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
+    async with service(MODEL) as served:
+        served.fleet.publish(route())
+        async with connected(served) as gateway:
+            first = await gateway.view()
+            assert (first.term, [m.model for m in first.models]) == (3, [MODEL])
+            assert (first.models[0].max_queue, first.models[0].hold_timeout) == (5, 30)
+            served.fleet.publish(route())  # nothing changed: nothing is sent
+            served.fleet.publish(route(at("127.0.0.1:7000")))
+            second = await gateway.view()
+            assert second.version > first.version
+            assert second.models[0].workers[0].address == "127.0.0.1:7000"
+            assert second.models[0].workers[0].routable
+            served.fleet.withdraw(MODEL)
+            assert not (await gateway.view()).models
+
+
+async def test_no_view_is_sent_before_every_model_is_known():
+    """A half view would tell a gateway that the other models do not exist."""
+    async with service(MODEL, "default/other") as served, connected(served) as gateway:
+        served.fleet.publish(route())
+        await served.until(lambda: served.fleet.signals(MODEL).gateways)
+        served.fleet.publish(route(model="default/other"))
+        assert len((await gateway.view()).models) == 2
+
+
+async def test_signals_become_what_decisions_read():
+    async with service(MODEL) as served:
+        served.fleet.publish(route(at("127.0.0.1:7000")))
+        async with connected(served, "a") as a, connected(served, "b") as b:
+            await a.say(await a.view(), waiting=2, reachable=True, stats=READY)
+            await b.say(await b.view(), waiting=1, reachable=False)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 3)
+            signals = served.fleet.signals(MODEL)
+            assert signals.complete
+            assert signals.running == 3, "those outside the worker's batch run, too"
+            assert signals.reach(WORKER) == "some"
+            assert signals.stats[WORKER].state is WorkerState.READY
+
+
+async def test_a_waiting_request_wakes_its_model_and_repetition_does_not():
+    async with service(MODEL) as served:
+        served.fleet.publish(route())
+        async with connected(served) as gateway:
+            view = await gateway.view()
+            await gateway.say(view)
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            served.woken.clear()
+            await gateway.say(view, waiting=1)
+            await served.until(lambda: served.woken == [MODEL])
+            served.now[0] += 1
+            await gateway.say(view, waiting=1)
+            await gateway.say(view, waiting=2)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 2)
+            assert served.woken == [MODEL, MODEL]
+
+
+async def test_a_gateway_counts_as_unheard_until_it_has_the_model():
+    async with service() as served, connected(served) as gateway:
+        empty = await gateway.view()
+        served.fleet.publish(route())
+        await gateway.say(empty)
+        view = await gateway.view()
+        assert not served.fleet.signals(MODEL).complete
+        await gateway.say(view)
+        await served.until(lambda: served.fleet.signals(MODEL).complete)
+
+
+async def test_what_was_said_of_an_earlier_worker_of_the_same_name_does_not_count():
+    async with service(MODEL) as served:
+        served.fleet.publish(route(at("127.0.0.1:7000")))
+        async with connected(served) as gateway:
+            old = await gateway.view()
+            await gateway.say(old, reachable=True, stats=READY)
+            await served.until(lambda: served.fleet.signals(MODEL).is_ready(WORKER))
+            served.fleet.publish(route(at("127.0.0.1:7001")))
+            assert not served.fleet.signals(MODEL).is_ready(WORKER)
+            await gateway.say(old, reachable=True, stats=READY, waiting=1)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 1)
+            assert served.fleet.signals(MODEL).reach(WORKER) == "none"
+
+
+async def test_silent_gateways_and_ended_ones_are_left_out():
+    async with service(MODEL) as served:
+        served.fleet.publish(route())
+        async with connected(served) as gateway:
+            await gateway.say(await gateway.view())
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            served.now[0] += SILENCE + 1
+            assert served.fleet.signals(MODEL).gateways == ()
+            await gateway.say(fleet_pb2.View(term=3, version=99))
+            await served.until(lambda: served.fleet.signals(MODEL).gateways)
+        await served.until(lambda: not served.fleet.signals(MODEL).gateways)
+        assert served.woken[-1] == "all"
+
+
+async def test_a_gateway_that_connects_again_counts_once():
+    async with service(MODEL) as served:
+        served.fleet.publish(route())
+        async with connected(served) as first, connected(served) as second:
+            await first.view()
+            await second.say(await second.view(), waiting=1)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 1)
+            assert len(served.fleet.signals(MODEL).gateways) == 1
+        # The end of the older stream does not take the newer one with it.
+
+
+async def test_another_replica_answers_with_the_leaders_address():
+    async with service(lead=False) as served, connected(served) as gateway:
+        served.fleet.follow("10.0.0.7:9090")
+        assert (await gateway.receive()).redirect.address == "10.0.0.7:9090"
+        served.fleet.lead(4, ())
+        assert (await gateway.view()).term == 4
+
+
+async def test_a_stream_without_hello_is_refused_with_a_reason():
+    async with (
+        service() as served,
+        grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel,
+    ):
+        call = fleet_pb2_grpc.FleetStub(channel).Connect(metadata=call_metadata("gateway"))
+        await call.write(fleet_pb2.GatewayMessage(signals=fleet_pb2.Signals()))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "hello" in refused.value.details()
+
+
+async def test_a_gateway_of_a_far_version_is_refused_by_name():
+    async with service() as served, connected(served, version="7.0.0") as gateway:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await gateway.receive()
+        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "gateway/7.0.0" in refused.value.details()

@@ -1,0 +1,188 @@
+"""Reconcilers over a body in memory, on a clock that looptime moves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.names import owners
+from modelfleet_operator.decisions.observed import Deployment, Observed, Signals, Worker
+from modelfleet_operator.decisions.plan import Create, Remove, Route, Stop, Unroute
+from modelfleet_operator.errors import PassingError
+from modelfleet_operator.reconciler import RESTART_DELAY, TICK, Reconcilers
+from simulated_fleet import deployment, policy, report, stats, worker
+
+pytestmark = [pytest.mark.looptime]
+
+
+class BodyInMemory:
+    """Workers are there and listening as soon as they are created."""
+
+    def __init__(self, *deployments: Deployment) -> None:
+        self.deployments = {d.key: d for d in deployments}
+        self.workers: dict[str, Worker] = {}
+        self.statuses: dict[str, list] = {}
+        self.errors: list[Exception] = []  # raised by the next calls, one each
+        self.remembered: Memory = Memory()
+        self.looks: list[float] = []
+
+    def keys(self):
+        return self.deployments.keys()
+
+    def observe(self, key: str) -> Observed | None:
+        if key not in self.deployments:
+            return None
+        self.looks.append(asyncio.get_running_loop().time())
+        mine = tuple(w for w in self.workers.values() if key == f"default/{w.name.split('-')[0]}")
+        return Observed(
+            deployment=self.deployments[key],
+            workers=mine,
+            owners=owners(self.deployments.values()),
+        )
+
+    async def recall(self, key: str):
+        return self.remembered, None
+
+    async def carry_out(self, action, seen: Observed) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        now = asyncio.get_running_loop().time()
+        match action:
+            case Create(name=name, ordinal=ordinal, revision=revision):
+                self.workers.setdefault(
+                    name, worker(ordinal, revision=revision, name=name, created=now)
+                )
+            case Unroute():
+                raise AssertionError("nothing reaches these workers, so they are stopped at once")
+            case Stop(worker=gone) | Remove(worker=gone):
+                self.workers.pop(gone.name, None)
+
+    async def write_status(self, seen: Observed, status, memory) -> None:
+        self.statuses.setdefault(seen.deployment.key, []).append(status)
+
+
+class GatewaysInMemory:
+    """One gateway that reaches what it is told to."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.routes: dict[str, Route] = {}
+        self.reachable: set[str] = set()
+
+    def signals(self, model: str) -> Signals:
+        ready = {worker_id: stats() for worker_id in self.reachable}
+        return Signals(
+            gateways=(report(waiting=self.waiting, reachable=self.reachable),), stats=ready
+        )
+
+    def publish(self, route: Route) -> None:
+        self.routes[route.model] = route
+
+    def withdraw(self, model: str) -> None:
+        self.routes.pop(model, None)
+
+
+@contextlib.asynccontextmanager
+async def running(body: BodyInMemory, gateways: GatewaysInMemory) -> AsyncIterator[Reconcilers]:
+    loop = asyncio.get_running_loop()
+    reconcilers = Reconcilers(body, gateways, loop.time)
+    task = asyncio.create_task(reconcilers.run())
+    await asyncio.sleep(0.01)
+    try:
+        yield reconcilers
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("reconcile")]
+
+
+async def test_reads_decides_writes():
+    body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
+    async with running(body, gateways):
+        assert list(body.workers) == ["tiny-aaaa-0"]
+        assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Starting"
+        assert gateways.routes["default/tiny"].served_names == ("tiny",)
+
+
+async def test_an_event_is_acted_on_at_once():
+    body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
+    async with running(body, gateways) as reconcilers:
+        gateways.reachable = {"default/tiny-aaaa-0"}
+        gateways.waiting = 30
+        reconcilers.wake("default/tiny")
+        await asyncio.sleep(0.01)
+        assert len(body.workers) == 4
+
+
+async def test_a_missed_event_heals_with_the_tick():
+    body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
+    async with running(body, gateways):
+        gateways.waiting = 30
+        await asyncio.sleep(TICK + 0.1)
+        assert len(body.workers) == 4
+
+
+async def test_it_wakes_when_the_plan_said():
+    body, gateways = BodyInMemory(deployment(scaling=policy(idle_timeout=3))), GatewaysInMemory()
+    async with running(body, gateways) as reconcilers:
+        gateways.reachable = {"default/tiny-aaaa-0"}
+        reconcilers.wake("default/tiny")
+        await asyncio.sleep(2.9)
+        assert body.workers
+        gateways.reachable = set()  # so that it is stopped without being unrouted first
+        await asyncio.sleep(0.2)
+        assert not body.workers
+
+
+async def test_a_passing_error_is_tried_again_ever_more_slowly():
+    body = BodyInMemory(deployment())
+    body.errors = [PassingError("503")] * 4
+    async with running(body, GatewaysInMemory()):
+        await asyncio.sleep(60)
+    first = body.looks[:5]
+    assert [round(b - a, 2) for a, b in zip(first, first[1:], strict=False)] == [0.5, 1, 2, 4]
+    assert list(body.workers) == ["tiny-aaaa-0"]
+
+
+async def test_a_task_that_fails_is_started_again_by_its_owner_and_harms_no_other():
+    body = BodyInMemory(deployment(), deployment("other"))
+    body.errors = [ZeroDivisionError("a bug")]
+    async with running(body, GatewaysInMemory()):
+        assert list(body.workers) == ["tiny-aaaa-0"], "the other one goes on"
+        await asyncio.sleep(RESTART_DELAY + 0.1)
+        assert sorted(body.workers) == ["other-aaaa-0", "tiny-aaaa-0"]
+
+
+async def test_what_is_deleted_leaves_the_view_and_gives_its_name_back():
+    old = deployment("old", created=1, served_names=("chat",))
+    young = deployment("young", created=2, served_names=("chat",))
+    body, gateways = BodyInMemory(old, young), GatewaysInMemory()
+    async with running(body, gateways) as reconcilers:
+        assert gateways.routes["default/young"].served_names == ()
+        del body.deployments["default/old"]
+        reconcilers.wake("default/old")
+        await asyncio.sleep(0.1)
+        assert list(gateways.routes) == ["default/young"]
+        assert gateways.routes["default/young"].served_names == ("chat",)
+
+
+async def test_what_appears_later_is_reconciled_too():
+    body, gateways = BodyInMemory(), GatewaysInMemory()
+    async with running(body, gateways) as reconcilers:
+        body.deployments["default/tiny"] = deployment()
+        reconcilers.wake("default/tiny")
+        await asyncio.sleep(0.1)
+        assert list(gateways.routes) == ["default/tiny"]
+
+
+async def test_memory_of_the_last_leader_is_used():
+    body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
+    body.remembered = Memory(revision="aaaa", proven="aaaa", target=0)
+    async with running(body, gateways):
+        assert not body.workers
+        assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Asleep"
