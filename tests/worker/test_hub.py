@@ -223,7 +223,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         if share > 0:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    with serve(Hub(FILES)) as hub, pytest.raises(ModelError, match="disk is full.*HF_HOME"):
+    with serve(Hub(FILES)) as hub, pytest.raises(ModelError, match=r"disk is full.*HF_HOME"):
         fetch(hub, tmp_path, monkeypatch, report=full)
 
 

@@ -96,12 +96,11 @@ async def _tokenize(
     def encode() -> tuple[int, ...]:
         is_chat = isinstance(prompt, ChatPrompt)
         text = prompt if isinstance(prompt, str) else _render(prompt, asked.created, tokenizer)
-        size = len(text.encode())
-        least = tokenizer.least_tokens(size)
+        least = tokenizer.least_tokens(text)
         if least > limits.context_length:
             raise NeverFitsError(
-                f"the prompt's {size} bytes are at least {least} tokens, but the context holds "
-                f"{limits.context_length}"
+                f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
+                f"holds {limits.context_length}"
             )
         # A chat template writes the special tokens itself.
         return tuple(tokenizer.encode(text, add_special_tokens=not is_chat))

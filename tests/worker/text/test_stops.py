@@ -18,7 +18,7 @@ def scan(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
 
 
 def plain_scan(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """The definition: the shortest prefix that ends with a stop, and the longest stop it ends with."""
+    """The definition: the shortest prefix that ends with a stop, cut before the longest such."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:

@@ -60,11 +60,11 @@ class HuggingFaceTokenizer(DecoderPieces):
         self.eos_ids = _eos_ids(folder, tokenizer.eos_token_id)
         self.digest = _digest(folder, self.eos_ids)
 
-    def least_tokens(self, text_bytes: int) -> int:
+    def least_tokens(self, text: str) -> int:
         """No token has more bytes than the longest one."""
         # A normalizer may shorten a text (NFKC, spaces): four times is more than any of them does.
         longest = self._longest if self._backend.normalizer is None else 4 * self._longest
-        return -(-text_bytes // longest)
+        return -(-len(text.encode()) // longest)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """As transformers does it."""

@@ -43,8 +43,8 @@ class Tokenizer(Pieces, Protocol):
         """Ids that end an answer."""
         ...
 
-    def least_tokens(self, text_bytes: int) -> int:
-        """A text of so many bytes has at least this many ids: known without tokenizing it."""
+    def least_tokens(self, text: str) -> int:
+        """The text has at least this many ids: known without tokenizing it."""
         ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:

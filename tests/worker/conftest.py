@@ -1,0 +1,138 @@
+"""A worker in the test's own process: the real service, server, lifecycle and engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+
+from modelfleet_proto import worker_pb2 as pb
+from modelfleet_proto import worker_pb2_grpc
+from modelfleet_worker.engine.paced import Calibration
+from modelfleet_worker.lifecycle import Lifecycle
+from modelfleet_worker.loading import Loader, paced_loader
+from modelfleet_worker.server import ServerOptions, WorkerServer
+
+MODEL = "default/model"
+PATIENCE = 20.0  # seconds until a condition that never comes true fails its test
+
+
+@dataclass
+class Reply:
+    """All that came for one request."""
+
+    accepted: pb.Accepted = field(default_factory=pb.Accepted)
+    tokens: list[pb.Tokens] = field(default_factory=list)
+    finished: pb.Finished = field(default_factory=pb.Finished)
+
+    @property
+    def ids(self) -> list[int]:
+        return [token_id for tokens in self.tokens for token_id in tokens.ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(tokens.text for tokens in self.tokens) + self.finished.text
+
+
+class Worker:
+    """The client's side of a running worker, and its insides for faults."""
+
+    def __init__(self, lifecycle: Lifecycle, channel: grpc.aio.Channel) -> None:
+        self.lifecycle = lifecycle
+        self.channel = channel
+        self.stub = worker_pb2_grpc.WorkerStub(channel)
+
+    async def load(self, model: str = MODEL, source: str = "hf://a/b", **spec: Any) -> None:
+        told = pb.ModelSpec(model=model, source=source, **spec)
+        await self.stub.LoadModel(pb.LoadModelRequest(spec=told))
+
+    async def ready(self, **spec: Any) -> Worker:
+        await self.load(**spec)
+        await self.stats_when(lambda stats: stats.state == pb.WORKER_STATE_READY)
+        return self
+
+    def start(self, prompt: str = "Wake up", **fields: Any) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        fields = {"model": MODEL, "request_id": "test"} | fields
+        if not fields.keys() & {"chat", "prompt_token_ids"}:
+            fields["prompt"] = prompt
+        return self.stub.Generate(pb.GenerateRequest(**fields))
+
+    async def generate(self, prompt: str = "Wake up", **fields: Any) -> Reply:
+        return await self.read(self.start(prompt, **fields))
+
+    async def read(self, call: grpc.aio.UnaryStreamCall[Any, Any]) -> Reply:
+        """Checks the order of events, too."""
+        kinds: list[str | None] = []
+        reply = Reply()
+        async for response in call:
+            kinds.append(response.WhichOneof("event"))
+            if response.HasField("tokens"):
+                reply.tokens.append(response.tokens)
+            elif response.HasField("accepted"):
+                reply.accepted = response.accepted
+            else:
+                reply.finished = response.finished
+        assert kinds[0] == "accepted"
+        assert kinds[-1] == "finished"
+        assert set(kinds[1:-1]) <= {"tokens"}
+        return reply
+
+    async def accepted(self, **fields: Any) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """A call that the worker has taken."""
+        call = self.start(**fields)
+        assert (await call.read()).HasField("accepted")
+        return call
+
+    async def refusal(self, call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        return caught.value.code(), caught.value.details() or ""
+
+    async def stats(self) -> pb.Stats:
+        return await self.stub.GetStats(pb.StatsRequest())
+
+    async def stats_when(self, holds: Callable[[pb.Stats], bool]) -> pb.Stats:
+        """The first Stats of which it holds; fails the test if none comes."""
+        async with asyncio.timeout(PATIENCE):
+            async for stats in self.stub.WatchStats(pb.StatsRequest()):
+                if holds(stats):
+                    return stats
+        raise AssertionError("the Stats stream ended")
+
+
+StartWorker = Callable[..., Awaitable[Worker]]
+
+
+@pytest.fixture
+async def start_worker() -> AsyncIterator[StartWorker]:
+    """Starts workers; by default paced, quick, and without a model."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(loader: Loader | None = None, **options: Any) -> Worker:
+            lifecycle = Lifecycle(loader or paced(), **options)
+            server = WorkerServer(
+                lifecycle, ServerOptions(listen="127.0.0.1:0", worker_id="worker-0")
+            )
+            await server.start()
+            stack.push_async_callback(server.stop)
+            channel = grpc.aio.insecure_channel(server.address)
+            stack.push_async_callback(channel.close)
+            return Worker(lifecycle, channel)
+
+        yield start
+
+
+def paced(**calibration: Any) -> Loader:
+    quick = {"step_seconds": 0.001, "load_seconds": 0.0, "decode_sequence_seconds": 0.0}
+    return paced_loader(Calibration(**(quick | calibration)))
+
+
+@pytest.fixture(name="paced")
+def paced_builder() -> Callable[..., Loader]:
+    """Builds loaders of paced devices."""
+    return paced
