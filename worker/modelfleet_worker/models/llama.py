@@ -35,6 +35,34 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self._eps)
 
 
+class Linear(nn.Module):
+    """A projection whose weights nobody initializes: they come from a checkpoint.
+
+    nn.Linear would draw random ones, which on the meta device imports seconds of Python.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projection [T, outputs] of x [T, inputs]."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """A table of vectors, uninitialized as well."""
+
+    def __init__(self, entries: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The vectors [T, size] of ids [T]."""
+        return functional.embedding(ids, self.weight)
+
+
 class SelfAttention(nn.Module):
     """Projections and rotation around what `Attention` computes."""
 
@@ -43,8 +71,8 @@ class SelfAttention(nn.Module):
         self._layer = layer
         self._heads, self._kv_heads, self._head_dim = config.heads, config.kv_heads, config.head_dim
         width = (config.heads + 2 * config.kv_heads) * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(
+        self.qkv_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.o_proj = Linear(
             config.heads * config.head_dim, config.hidden_size, bias=config.output_bias
         )
         if config.qk_norm:
@@ -72,8 +100,8 @@ class MLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_up_proj = nn.Linear(hidden, 2 * inner, bias=bias)
-        self.down_proj = nn.Linear(inner, hidden, bias=bias)
+        self.gate_up_proj = Linear(hidden, 2 * inner, bias=bias)
+        self.down_proj = Linear(inner, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output [T, hidden] for x [T, hidden]."""
@@ -104,10 +132,10 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 

@@ -1,0 +1,169 @@
+"""Greedy output equals transformers token for token, whatever happens around a request."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from modelfleet_worker.engine.messages import Abort, Request, SamplingParams
+from modelfleet_worker.engine.runner import TorchRunner
+from modelfleet_worker.models.llama import Llama
+
+Ids = tuple[int, ...]
+NEW = 16  # tokens of each answer
+
+
+def request(
+    prompt: Ids,
+    name: str | int = "a",
+    *,
+    resumed: Ids = (),
+    max_tokens: int = NEW,
+    sampling: SamplingParams | None = None,
+) -> Request:
+    return Request(
+        request_id=str(name),
+        prompt_ids=prompt,
+        resumed_ids=resumed,
+        max_tokens=max_tokens,
+        sampling=sampling or SamplingParams(),
+    )
+
+
+def numbered(prompts: list[Ids], **changes) -> list[Request]:
+    return [request(prompt, i, **changes) for i, prompt in enumerate(prompts)]
+
+
+def greedy(reference: PreTrainedModel, prompt: Ids) -> Ids:
+    generated = reference.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)),
+        max_new_tokens=NEW,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return tuple(generated[0, len(prompt) :].tolist())
+
+
+@pytest.fixture(scope="session")
+def expected(reference: PreTrainedModel, prompts: list[Ids]) -> list[Ids]:
+    return [greedy(reference, prompt) for prompt in prompts]
+
+
+def ids(run, count: int) -> list[Ids]:
+    return [tuple(run.answers[str(i)].ids) for i in range(count)]
+
+
+def test_alone(runner: TorchRunner, prompts, expected, engine_run):
+    alone = [tuple(engine_run(runner, [request(p)]).answers["a"].ids) for p in prompts]
+    assert alone == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "caching"),
+    [(1, True), (7, True), (7, False), (64, True), (64, False), (100_000, True), (100_000, False)],
+)
+def test_in_a_batch_with_strangers(
+    runner: TorchRunner, prompts, expected, engine_run, budget: int, caching: bool
+):
+    run = engine_run(runner, numbered(prompts), budget=budget, caching=caching)
+    assert ids(run, len(prompts)) == expected
+
+
+def test_after_a_hit_in_the_prefix_cache(runner: TorchRunner, prompts, expected, engine_run):
+    again = [request(prompts[-1], i) for i in range(3)]
+    run = engine_run(runner, again, sequences=1)
+    assert ids(run, 3) == [expected[-1]] * 3
+    assert [run.answers[str(i)].cached_tokens for i in range(3)] == [0, 96, 96]
+
+
+def test_with_forced_preemption(model: Llama, prompts, expected, engine_run):
+    tiny = TorchRunner(model, num_blocks=8, context_length=512)
+    run = engine_run(tiny, numbered(prompts))
+    assert run.stats.preemptions > 0
+    assert ids(run, len(prompts)) == expected
+
+
+def test_with_a_neighbour_aborted_midway(runner: TorchRunner, prompts, expected, engine_run):
+    def abort_one(engine, answers):
+        if len(answers["1"].ids) == 5:
+            engine.submit(Abort("1"))
+
+    run = engine_run(runner, numbered(prompts), after_step=abort_one, aborts=1)
+    others = [i for i in range(len(prompts)) if i != 1]
+    assert [tuple(run.answers[str(i)].ids) for i in others] == [expected[i] for i in others]
+    assert 5 <= len(run.answers["1"].ids) < NEW  # it stopped within a step or two
+
+
+def test_resumed_after_every_token(runner: TorchRunner, prompts, expected, engine_run):
+    answer = expected[1]
+    resumed = [request(prompts[1], k, resumed=answer[:k]) for k in range(1, NEW)]
+    run = engine_run(runner, resumed)
+    assert {k: tuple(run.answers[str(k)].ids) for k in range(1, NEW)} == {
+        k: answer[k:] for k in range(1, NEW)
+    }
+
+
+def test_a_drawn_answer_depends_on_nothing_but_its_request(
+    runner: TorchRunner, model: Llama, prompts, engine_run
+):
+    prompts = prompts[:5]
+    sampling = SamplingParams(temperature=1.0, top_k=200, top_p=0.95, seed=2**64 - 1, choice=1)
+    alone = tuple(engine_run(runner, [request(prompts[1], sampling=sampling)]).answers["a"].ids)
+    batch = numbered(prompts, sampling=sampling)
+    tiny = TorchRunner(model, num_blocks=5, context_length=512)
+    assert tuple(engine_run(runner, batch, budget=7).answers["1"].ids) == alone
+    preempted = engine_run(tiny, batch)
+    assert preempted.stats.preemptions > 0
+    assert tuple(preempted.answers["1"].ids) == alone
+    resumed = [
+        request(prompts[1], k, resumed=alone[:k], sampling=sampling) for k in range(1, NEW, 4)
+    ]
+    run = engine_run(runner, resumed)
+    assert all(tuple(run.answers[r.request_id].ids) == alone[len(r.resumed_ids) :] for r in resumed)
+    other = SamplingParams(temperature=1.0, seed=2**64 - 1, choice=2)
+    elsewhere = engine_run(runner, [request(prompts[1], sampling=other)])
+    assert tuple(elsewhere.answers["a"].ids) != alone
+
+
+def test_logprobs_are_those_of_the_plain_distribution(
+    runner: TorchRunner, reference: PreTrainedModel, prompts, engine_run
+):
+    sampling = SamplingParams(temperature=0.7, top_k=5, seed=3, logprobs=4)
+    answer = engine_run(runner, [request(prompts[0], sampling=sampling)]).answers["a"]
+    known = torch.tensor([[*prompts[0], *answer.ids]])
+    with torch.inference_mode():
+        logits = reference(known).logits[0, len(prompts[0]) - 1 : -1].float()
+    expected = logits.log_softmax(-1)
+    for row, id_, found in zip(expected, answer.ids, answer.logprobs, strict=True):
+        top = row.topk(4)
+        assert found.chosen == pytest.approx(float(row[id_]), abs=1e-3)
+        assert [i for i, _ in found.top] == top.indices.tolist()
+        assert [p for _, p in found.top] == pytest.approx(top.values.tolist(), abs=1e-3)
+
+
+def test_bfloat16_differs_only_at_near_ties(
+    bf16_runner: TorchRunner, bf16_reference: PreTrainedModel, prompts, engine_run
+):
+    found = ids(engine_run(bf16_runner, numbered(prompts)), len(prompts))
+    exact = [follows(bf16_reference, p, ours) for p, ours in zip(prompts, found, strict=True)]
+    assert sum(exact) >= len(prompts) // 2  # ties are the exception
+
+
+def follows(reference: PreTrainedModel, prompt: Ids, ours: Ids) -> bool:
+    """Whether `ours` is what the reference would say; False: up to a near tie.
+
+    At the first divergence our token and its own have to be the two likeliest, less than 0.125
+    nats apart. Before it, the reference has read the same tokens as if it had said them.
+    """
+    with torch.inference_mode():
+        logits = reference(torch.tensor([[*prompt, *ours]])).logits[0, len(prompt) - 1 : -1]
+    for row, id_ in zip(logits.float().log_softmax(-1), ours, strict=True):
+        top = row.topk(2)
+        if id_ != top.indices[0]:
+            assert id_ == top.indices[1]
+            assert float(top.values[0] - top.values[1]) < 0.125
+            return False
+    return True
