@@ -19,7 +19,7 @@ from modelfleet_worker.loading import Loader, paced_loader
 from modelfleet_worker.server import ServerOptions, WorkerServer
 
 MODEL = "default/model"
-PATIENCE = 20.0  # seconds until a condition that never comes true fails its test
+PATIENCE = 60.0  # seconds until a condition that never comes true fails its test
 
 
 @dataclass

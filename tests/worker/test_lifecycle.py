@@ -1,6 +1,7 @@
 """Loading, draining, unloading and failing, seen through gRPC."""
 
 import asyncio
+import itertools
 import time
 
 import grpc
@@ -217,14 +218,15 @@ async def test_stats_come_at_once_on_change_and_every_second(start_worker, paced
     seen: list[tuple[float, pb.Stats]] = []
 
     async def watch() -> None:
-        async for stats in worker.stub.WatchStats(pb.StatsRequest()):
+        calls = worker.stub.WatchStats(pb.StatsRequest())
+        while isinstance(stats := await calls.read(), pb.Stats):
             seen.append((loop.time(), stats))
 
     watching = asyncio.create_task(watch())
     async with asyncio.timeout(10):
         while len(seen) < 3:
             await asyncio.sleep(0.02)
-    gaps = [later - earlier for (earlier, _), (later, _) in zip(seen, seen[1:], strict=False)]
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(seen)]
     assert max(gaps) < 1.5
 
     async def seconds_until(holds) -> float:

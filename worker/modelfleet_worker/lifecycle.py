@@ -24,7 +24,7 @@ from .threads import in_thread, post
 
 log = structlog.get_logger()
 
-_STOP_SECONDS = 5.0  # how long an engine may take to finish its step when it is stopped
+_STOP_SECONDS = 2.0  # how long an engine or a load may take to notice the process's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +161,13 @@ class Lifecycle:
             log.info("unloaded")
 
     async def close(self) -> None:
-        """Stops the engine for good; gives up on one that is stuck."""
+        """Stops engine and load for good; gives up on one that is stuck."""
         self._cancel_load.set()
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 await self._let_go()
         except TimeoutError:
-            log.warning("the engine does not stop; leaving it behind", model=self._model)
+            log.warning("a thread does not stop; leaving it behind", model=self._model)
 
     async def _let_go(self) -> None:
         self._cancel_load.set()

@@ -7,7 +7,8 @@ token by token, and a log-probability can be reported for a token that is half a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -55,49 +56,59 @@ class DecoderPieces:
 ToBytes = Callable[[str], bytes]
 
 
+@dataclass(slots=True)
+class _Rules:
+    """What the steps of a decoder come down to."""
+
+    byte_level: bool = False
+    byte_fallback: bool = False
+    replacements: list[tuple[str, str]] = field(default_factory=list)
+    dropped: str = ""  # the mark of a space that the first token of a text loses
+    strips: bool = False  # a text loses one leading space
+
+
 def _read_decoder(decoder: Mapping[str, Any]) -> tuple[ToBytes, ToBytes]:
     """How a token becomes bytes, and how the first one of a text does."""
-    steps: Sequence[Mapping[str, Any]] = (
-        decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]
-    )
-    byte_level = byte_fallback = strips = False
-    replacements: list[tuple[str, str]] = []
-    dropped = ""  # the mark of a space that the first token loses
-    for step in steps:
-        match step:
-            case {"type": "ByteLevel"}:
-                byte_level = True
-            case {"type": "ByteFallback"}:
-                byte_fallback = True
-            case {"type": "Fuse"}:
-                pass
-            case {"type": "Replace", "pattern": {"String": old}, "content": new}:
-                replacements.append((old, new))
-            case {"type": "Metaspace", "replacement": old, "prepend_scheme": scheme}:
-                replacements.append((old, " "))
-                dropped = "" if scheme == "never" else old
-            case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
-                strips = bool(start)
-            case _:
-                raise ModelError(
-                    "the tokenizer's decoder must be byte-level or SentencePiece-like, "
-                    f"found the step {dict(step)}"
-                )
+    rules = _Rules()
+    for step in decoder["decoders"] if decoder.get("type") == "Sequence" else [decoder]:
+        _read_step(step, rules)
 
     def to_bytes(token: str) -> bytes:
-        if byte_level:
+        if rules.byte_level:
             return _byte_level_bytes(token)
-        if byte_fallback and (match := _FALLBACK.fullmatch(token)):
+        if rules.byte_fallback and (match := _FALLBACK.fullmatch(token)):
             return bytes([int(match[1], 16)])
-        for old, new in replacements:
+        for old, new in rules.replacements:
             token = token.replace(old, new)
         return token.encode()
 
     def first_to_bytes(token: str) -> bytes:
-        piece = to_bytes(token.replace(dropped, "") if dropped else token)
-        return piece.removeprefix(b" ") if strips else piece
+        piece = to_bytes(token.replace(rules.dropped, "") if rules.dropped else token)
+        return piece.removeprefix(b" ") if rules.strips else piece
 
     return to_bytes, first_to_bytes
+
+
+def _read_step(step: Mapping[str, Any], rules: _Rules) -> None:
+    match step:
+        case {"type": "ByteLevel"}:
+            rules.byte_level = True
+        case {"type": "ByteFallback"}:
+            rules.byte_fallback = True
+        case {"type": "Fuse"}:
+            pass
+        case {"type": "Replace", "pattern": {"String": old}, "content": new}:
+            rules.replacements.append((old, new))
+        case {"type": "Metaspace", "replacement": old, "prepend_scheme": scheme}:
+            rules.replacements.append((old, " "))
+            rules.dropped = "" if scheme == "never" else old
+        case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
+            rules.strips = bool(start)
+        case _:
+            raise ModelError(
+                "the tokenizer's decoder must be byte-level or SentencePiece-like, "
+                f"found the step {dict(step)}"
+            )
 
 
 @cache
