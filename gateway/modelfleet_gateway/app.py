@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from .dispatch import Dispatcher
-from .errors import GatewayError, MethodNotAllowedError, NotReadyError, UnknownUrlError
+from .errors import GatewayError, MethodNotAllowedError, UnknownUrlError
 from .exchange import request_id
 from .generation import GenerationEndpoint
 from .metrics import Metrics
@@ -53,16 +53,11 @@ class App:
         )
 
     async def _models(self, request: Request) -> Response:
-        view = self._dispatcher.view
-        if view is None:
-            raise NotReadyError("This gateway has no view yet: it waits for its operator.")
-        return JSONResponse(model_list(view), headers={"x-request-id": request_id(request)})
+        models = model_list(self._dispatcher.view_in_force())
+        return JSONResponse(models, headers={"x-request-id": request_id(request)})
 
     async def _model(self, request: Request) -> Response:
-        view = self._dispatcher.view
-        if view is None:
-            raise NotReadyError("This gateway has no view yet: it waits for its operator.")
-        card = model_card(view, request.path_params["name"])
+        card = model_card(self._dispatcher.view_in_force(), request.path_params["name"])
         return JSONResponse(card, headers={"x-request-id": request_id(request)})
 
     async def _healthz(self, _: Request) -> Response:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import structlog
 
 from .balance import choose_worker
-from .errors import UnknownModelError, UpstreamLostError
+from .errors import NotReadyError, UnknownModelError, UpstreamLostError
 from .metrics import Metrics, ModelMeter
 from .queue import Waiter, WaitingLine
 from .tasks import TaskBag, supervise
@@ -24,12 +23,13 @@ log = structlog.get_logger()
 class Desk:
     """One model: its route, its line and its workers."""
 
-    def __init__(self, route: Route, meter: ModelMeter, on_alarm: Callable[[], None]) -> None:
+    def __init__(self, route: Route, meter: ModelMeter, urgent: asyncio.Event) -> None:
         self.route = route
         self.line: WaitingLine[Lease] = WaitingLine()
         self.workers: dict[str, Worker] = {}
         self.meter = meter
-        self._on_alarm = on_alarm
+        self._urgent = urgent
+        self._ready_before = 0
         self._closed = False
 
     @property
@@ -47,6 +47,14 @@ class Desk:
         if self.line:
             self.line.serve(self._place)
 
+    def changed(self) -> None:
+        """A worker brought news."""
+        self.serve()
+        ready = self.ready_workers
+        if ready != self._ready_before:
+            self._ready_before = ready
+            self._urgent.set()
+
     def join(self, waiter: Waiter[Lease]) -> None:
         """Takes a choice back into the line, and serves it at once if it can."""
         self.line.join(waiter)
@@ -58,7 +66,7 @@ class Desk:
     def alarm(self) -> None:
         """Tells the operator at once when somebody waits and no worker is ready."""
         if self.line and not self.ready_workers:
-            self._on_alarm()
+            self._urgent.set()
 
     def close(self) -> None:
         """The model left the view: whoever waits is told, running choices go on."""
@@ -147,7 +155,7 @@ class Dispatcher:
         self._metrics = metrics
         self.view: View | None = None
         self.desks: dict[str, Desk] = {}
-        self.alarm = asyncio.Event()  # a request began to wait for a model without a ready worker
+        self.urgent = asyncio.Event()  # the operator should hear at once what changed
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
 
@@ -163,18 +171,24 @@ class Dispatcher:
             desk.close()
         for model, route in view.routes.items():
             if model not in self.desks:
-                self.desks[model] = Desk(route, self._metrics.model(model), self.alarm.set)
+                self.desks[model] = Desk(route, self._metrics.model(model), self.urgent)
             desk = self.desks[model]
             desk.route = route
             self._sync_workers(desk, route)
             desk.serve()
         return True
 
+    def view_in_force(self) -> View:
+        """The view, or NotReadyError before the first."""
+        if self.view is None:
+            raise NotReadyError(
+                "This gateway knows no models yet: it waits for its operator.", retry_after=1
+            )
+        return self.view
+
     def desk(self, name: str) -> Desk:
         """The desk of the model that answers to this name."""
-        if self.view is None:
-            raise UnknownModelError("This gateway knows no models yet: its operator is not there.")
-        return self.desks[self.view.resolve(name).model]
+        return self.desks[self.view_in_force().resolve(name).model]
 
     async def close(self) -> None:
         """Closes every channel."""
@@ -203,4 +217,4 @@ class Dispatcher:
     def _on_change(self, model: str) -> None:
         desk = self.desks.get(model)
         if desk:
-            desk.serve()
+            desk.changed()

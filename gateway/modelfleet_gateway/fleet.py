@@ -18,7 +18,7 @@ from .signals import build_signals
 from .view import parse_view
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
-ALARM_PAUSE: Final = 0.02  # seconds between signals at least
+URGENT_PAUSE: Final = 0.02  # seconds between signals at least
 FIRST_PAUSE: Final = 0.1  # seconds of the back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 2.0
 
@@ -74,9 +74,9 @@ class OperatorLink:
         yield fleet_pb2.GatewayMessage(hello=fleet_pb2.GatewayHello(gateway_id=self._gateway_id))
         loop = asyncio.get_running_loop()
         while True:
-            self._dispatcher.alarm.clear()
+            self._dispatcher.urgent.clear()
             yield fleet_pb2.GatewayMessage(signals=build_signals(self._dispatcher, loop.time()))
-            await asyncio.sleep(ALARM_PAUSE)
+            await asyncio.sleep(URGENT_PAUSE)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SIGNAL_PAUSE - ALARM_PAUSE):
-                    await self._dispatcher.alarm.wait()
+                async with asyncio.timeout(SIGNAL_PAUSE - URGENT_PAUSE):
+                    await self._dispatcher.urgent.wait()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import grpc
 import httpx
 import openai
+
 from modelfleet_gateway.options import Options
 from modelfleet_gateway.server import Gateway, address_of, listen
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -19,9 +20,9 @@ MODEL = "default/tiny"
 Trouble = Callable[[grpc.aio.ServicerContext, worker_pb2.GenerateRequest, int], Awaitable[None]]
 
 
-async def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Returns when the condition holds; fails after `timeout` seconds."""
-    deadline = asyncio.get_running_loop().time() + timeout
+async def eventually(condition: Callable[[], object], within: float = 10.0) -> None:
+    """Returns when the condition holds; fails after `within` seconds."""
+    deadline = asyncio.get_running_loop().time() + within
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
         await asyncio.sleep(0.005)
@@ -53,9 +54,13 @@ def expected_text(
     return "".join(f"{token_id(request, position)} " for position in range(tokens))
 
 
+class EndEarlyError(Exception):
+    """Raised by a trouble: the stream ends with OK and without Finished."""
+
+
 @dataclass
 class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
-    """A worker whose tokens are known before; it does what its fields say, also when they change."""
+    """A worker whose tokens are known before; it does what its fields say at any time."""
 
     worker_id: str = "w-0"
     model: str = MODEL
@@ -71,6 +76,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     running: int = 0
     requests: list[worker_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    filler: str = ""  # longer texts
     silent: bool = False  # stopped, as by SIGSTOP
 
     def __post_init__(self) -> None:
@@ -157,6 +163,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
                     reason=reason, prompt_tokens=5, completion_tokens=count, cached_tokens=2
                 )
             )
+        except EndEarlyError:
+            return
         except asyncio.CancelledError:
             self.cancelled.append(request.request_id)
             raise
@@ -165,7 +173,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     def _tokens(self, request, position):
         drawn = token_id(request, position)
-        tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} ")
+        tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} {self.filler}")
         if request.logprobs.enabled:
             chosen = worker_pb2.TokenLogprob(id=drawn, token=f"{drawn} ".encode(), logprob=-0.5)
             entry = tokens.logprobs.add(chosen=chosen)

@@ -160,8 +160,10 @@ def _explain(error: pydantic.ValidationError) -> InvalidRequestError:
     if first["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")
     path = [str(part) for part in first["loc"]]
-    if not path:
-        return InvalidRequestError(f"The body must be a JSON object: {first['msg']}.")
+    if first["type"] == "model_type" and not path:
+        return InvalidRequestError("The body must be a JSON object.")
+    if not path:  # a rule about several fields; its type names the one to change
+        return InvalidRequestError(f"{first['msg']}.", param=first["type"])
     where = ".".join(path)
     if first["type"] == "missing":
         return InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)

@@ -1,0 +1,260 @@
+"""The gateway's pure parts, as tables."""
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from modelfleet_gateway.balance import choose_worker
+from modelfleet_gateway.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    QueueFullError,
+    StartupError,
+    UnknownModelError,
+    UpstreamLostError,
+)
+from modelfleet_gateway.failover import (
+    MAX_FRUITLESS,
+    MAX_TURNED_AWAY,
+    Again,
+    Attempts,
+    Blame,
+    End,
+    Failure,
+    after_failure,
+)
+from modelfleet_gateway.merge import merged
+from modelfleet_gateway.options import split_address
+from modelfleet_gateway.queue import WaitingLine
+from modelfleet_gateway.view import Route, is_outdated, make_view, not_ready, outlook
+
+Code = grpc.StatusCode
+
+
+@dataclass
+class Candidate:
+    worker_id: str = "w-0"
+    model_digest: str = "d"
+    free_slots: int = 1
+    outstanding: int = 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "how", "chosen"),
+    [
+        pytest.param([], {}, None, id="nobody"),
+        pytest.param([Candidate(free_slots=0)], {}, None, id="nobody with a free slot"),
+        pytest.param(
+            [Candidate("a", outstanding=3), Candidate("b", outstanding=2)],
+            {},
+            "b",
+            id="the least outstanding work",
+        ),
+        pytest.param(
+            [Candidate("a"), Candidate("b")], {}, "a", id="ties go to the first"
+        ),
+        pytest.param(
+            [Candidate("a", "other"), Candidate("b", "d", outstanding=5)],
+            {"digest": "d"},
+            "b",
+            id="a stream goes on only where its digest is",
+        ),
+        pytest.param([Candidate("a", "other")], {"digest": "d"}, None, id="or waits"),
+        pytest.param(
+            [Candidate("a"), Candidate("b", outstanding=5)],
+            {"avoid": "a"},
+            "b",
+            id="not where it failed last",
+        ),
+        pytest.param([Candidate("a")], {"avoid": "a"}, "a", id="unless there is no other"),
+    ],
+)
+def test_chooses_a_worker(workers, how, chosen):
+    found = choose_worker(workers, **how)
+    assert (found.worker_id if found else None) == chosen
+
+
+@pytest.mark.parametrize(
+    ("failure", "blame"),
+    [
+        (Failure(Code.RESOURCE_EXHAUSTED, ""), Blame.FULL),
+        (Failure(Code.UNAVAILABLE, ""), Blame.SUSPECT),
+        (Failure(Code.NOT_FOUND, ""), Blame.SUSPECT),
+        (Failure(Code.FAILED_PRECONDITION, ""), Blame.SUSPECT),
+        (Failure(Code.INTERNAL, ""), Blame.NONE),
+        (Failure(Code.UNAVAILABLE, "", accepted=True), Blame.SUSPECT),
+        (Failure(Code.CANCELLED, "", accepted=True), Blame.SUSPECT),
+        (Failure(Code.INTERNAL, "", accepted=True), Blame.NONE),
+        (Failure(Code.INVALID_ARGUMENT, "", accepted=True), Blame.SUSPECT),
+    ],
+)
+def test_goes_on_after_a_failure_that_another_worker_may_not_have(failure, blame):
+    verdict = after_failure(failure, Attempts())
+    assert isinstance(verdict, Again)
+    assert verdict.blame is blame
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (Code.INVALID_ARGUMENT, InvalidRequestError),
+        (Code.OUT_OF_RANGE, ContextLengthExceededError),
+    ],
+)
+def test_ends_what_is_wrong_everywhere(code, error):
+    verdict = after_failure(Failure(code, "why"), Attempts())
+    assert isinstance(verdict, End)
+    assert type(verdict.error) is error
+    assert verdict.error.message == "why"
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"),
+    [
+        (Failure(Code.INTERNAL, "", accepted=True), MAX_FRUITLESS),
+        (Failure(Code.UNAVAILABLE, "", accepted=True), MAX_FRUITLESS),
+        (Failure(Code.UNKNOWN, ""), MAX_FRUITLESS),
+        (Failure(Code.UNAVAILABLE, ""), MAX_TURNED_AWAY),
+        (Failure(Code.FAILED_PRECONDITION, ""), MAX_TURNED_AWAY),
+        (Failure(Code.RESOURCE_EXHAUSTED, ""), None),
+        (Failure(Code.UNAVAILABLE, "", accepted=True, draining=True), None),
+    ],
+)
+def test_gives_up_after_failures_without_a_token_except_honest_ones(failure, tries):
+    attempts = Attempts()
+    for count in range(1, 200):
+        verdict = after_failure(failure, attempts)
+        if isinstance(verdict, End):
+            assert isinstance(verdict.error, UpstreamLostError)
+            assert count == tries
+            return
+        attempts = verdict.attempts
+    assert tries is None
+
+
+def test_full_names_always_answer_and_the_first_claim_on_a_short_name_wins():
+    view = make_view(
+        (
+            Route(model="a/m", served_names=("m", "b/m")),
+            Route(model="b/m", served_names=("m", "second")),
+        )
+    )
+    assert view.resolve("m").model == "a/m"
+    assert view.resolve("b/m").model == "b/m"
+    assert view.resolve("second").model == "b/m"
+    with pytest.raises(UnknownModelError, match=r"'x' does not exist here. Models: m, second, a/m"):
+        view.resolve("x")
+
+
+@pytest.mark.parametrize(
+    ("current", "new", "outdated"), [(None, 0, False), (3, 2, True), (3, 3, False), (3, 4, False)]
+)
+def test_only_a_lower_term_is_outdated(current, new, outdated):
+    in_force = None if current is None else make_view((), term=current, version=9)
+    assert is_outdated(make_view((), term=new, version=1), in_force) is outdated
+
+
+def test_tells_what_a_sleeping_model_does():
+    assert outlook(Route(model="a/m"), 100) == "phase unknown, ready at an unknown time"
+    route = Route(model="a/m", phase="Download", eta=142)
+    assert outlook(route, 100) == "phase Download, ready in about 42 s"
+    error = not_ready(route, waited=30, ready_workers=0, now=100)
+    assert error.headers() == {"retry-after": "42"}
+    assert "a/m" in error.message
+
+
+async def test_the_line_is_served_in_order_of_arrival_and_streams_to_resume_first():
+    line: WaitingLine[str] = WaitingLine()
+    first, second = line.admit(2, limit=10, now=0)
+    (third,) = line.admit(1, limit=10, now=1)
+    line.leave(second)
+    second.digest = "d"
+    line.join(second)
+    served: list[int] = []
+
+    def place(waiter):
+        if waiter.digest or len(served) == 2:
+            return None
+        served.append(waiter.number)
+        return "slot"
+
+    line.serve(place)
+    assert served == [first.number, third.number], "a stream that cannot be placed blocks nobody"
+    assert len(line) == 1
+    line.leave(first)
+    line.join(again := line.admit(1, limit=10, now=2)[0])
+    line.leave(again)
+    order: list[int] = []
+    line.serve(lambda waiter: order.append(waiter.number) or "slot")
+    assert order == [second.number, again.number]
+
+
+async def test_one_that_comes_back_stands_at_the_head_again():
+    line: WaitingLine[str] = WaitingLine()
+    first, second = line.admit(2, limit=10, now=0)
+    line.leave(first)
+    first.turn = asyncio.get_running_loop().create_future()
+    line.join(first)
+    order: list[int] = []
+    line.serve(lambda waiter: order.append(waiter.number) or "slot")
+    assert order == [first.number, second.number]
+
+
+async def test_the_line_is_bounded_for_new_requests_only():
+    line: WaitingLine[str] = WaitingLine()
+    many = line.admit(5, limit=3, now=0)
+    with pytest.raises(QueueFullError, match="5 of at most 3") as full:
+        line.admit(1, limit=3, now=2.5)
+    assert full.value.headers() == {"retry-after": "3"}
+    for waiter in many:
+        line.leave(waiter)
+        waiter.digest = "d"
+        line.join(waiter)
+    assert len(line.admit(3, limit=3, now=0)) == 3
+    assert line.oldest_wait(now=4) == 4
+
+
+async def test_a_client_that_went_away_is_passed_over():
+    line: WaitingLine[str] = WaitingLine()
+    gone, here = line.admit(2, limit=10, now=0)
+    gone.turn.cancel()
+    line.serve(lambda _: "slot")
+    assert here.turn.result() == "slot"
+    assert len(line) == 0
+
+
+async def test_merged_streams_end_together_at_the_first_error():
+    closed: list[str] = []
+
+    async def good():
+        try:
+            for number in range(100):
+                yield number
+                await asyncio.sleep(0)
+        finally:
+            closed.append("good")
+
+    async def bad():
+        yield 0
+        raise KeyError("bad")
+
+    with pytest.raises(KeyError):
+        [item async for item in merged([good(), bad()])]
+    assert closed == ["good"]
+    assert [item async for item in merged([good()])] == [(0, number) for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), ("host:65535", ("host", 65535))],
+)
+def test_splits_addresses(address, parts):
+    assert split_address(address, "--listen") == parts
+
+
+@pytest.mark.parametrize("address", ["", "80", ":80", "host:", "host:http", "host:65536"])
+def test_names_the_flag_of_a_wrong_address(address):
+    with pytest.raises(StartupError, match="--listen: expected HOST:PORT"):
+        split_address(address, "--listen")

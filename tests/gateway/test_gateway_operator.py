@@ -1,0 +1,138 @@
+"""The stream to the operator: views in, signals out, and life without it."""
+
+import asyncio
+
+import httpx
+from gateway_doubles import (
+    MODEL,
+    OperatorDouble,
+    ScriptedWorker,
+    eventually,
+    expected_text,
+    route,
+    running_fleet,
+)
+
+from modelfleet_gateway.options import Options
+from modelfleet_gateway.server import Gateway, address_of, listen
+from modelfleet_proto import fleet_pb2, worker_pb2
+
+
+async def ask(fleet, model: str = "tiny") -> str:
+    answer = await fleet.client.completions.create(model=model, prompt="p", seed=7)
+    return answer.choices[0].text
+
+
+async def test_forwards_the_stats_of_every_worker():
+    ready = ScriptedWorker("w-0")
+    loading = ScriptedWorker("w-1", state=worker_pb2.WORKER_STATE_LOADING)
+    async with running_fleet(ready, loading) as fleet:
+        await ask(fleet)
+        signals = fleet.operator.signals
+        await eventually(lambda: signals and signals[-1].models and signals[-1].version == 1)
+        await eventually(lambda: signals[-1].models[0].completion_tokens == 8)
+        last = signals[-1]
+    assert fleet.operator.hellos == ["gw-1"]
+    assert last.term == 1
+    workers = {entry.worker_id: entry for entry in last.workers}
+    assert {entry.stats.state for entry in workers.values()} == {
+        worker_pb2.WORKER_STATE_READY,
+        worker_pb2.WORKER_STATE_LOADING,
+    }
+    assert workers["w-0"].reachable
+    assert (last.models[0].model, last.models[0].requests) == (MODEL, 1)
+    assert (last.models[0].waiting, last.models[0].running) == (0, 0)
+    assert last.models[0].prompt_tokens == 5
+
+
+async def test_a_worker_that_is_gone_is_not_reachable():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        await worker.kill()
+        await fleet.ready(0)
+        signals = fleet.operator.signals
+        await eventually(lambda: signals[-1].workers and not signals[-1].workers[0].reachable)
+
+
+async def test_a_worker_that_restarts_at_its_address_is_found_again():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        await worker.kill()
+        await fleet.ready(0)
+        reborn = ScriptedWorker(address=worker.address)
+        await reborn.start()
+        await fleet.ready(1)
+        assert await ask(fleet) == expected_text("p", 8)
+        await reborn.kill()
+
+
+async def test_a_view_of_a_lower_term_is_ignored():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        fleet.push(route(worker, served=("new",)), term=5)
+        await eventually(lambda: "new" in fleet.gateway.dispatcher.view.names)
+        fleet.push(route(worker, served=("old",)), term=4)
+        fleet.push(route(worker, served=("newer",)), term=5)
+        await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
+        assert fleet.gateway.dispatcher.view.term == 5
+
+
+async def test_a_worker_that_is_not_routable_gets_nothing_new():
+    stopped, other = ScriptedWorker("w-0"), ScriptedWorker("w-1")
+    async with running_fleet(stopped, other) as fleet:
+        view = route(stopped, other)
+        view.workers[0].routable = False
+        fleet.push(view)
+        await fleet.ready(1)
+        for _ in range(3):
+            await ask(fleet)
+    assert not stopped.requests
+
+
+async def test_goes_on_without_an_operator_and_finds_it_again():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        await fleet.operator.stop()
+        assert await ask(fleet) == expected_text("p", 8)
+        assert (await fleet.http.get("/readyz")).status_code == 200
+
+        fleet.operator.view.version = 1  # a restarted operator begins again
+        fleet.operator.view.models[0].served_names.append("again")
+        await fleet.operator.start()
+        await eventually(lambda: "again" in fleet.gateway.dispatcher.view.names)
+        assert await ask(fleet, "again") == expected_text("p", 8)
+    assert fleet.operator.hellos == ["gw-1", "gw-1"]
+
+
+async def test_follows_a_redirect_to_the_leader():
+    leader, follower = OperatorDouble(), OperatorDouble()
+    await leader.start()
+    await follower.start()
+    follower.redirect = leader.address
+    leader.view.models.append(fleet_pb2.ModelRoute(model=MODEL))
+    listener = listen("127.0.0.1:0")
+    gateway = Gateway(Options(operator=follower.address, gateway_id="gw-1"), listener)
+    running = asyncio.create_task(gateway.run())
+    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}") as http:
+        await eventually(lambda: gateway.dispatcher.view is not None)
+        assert leader.hellos == ["gw-1"]
+        assert (await http.get("/v1/models")).json()["data"][0]["id"] == MODEL
+    gateway.drain()
+    await running
+    await leader.stop()
+    await follower.stop()
+
+
+async def test_is_not_ready_before_its_first_view_and_when_it_drains():
+    listener = listen("127.0.0.1:0")
+    gateway = Gateway(Options(operator="127.0.0.1:1"), listener)
+    running = asyncio.create_task(gateway.run())
+    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}") as http:
+        assert (await http.get("/healthz")).status_code == 200
+        early = await http.get("/readyz")
+        assert (early.status_code, early.text) == (503, "waiting for the operator's first view\n")
+        answer = await http.post("/v1/completions", json={"model": "m", "prompt": "p"})
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+    gateway.drain()
+    await running

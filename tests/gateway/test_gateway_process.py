@@ -1,0 +1,158 @@
+"""The gateway as a process: starting, refusing to start, draining."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, route
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class GatewayProcess:
+    process: asyncio.subprocess.Process
+    url: str
+    client: openai.AsyncOpenAI
+    http: httpx.AsyncClient
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(
+    operator: OperatorDouble, folder: Path, *flags: str
+) -> AsyncIterator[GatewayProcess]:
+    """A gateway that is ready; it is killed in the end if it still runs."""
+    address = folder / "gateway.address"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "modelfleet_gateway", "--listen", "127.0.0.1:0", "--operator", operator.address),
+        *("--address-file", str(address), "--die-with-parent", *flags),
+    )
+    try:
+        await eventually(address.exists, within=20)
+        url = f"http://{address.read_text()}"
+        async with (
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+            httpx.AsyncClient(base_url=url) as http,
+        ):
+            deadline = time.monotonic() + 10
+            while (await http.get("/readyz")).status_code != 200:
+                assert time.monotonic() < deadline
+            yield GatewayProcess(process, url, client, http)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def operator_of(*workers: ScriptedWorker) -> AsyncIterator[OperatorDouble]:
+    for worker in workers:
+        await worker.start()
+    operator = OperatorDouble()
+    await operator.start()
+    operator.view.models.append(route(*workers))
+    yield operator
+    await operator.stop()
+    for worker in workers:
+        await worker.kill()
+
+
+async def read(gateway: GatewayProcess) -> str:
+    stream = await gateway.client.completions.create(
+        model="tiny", prompt="p", seed=7, max_tokens=1000, stream=True
+    )
+    return "".join([chunk.choices[0].text async for chunk in stream])
+
+
+async def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
+    worker = ScriptedWorker(tokens=40, pace=0.02)
+    async with operator_of(worker) as operator, gateway_process(operator, tmp_path) as gateway:
+        asked = [asyncio.create_task(read(gateway)) for _ in range(3)]
+        await eventually(lambda: worker.running == 3)
+        gateway.process.send_signal(signal.SIGTERM)
+        refused = False
+        while not refused and worker.running:
+            try:
+                async with httpx.AsyncClient() as other:
+                    answer = await other.get(f"{gateway.url}/readyz")
+                    refused = answer.status_code == 503
+            except httpx.ConnectError:
+                refused = True
+        assert refused, "it took new connections while it drained"
+        assert await asyncio.gather(*asked) == [expected_text("p", 40)] * 3
+        assert await asyncio.wait_for(gateway.process.wait(), 5) == 0
+
+
+async def test_the_drain_timeout_ends_what_still_runs_with_an_error(tmp_path):
+    worker = ScriptedWorker(tokens=100_000, pace=0.01)
+    async with (
+        operator_of(worker) as operator,
+        gateway_process(operator, tmp_path, "--drain-timeout", "0.3") as gateway,
+    ):
+        asked = asyncio.create_task(
+            gateway.client.completions.create(model="tiny", prompt="p", max_tokens=9**9)
+        )
+        streamed = asyncio.create_task(read(gateway))
+        await eventually(lambda: worker.running == 2)
+        gateway.process.send_signal(signal.SIGTERM)
+        with pytest.raises(openai.InternalServerError, match="drain timeout"):
+            await asked
+        with pytest.raises(openai.APIError, match="drain timeout"):
+            await streamed
+        assert await asyncio.wait_for(gateway.process.wait(), 8) == 0
+        await eventually(lambda: not worker.running)
+
+
+async def test_a_port_that_is_taken_is_one_clear_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        started = await asyncio.to_thread(start, "--listen", address, "--operator", "127.0.0.1:1")
+    assert started.returncode == 1
+    assert started.stderr == (
+        f"modelfleet gateway: cannot listen on {address}: Address already in use. "
+        "Choose another address or port with --listen.\n"
+    )
+
+
+def test_a_wrong_address_is_one_clear_line():
+    started = start("--listen", "8080", "--operator", "127.0.0.1:1")
+    assert started.returncode == 1
+    assert started.stderr.count("\n") == 1
+    assert "--listen: expected HOST:PORT" in started.stderr
+
+
+def test_help_is_quick_and_imports_no_torch():
+    began = time.monotonic()
+    shown = start("--help")
+    assert time.monotonic() - began < 2, "0.3 s on an idle machine"
+    assert "--drain-timeout" in shown.stdout
+    imports = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import modelfleet_gateway.main"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in imports.splitlines()}
+    assert "modelfleet_gateway" in loaded
+    assert not loaded & {"torch", "transformers", "kubernetes", "kopf"}
+
+
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelfleet_gateway", *flags],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )

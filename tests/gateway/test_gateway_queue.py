@@ -1,0 +1,234 @@
+"""Requests that wait: bounded, in order, until a worker wakes, never longer than the client."""
+
+import asyncio
+import time
+
+import openai
+import pytest
+from gateway_doubles import (
+    MODEL,
+    ScriptedWorker,
+    eventually,
+    expected_text,
+    route,
+    running_fleet,
+)
+
+from modelfleet_proto import worker_pb2
+
+LOADING = worker_pb2.WORKER_STATE_LOADING
+READY = worker_pb2.WORKER_STATE_READY
+
+
+async def ask(fleet, prompt: str = "p", **fields) -> str:
+    answer = await fleet.client.completions.create(
+        model="tiny", prompt=prompt, seed=7, max_tokens=1000, **fields
+    )
+    return answer.choices[0].text
+
+
+def blocked_by(gate: asyncio.Event):
+    """A trouble that holds tokens back until the gate opens."""
+
+    async def wait(context, request, position):
+        await gate.wait()
+
+    return wait
+
+
+async def test_20_requests_sent_at_zero_are_all_answered_when_a_worker_wakes():
+    worker = ScriptedWorker(slots=4, state=LOADING)
+    async with running_fleet() as fleet:
+        asked = []
+        for number in range(20):
+            asked.append(asyncio.create_task(ask(fleet, f"p{number}")))
+            await eventually(lambda: len(fleet.line) == len(asked))
+        await worker.start()
+        fleet.push(route(worker))
+        await asyncio.sleep(0.1)
+        assert not worker.requests, "a loading worker gets nothing"
+        worker.become(READY)
+        assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 8) for i in range(20)]
+        assert await fleet.metric("modelfleet_gateway_refusals_total") == 0
+    await worker.kill()
+    served = [request.prompt for request in worker.requests]
+    assert served[:4] == ["p0", "p1", "p2", "p3"], "first come, first served"
+
+
+async def test_the_operator_hears_at_once_of_a_request_without_a_worker():
+    async with running_fleet() as fleet:
+        await eventually(lambda: fleet.operator.signals)
+        began = time.monotonic()
+        asked = asyncio.create_task(ask(fleet))
+
+        def heard():
+            models = fleet.operator.signals[-1].models
+            return models and models[0].waiting == 1
+
+        await eventually(heard)
+        assert time.monotonic() - began < 0.4, "signals come every 0.5 s otherwise"
+        signals = fleet.operator.signals[-1].models[0]
+        assert signals.requests == 1
+        assert signals.last_request == pytest.approx(time.time(), abs=5)
+        asked.cancel()
+
+
+async def test_a_full_queue_refuses_before_anything_was_started():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
+    async with running_fleet(worker, max_queue=2) as fleet:
+        asked = [asyncio.create_task(ask(fleet, "p0"))]
+        await eventually(lambda: worker.requests)
+        asked += [asyncio.create_task(ask(fleet, f"p{i}")) for i in (1, 2)]
+        await eventually(lambda: len(fleet.line) == 2)
+        with pytest.raises(openai.RateLimitError, match="queue is full") as refused:
+            await ask(fleet, "p3")
+        assert int(refused.value.response.headers["retry-after"]) >= 1
+        assert refused.value.code == "queue_full"
+        gate.set()
+        assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 8) for i in range(3)]
+        assert await fleet.metric("modelfleet_gateway_refusals_total") == 1
+        signals = fleet.operator.signals
+        await eventually(lambda: signals and any(m.refusals == 1 for m in signals[-1].models))
+
+
+async def test_a_request_with_many_choices_is_admitted_as_a_whole_or_not_at_all():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
+    async with running_fleet(worker, max_queue=3) as fleet:
+        whole = asyncio.create_task(ask(fleet, "more choices than the queue holds", n=8))
+        await eventually(lambda: len(fleet.line) == 7)
+        with pytest.raises(openai.RateLimitError):
+            await ask(fleet, "p", n=2)
+        gate.set()
+        await whole
+        assert len(worker.requests) == 8
+
+
+async def test_a_wake_that_takes_too_long_is_told_with_its_eta():
+    eta = time.time() + 42
+    async with running_fleet(hold_timeout=0.2, eta=eta, phase="Download") as fleet:
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError) as refused:
+                await ask(fleet, stream=stream)
+            assert refused.value.status_code == 503
+            assert "phase Download, ready in about 4" in refused.value.message
+            assert 30 <= int(refused.value.response.headers["retry-after"]) <= 42
+        assert await fleet.metric("modelfleet_gateway_refusals_total") == 2
+        assert len(fleet.line) == 0
+
+
+async def test_a_request_with_choices_under_way_is_not_refused():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
+    async with running_fleet(worker, hold_timeout=0.2) as fleet:
+        asked = asyncio.create_task(ask(fleet, n=2))
+        await eventually(lambda: worker.requests)
+        with pytest.raises(openai.InternalServerError, match="1 ready workers are busy"):
+            await ask(fleet)
+        gate.set()
+        assert await asked == expected_text("p", 8)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_client_that_goes_away_stops_its_generation(stream):
+    worker = ScriptedWorker(tokens=10_000, pace=0.01)
+    async with running_fleet(worker) as fleet:
+        asked = asyncio.create_task(ask(fleet, n=2, stream=stream) if not stream else read(fleet))
+        await eventually(lambda: worker.running)
+        asked.cancel()
+        began = time.monotonic()
+        await eventually(lambda: worker.cancelled and not worker.running)
+        assert time.monotonic() - began < 0.5
+        assert fleet.gateway.dispatcher.desks[MODEL].running == 0
+        assert await fleet.metric('modelfleet_gateway_requests_total{code="499"') == 1
+        assert await fleet.metric("modelfleet_gateway_lost_total") == 0
+
+
+async def read(fleet):
+    stream = await fleet.client.completions.create(
+        model="tiny", prompt="p", max_tokens=10_000, stream=True
+    )
+    async for _ in stream:
+        pass
+
+
+async def test_a_client_that_goes_away_leaves_the_queue():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
+    async with running_fleet(worker) as fleet:
+        first = asyncio.create_task(ask(fleet, "first"))
+        await eventually(lambda: worker.requests)
+        gone = [asyncio.create_task(ask(fleet, "gone", n=2)) for _ in range(3)]
+        await eventually(lambda: len(fleet.line) == 6)
+        last = asyncio.create_task(ask(fleet, "last"))
+        await eventually(lambda: len(fleet.line) == 7)
+        for task in gone:
+            task.cancel()
+        await eventually(lambda: len(fleet.line) == 1)
+        gate.set()
+        assert [await first, await last] == [expected_text(p, 8) for p in ("first", "last")]
+    assert [request.prompt for request in worker.requests] == ["first", "last"]
+
+
+async def test_progress_comments_tell_a_patient_client_what_happens():
+    worker = ScriptedWorker()
+    async with running_fleet(phase="Weights", eta=time.time() + 30) as fleet:
+        lines: list[str] = []
+
+        async def listen():
+            async with fleet.http.stream(
+                "POST",
+                "/v1/completions",
+                json={"model": "tiny", "prompt": "p", "seed": 7, "stream": True},
+                headers={"x-modelfleet-progress": "true"},
+            ) as answer:
+                assert answer.status_code == 200
+                lines.extend([line async for line in answer.aiter_lines()])
+
+        heard = asyncio.create_task(listen())
+        await eventually(lambda: len(fleet.line) == 1)
+        await asyncio.sleep(0.1)
+        await worker.start()
+        fleet.push(route(worker))
+        await heard
+        await worker.kill()
+    assert lines[0].startswith(": phase Weights, ready in about ")
+    assert lines[0].endswith("1 waiting")
+    assert lines[-2] == "data: [DONE]"
+
+
+async def test_progress_streams_end_with_an_error_event():
+    async with running_fleet(hold_timeout=0.2) as fleet:
+        stream = await fleet.client.completions.create(
+            model="tiny",
+            prompt="p",
+            stream=True,
+            extra_headers={"x-modelfleet-progress": "true"},
+        )
+        with pytest.raises(openai.APIError, match="none of its 0 workers is ready"):
+            [chunk async for chunk in stream]
+
+
+async def test_a_client_that_reads_slowly_slows_the_worker_down():
+    """The gateway reads ahead no more than the sockets' buffers hold."""
+    sent = 0
+
+    async def count(context, request, position):
+        nonlocal sent
+        sent = position
+
+    worker = ScriptedWorker(tokens=10_000, before_token=count, filler="x" * 20_000)
+    async with running_fleet(worker) as fleet:
+        async with fleet.http.stream(
+            "POST",
+            "/v1/completions",
+            json={"model": "tiny", "prompt": "p", "max_tokens": 10_000, "stream": True},
+        ) as answer:
+            assert answer.status_code == 200
+            before = -1
+            while sent != before:  # until nothing moves any more
+                before = sent
+                await asyncio.sleep(0.3)
+            assert 0 < sent < 2_000, "200 MB were asked for"
+        await eventually(lambda: not worker.running)
