@@ -110,6 +110,8 @@ def up(
     manifests = load_manifests(files)
     flags = ["--device", device.value]
     if calibration is not None:
+        if device is not Device.PACED:
+            raise typer.BadParameter("it is for --device paced only", param_hint="--calibration")
         flags += ["--calibration", str(calibration.resolve())]
     options = UpOptions(
         host=host,

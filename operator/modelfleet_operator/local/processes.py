@@ -97,7 +97,8 @@ class Child:
         """A signal, if it still runs."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                # Popen's own send_signal would reap a child that just died, before asyncio does.
+                os.kill(self.pid, number)
 
     def _read_address(self) -> str | None:
         try:

@@ -25,6 +25,7 @@ from .gateway import Gateway, check_port
 from .narration import narrate
 from .state import StateDirectory
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 130  # exit code after a second Ctrl-C
 
 log = structlog.get_logger()
@@ -94,7 +95,7 @@ class _LocalFleet:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled)
         self._fleet.lead(1, self._body.keys())
         server, port = await serve(self._fleet, "127.0.0.1:0")
@@ -121,6 +122,9 @@ class _LocalFleet:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
             await server.stop(0)
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)  # there is nothing left to end
         return KILLED if self._force.is_set() else 0
 
     async def _end(self, gateway: Gateway, reconciling: asyncio.Task[None]) -> None:

@@ -1,0 +1,259 @@
+"""`modelfleet up` with real processes on the paced device: it only takes time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from local_fleet import Fleet, eventually, free_port, manifest
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., Fleet]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start(manifest(...), "--flag")`; returns when the gateway is ready."""
+    fleets: list[Fleet] = []
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text('{"load_seconds": 0.2}')
+
+    def begin(*manifests_and_flags, wait: bool = True) -> Fleet:
+        flags = [flag for flag in manifests_and_flags if isinstance(flag, str)]
+        file, port = tmp_path / f"{len(fleets)}.yaml", free_port()
+        file.write_text(
+            yaml.safe_dump_all([m for m in manifests_and_flags if not isinstance(m, str)])
+        )
+        state, log = tmp_path / f"state-{len(fleets)}", tmp_path / f"log-{len(fleets)}"
+        place = ["--port", str(port), "--state-dir", str(state)]
+        if "--device" not in flags:
+            place += ["--device", "paced", "--calibration", str(calibration)]
+        with log.open("wb") as output:
+            up = psutil.Popen(
+                ["modelfleet", "up", str(file), *place, *flags],
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        fleet = Fleet(up=up, endpoint=f"http://127.0.0.1:{port}", state=state, log=log)
+        fleets.append(fleet)
+        if wait:
+            eventually("the gateway is ready", fleet.gateway_is_ready)
+        return fleet
+
+    yield begin
+    for fleet in fleets:
+        if fleet.up.poll() is None:
+            fleet.stop()
+        fleet.end_for_good()
+
+
+def sleepy(**scaling):
+    return manifest(scaling={"minReplicas": 0, "maxReplicas": 2, "idleTimeout": "2s"} | scaling)
+
+
+def ask(fleet: Fleet, tokens: int = 4, model: str = "smollm2") -> httpx.Response:
+    body = {"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hi"}]}
+    return httpx.post(f"{fleet.endpoint}/v1/chat/completions", json=body, timeout=30)
+
+
+def everything(fleet: Fleet) -> tuple[list[psutil.Process], set[int]]:
+    """All processes of a fleet and all ports that they listen on."""
+    processes = [fleet.up, *fleet.up.children(recursive=True)]
+    ports = {
+        connection.laddr.port
+        for process in processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    return processes, ports
+
+
+def assert_gone(processes: list[psutil.Process], ports: set[int]) -> None:
+    def is_gone(process: psutil.Process) -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE  # of a parent that was killed
+        except psutil.NoSuchProcess:
+            return True
+
+    eventually("every process is gone", lambda: all(map(is_gone, processes)), within=10)
+    # The threads of a killed process may outlive its main one by an instant.
+    eventually("every port is free", lambda: not any(map(is_taken, ports)), within=5)
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start):
+    fleet = start(sleepy())
+    eventually("it is ready", fleet.is_ready)
+    assert ask(fleet).status_code == 200
+    eventually("it sleeps", fleet.is_asleep)
+    assert fleet.status()["replicas"] == 0
+
+    answer = ask(fleet)
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 4
+    assert fleet.status()["scalingHistory"][-1]["reason"].startswith("1 waiting")
+
+    table = subprocess.run(
+        ["modelfleet", "status", "--state-dir", str(fleet.state)],
+        check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    assert "default/smollm2" in table
+    assert "Serving" in table
+
+    processes, ports = everything(fleet)
+    assert len(ports) == 3, "the gateway, the worker, the Fleet service"
+    assert fleet.stop(signal.SIGTERM) == 0
+    assert_gone(processes, ports)
+    assert sorted(path.name for path in fleet.state.iterdir()) == ["logs"]
+    told = fleet.log.read_text()
+    for words in ["starting 1 worker", "ready in", "asleep after 2 s idle", "waking (1 request waits)",
+                  "curl http://127.0.0.1", "ending"]:  # fmt: skip
+        assert words in told, told
+
+
+def test_a_killed_worker_is_replaced(start: Start):
+    fleet = start(manifest())
+    eventually("it is ready", fleet.is_ready)
+    [victim] = fleet.workers()
+    victim.kill()
+    eventually("another one runs", lambda: [w for w in fleet.workers() if w.pid != victim.pid])
+    assert ask(fleet).status_code == 200
+    assert "worker died (ended by SIGKILL): replaced" in fleet.log.read_text()
+
+
+def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
+    fleet = start(manifest())
+    eventually("it is ready", fleet.is_ready)
+    [gateway] = fleet.children("modelfleet_gateway")
+    gateway.kill()
+    gateway.wait(10)
+    eventually("it answers again", fleet.gateway_is_ready)
+    assert ask(fleet).status_code == 200
+    assert len(fleet.workers()) == 1, "the workers were left alone"
+    assert "the gateway died (ended by SIGKILL): started again now" in fleet.log.read_text()
+
+
+def test_a_killed_up_leaves_no_child(start: Start):
+    fleet = start(manifest())
+    eventually("it is ready", fleet.is_ready)
+    processes, ports = everything(fleet)
+    fleet.up.kill()
+    fleet.up.wait(10)
+    assert_gone(processes, ports)
+
+
+def test_ctrl_c_lets_what_runs_finish_and_a_second_one_does_not(start: Start):
+    fleet = start(manifest())
+    eventually("it is ready", fleet.is_ready)
+    processes, ports = everything(fleet)
+    body = {"model": "smollm2", "prompt": "x", "max_tokens": 8000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{fleet.endpoint}/v1/completions", json=body, timeout=60) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        fleet.up.send_signal(signal.SIGINT)
+        eventually("it is ending", lambda: "ending" in fleet.log.read_text())
+        for _ in range(5):
+            next(lines)
+        assert fleet.up.poll() is None, "it waits for the stream"
+        started = time.monotonic()
+        assert fleet.stop(signal.SIGINT) == 130, fleet.log.read_text()
+        assert time.monotonic() - started < 5
+    assert_gone(processes, ports)
+
+
+def test_a_port_in_use_is_said_before_anything_starts(start: Start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        fleet = start(manifest(), "--port", str(port), wait=False)
+        assert fleet.up.wait(20) == 1
+    told = fleet.log.read_text()
+    assert len(told.strip().splitlines()) == 1
+    assert f"127.0.0.1:{port}" in told
+    assert "--port" in told
+
+
+def test_a_state_directory_belongs_to_one_fleet(start: Start):
+    first = start(manifest())
+    second = start(manifest(), "--state-dir", str(first.state), wait=False)
+    assert second.up.wait(20) == 1
+    told = second.log.read_text()
+    assert str(first.up.pid) in told
+    assert "--state-dir" in told
+    assert first.gateway_is_ready()
+
+
+def test_a_gateway_that_cannot_start_ends_the_fleet_with_its_reason(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    broken = tmp_path / "modelfleet_gateway"
+    broken.mkdir()
+    (broken / "__init__.py").touch()
+    (broken / "__main__.py").write_text('raise SystemExit("error: no luck today")')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    fleet = start(manifest(), wait=False)
+    workers = eventually("a worker runs", fleet.workers)
+    assert fleet.up.wait(30) == 1
+    assert "the gateway does not start: exit code 1: error: no luck today" in fleet.log.read_text()
+    assert "Traceback" not in fleet.log.read_text()
+    assert_gone(workers, set())
+
+
+def test_a_secret_of_a_cluster_is_refused_with_the_way_out(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    secret = manifest(model={"tokenSecretRef": {"name": "hub", "key": "token"}})
+    fleet = start(secret, wait=False)
+    assert fleet.up.wait(20) == 1
+    told = fleet.log.read_text()
+    assert "tokenSecretRef" in told
+    assert "HF_TOKEN" in told
+
+
+def test_several_models_in_one_fleet_and_the_first_keeps_a_shared_name(start: Start):
+    first = manifest("one", model={"servedNames": ["chat"]})
+    second = manifest("two", model={"servedNames": ["chat"]})
+    fleet = start(first, second)
+    eventually("both are ready", lambda: fleet.is_ready("one") and fleet.is_ready("two"))
+    models = httpx.get(f"{fleet.endpoint}/v1/models").json()["data"]
+    assert {"chat", "default/one", "default/two"} <= {model["id"] for model in models}
+    assert fleet.condition("NameConflict", "two")["status"] == "True"
+    assert ask(fleet, model="chat").status_code == 200
+    assert ask(fleet, model="default/two").status_code == 200
+
+
+def test_a_worker_that_never_starts_is_said_and_the_other_model_serves(
+    start: Start, tmp_path: Path
+):
+    broken = manifest("broken", source=f"file://{tmp_path}/nothing-here")
+    fleet = start(broken, manifest(), "--device", "cpu", wait=False)
+    eventually("it is stalled", lambda: fleet.condition("Stalled", "broken").get("status") == "True")
+    assert "nothing-here" in fleet.condition("Stalled", "broken")["message"]
+    assert fleet.condition("Ready", "broken")["status"] == "False"
+
+
+def test_log_lines_are_json_for_a_machine(start: Start):
+    fleet = start(manifest(), "--log-format", "json")
+    eventually("it is ready", fleet.is_ready)
+    assert fleet.stop() == 0
+    lines = [json.loads(line) for line in fleet.log.read_text().splitlines()]
+    ready = [line for line in lines if line["event"].startswith("ready in")]
+    assert ready
+    assert ready[0]["model"] == "default/smollm2"

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["kopf", "kubernetes", "grpc", "google.protobuf", "pydantic", "asyncio", "torch", "httpx"]
+
+
+def modelfleet(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["modelfleet", *arguments],
+        check=False, capture_output=True, text=True, timeout=30, **options,
+    )  # fmt: skip
+
+
+def imported_by(code: str) -> list[str]:
+    """Which heavy modules a fresh interpreter has after this code."""
+    look = f"{code}\nimport json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=30
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+sys.argv = ["modelfleet", "--help"]
+from modelfleet_operator.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    assert imported_by(code) == []
+
+
+def test_help_answers_within_half_a_second():
+    def seconds() -> float:
+        started = time.perf_counter()
+        assert "up" in modelfleet("--help").stdout
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "module", ["modelfleet_operator.local.up", "modelfleet_operator.cluster.run"]
+)
+def test_the_operator_never_imports_torch(module: str):
+    assert "torch" not in imported_by(f"import {module}")
+
+
+def test_decisions_import_nothing_that_acts():
+    code = "import modelfleet_operator.decisions.plan"
+    assert imported_by(code) == []
+
+
+def test_every_command_explains_itself():
+    for command in ("up", "status", "operator", "gateway", "worker"):
+        done = modelfleet(command, "--help")
+        assert done.returncode == 0, done.stderr
+        assert "usage" in done.stdout.lower()
+
+
+def test_gateway_and_worker_are_the_parts_own_command_lines():
+    assert "--operator" in modelfleet("gateway", "--help").stdout
+    assert "--worker-id" in modelfleet("worker", "--help").stdout
+
+
+def test_says_its_version():
+    assert modelfleet("--version").stdout.startswith("modelfleet 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["up"], "FILE", id="no file"),
+        pytest.param(["up", "absent.yaml"], "absent.yaml: no such file", id="a file that is absent"),
+        pytest.param(["up", "a.yaml", "--port", "99999"], "65535", id="an impossible port"),
+        pytest.param(["up", "a.yaml", "--device", "tpu"], "paced", id="an unknown device"),
+        pytest.param(["up", "a.yaml", "--drain-timeout", "-1"], "drain-timeout", id="a negative time"),
+        pytest.param(["operator"], "--worker-image", id="no image for workers"),
+        pytest.param(["dance"], "dance", id="an unknown command"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_error(arguments, says, tmp_path: Path):
+    done = modelfleet(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_without_a_fleet_says_how_to_start_one(tmp_path: Path):
+    done = modelfleet("status", "--state-dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "modelfleet up" in done.stderr
