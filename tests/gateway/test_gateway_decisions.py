@@ -52,9 +52,7 @@ class Candidate:
             "b",
             id="the least outstanding work",
         ),
-        pytest.param(
-            [Candidate("a"), Candidate("b")], {}, "a", id="ties go to the first"
-        ),
+        pytest.param([Candidate("a"), Candidate("b")], {}, "a", id="ties go to the first"),
         pytest.param(
             [Candidate("a", "other"), Candidate("b", "d", outstanding=5)],
             {"digest": "d"},
