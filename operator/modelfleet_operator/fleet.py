@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import structlog
+
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import VersionInterceptor
 
@@ -197,7 +198,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         reachable = [
             worker.id
             for worker in workers
-            if (w := self._said_of(worker, gateway)) is not None and w.reachable
+            if (w := self._said_of(worker, gateway)) is not None
+            and w.reachable
+            and not self._is_current(_unrouted(worker), gateway)
         ]
         return GatewayReport(
             gateway=gateway.id,
@@ -220,8 +223,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     def _view_changed(self) -> None:
         self._version += 1
+        workers = [worker for route in self._routes.values() for worker in route.workers]
         known: set[object] = set(self._routes)
-        known |= {(w.id, w.address) for route in self._routes.values() for w in route.workers}
+        known |= {(worker.id, worker.address) for worker in workers}
+        known |= {_unrouted(worker) for worker in workers if not worker.routable}
         self._known_since = {what: self._known_since.get(what, self._version) for what in known}
         for gateway in self._gateways.values():
             gateway.changed.set()
@@ -247,6 +252,11 @@ async def serve(fleet: Fleet, listen: str) -> tuple[grpc.aio.Server, int]:
     port = server.add_insecure_port(listen)
     await server.start()
     return server, port
+
+
+def _unrouted(worker: WorkerRoute) -> object:
+    """What a gateway knows once it has a view in which the worker is not routable."""
+    return worker.id, worker.address, "unrouted"
 
 
 def _model_route(route: Route) -> fleet_pb2.ModelRoute:

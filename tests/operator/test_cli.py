@@ -20,7 +20,9 @@ def modelfleet(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 
 def imported_by(code: str) -> list[str]:
     """Which heavy modules a fresh interpreter has after this code."""
-    look = f"{code}\nimport json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    look = (
+        f"{code}\nimport json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=30
     )
@@ -81,10 +83,14 @@ def test_says_its_version():
     ("arguments", "says"),
     [
         pytest.param(["up"], "FILE", id="no file"),
-        pytest.param(["up", "absent.yaml"], "absent.yaml: no such file", id="a file that is absent"),
+        pytest.param(
+            ["up", "absent.yaml"], "absent.yaml: no such file", id="a file that is absent"
+        ),
         pytest.param(["up", "a.yaml", "--port", "99999"], "65535", id="an impossible port"),
         pytest.param(["up", "a.yaml", "--device", "tpu"], "paced", id="an unknown device"),
-        pytest.param(["up", "a.yaml", "--drain-timeout", "-1"], "drain-timeout", id="a negative time"),
+        pytest.param(
+            ["up", "a.yaml", "--drain-timeout", "-1"], "drain-timeout", id="a negative time"
+        ),
         pytest.param(["operator"], "--worker-image", id="no image for workers"),
         pytest.param(["dance"], "dance", id="an unknown command"),
     ],

@@ -189,6 +189,21 @@ async def test_what_was_said_of_an_earlier_worker_of_the_same_name_does_not_coun
             assert served.fleet.signals(MODEL).reach(WORKER) == "none"
 
 
+async def test_a_gateway_that_knows_a_worker_is_unrouted_does_not_reach_it():
+    async with service(MODEL) as served:
+        served.fleet.publish(route(at("127.0.0.1:7000")))
+        async with connected(served) as gateway:
+            old = await gateway.view()
+            await gateway.say(old, reachable=True, stats=READY)
+            await served.until(lambda: served.fleet.signals(MODEL).reach(WORKER) == "all")
+            served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+            assert served.fleet.signals(MODEL).reach(WORKER) == "all", "it may still route to it"
+            served.woken.clear()
+            await gateway.say(await gateway.view(), reachable=True, stats=READY)
+            await served.until(lambda: served.woken == [MODEL])
+            assert served.fleet.signals(MODEL).reach(WORKER) == "none"
+
+
 async def test_silent_gateways_and_ended_ones_are_left_out():
     async with service(MODEL) as served:
         served.fleet.publish(route())

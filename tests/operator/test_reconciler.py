@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
@@ -145,7 +146,7 @@ async def test_a_passing_error_is_tried_again_ever_more_slowly():
     async with running(body, GatewaysInMemory()):
         await asyncio.sleep(60)
     first = body.looks[:5]
-    assert [round(b - a, 2) for a, b in zip(first, first[1:], strict=False)] == [0.5, 1, 2, 4]
+    assert [round(b - a, 2) for a, b in itertools.pairwise(first)] == [0.5, 1, 2, 4]
     assert list(body.workers) == ["tiny-aaaa-0"]
 
 

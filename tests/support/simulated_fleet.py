@@ -17,7 +17,15 @@ from modelfleet_operator.decisions.observed import (
     WorkerState,
     WorkerStats,
 )
-from modelfleet_operator.decisions.plan import Action, Create, Plan, Remove, Stop, Unroute, make_plan
+from modelfleet_operator.decisions.plan import (
+    Action,
+    Create,
+    Plan,
+    Remove,
+    Stop,
+    Unroute,
+    make_plan,
+)
 from modelfleet_operator.decisions.status import Status
 
 LOADING_TIME = 3.0  # seconds from creation to ready

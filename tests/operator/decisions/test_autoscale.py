@@ -29,7 +29,9 @@ def load(now: float = 1000, *, replicas: int = 1, **changes) -> Load:
             load(replicas=3, complete=False, last_active=0), 3, id="silence is not zero load"
         ),
         pytest.param(
-            load(replicas=0, complete=False, waiting=1), 1, id="one gateway's queue is enough to wake"
+            load(replicas=0, complete=False, waiting=1),
+            1,
+            id="one gateway is enough to wake it",
         ),
         pytest.param(load(replicas=9, running=50), 4, id="a lower maxReplicas is obeyed"),
     ],

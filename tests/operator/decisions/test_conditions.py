@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -57,9 +58,7 @@ def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expe
 
 def test_what_a_gateway_reaches_is_not_ready_unless_it_says_so():
     loading = {ONE.id: stats(WorkerState.LOADING, phase="Weights", percent=40, eta=1010)}
-    status = status_of(
-        ONE, signals=Signals(gateways=(report(reachable=[ONE.id]),), stats=loading)
-    )
+    status = status_of(ONE, signals=Signals(gateways=(report(reachable=[ONE.id]),), stats=loading))
     assert status.condition("Ready").status == "False"
     assert status.ready_replicas == 0
     assert (status.cold_start.phase, status.cold_start.percent, status.cold_start.eta) == (
@@ -148,7 +147,7 @@ def test_history_keeps_the_last_ten_steps():
     history = fleet.status.scaling_history
     assert len(history) == 10
     assert [event.time for event in history] == sorted(event.time for event in history)
-    for earlier, later in zip(history, history[1:], strict=False):
+    for earlier, later in itertools.pairwise(history):
         assert earlier.after == later.before != later.after
 
 

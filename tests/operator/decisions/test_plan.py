@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -59,9 +60,7 @@ def test_scaling_down_takes_the_least_busy_and_stops_routing_to_it_first():
 
 def test_scaling_down_prefers_one_that_is_not_ready_and_stops_it_at_once():
     there = [worker(0), worker(1)]
-    plan = plan_for(
-        *there, signals=ready(there[0]), scaling=policy(mode="External", replicas=1)
-    )
+    plan = plan_for(*there, signals=ready(there[0]), scaling=policy(mode="External", replicas=1))
     assert [(type(a), a.worker.name) for a in plan.actions] == [(Stop, "tiny-aaaa-1")]
 
 
@@ -186,7 +185,7 @@ def test_crash_loops_are_retried_ever_more_slowly_and_say_why():
     fleet = SimulatedFleet(deployment(), broken={"aaaa"})
     fleet.run(400)
     times = [time for time, _ in fleet.created()]
-    waits = [round(b - a) for a, b in zip(times, times[1:], strict=False)]
+    waits = [round(b - a) for a, b in itertools.pairwise(times)]
     assert waits[:6] == [1, 2, 3, 5, 9, 17], "a second to die each time, and 0, 1, 2, 4, 8, 16 s"
     assert max(waits) <= 62
     assert fleet.condition("Stalled") == ("True", "WorkersFail")
@@ -323,7 +322,9 @@ def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
     assert len(touched) == len(set(touched)), "one thing at a time to one worker"
     assert all(a.reason for a in actions)
     assert all(a.revision == fleet.deployment.revision for a in actions if isinstance(a, Create))
-    assert len(fleet.alive(fleet.deployment.revision)) <= max(scaling.max_replicas, len(routable)) + 1
+    assert (
+        len(fleet.alive(fleet.deployment.revision)) <= max(scaling.max_replicas, len(routable)) + 1
+    )
     taken = [a.worker.name for a in actions if isinstance(a, Unroute | Stop)]
     if routable and plan.memory.target:
         assert set(routable) - set(taken), "never takes the last one that serves"

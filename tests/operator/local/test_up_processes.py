@@ -161,7 +161,13 @@ def test_ctrl_c_lets_what_runs_finish_and_a_second_one_does_not(start: Start):
     fleet = start(manifest())
     eventually("it is ready", fleet.is_ready)
     processes, ports = everything(fleet)
-    body = {"model": "smollm2", "prompt": "x", "max_tokens": 8000, "ignore_eos": True, "stream": True}
+    body = {
+        "model": "smollm2",
+        "prompt": "x",
+        "max_tokens": 8000,
+        "ignore_eos": True,
+        "stream": True,
+    }
     with httpx.stream("POST", f"{fleet.endpoint}/v1/completions", json=body, timeout=60) as stream:
         lines = stream.iter_lines()
         next(lines)
@@ -244,7 +250,9 @@ def test_a_worker_that_never_starts_is_said_and_the_other_model_serves(
 ):
     broken = manifest("broken", source=f"file://{tmp_path}/nothing-here")
     fleet = start(broken, manifest(), "--device", "cpu", wait=False)
-    eventually("it is stalled", lambda: fleet.condition("Stalled", "broken").get("status") == "True")
+    eventually(
+        "it is stalled", lambda: fleet.condition("Stalled", "broken").get("status") == "True"
+    )
     assert "nothing-here" in fleet.condition("Stalled", "broken")["message"]
     assert fleet.condition("Ready", "broken")["status"] == "False"
 
