@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -29,16 +30,15 @@ class App:
         self._metrics = metrics
         self.draining = False
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        chat = GenerationEndpoint(
-            ChatRequest, ChatShape, dispatcher, max_body_bytes=max_body_bytes, stop=self.stop
-        )
-        completions = GenerationEndpoint(
-            CompletionRequest,
-            CompletionShape,
-            dispatcher,
+        endpoint = functools.partial(
+            GenerationEndpoint,
+            dispatcher=dispatcher,
+            metrics=metrics,
             max_body_bytes=max_body_bytes,
             stop=self.stop,
         )
+        chat = endpoint(ChatRequest, ChatShape)
+        completions = endpoint(CompletionRequest, CompletionShape)
         self.starlette = Starlette(
             routes=[
                 Route("/v1/chat/completions", chat, methods=["POST"]),

@@ -176,6 +176,7 @@ class Dispatcher:
             desk.route = route
             self._sync_workers(desk, route)
             desk.serve()
+        self.urgent.set()  # the operator waits for its view to be in force
         return True
 
     def view_in_force(self) -> View:

@@ -19,6 +19,7 @@ from .dispatch import Admission, Desk, Dispatcher
 from .errors import GatewayError, InternalError
 from .exchange import Json, Reply, read_body, request_id, unless_gone
 from .merge import merged
+from .metrics import Metrics
 from .openai_api.chat import ChatRequest, ChatShape
 from .openai_api.completions import CompletionRequest, CompletionShape
 from .openai_api.fields import parse
@@ -44,6 +45,7 @@ class GenerationEndpoint:
         kind: Kind,
         shape: type[ChatShape] | type[CompletionShape],
         dispatcher: Dispatcher,
+        metrics: Metrics,
         *,
         max_body_bytes: int,
         stop: asyncio.Future[None],
@@ -51,6 +53,7 @@ class GenerationEndpoint:
         self._kind = kind
         self._shape = shape
         self._dispatcher = dispatcher
+        self._metrics = metrics
         self._max_body_bytes = max_body_bytes
         self._stop = stop  # done when nothing may run on
 
@@ -68,14 +71,16 @@ class GenerationEndpoint:
                 await exchange.reply.end_stream()
             else:
                 await exchange.reply.json(200, whole)
-            exchange.answered(200)
+            status = 200
         except ClientDisconnect:
-            exchange.answered(CLIENT_GONE)
+            status = CLIENT_GONE
         except GatewayError as error:
-            await exchange.fail(error)
+            status = await exchange.fail(error)
         except Exception:
             log.exception("a request met a bug", **exchange.context)
-            await exchange.fail(InternalError("Internal error; the gateway's log has the details."))
+            bug = InternalError("Internal error; the gateway's log has the details.")
+            status = await exchange.fail(bug)
+        self._metrics.answered(exchange.model, status)
 
     async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed."""
@@ -126,12 +131,14 @@ class Exchange:
         self._timing = Timing()
 
     @property
+    def model(self) -> str:
+        """The full name of the model that it asks for; empty when that is not known."""
+        return self._desk.route.model if self._desk else ""
+
+    @property
     def context(self) -> dict[str, str]:
         """For log lines."""
-        return {
-            "request": self.request_id,
-            "model": self._desk.route.model if self._desk else "",
-        }
+        return {"request": self.request_id, "model": self.model}
 
     def begin(self, desk: Desk) -> None:
         """Its model is known."""
@@ -169,26 +176,19 @@ class Exchange:
             if narrator is not None:
                 narrator.cancel()
 
-    async def fail(self, error: GatewayError) -> None:
-        """Tells the client, unless it reads so slowly that it has to be cut off."""
+    async def fail(self, error: GatewayError) -> int:
+        """Tells the client, unless it reads so slowly that it has to be cut off; the status."""
         try:
             async with asyncio.timeout(FAIL_TIMEOUT):
                 await self.reply.fail(error)
         except TimeoutError:
             log.warning("a client did not read its error", **self.context)
-        self.answered(error.status)
-        if self._desk is None:
-            return
-        if self._accepted and error.status >= 500:
+        if self._desk is not None and self._accepted and error.status >= 500:
             self._desk.meter.lose()
             log.error("a request is lost", reason=error.message, **self.context)
-        elif error.status in (429, 503):
+        elif self._desk is not None and error.status in (429, 503):
             self._desk.meter.refused(error.status)
-
-    def answered(self, status: int) -> None:
-        """The exchange is over."""
-        if self._desk is not None:
-            self._desk.meter.answered(status)
+        return error.status
 
     def _note(self, index: int, event: Event) -> None:
         assert self._desk is not None  # noqa: S101 - events come after `begin`

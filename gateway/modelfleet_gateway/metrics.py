@@ -50,6 +50,10 @@ class Metrics:
             "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
         )
 
+    def answered(self, model: str, code: int) -> None:
+        """A request ended with this HTTP status; `model` is empty when it named none that is."""
+        self.requests.labels(model, str(code)).inc()
+
     def model(self, name: str) -> ModelMeter:
         """The meter of one model; the same one for as long as the gateway lives."""
         if name not in self._meters:
@@ -62,7 +66,6 @@ class ModelMeter:
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._model = model
-        self._requests = metrics.requests
         self._refusals = metrics.refusals
         self._resumed = metrics.resumed.labels(model)
         self._lost = metrics.lost.labels(model)
@@ -85,10 +88,6 @@ class ModelMeter:
         """A request came."""
         self.requests += 1
         self.last_request = time.time()
-
-    def answered(self, code: int) -> None:
-        """A request ended with this HTTP status (499: the client went away)."""
-        self._requests.labels(self._model, str(code)).inc()
 
     def refused(self, code: int) -> None:
         """A request was refused (429, 503) before a worker had it."""

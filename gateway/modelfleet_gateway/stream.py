@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Final
@@ -134,9 +133,14 @@ class Choice:
 
 async def ended(call: GenerateCall) -> None:
     """Waits for the call's status, which says that its slot is free; the answer is complete."""
-    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+    try:
         async with asyncio.timeout(GRACE):
             await call.read()
+    except (TimeoutError, grpc.aio.AioRpcError):
+        pass  # it has given all that it had to give
+    except asyncio.CancelledError:
+        if is_being_cancelled():
+            raise
 
 
 def is_being_cancelled() -> bool:

@@ -80,6 +80,7 @@ class Worker:
         self._suspect = False  # it failed a call, and was not heard from since
         self._refusals = 0  # RESOURCE_EXHAUSTED in a row
         self._full = False
+        self._refused_because = ""  # the last refusal of its Stats stream, logged once
         self._idle = asyncio.Event()
 
     @property
@@ -189,6 +190,8 @@ class Worker:
                 reason = f"silent for {SILENCE:.0f} s"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    self._refused(reason)
             self._lost(reason)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -210,6 +213,12 @@ class Worker:
         if stats.state not in WORKING:
             self._cut_all()
         self._on_change(self.model)
+
+    def _refused(self, reason: str) -> None:
+        """It is there, but will not talk to this gateway: another version, or no worker at all."""
+        if reason != self._refused_because:
+            self._refused_because = reason
+            log.error("worker refuses us", model=self.model, worker=self.worker_id, reason=reason)
 
     def _lost(self, reason: str) -> None:
         if self._live:

@@ -77,6 +77,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     requests: list[worker_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     filler: str = ""  # longer texts
+    refusal: str = ""  # why it talks to no gateway
     silent: bool = False  # stopped, as by SIGSTOP
 
     def __post_init__(self) -> None:
@@ -119,6 +120,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         )
 
     async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
+        if self.refusal:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
         while True:
             if not self.silent:
                 yield self.stats()
@@ -153,6 +156,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(self.pace)
                 yield self._tokens(request, position)
+            if self.before_token:
+                await self.before_token(context, request, count)
             reason = (
                 worker_pb2.FINISH_REASON_LENGTH
                 if count < self.tokens

@@ -234,6 +234,7 @@ async def test_metrics_tell_what_happened():
             await fleet.client.completions.create(model="tiny", prompt="p", temperature=-1)
         text = (await fleet.http.get("/metrics")).text
     assert f'modelfleet_gateway_requests_total{{code="200",model="{MODEL}"}} 1.0' in text
+    assert 'modelfleet_gateway_requests_total{code="400",model=""} 1.0' in text
     assert f'modelfleet_gateway_prompt_tokens_total{{model="{MODEL}"}} 5.0' in text
     assert f'modelfleet_gateway_completion_tokens_total{{model="{MODEL}"}} 16.0' in text
     assert f'modelfleet_gateway_time_to_first_token_seconds_count{{model="{MODEL}"}} 2.0' in text

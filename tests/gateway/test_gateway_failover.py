@@ -5,6 +5,7 @@ import asyncio
 import grpc
 import openai
 import pytest
+import structlog
 from gateway_doubles import (
     MODEL,
     EndEarlyError,
@@ -245,3 +246,29 @@ async def test_a_deleted_model_ends_the_streams_that_wait_for_it():
         with pytest.raises(openai.NotFoundError, match="was deleted"):
             await waiting
         assert MODEL not in fleet.gateway.dispatcher.desks
+
+
+async def test_a_worker_that_dies_between_the_last_token_and_the_end_loses_nothing():
+    async def die_late(context, request, position):
+        if position == 8:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    first = ScriptedWorker("w-0", before_token=die_late)
+    second = ScriptedWorker("w-1")
+    async with running_fleet(first, second) as fleet:
+        assert await ask(fleet) == expected_text("p", 8)
+        await undisturbed(fleet)
+    assert len(second.requests[0].resume.token_ids) == 8
+
+
+async def test_a_worker_of_another_version_gets_nothing_and_the_log_says_why():
+    old, good = (
+        ScriptedWorker("w-0", refusal="worker/9.0.0 and gateway/0.1.0"),
+        ScriptedWorker("w-1"),
+    )
+    old.state = worker_pb2.WORKER_STATE_LOADING  # it is not counted as ready
+    with structlog.testing.capture_logs() as lines:
+        async with running_fleet(old, good) as fleet:
+            assert await ask(fleet) == expected_text("p", 8)
+            await eventually(lambda: any("worker/9.0.0" in str(line) for line in lines))
+    assert not old.requests
