@@ -42,8 +42,9 @@ class Reply:
 class Worker:
     """The client's side of a running worker, and its insides for faults."""
 
-    def __init__(self, lifecycle: Lifecycle, channel: grpc.aio.Channel) -> None:
+    def __init__(self, lifecycle: Lifecycle, channel: grpc.aio.Channel, address: str) -> None:
         self.lifecycle = lifecycle
+        self.address = address
         self.channel = channel
         self.stub = worker_pb2_grpc.WorkerStub(channel)
 
@@ -122,7 +123,7 @@ async def start_worker() -> AsyncIterator[StartWorker]:
             stack.push_async_callback(server.stop)
             channel = grpc.aio.insecure_channel(server.address)
             stack.push_async_callback(channel.close)
-            return Worker(lifecycle, channel)
+            return Worker(lifecycle, channel, server.address)
 
         yield start
 

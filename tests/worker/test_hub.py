@@ -63,9 +63,10 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         if api is None and file is None:
             return self.refuse(404, "RepoNotFound")
         if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-            if hub.gated:
+            if not hub.gated:
+                return self.refuse(401, "RepoNotFound")
+            if file is not None:  # what a gated repository holds can be seen by everyone
                 return self.refuse(403, "GatedRepo")
-            return self.refuse(401, "RepoNotFound")
         if api is not None:
             if api[1] not in ("main", SHA):
                 return self.refuse(404, "RevisionNotFound")

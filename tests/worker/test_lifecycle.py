@@ -10,9 +10,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelfleet_proto import worker_pb2 as pb
+from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading import Loaded
+from modelfleet_worker.server import ServerOptions, serve
+from modelfleet_worker.spec import ModelSpec
 
 MODEL = "default/model"
 SLOW = {"step_seconds": 0.02}
@@ -175,6 +178,26 @@ async def test_a_drain_hands_over_what_runs_at_its_deadline(start_worker, paced)
     assert (stats.running, stats.requests_finished, stats.requests_cancelled) == (0, 0, 0)
 
 
+async def test_a_client_that_does_not_read_holds_up_no_unload(start_worker):
+    worker = await (await start_worker()).ready()
+    small_window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
+    async with grpc.aio.insecure_channel(worker.address, options=small_window) as channel:
+        request = pb.GenerateRequest(
+            model=MODEL, prompt="Hi", stop=LONG, logprobs=pb.Logprobs(enabled=True, top=1)
+        )
+        call = worker_pb2_grpc.WorkerStub(channel).Generate(request)
+        assert (await call.read()).HasField("accepted")
+        # By then its stream is full, and the worker waits to write.
+        await worker.stats_when(lambda stats: stats.completion_tokens >= 2000)
+        async with asyncio.timeout(10):
+            await worker.stub.UnloadModel(pb.UnloadModelRequest(deadline_seconds=0.1))
+        assert len(worker.lifecycle.streams) == 1  # it has not noticed
+        assert (await worker.stats()).state == pb.WORKER_STATE_STANDBY
+    await worker.stats_when(lambda stats: stats.requests_cancelled == 1)
+    await worker.ready()
+    assert (await worker.generate()).text
+
+
 @pytest.mark.parametrize("seconds", [-1.0, float("nan")])
 async def test_a_deadline_must_be_a_time(start_worker, seconds):
     worker = await start_worker()
@@ -197,6 +220,27 @@ async def test_a_broken_engine_ends_every_stream_and_asks_for_a_new_process(star
     assert "engine failed: RuntimeError: the device is gone" in stats.message
     assert worker.lifecycle.broken.is_set()
     assert (await worker.refusal(worker.generate()))[0] == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_process_with_a_broken_engine_ends_with_1(tmp_path, paced):
+    loader = with_runner(paced(), lambda r: FaultyRunner(r, breaks_at=3))
+    options = ServerOptions(
+        listen="127.0.0.1:0", worker_id="worker-0", address_file=tmp_path / "address"
+    )
+    serving = asyncio.create_task(serve(options, loader, ModelSpec(model=MODEL, source="hf://a/b")))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "address").exists():
+            await asyncio.sleep(0.01)
+        async with grpc.aio.insecure_channel((tmp_path / "address").read_text()) as channel:
+            stub = worker_pb2_grpc.WorkerStub(channel)
+            while (await stub.GetStats(pb.StatsRequest())).state != pb.WORKER_STATE_READY:
+                await asyncio.sleep(0.01)
+            with pytest.raises(grpc.aio.AioRpcError, match="the device is gone"):
+                async for _ in stub.Generate(pb.GenerateRequest(model=MODEL, prompt="Hi")):
+                    pass
+            # It stays for a moment, so that whoever asks learns why.
+            assert "device is gone" in (await stub.GetStats(pb.StatsRequest())).message
+            assert await serving == 1
 
 
 async def test_health_turns_bad_when_the_engine_makes_no_progress_and_recovers(start_worker, paced):

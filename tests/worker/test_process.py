@@ -127,10 +127,12 @@ def test_a_paced_worker_imports_no_torch(tmp_path: Path):
 
 def test_sigterm_lets_running_requests_finish_and_exits_0(tmp_path: Path):
     with worker(tmp_path, *PACED) as process:
+        watch = process.stub.WatchStats(pb.StatsRequest())
         call = process.generate(pb.StopConditions(max_tokens=60, ignore_eos=True))
         assert next(call).HasField("accepted")
         process.process.send_signal(signal.SIGTERM)
         assert list(call)[-1].finished.completion_tokens == 60
+        assert list(watch)[-1].state == pb.WORKER_STATE_DRAINING  # ended, not broken
         assert process.process.wait(timeout=10) == 0
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.process.pid, 0)

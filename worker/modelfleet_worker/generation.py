@@ -75,9 +75,8 @@ async def generate(
                 await write(pb.GenerateResponse(accepted=accepted))
                 cached_tokens = await _stream(stream, answer, loaded.tokenizer, write)
             finally:
-                # Whatever ended it here (a stop string, the client, a drain); ids that the engine
-                # has finished are unknown to it and ignored.
-                held.engine.submit(Abort(stream.engine_id))
+                if not stream.finished:  # a stop string, a client that went, a drain
+                    held.engine.submit(Abort(stream.engine_id))
         else:
             await write(pb.GenerateResponse(accepted=accepted))
         finished = _finished(answer, len(prompt_ids), cached_tokens)

@@ -24,6 +24,7 @@ from .threads import in_thread, post
 
 log = structlog.get_logger()
 
+_READ_SECONDS = 2.0  # how long a client may take to read that its stream was handed over
 _STOP_SECONDS = 2.0  # how long an engine or a load may take to notice the process's end
 
 
@@ -47,6 +48,7 @@ class Lifecycle:
         self._cancel_load = threading.Event()
         self._load: asyncio.Task[None] | None = None
         self._hand_over: asyncio.TimerHandle | None = None
+        self._handed_over = asyncio.Event()
         self._unloading = asyncio.Lock()
         self.held: Held | None = None
         self.progress = Progress(started=0.0)
@@ -138,7 +140,8 @@ class Lifecycle:
         if self._hand_over is not None:
             self._hand_over.cancel()
         error = UnavailableError("handed over: this worker is draining")
-        self._hand_over = self._loop.call_later(max(deadline, 0.0), self._end_streams, error)
+        self._handed_over.clear()
+        self._hand_over = self._loop.call_later(deadline, self._end_streams, error)
         running = len(self.streams)
         log.info("draining", model=self._model, running=running, deadline=deadline)
         self._become(self._status.drain())
@@ -148,6 +151,16 @@ class Lifecycle:
         if self.streams:
             log.info("handing over", model=self._model, running=len(self.streams))
         self.streams.end_all(error)
+        self._handed_over.set()
+
+    async def drained(self) -> None:
+        """Until nothing runs any more, or what ran was handed over, read or not."""
+        empty = asyncio.create_task(self.streams.wait_empty())
+        handed_over = asyncio.create_task(self._handed_over.wait())
+        await asyncio.wait([empty, handed_over], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([empty], timeout=_READ_SECONDS)
+        empty.cancel()
+        handed_over.cancel()
 
     async def unload(self, deadline: float) -> None:
         """Drains, then frees the weights and the cache; returns when they are free."""
@@ -155,7 +168,7 @@ class Lifecycle:
             if self._status.state is State.STANDBY:
                 return
             self.drain(deadline)
-            await self.streams.wait_empty()
+            await self.drained()
             await self._let_go()
             self._become(Status())
             log.info("unloaded")

@@ -123,8 +123,7 @@ async def serve(options: ServerOptions, loader: Loader, spec: ModelSpec | None) 
     ends = [asyncio.create_task(event.wait()) for event in (signalled, lifecycle.broken)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if signalled.is_set():
-        # Whoever still runs at the deadline is handed over; then nobody is left.
-        drained = asyncio.create_task(lifecycle.streams.wait_empty())
+        drained = asyncio.create_task(lifecycle.drained())
         await asyncio.wait([drained, ends[1]], return_when=asyncio.FIRST_COMPLETED)
     else:
         await asyncio.sleep(_TELL_SECONDS)

@@ -15,7 +15,7 @@ from typing_extensions import override
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 
-from .errors import InvalidRequestError, RefusalError
+from .errors import AllSlotsTakenError, InvalidRequestError, RefusalError
 from .generation import generate
 from .lifecycle import Lifecycle
 from .spec import ModelSpec
@@ -60,17 +60,21 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 context.write,
             )
         except RefusalError as error:
-            log.info(
-                "refused or handed over",
-                model=request.model,
-                request_id=request.request_id[:64],
-                status=error.status.name,
-                reason=str(error)[:500],
-            )
+            # A full worker refuses all the time: that is no news.
+            if not isinstance(error, AllSlotsTakenError):
+                log.info(
+                    "refused or handed over",
+                    model=request.model,
+                    request_id=request.request_id[:64],
+                    status=error.status.name,
+                    reason=str(error)[:500],
+                )
             await _abort(context, error)
         except asyncio.CancelledError:
             lifecycle.counters.cancelled += 1
             raise
+        except grpc.aio.InternalError:  # how a write ends whose reader went meanwhile
+            lifecycle.counters.cancelled += 1
 
     @override
     async def LoadModel(

@@ -17,6 +17,7 @@ class Stream:
 
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id  # unique in the engine, whatever callers call their requests
+        self.finished = False  # the engine knows it no more
         self._outputs: deque[RequestOutput] = deque()
         self._error: RefusalError | None = None
         self._arrived = asyncio.Event()
@@ -24,6 +25,7 @@ class Stream:
     def put(self, output: RequestOutput) -> None:
         """Adds what a step brought."""
         self._outputs.append(output)
+        self.finished = self.finished or output.finished is not None
         self._arrived.set()
 
     def end(self, error: RefusalError) -> None:
