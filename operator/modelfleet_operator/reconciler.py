@@ -167,8 +167,11 @@ class Reconcilers:
 
     async def _sleep(self, event: asyncio.Event, wake_at: float | None) -> None:
         delay = TICK if wake_at is None else min(max(wake_at - self._clock(), 0.001), TICK)
+        # Not wait_for: up to Python 3.11 it swallows a cancellation that races with the event, and
+        # a task that nothing can end keeps the operator from ending.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), delay)
+            async with asyncio.timeout(delay):
+                await event.wait()
 
     def _tell_others(self, seen: Observed) -> None:
         """Short names pass from one deployment to another when their owner changes."""

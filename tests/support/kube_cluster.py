@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 import kmock
+
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
 
@@ -45,6 +46,7 @@ class ApiServer(kmock.KubernetesEmulator):
         super().__attrs_post_init__()
         self.numbers = itertools.count(1)
         self.seen: list[kmock.Request] = []  # all that the operator asked
+        self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
 
     async def _handle(self, request: kmock.Request) -> Any:
         if TEST not in {name.lower() for name in request.headers}:
@@ -55,6 +57,9 @@ class ApiServer(kmock.KubernetesEmulator):
 
     def _complete(self, request: kmock.Request) -> None:
         data = request.data
+        creates = request.action == kmock.action.CREATE
+        if creates and request.resource.plural == "pods" and self.refuse_pods:
+            raise kmock.KubernetesError(status=403, reason="Forbidden", message=self.refuse_pods)
         if request.action == kmock.action.CREATE:
             data["metadata"] |= {
                 "uid": f"uid-{next(self.numbers)}",
@@ -258,5 +263,3 @@ class Gateway:
                 for worker in route.workers
             ],
         )
-
-

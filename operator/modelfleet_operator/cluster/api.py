@@ -7,7 +7,7 @@ import datetime
 import json
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any, Literal
 
 import aiohttp
@@ -16,7 +16,7 @@ from kubernetes.aio import client
 from ..decisions.observed import Worker
 from ..errors import PassingError, RejectedError
 from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
-from .observing import Object
+from .observing import Object, owned_by
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
@@ -54,7 +54,11 @@ class ClusterApi:
         body: Any = client.V1Pod.from_dict(pod)
         try:
             with _translated(f"creating pod {namespace}/{name}"):
-                await self._pods.create_namespaced_pod(namespace, body, _request_timeout=TIMEOUT)
+                await _answer(
+                    self._pods.create_namespaced_pod_without_preload_content(
+                        namespace, body, _request_timeout=TIMEOUT
+                    )
+                )
         except PassingError as error:
             if _status_of(error) != 409:
                 raise
@@ -64,9 +68,12 @@ class ClusterApi:
 
     async def _check_owner(self, namespace: str, name: str, owner_uid: str) -> None:
         with _translated(f"reading pod {namespace}/{name}"):
-            pod = await self._pods.read_namespaced_pod(name, namespace, _request_timeout=TIMEOUT)
-        owners = pod.metadata.owner_references if pod.metadata else None
-        if not any(owner.controller and owner.uid == owner_uid for owner in owners or ()):
+            text = await _answer(
+                self._pods.read_namespaced_pod_without_preload_content(
+                    name, namespace, _request_timeout=TIMEOUT
+                )
+            )
+        if not owned_by(json.loads(text), owner_uid):
             raise RejectedError(
                 f"pod {namespace}/{name} exists and belongs to somebody else: delete or rename it"
             )
@@ -75,8 +82,10 @@ class ClusterApi:
         """Ends it gracefully; whether it was there. Another pod of the same name is left alone."""
         options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=worker.uid))
         with _translated(f"deleting pod {worker.id}"), _gone_is_fine() as outcome:
-            await self._pods.delete_namespaced_pod(
-                worker.name, worker.namespace, body=options, _request_timeout=TIMEOUT
+            await _answer(
+                self._pods.delete_namespaced_pod_without_preload_content(
+                    worker.name, worker.namespace, body=options, _request_timeout=TIMEOUT
+                )
             )
         return outcome.found
 
@@ -84,13 +93,15 @@ class ClusterApi:
         """Sets labels on exactly this pod; whether it was there."""
         patch = {"metadata": {"uid": worker.uid, "labels": labels}}
         with _translated(f"labelling pod {worker.id}"), _gone_is_fine() as outcome:
-            await self._pods.patch_namespaced_pod(
-                worker.name,
-                worker.namespace,
-                patch,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/merge-patch+json",
-                _request_timeout=TIMEOUT,
+            await _answer(
+                self._pods.patch_namespaced_pod_without_preload_content(
+                    worker.name,
+                    worker.namespace,
+                    patch,
+                    field_manager=FIELD_MANAGER,
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=TIMEOUT,
+                )
             )
         return outcome.found
 
@@ -146,9 +157,24 @@ class ClusterApi:
             ),
         )
         with _translated(f"posting an event on {metadata['namespace']}/{metadata['name']}"):
-            await self._events.create_namespaced_event(
-                metadata["namespace"], event, _request_timeout=TIMEOUT
+            await _answer(
+                self._events.create_namespaced_event_without_preload_content(
+                    metadata["namespace"], event, _request_timeout=TIMEOUT
+                )
             )
+
+
+async def _answer(request: Awaitable[Any]) -> str:
+    """The body, unread: the client would refuse a deed that was done for an answer it cannot type.
+
+    What we wrote comes back through the watch.
+    """
+    response: aiohttp.ClientResponse = await request
+    async with response:
+        text = await response.text()
+    if response.status >= 400:
+        raise client.ApiException(status=response.status, reason=response.reason, body=text)
+    return text
 
 
 class _Outcome:

@@ -72,17 +72,18 @@ async def operate(
         )
         reconcilers = Reconcilers(body, fleet, time.time)
         memo = OperatorMemo(body=body, reconcilers=reconcilers, kubeconfig=options.kubeconfig)
-        async with _serving(fleet, options.fleet_listen) as address:
-            ready, kopf_stop = asyncio.Event(), asyncio.Event()
-            watching = asyncio.create_task(_watch(options, memo, ready, kopf_stop))
-            try:
-                await _first_of(ready.wait(), watching)
+        ready, kopf_stop = asyncio.Event(), asyncio.Event()
+        watching = asyncio.create_task(_watch(options, memo, ready, kopf_stop))
+        try:
+            await _first_of(ready.wait(), watching)
+            async with _serving(fleet, options.fleet_listen) as address:
                 started(address)
                 log.info("watching", fleet=address, namespaces=options.namespaces or "all")
                 await _first_of(stop.wait(), watching, _lead(api, options, memo, fleet))
-            finally:
-                kopf_stop.set()
-                await asyncio.wait([watching])
+        finally:
+            # Last, because kopf ends by cancelling every task that is younger than itself.
+            kopf_stop.set()
+            await asyncio.wait([watching])
 
 
 async def _watch(
@@ -125,7 +126,8 @@ async def _indices_are_complete(
         except ModelfleetError as error:
             log.warning("cannot list ModelDeployments yet", error=str(error))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(first_event.wait(), FIRST_LOOK)
+            async with asyncio.timeout(FIRST_LOOK):
+                await first_event.wait()
 
 
 async def _first_of(*awaitables: Any) -> None:
@@ -154,4 +156,5 @@ async def _serving(fleet: Fleet, listen: str) -> AsyncIterator[str]:
     try:
         yield f"{host}:{port}"
     finally:
-        await server.stop(GRACE)
+        # If kopf ended by itself, it has cancelled the server's task: that is no news.
+        await asyncio.gather(server.stop(GRACE), return_exceptions=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import kmock
 import pytest
+
 from kube_cluster import EVENTS, MODELS, PODS, ApiServer, Cluster
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.run import OperatorOptions, operate
