@@ -14,12 +14,12 @@ from starlette.routing import Route
 
 from .dispatch import Dispatcher
 from .errors import GatewayError, MethodNotAllowedError, UnknownUrlError
-from .exchange import request_id
 from .generation import GenerationEndpoint
 from .metrics import Metrics
 from .openai_api.chat import ChatRequest, ChatShape
 from .openai_api.completions import CompletionRequest, CompletionShape
 from .openai_api.models import model_card, model_list
+from .reply import request_id
 
 
 class App:

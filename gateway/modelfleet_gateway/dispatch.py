@@ -123,7 +123,8 @@ class Admission:
         """Back into the line: at its old place, or ahead of all with a `digest` to resume."""
         waiter = self._waiters[choice]
         waiter.turn = self._loop.create_future()
-        waiter.since = self._loop.time()
+        if digest:
+            waiter.since = self._loop.time()
         waiter.digest, waiter.avoid = digest, avoid
         self._desk.join(waiter)
         if self._expired:

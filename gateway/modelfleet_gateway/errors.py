@@ -122,5 +122,9 @@ class InternalError(GatewayError):
     code = "internal_error"
 
 
+class WorkerProtocolError(Exception):
+    """A worker said something that worker.proto does not allow; never shown as it is."""
+
+
 class StartupError(Exception):
     """The gateway cannot start as asked; the message says what to change."""

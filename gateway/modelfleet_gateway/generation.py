@@ -17,21 +17,23 @@ from modelfleet_proto import worker_pb2
 
 from .dispatch import Admission, Desk, Dispatcher
 from .errors import GatewayError, InternalError
-from .exchange import Json, Reply, read_body, request_id, unless_gone
 from .merge import merged
-from .metrics import Metrics
+from .metrics import Metrics, ModelMeter
 from .openai_api.chat import ChatRequest, ChatShape
 from .openai_api.completions import CompletionRequest, CompletionShape
 from .openai_api.fields import parse
 from .openai_api.shapes import Answer, Collected
+from .reply import Json, Reply, read_body, request_id, unless_gone
 from .stream import Choice, Event
 from .timing import Timing
 from .view import outlook
 
 CLIENT_GONE: Final = 499  # nginx's status for it; only in metrics
+FIRST_PROGRESS: Final = 0.05  # seconds that nobody needs a comment for
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
 FAIL_TIMEOUT: Final = 5.0  # seconds for telling an error to a client that reads slowly
 
+Events = AsyncGenerator[tuple[int, Event], None]
 Kind = type[ChatRequest] | type[CompletionRequest]
 
 log = structlog.get_logger()
@@ -111,9 +113,9 @@ class GenerationEndpoint:
             )
             async with aclosing(events):
                 if fields.stream:
-                    await exchange.stream(events)
+                    await exchange.stream(events, desk)
                     return None
-                return await exchange.collect(events, len(requests))
+                return await exchange.collect(events, len(requests), desk.meter)
 
 
 class Exchange:
@@ -146,28 +148,28 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = desk.route.model
         desk.meter.arrived()
 
-    async def collect(self, events: AsyncGenerator[tuple[int, Event], None], count: int) -> Json:
-        """The whole answer."""
+    async def collect(self, events: Events, count: int, meter: ModelMeter) -> Json:
+        """The whole answer, of so many choices."""
         choices = [Collected() for _ in range(count)]
         async for index, event in events:
-            self._note(index, event)
+            self._note(index, event, meter)
             if isinstance(event, worker_pb2.Tokens):
                 choices[index].take(event)
             elif isinstance(event, worker_pb2.Finished):
                 choices[index].finished = event
         return self.answer.whole(choices)
 
-    async def stream(self, events: AsyncGenerator[tuple[int, Event], None]) -> None:
+    async def stream(self, events: Events, desk: Desk) -> None:
         """Writes the answer as it comes; the status line when a worker has the request."""
         narrator: asyncio.Task[None] | None = None
         if self._progress:
             await self.reply.open_stream()
-            narrator = asyncio.create_task(self._narrate())
+            narrator = asyncio.create_task(self._narrate(desk))
         try:
             async for index, event in events:
                 if narrator is not None:
                     narrator.cancel()
-                self._note(index, event)
+                self._note(index, event, desk.meter)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
                 await self.reply.events(self._chunks(index, event))
@@ -190,9 +192,7 @@ class Exchange:
             self._desk.meter.refused(error.status)
         return error.status
 
-    def _note(self, index: int, event: Event) -> None:
-        assert self._desk is not None  # noqa: S101 - events come after `begin`
-        meter = self._desk.meter
+    def _note(self, index: int, event: Event, meter: ModelMeter) -> None:
         if isinstance(event, worker_pb2.Accepted):
             if index % self.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
@@ -212,10 +212,12 @@ class Exchange:
             case _:
                 return self.answer.closing(index, event)
 
-    async def _narrate(self) -> None:
-        """Comments on what the client waits for."""
-        assert self._desk is not None  # noqa: S101 - as above
+    async def _narrate(self, desk: Desk) -> None:
+        """Comments on what the client waits for, unless it is served at once."""
+        await asyncio.sleep(FIRST_PROGRESS)
         while True:
-            waiting = len(self._desk.line)
-            await self.reply.comment(f"{outlook(self._desk.route, time.time())}, {waiting} waiting")
+            what = (
+                "a slot" if desk.ready_workers else "a worker: " + outlook(desk.route, time.time())
+            )
+            await self.reply.comment(f"waiting for {what}; {len(desk.line)} in line")
             await asyncio.sleep(PROGRESS_PAUSE)

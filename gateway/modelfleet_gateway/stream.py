@@ -13,8 +13,10 @@ import structlog
 from modelfleet_proto import worker_pb2
 
 from .dispatch import Admission
+from .errors import WorkerProtocolError
 from .failover import Attempts, Blame, End, Failure, after_failure
 from .metrics import ModelMeter
+from .openai_api.shapes import FINISH_REASONS
 from .workers import GenerateCall, Lease
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
@@ -61,7 +63,9 @@ class Choice:
                         return
                     if event is not None:
                         yield event
-                self._go_on(lease, Failure(grpc.StatusCode.INTERNAL, "it ended without Finished"))
+                raise WorkerProtocolError("its stream ended without Finished")
+            except WorkerProtocolError as error:
+                self._go_on(lease, Failure(grpc.StatusCode.INTERNAL, str(error)))
             except grpc.aio.AioRpcError as error:
                 self._go_on(lease, Failure(error.code(), error.details() or "no details"))
             except asyncio.CancelledError:
@@ -72,8 +76,10 @@ class Choice:
                 lease.release()
 
     def _take(self, message: worker_pb2.GenerateResponse, lease: Lease) -> Event | None:
-        """Notes what came; None for what the client knows already."""
+        """Notes what came; None for what the client knows already. Raises WorkerProtocolError."""
         kind = message.WhichOneof("event")
+        if (kind == "accepted") == lease.accepted:
+            raise WorkerProtocolError(f"{kind} came before or after its time")
         if kind == "tokens":
             if message.tokens.ids:
                 self._received.extend(message.tokens.ids)
@@ -81,7 +87,11 @@ class Choice:
                 self._meter.count_completion(len(message.tokens.ids))
             return message.tokens
         if kind == "finished":
+            if message.finished.reason not in FINISH_REASONS:
+                raise WorkerProtocolError("it finished for no known reason")
             return message.finished
+        if kind != "accepted" or not message.accepted.model_digest:
+            raise WorkerProtocolError("it accepted without a model_digest")
         lease.accept()
         if self._digest:
             return None

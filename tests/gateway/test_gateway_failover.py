@@ -69,7 +69,8 @@ async def test_a_killed_worker_costs_none_of_its_8_streams(stream):
     async with running_fleet(*workers) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}", stream=stream)) for i in range(8)]
         await eventually(lambda: workers[0].running + workers[1].running == 8)
-        await asyncio.sleep(0.05)  # some tokens into the streams; any number is right
+        meter = fleet.gateway.dispatcher.desks[MODEL].meter
+        await eventually(lambda: meter.completion_tokens > 40)
         await workers[0].kill()
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 30) for i in range(8)]
         await undisturbed(fleet)
@@ -272,3 +273,10 @@ async def test_a_worker_of_another_version_gets_nothing_and_the_log_says_why():
             assert await ask(fleet) == expected_text("p", 8)
             await eventually(lambda: any("worker/9.0.0" in str(line) for line in lines))
     assert not old.requests
+
+
+async def test_a_worker_that_breaks_the_protocol_answers_nobody():
+    liar = ScriptedWorker("w-0", digest="")  # nobody could resume its streams
+    async with running_fleet(liar, ScriptedWorker("w-1")) as fleet:
+        assert await ask(fleet) == expected_text("p", 8)
+        await undisturbed(fleet)

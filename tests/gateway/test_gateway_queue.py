@@ -45,7 +45,8 @@ async def test_20_requests_sent_at_zero_are_all_answered_when_a_worker_wakes():
             await eventually(lambda: len(fleet.line) == len(asked))
         await worker.start()
         fleet.push(route(worker))
-        await asyncio.sleep(0.1)
+        desk = fleet.gateway.dispatcher.desks[MODEL]
+        await eventually(lambda: desk.workers and desk.workers["w-0"].stats)
         assert not worker.requests, "a loading worker gets nothing"
         worker.become(READY)
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 8) for i in range(20)]
@@ -184,17 +185,17 @@ async def test_progress_comments_tell_a_patient_client_what_happens():
                 headers={"x-modelfleet-progress": "true"},
             ) as answer:
                 assert answer.status_code == 200
-                lines.extend([line async for line in answer.aiter_lines()])
+                async for line in answer.aiter_lines():
+                    lines.append(line)  # noqa: PERF401 - the test reads it while it grows
 
         heard = asyncio.create_task(listen())
-        await eventually(lambda: len(fleet.line) == 1)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: lines)
         await worker.start()
         fleet.push(route(worker))
         await heard
         await worker.kill()
-    assert lines[0].startswith(": phase Weights, ready in about ")
-    assert lines[0].endswith("1 waiting")
+    assert lines[0].startswith(": waiting for a worker: phase Weights, ready in about ")
+    assert lines[0].endswith("; 1 in line")
     assert lines[-2] == "data: [DONE]"
 
 
