@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,8 @@ def gateway(
         from .parent import die_with_parent as tie
 
         tie()
+    # gRPC's core would tell on stderr of each connection that ends; our log does that better.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from .main import run  # the servers' libraries stay out of --help
 
     raise typer.Exit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import resource
 import sys
 from dataclasses import replace
 
@@ -16,9 +17,16 @@ from .options import Options
 from .server import serve
 
 
+def raise_file_limit() -> None:
+    """Each client is an open file, and the usual limit of 1024 is for programs with few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def run(options: Options, *, log_format: LogFormat | None) -> int:
     """Runs a gateway to its end; 1 when it could not start."""
     configure(log_format)
+    raise_file_limit()
     if not options.gateway_id:
         options = replace(options, gateway_id=f"{platform.node()}-{os.getpid()}")
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, route
 
@@ -156,3 +157,21 @@ def start(*flags: str) -> subprocess.CompletedProcess[str]:
         timeout=20,
         check=False,
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel call is Linux's")
+async def test_dies_with_its_parent(tmp_path):
+    address = tmp_path / "address"
+    command = [
+        *(sys.executable, "-m", "modelfleet_gateway", "--die-with-parent"),
+        *("--listen", "127.0.0.1:0", "--operator", "127.0.0.1:1", "--address-file", str(address)),
+    ]
+    code = f"import subprocess; p = subprocess.Popen({command}); print(p.pid, flush=True); p.wait()"
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
+    child = psutil.Process(int(await parent.stdout.readline()))
+    await eventually(address.exists, within=20)
+    parent.kill()
+    await parent.wait()
+    await eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
