@@ -133,9 +133,13 @@ class Model(ApiModel):
     ) = None
     """Branch, tag or commit of an hf:// source. Default: main."""
     served_names: Annotated[
-        Annotated[tuple[ServedName, ...], AfterValidator(_unique)] | None,
+        Annotated[
+            tuple[ServedName, ...],
+            Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            AfterValidator(_unique),
+        ]
+        | None,
         BeforeValidator(_as_tuple),
-        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
     ] = None
     """Short names that clients may ask for, unique in an installation: letters, digits and . _ : -
     without '/', so that no short name can be another deployment's NAMESPACE/NAME, which always

@@ -1,0 +1,274 @@
+"""The CRD and the pydantic models are one API: the same manifests pass, with the same defaults."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import celpy
+import jsonschema
+import pytest
+import yaml
+
+from modelfleet_operator.crd import (
+    CRD_FILE,
+    REFERENCE_FILE,
+    crd_text,
+    object_schema,
+    reference,
+)
+from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.rendering import render
+from modelfleet_operator.decisions.status import (
+    ColdStart,
+    Condition,
+    Queue,
+    ScalingEvent,
+    Status,
+)
+from modelfleet_operator.manifests import check_manifest
+from modelfleet_operator.spec import ModelDeployment
+
+SCHEMA = object_schema()
+
+
+def manifest(name: str = "smol", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {"model": {"source": "hf://owner/name"}, **spec},
+    }
+
+
+def model(**fields: Any) -> dict[str, Any]:
+    return manifest(model={"source": "hf://owner/name", **fields})
+
+
+def admitted(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """As an API server does it: nulls pruned, defaults set, schema, list types, CEL."""
+    document = _with_defaults(_without_nulls(copy.deepcopy(document)), SCHEMA)
+    errors = [e.message for e in jsonschema.Draft202012Validator(SCHEMA).iter_errors(document)]
+    errors += _list_errors(document, SCHEMA) or []
+    # Strict field validation (kubectl's default) refuses what the schema does not know.
+    errors += _unknown_fields(document["spec"], SCHEMA["properties"]["spec"])
+    return document, errors or list(_rule_errors(document, SCHEMA))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _with_defaults(value: Any, schema: dict[str, Any]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    for name, field in schema.get("properties", {}).items():
+        if name not in value and "default" in field:
+            value[name] = copy.deepcopy(field["default"])
+        if name in value:
+            value[name] = _with_defaults(value[name], field)
+    return value
+
+
+def _list_errors(value: Any, schema: dict[str, Any]) -> list[str]:
+    errors = []
+    if isinstance(value, list) and schema.get("x-kubernetes-list-type") == "set":
+        errors += ["duplicate"] if len({str(v) for v in value}) < len(value) else []
+    if isinstance(value, dict):
+        for name, field in schema.get("properties", {}).items():
+            errors += _list_errors(value.get(name), field)
+    return errors
+
+
+def _unknown_fields(value: Any, schema: dict[str, Any]) -> list[str]:
+    if not isinstance(value, dict) or "properties" not in schema:
+        return []
+    errors = [name for name in value if name not in schema["properties"]]
+    for name, field in schema["properties"].items():
+        errors += _unknown_fields(value.get(name), field)
+    return errors
+
+
+def _rule_errors(value: Any, schema: dict[str, Any]) -> Iterator[str]:
+    for rule in schema.get("x-kubernetes-validations", ()):
+        environment = celpy.Environment()
+        program = environment.program(environment.compile(rule["rule"]))
+        if not program.evaluate({"self": celpy.json_to_cel(value)}):
+            yield rule["message"]
+    if isinstance(value, dict):
+        for name, field in schema.get("properties", {}).items():
+            if name in value:
+                yield from _rule_errors(value[name], field)
+
+
+VALID = [
+    pytest.param(manifest(), id="only what is required"),
+    pytest.param(manifest(scaling={"minReplicas": 0, "maxReplicas": 8}), id="the design's example"),
+    pytest.param(manifest(scaling=None, engine={"kvCacheMemory": None}), id="nulls are absent"),
+    pytest.param(manifest(scaling={"minReplicas": 5}), id="a minimum alone raises the maximum"),
+    pytest.param(manifest(scaling={"mode": "External", "replicas": 0}), id="scaled from outside"),
+    pytest.param(manifest(scaling={"idleTimeout": "1h30m", "scaleDownDelay": "0s"}), id="times"),
+    pytest.param(manifest(engine={"kvCacheMemory": "1.5Gi"}), id="memory"),
+    pytest.param(model(revision="v1.0", contextLength=4096), id="a revision"),
+    pytest.param(model(tokenSecretRef={"name": "hub", "key": "token"}), id="a token"),
+    pytest.param(model(servedNames=["gpt-4o", "smol:latest", "Qwen2.5"]), id="served names"),
+    pytest.param(model(servedNames=[]), id="no short name at all"),
+    pytest.param(model(source="file:///models/smol lm"), id="a folder with a space"),
+    pytest.param(manifest(name="n" * 63), id="the longest name"),
+    pytest.param(manifest(coldStart={"holdTimeout": "0s", "maxQueue": 1}), id="hold nothing"),
+]
+INVALID = [
+    pytest.param({**manifest(), "spec": {}}, id="no model"),
+    pytest.param(manifest(model={}), id="no source"),
+    pytest.param(manifest(model="hf://owner/name"), id="text for an object"),
+    pytest.param(model(source="owner/name"), id="no scheme"),
+    pytest.param(model(source="hf://name"), id="no owner"),
+    pytest.param(model(source="hf://owner/name/more"), id="too deep"),
+    pytest.param(model(source="file://relative"), id="a relative folder"),
+    pytest.param(model(source="s3://bucket/key"), id="a scheme that does not work yet"),
+    pytest.param(model(source="file:///x", revision="v1"), id="a revision of a folder"),
+    pytest.param(
+        model(source="file:///x", tokenSecretRef={"name": "a", "key": "b"}),
+        id="a token for a folder",
+    ),
+    pytest.param(model(tokenSecretRef={"name": "a"}), id="half a reference"),
+    pytest.param(model(servedNames=["a/b"]), id="a name that may be another's full name"),
+    pytest.param(model(servedNames=["a", "a"]), id="a name twice"),
+    pytest.param(model(servedNames=["-a"]), id="a name like a flag"),
+    pytest.param(model(servedNames=[f"n{i}" for i in range(17)]), id="too many names"),
+    pytest.param(model(servedNames="a"), id="text for a list"),
+    pytest.param(model(dtype="float16"), id="an unknown dtype"),
+    pytest.param(model(contextLength=0), id="no context"),
+    pytest.param(model(contextLength="4096"), id="a number in quotes"),
+    pytest.param(manifest(engine={"maxSequences": 0}), id="no slot"),
+    pytest.param(manifest(engine={"maxSequences": 1.5}), id="a broken number"),
+    pytest.param(manifest(engine={"prefixCaching": "true"}), id="a boolean in quotes"),
+    pytest.param(manifest(engine={"kvCacheMemory": "2GB"}), id="an unknown unit"),
+    pytest.param(manifest(engine={"kvCacheMemory": "0"}), id="no memory"),
+    pytest.param(manifest(engine={"kvCacheMemory": 1024}), id="a number for a quantity"),
+    pytest.param(manifest(scaling={"minReplicas": -1}), id="less than none"),
+    pytest.param(manifest(scaling={"minReplicas": True}), id="a boolean for a number"),
+    pytest.param(manifest(scaling={"minReplicas": 3, "maxReplicas": 2}), id="a minimum too high"),
+    pytest.param(manifest(scaling={"maxReplicas": 0}), id="never a worker"),
+    pytest.param(manifest(scaling={"replicas": 1}), id="replicas in mode Auto"),
+    pytest.param(manifest(scaling={"mode": "auto"}), id="an unknown mode"),
+    pytest.param(manifest(scaling={"minReplica": 1}), id="a misspelled field"),
+    pytest.param(manifest(scaling={"idleTimeout": 300}), id="a number for a duration"),
+    pytest.param(manifest(scaling={"idleTimeout": "5 m"}), id="a space in a duration"),
+    pytest.param(manifest(scaling={"idleTimeout": "-5m"}), id="a negative duration"),
+    pytest.param(manifest(coldStart={"holdTimeout": ""}), id="an empty duration"),
+    pytest.param(manifest(coldStart={"maxQueue": 0}), id="no queue"),
+    pytest.param(manifest(quantization={"weights": "Int8"}), id="a field of the future"),
+    pytest.param(manifest(name="n" * 64), id="a name too long for a label"),
+    pytest.param(manifest(name="a.b"), id="a name with a dot"),
+]
+
+
+@pytest.mark.parametrize("document", VALID)
+def test_accepts_alike(document: dict[str, Any]):
+    assert admitted(document)[1] == []
+    assert check_manifest(document)[0] == []
+
+
+@pytest.mark.parametrize("document", INVALID)
+def test_refuses_alike(document: dict[str, Any]):
+    assert admitted(document)[1]
+    assert check_manifest(document)[0]
+
+
+@pytest.mark.parametrize("document", VALID)
+def test_the_schemas_defaults_change_nothing_that_is_read(document: dict[str, Any]):
+    with_defaults, _ = admitted(document)
+    assert check_manifest(with_defaults)[1] == check_manifest(document)[1]
+
+
+def test_the_schemas_defaults_are_the_models():
+    with_defaults, _ = admitted(manifest())
+    read = ModelDeployment.model_validate(manifest())
+    assert read.spec.model_dump(mode="json", exclude_none=True) == with_defaults["spec"]
+
+
+def test_the_files_are_what_the_models_say():
+    assert CRD_FILE.read_text() == crd_text(), "run python -m modelfleet_operator.crd"
+    assert REFERENCE_FILE.read_text() == reference(), "run python -m modelfleet_operator.crd"
+
+
+def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Path, schema and whether it is required, of every field below."""
+    inner = schema.get("items", schema)
+    for name, field in inner.get("properties", {}).items():
+        yield f"{path}.{name}", field, name in inner.get("required", ())
+        yield from fields(field, f"{path}.{name}")
+
+
+def test_every_field_of_the_spec_says_its_default_or_that_it_is_required():
+    for path, field, required in fields(SCHEMA["properties"]["spec"], "spec"):
+        description = field["description"]
+        assert ("Required." in description) == required, path
+        assert ("Default" in description) != required, path
+        if isinstance(default := field.get("default"), str | int) and default != {}:
+            assert f"Default: {str(default).lower()}." in description.lower().replace(
+                "default:", "Default:"
+            ), path
+
+
+def test_every_field_is_described_and_bounded_and_every_list_has_its_type():
+    for part in ("spec", "status"):
+        for path, field, _ in fields(SCHEMA["properties"][part], part):
+            assert field["description"], path
+            assert "\n" not in field["description"], path
+            kind = field["type"]
+            if kind == "string":
+                assert {"maxLength", "enum", "format"} & field.keys(), path
+            if kind == "array":
+                assert "maxItems" in field, path
+                assert field["x-kubernetes-list-type"] in {"set", "map", "atomic"}, path
+            if kind == "integer" and part == "spec":
+                assert {"minimum", "maximum"} <= field.keys(), path
+
+
+def test_the_schema_is_structural():
+    text = yaml.safe_dump(yaml.safe_load(crd_text()))
+    for forbidden in ("$ref", "anyOf", "additionalProperties", "title:", "uniqueItems", "const:"):
+        assert forbidden not in text
+
+
+def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_questions():
+    (version,) = yaml.safe_load(crd_text())["spec"]["versions"]
+    assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.scaling.replicas"
+    assert "status" in version["subresources"]
+    columns = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "Age"]
+
+
+def test_a_status_that_we_write_fits_the_schema_with_every_field():
+    status = Status(
+        observed_generation=3,
+        conditions=(
+            Condition(
+                type="Ready",
+                status="True",
+                reason="Serving",
+                message="all is well",
+                changed=1.0,
+                generation=3,
+            ),
+        ),
+        replicas=2,
+        ready_replicas=1,
+        selector="a=b",
+        revision="0123abcd",
+        queue=Queue(waiting=1, running=2),
+        scaling_history=(ScalingEvent(time=1.0, before=1, after=2, reason="demand"),),
+        cold_start=ColdStart(phase="Weights", percent=40, eta=9.0),
+    )
+    written = {**render(status), "memory": Memory(target=2).dump()}
+    schema = SCHEMA["properties"]["status"]
+    jsonschema.Draft202012Validator(schema).validate(written)
+    assert written.keys() == schema["properties"].keys()
+    assert not _unknown_fields(written, schema)
+    for name in ("conditions", "scalingHistory"):
+        assert written[name][0].keys() == schema["properties"][name]["items"]["properties"].keys()
