@@ -1,6 +1,7 @@
 """Generate over real gRPC, with the real engine on the paced device."""
 
 import asyncio
+import random
 import time
 
 import grpc
@@ -152,6 +153,35 @@ async def test_a_client_that_goes_stops_its_generation(start_worker, paced):
     after = await worker.stats()
     assert after.completion_tokens - 1 - before <= 5
     assert (gone.running, gone.waiting, after.requests_finished) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.3])
+async def test_a_client_that_goes_during_a_long_prefill_frees_its_place(start_worker, paced, after):
+    loader = paced(prefill_token_seconds=0.002)
+    worker = await (await start_worker(loader)).ready(max_batch_tokens=32)
+    call = worker.start("word " * 4000)  # eight seconds of prefill
+    await asyncio.sleep(after)
+    call.cancel()
+    reply = await worker.generate("Hi", stop=limits(max_tokens=1))
+    assert reply.finished.completion_tokens == 1
+    stats = await worker.stats_when(lambda stats: stats.kv_blocks_used == 0)
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert stats.prompt_tokens <= 1 + 1  # the long one was never finished
+
+
+async def test_clients_that_go_at_any_moment_leave_nothing_behind(start_worker):
+    worker = await (await start_worker()).ready(max_sequences=8)
+    draw = random.Random(4)
+
+    async def come_and_go(number: int) -> None:
+        call = worker.start(f"prompt {number}", stop=limits(max_tokens=200))
+        await asyncio.sleep(draw.random() * 0.2)
+        call.cancel()
+
+    await asyncio.gather(*(come_and_go(number) for number in range(60)))
+    stats = await worker.stats_when(lambda stats: stats.kv_blocks_used == 0)
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert (await worker.generate()).text
 
 
 async def test_more_requests_than_slots_are_refused_until_one_is_free(start_worker, paced):

@@ -88,7 +88,8 @@ class Lifecycle:
         began = time.monotonic()
         log.info("loading", model=spec.model, source=spec.source)
         try:
-            loaded = await in_thread(lambda: self._loader(spec, report), "load")
+            with structlog.contextvars.bound_contextvars(model=spec.model):
+                loaded = await in_thread(lambda: self._loader(spec, report), "load")
         except LoadCancelledError:
             log.info("loading was cancelled", model=spec.model)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,9 +31,11 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         else:
             future.set_result(result)  # type: ignore[arg-type]  # it is a T if there is no error
 
+    context = contextvars.copy_context()  # what logs say about the caller
+
     def run() -> None:
         try:
-            result = work()
+            result = context.run(work)
         except BaseException as error:  # raised where the future is awaited
             post(loop, settle, None, error)
         else:

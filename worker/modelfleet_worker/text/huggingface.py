@@ -27,7 +27,10 @@ class HuggingFaceTokenizer(DecoderPieces):
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                config=_plain_config(folder),
             )
         except Exception as error:  # transformers raises whatever the files provoke
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -98,6 +101,23 @@ class HuggingFaceTokenizer(DecoderPieces):
                 f"the model's chat template refuses these messages: {error}"
             ) from error
         return rendered
+
+
+def _plain_config(folder: Path) -> Any:
+    """The model's config without its class, where the tokenizer's class is plain; else None.
+
+    AutoTokenizer then looks at `model_type` alone, and importing the class of a config takes
+    longer than all the rest: it brings torch.distributed and sympy.
+    """
+    from transformers import PreTrainedConfig
+
+    declared = folder / "tokenizer_config.json"
+    if not declared.exists():
+        return None
+    kind = json.loads(declared.read_bytes()).get("tokenizer_class")
+    if kind not in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        return None
+    return PreTrainedConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
 
 
 def _as_dict(message: Message) -> dict[str, str]:
