@@ -1,0 +1,243 @@
+"""Worker pods as they are built, and as they are read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelfleet_operator.cluster.observing import observed_worker
+from modelfleet_operator.cluster.pods import PodSettings, revision, worker_pod
+from modelfleet_operator.spec import ModelDeployment
+
+SETTINGS = PodSettings(image="worker:1", device="cpu", drain_timeout=60)
+
+
+def deployment(**spec: Any) -> ModelDeployment:
+    return ModelDeployment.model_validate(
+        {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "smol", "namespace": "team", "uid": "owner"},
+            "spec": {"model": {"source": "hf://owner/name"}, **spec},
+        }
+    )
+
+
+def pod(manifest: ModelDeployment | None = None, settings: PodSettings = SETTINGS) -> Any:
+    return worker_pod(manifest or deployment(), settings, revision="abc", ordinal=2)
+
+
+def container(manifest: ModelDeployment | None = None) -> Any:
+    return pod(manifest)["spec"]["containers"][0]
+
+
+def test_the_name_says_what_is_in_it():
+    assert pod()["metadata"]["name"] == "smol-abc-2"
+    assert pod()["metadata"]["namespace"] == "team"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "settings"),
+    [
+        pytest.param(
+            deployment(model={"source": "hf://owner/other"}), SETTINGS, id="another model"
+        ),
+        pytest.param(deployment(engine={"maxSequences": 8}), SETTINGS, id="other limits"),
+        pytest.param(deployment(), PodSettings(image="worker:2", device="cpu"), id="another image"),
+        pytest.param(deployment(), PodSettings(image="worker:1"), id="another device"),
+    ],
+)
+def test_another_content_is_another_revision(manifest: ModelDeployment, settings: PodSettings):
+    assert revision(manifest, settings) != revision(deployment(), SETTINGS)
+
+
+def test_scaling_and_names_change_no_pod():
+    scaled = deployment(
+        scaling={"maxReplicas": 9},
+        coldStart={"maxQueue": 1},
+        model={"source": "hf://owner/name", "servedNames": ["x"]},
+    )
+    assert revision(scaled, SETTINGS) == revision(deployment(), SETTINGS)
+
+
+def test_the_worker_is_told_everything_by_flags():
+    manifest = deployment(
+        model={
+            "source": "hf://owner/name",
+            "revision": "v1",
+            "dtype": "BFloat16",
+            "contextLength": 4096,
+        },
+        engine={"kvCacheMemory": "2Gi", "prefixCaching": False},
+    )
+    assert container(manifest)["command"] == ["python", "-m", "modelfleet_worker"]
+    assert container(manifest)["args"] == [
+        "--listen=[::]:9000",
+        "--worker-id=$(POD_NAMESPACE)/$(POD_NAME)",
+        "--device=cpu",
+        "--drain-timeout=60",
+        "--log-format=json",
+        "--model=team/smol",
+        "--source=hf://owner/name",
+        "--dtype=BFloat16",
+        "--revision=v1",
+        "--context-length=4096",
+        "--max-sequences=64",
+        "--max-batch-tokens=2048",
+        "--kv-cache-memory=2Gi",
+        "--no-prefix-caching",
+    ]
+
+
+def test_the_token_comes_from_the_secret_and_stands_nowhere_else():
+    token = {"name": "hub", "key": "token"}
+    manifest = deployment(model={"source": "hf://owner/name", "tokenSecretRef": token})
+    variables = {v["name"]: v for v in container(manifest)["env"]}
+    assert variables["HF_TOKEN"]["valueFrom"] == {"secretKeyRef": token}
+    assert "HF_TOKEN" not in {v["name"] for v in container()["env"]}
+
+
+def test_the_kubelet_waits_for_the_drain():
+    assert pod()["spec"]["terminationGracePeriodSeconds"] > SETTINGS.drain_timeout
+
+
+def test_only_readiness_asks_for_health_so_that_a_loading_worker_lives():
+    assert "grpc" in container()["readinessProbe"]
+    assert "tcpSocket" in container()["livenessProbe"]
+    assert "tcpSocket" in container()["startupProbe"]
+
+
+def test_runs_with_the_least_rights():
+    spec = pod()["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_a_folder_of_the_node_is_mounted_where_it_is_and_read_only():
+    manifest = deployment(model={"source": "file:///models/smol"})
+    volumes = {v["name"]: v for v in pod(manifest)["spec"]["volumes"]}
+    assert volumes["model"]["hostPath"] == {"path": "/models/smol", "type": "Directory"}
+    (mount,) = [m for m in container(manifest)["volumeMounts"] if m["name"] == "model"]
+    assert mount == {"name": "model", "mountPath": "/models/smol", "readOnly": True}
+
+
+def seen(status: dict[str, Any] | None = None, **metadata: Any) -> Any:
+    """A pod as the API server shows it."""
+    built = pod()
+    built["metadata"] |= {"uid": "u", "creationTimestamp": "2026-11-21T17:00:00Z", **metadata}
+    return {**built, "status": status or {}}
+
+
+def test_a_pod_is_read_back_as_the_worker_that_was_asked_for():
+    worker = observed_worker(seen({"phase": "Running", "podIP": "10.0.0.7"}))
+    assert worker is not None
+    assert (worker.id, worker.uid, worker.revision, worker.ordinal) == (
+        "team/smol-abc-2",
+        "u",
+        "abc",
+        2,
+    )
+    assert worker.address == "10.0.0.7:9000"
+    assert (worker.stopping, worker.failure, worker.trouble) == (False, None, "")
+
+
+def test_an_address_of_the_newer_family_gets_its_brackets():
+    worker = observed_worker(seen({"podIP": "fd00::7"}))
+    assert worker is not None
+    assert worker.address == "[fd00::7]:9000"
+
+
+def terminated(**fields: Any) -> dict[str, Any]:
+    return {"containerStatuses": [{"state": {"terminated": fields}}]}
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"phase": "Pending", "containerStatuses": [{"state": state}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [
+        pytest.param(
+            {
+                "phase": "Failed",
+                **terminated(reason="OOMKilled", exitCode=137),
+            },
+            "OOMKilled, exit code 137",
+            id="out of memory",
+        ),
+        pytest.param(
+            {
+                "phase": "Failed",
+                **terminated(reason="Error", exitCode=1, message="one\ntwo\n"),
+            },
+            "Error, exit code 1: two",
+            id="its last line",
+        ),
+        pytest.param(
+            {"phase": "Failed", "reason": "Evicted", "message": "disk pressure"},
+            "Evicted: disk pressure",
+            id="evicted",
+        ),
+        pytest.param(
+            {"phase": "Succeeded", **terminated(reason="Completed", exitCode=0)},
+            "Completed, exit code 0",
+            id="ended well, but nobody asked",
+        ),
+        pytest.param({"phase": "Running"}, None, id="alive"),
+    ],
+)
+def test_says_why_it_died(status: dict[str, Any], failure: str | None):
+    worker = observed_worker(seen(status))
+    assert worker is not None
+    assert worker.failure == failure
+
+
+def test_a_pod_that_was_told_to_end_did_not_fail():
+    status = {"phase": "Failed", **terminated(reason="Error", exitCode=143)}
+    worker = observed_worker(seen(status, deletionTimestamp="2026-11-21T17:00:01Z"))
+    assert worker is not None
+    assert (worker.stopping, worker.failure) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [
+        pytest.param(waiting("ContainerCreating"), "", id="patience"),
+        pytest.param(
+            waiting("ImagePullBackOff", "no such image"),
+            "ImagePullBackOff: no such image",
+            id="no image",
+        ),
+        pytest.param(
+            {
+                "phase": "Pending",
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/3 nodes are available",
+                    }
+                ],
+            },
+            "Unschedulable: 0/3 nodes are available",
+            id="no node",
+        ),
+    ],
+)
+def test_says_why_it_does_not_start(status: dict[str, Any], trouble: str):
+    worker = observed_worker(seen(status))
+    assert worker is not None
+    assert worker.trouble == trouble
+
+
+def test_a_stranger_with_our_label_is_no_worker():
+    assert observed_worker({"metadata": {"name": "x", "labels": {}}}) is None
