@@ -44,10 +44,10 @@ def resource(kind: str, subresources: set[str]) -> Any:
 
 
 @pytest.fixture
-def start_operator(api: ApiServer, tmp_path: Path) -> Callable[..., Any]:
-    """`async with start_operator() as cluster`: an operator of its own, stopped at the end."""
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
+def kubeconfig(api: ApiServer, tmp_path: Path) -> Path:
+    """Leads to the test's API server."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(
         json.dumps(
             {
                 "apiVersion": "v1",
@@ -59,6 +59,12 @@ def start_operator(api: ApiServer, tmp_path: Path) -> Callable[..., Any]:
             }
         )
     )
+    return path
+
+
+@pytest.fixture
+def start_operator(api: ApiServer, kubeconfig: Path) -> Callable[..., Any]:
+    """`async with start_operator() as cluster`: an operator of its own, stopped at the end."""
 
     @contextlib.asynccontextmanager
     async def start(**pods: Any) -> AsyncIterator[Cluster]:
