@@ -93,7 +93,7 @@ def _logprobs(logits: Tensor, token_id: int, alternatives: int | None) -> TokenL
     if alternatives is None:
         return None
     logprobs = logits.log_softmax(dim=-1)
-    top = logprobs.topk(alternatives)
+    top = logprobs.topk(min(alternatives, len(logprobs)))
     return TokenLogprobs(
         chosen=float(logprobs[token_id]),
         top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),

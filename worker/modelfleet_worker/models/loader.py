@@ -20,7 +20,9 @@ from .config import LlamaConfig, eos_token_ids, read_config, read_json
 from .llama import Llama
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
-_CACHE_SHARE = 0.25  # of the available memory, unless the size is given
+# Unless the size is given: a share of what is available, and no more than several workers that
+# look at the same free memory of one machine can all take.
+_CACHE_SHARE, _CACHE_MOST = 0.25, 2 << 30
 # Left out by newer checkpoints, written by older ones; computed here from the config.
 _DERIVED = "rotary_emb.inv_freq"
 
@@ -173,11 +175,12 @@ def _cache_blocks(
     room = available_memory()
     if asked is not None and asked > room:
         raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")
-    blocks = (int(room * _CACHE_SHARE) if asked is None else asked) // block_bytes
+    given = min(int(room * _CACHE_SHARE), _CACHE_MOST) if asked is None else asked
+    blocks = given // block_bytes
     if blocks < 1:
         raise ModelError(
             f"the KV cache has room for no block: one of {BLOCK_SIZE} tokens takes {block_bytes}"
-            f" bytes, {asked or int(room * _CACHE_SHARE)} are given"
+            f" bytes, {given} are given"
         )
     return min(blocks, -(-useful_tokens // BLOCK_SIZE))
 
