@@ -161,9 +161,11 @@ class Reconcilers:
         return plan
 
     async def _carry_out(self, seen: Observed, plan: Plan) -> None:
+        # Memory first: an operator that dies between the two leaves a successor that goes on with
+        # the plan. The other way round it would find workers that it never decided to have.
+        await self._body.write_status(seen, plan.status, plan.memory)
         for action in plan.actions:
             await self._body.carry_out(action, seen)
-        await self._body.write_status(seen, plan.status, plan.memory)
 
     async def _sleep(self, event: asyncio.Event, wake_at: float | None) -> None:
         delay = TICK if wake_at is None else min(max(wake_at - self._clock(), 0.001), TICK)

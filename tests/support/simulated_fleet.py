@@ -77,7 +77,7 @@ def report(gateway: str = "gw", *, reachable: Iterable[str] = (), **changes) -> 
 
 @dataclass
 class SimulatedFleet:
-    """Load is set from outside; workers get ready by themselves, unless their revision is broken."""
+    """Load is set from outside; workers get ready by themselves unless they are broken."""
 
     deployment: Deployment
     now: float = 1000.0
@@ -87,7 +87,7 @@ class SimulatedFleet:
     last_request: float = 0.0
     broken: set[str] = field(default_factory=set)  # revisions of which every worker dies
     frozen: set[str] = field(default_factory=set)  # ids that no gateway reaches
-    memory: Memory = Memory()
+    memory: Memory = field(default_factory=Memory)
     status: Status | None = None
     plan: Plan | None = None
     workers: dict[str, Worker] = field(default_factory=dict)

@@ -61,7 +61,7 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
     if not load.complete and wanted <= load.replicas:
         # What is missing could only ask for more, and silence is not zero load.
         replicas, note = _bounded(policy, load.replicas)
-        reason = f"kept: not every gateway reports{note}" if depth else f"kept: no signals{note}"
+        reason = note.removeprefix("; ") or "kept: not every gateway reports"
         return ScalingDecision(replicas=replicas, reason=reason, peaks=peaks)
 
     # Without memory the count in force is the peak: it was there for a reason.
@@ -105,7 +105,7 @@ def _bounded(policy: ScalingPolicy, replicas: int) -> tuple[int, str]:
     if bounded == replicas:
         return bounded, ""
     bound = "minReplicas" if bounded > replicas else "maxReplicas"
-    return bounded, f"; {bound} makes it {bounded}"
+    return bounded, f"; {bound} is {bounded}"
 
 
 def _next_look(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) -> float | None:

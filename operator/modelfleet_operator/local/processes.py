@@ -87,11 +87,11 @@ class Child:
         """SIGTERM, and SIGKILL when draining takes longer than it may."""
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # one that somebody stopped hears it only then
-        try:
-            return await asyncio.wait_for(self.wait(), drain_timeout + KILL_DELAY)
-        except TimeoutError:
-            self.send(signal.SIGKILL)
-            return await self.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_timeout + KILL_DELAY):
+                return await self.wait()
+        self.send(signal.SIGKILL)
+        return await self.wait()
 
     def send(self, number: signal.Signals) -> None:
         """A signal, if it still runs."""

@@ -87,8 +87,11 @@ class StateDirectory:
 
     def read_statuses(self) -> list[dict[str, Any]]:
         """Every deployment with its status, by name."""
-        files = sorted(self._status.glob("*/*.yaml"))
-        return [yaml.safe_load(file.read_text()) for file in files]
+        found = []
+        for file in sorted(self._status.glob("*/*.yaml")):
+            with contextlib.suppress(FileNotFoundError):  # the fleet is just ending
+                found.append(yaml.safe_load(file.read_text()))
+        return found
 
     def _clear(self) -> None:
         shutil.rmtree(self._status, ignore_errors=True)

@@ -114,6 +114,7 @@ class _LocalFleet:
             await asyncio.wait([ending, forcing], return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 log.warning("ending everything at once")
+                reconciling.cancel()  # first, lest it replaces what is killed
                 gateway.kill()
                 self._body.kill()
             await ending
@@ -131,8 +132,7 @@ class _LocalFleet:
         """The gateway drains first: what it holds may still need a worker to wake."""
         await gateway.end(self._options.drain_timeout)
         reconciling.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reconciling
+        await asyncio.wait([reconciling])  # an error of it was raised already
         await self._body.end()
 
     def _wake(self, key: str) -> None:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modelfleet_operator.decisions.status import Status
+from modelfleet_operator.local.narration import narrate
+from simulated_fleet import SimulatedFleet, deployment, policy
+
+
+@dataclass
+class Story(SimulatedFleet):
+    """A simulated fleet that keeps what a person would have read."""
+
+    told: list[str] = field(default_factory=list)
+    before: Status | None = None
+
+    def look(self):
+        seen = self.observe()
+        plan = super().look()
+        self.told += narrate(self.deployment, seen.workers, self.before, plan, self.now)
+        self.before = plan.status
+        return plan
+
+    def tell(self) -> list[str]:
+        told, self.told = self.told, []
+        return told
+
+
+def test_a_model_starts_sleeps_and_wakes_in_plain_words():
+    story = Story(deployment())
+    story.run(5)
+    assert story.tell() == [
+        "starting 1 worker (a new revision starts one worker to prove itself)",
+        "loading 40 % (weights)",
+        "ready in 3.0 s",
+    ]
+    story.run(100)
+    assert story.tell() == ["asleep after 60 s idle"]
+    story.waiting = 1
+    story.run(5)
+    assert story.tell() == ["waking (1 request waits)", "loading 40 % (weights)", "ready in 3.0 s"]
+
+
+def test_growing_and_shrinking_say_why():
+    story = Story(deployment(scaling=policy(min_replicas=1)))
+    story.run(5)
+    story.tell()
+    story.waiting, story.running = 3, 8
+    story.run(0.5)
+    assert story.tell()[0] == (
+        "growing from 1 to 2 workers (3 waiting and 8 running need 2 replicas)"
+    )
+    story.waiting = story.running = 0
+    story.run(60)
+    assert [line for line in story.tell() if line.startswith("shrinking from 2 to 1 worker")]
+
+
+def test_deaths_are_told_with_their_reason_and_the_next_try():
+    story = Story(deployment())
+    story.run(5)
+    story.tell()
+    story.kill("tiny-aaaa-0")
+    story.look()
+    assert story.tell()[0] == "worker died (ended by SIGKILL): replaced"
+
+    broken = Story(deployment(), broken={"aaaa"})
+    broken.run(10)
+    told = broken.tell()
+    why = "exit code 1: error: no safetensors in /model"
+    assert f"worker died ({why}): replaced" in told
+    assert f"worker died ({why}): next try in 2 s" in told
+    assert f"stalled: workers failed 3 times in a row: {why}" in told
+
+
+def test_nothing_new_is_told_when_nothing_happens():
+    story = Story(deployment(scaling=policy(min_replicas=1)))
+    story.run(10)
+    story.tell()
+    story.run(100)
+    assert story.tell() == []
