@@ -10,7 +10,7 @@ from .spec import ModelDeployment
 
 
 def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 0.0) -> Deployment:
-    """All that decisions need of it; `created` (Unix seconds) counts where the manifest has none."""
+    """All that decisions need; `created` (Unix seconds) counts where the manifest has none."""
     metadata, scaling, cold = manifest.metadata, manifest.spec.scaling, manifest.spec.cold_start
     return Deployment(
         namespace=metadata.namespace,
