@@ -6,12 +6,14 @@ the model, and the official `openai` client.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +28,8 @@ EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 MODEL = "smollm2"
 PATIENCE = 180.0  # seconds until a step of the demo counts as failed
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
+terminal = threading.Lock()  # held while an answer is being written
 
 
 def main() -> int:
@@ -37,9 +40,13 @@ def main() -> int:
         say(f"modelfleet up {EXAMPLE.relative_to(ROOT)} --port {port}")
         up = subprocess.Popen(
             ["modelfleet", "up", str(EXAMPLE), "--port", str(port), "--state-dir", state],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             # Its own group: Ctrl-C reaches this script, which then ends the fleet in order.
             start_new_session=True,
         )
+        echo = threading.Thread(target=echo_lines, args=(up,))
+        echo.start()
         try:
             walk_through(up, port, Path(state), started)
         except KeyboardInterrupt:
@@ -52,8 +59,16 @@ def main() -> int:
             say("Ending the fleet (SIGTERM)")
             up.send_signal(signal.SIGTERM)
             up.wait()
+            echo.join()
     say(f"Done in {time.monotonic() - started:.0f} s. No process was left behind.")
     return up.returncode
+
+
+def echo_lines(up: subprocess.Popen[bytes]) -> None:
+    """Prints what the fleet says, a line at a time, and never into the middle of an answer."""
+    for line in up.stdout or ():
+        with terminal:
+            console.print(line.decode(errors="replace").rstrip(), style="dim", markup=False)
 
 
 class StuckError(Exception):
@@ -82,7 +97,7 @@ def walk_through(up: subprocess.Popen[bytes], port: int, state: Path, started: f
 
 def ask(client: OpenAI, question: str) -> float:
     """Streams one answer to the terminal; returns when its first token came (monotonic seconds)."""
-    console.print(f"\n[bold]You:[/] {question}")
+    console.print(f"\n[bold]You:[/] {question}\n")
     stream = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": question}],
@@ -91,13 +106,15 @@ def ask(client: OpenAI, question: str) -> float:
         stream=True,
     )
     first = 0.0
-    for chunk in stream:
-        text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-        if text and not first:
-            first = time.monotonic()
-            console.print(f"[bold]{MODEL}:[/] ", end="")
-        console.print(text, end="", markup=False)
-    console.print("\n")
+    pieces = (chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    with contextlib.ExitStack() as answering:
+        for text in pieces:
+            if text and not first:
+                first = time.monotonic()
+                answering.enter_context(terminal)
+                console.print(f"[bold]{MODEL}:[/] ", end="")
+            console.print(text, end="", markup=False)
+        console.print("\n")
     if not first:
         raise StuckError("the model's answer was empty")
     return first

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from local_fleet import Fleet, Manifest, StartFleet, end_for_good, eventually, free_port, manifest
+from local_fleet import Fleet, Manifest, StartFleet, eventually, free_port, manifest
 
 
 class Starter:
@@ -47,7 +47,7 @@ class Starter:
         for fleet in self._fleets:
             if fleet.up.poll() is None:
                 fleet.stop()
-            end_for_good(fleet)
+            fleet.end_for_good()
 
 
 @pytest.fixture

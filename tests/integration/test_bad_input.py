@@ -31,7 +31,9 @@ CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "ma
         pytest.param(
             CHAT | {"temperature": -1}, 400, None, "temperature", id="a negative temperature"
         ),
-        pytest.param(CHAT | {"model": "gpt-9"}, 404, "model_not_found", "gpt-9", id="an unknown model"),
+        pytest.param(
+            CHAT | {"model": "gpt-9"}, 404, "model_not_found", "gpt-9", id="an unknown model"
+        ),
         pytest.param(CHAT | {"messages": []}, 400, None, "messages", id="no message at all"),
         pytest.param(
             CHAT | {"messages": [{"role": "user", "content": "a" * 50_000_000}]},
@@ -79,7 +81,7 @@ def missing_folder(tmp_path: Path) -> str:
     ("make_source", "says"),
     [
         pytest.param(folder_of_pickles, "pytorch_model.bin", id="a pickle checkpoint"),
-        pytest.param(empty_folder, "config.json", id="a folder that holds no model"),
+        pytest.param(empty_folder, "safetensors", id="a folder that holds no model"),
         pytest.param(missing_folder, "missing", id="a folder that does not exist"),
         pytest.param(
             lambda _: "hf://nobody/nothing", "hf://nobody/nothing", id="a hub without an answer"
@@ -108,7 +110,7 @@ def test_a_model_that_cannot_be_loaded_is_a_condition(
                      id="a misspelled field"),
         pytest.param({"scaling": {"maxReplicas": "many"}}, ["spec.scaling.maxReplicas", "many"],
                      id="a wrong type"),
-        pytest.param({"scaling": {"minReplicas": 3, "maxReplicas": 1}}, ["minReplicas", "maxReplicas"],
+        pytest.param({"scaling": {"minReplicas": 3}}, ["minReplicas", "maxReplicas"],
                      id="bounds that contradict each other"),
         pytest.param({"model": {"source": "ftp://x/y"}}, ["spec.model.source", "ftp://x/y", "hf://"],
                      id="an unknown kind of source"),

@@ -70,10 +70,10 @@ async def test_a_client_that_goes_away_stops_its_generation(start_fleet: StartFl
             extra_body={"ignore_eos": True},
         )
         await anext(aiter(stream))
-        assert fleet.gateway_metric("modelfleet_gateway_requests_in_flight") == 1
+        assert fleet.gateway_metric("modelfleet_gateway_in_flight") == 1
         await stream.close()
     eventually(
         "nothing runs",
-        lambda: fleet.gateway_metric("modelfleet_gateway_requests_in_flight") == 0,
+        lambda: fleet.gateway_metric("modelfleet_gateway_in_flight") == 0,
         within=5,
     )

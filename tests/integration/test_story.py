@@ -64,21 +64,21 @@ def reference() -> Callable[[Iterable[str], int], list[str]]:
     from prepare_smollm2 import model_folder
 
     model = AutoModelForCausalLM.from_pretrained(model_folder(), dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_folder())
-    known: dict[tuple[str, int], str] = {}
+    tokenizer = AutoTokenizer.from_pretrained(model_folder(), padding_side="left")
 
-    def answer(topic: str, tokens: int) -> str:
-        if (topic, tokens) not in known:
-            ids = tokenizer.apply_chat_template(
-                question(topic), add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-            with torch.inference_mode():
-                out = model.generate(**ids, max_new_tokens=tokens, do_sample=False)
-            new = out[0, ids["input_ids"].shape[1] :]
-            known[topic, tokens] = tokenizer.decode(new, skip_special_tokens=True)
-        return known[topic, tokens]
+    def answers(topics: Iterable[str], tokens: int) -> list[str]:
+        ids = tokenizer.apply_chat_template(
+            [question(topic) for topic in topics],
+            add_generation_prompt=True,
+            padding=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        with torch.inference_mode():
+            out = model.generate(**ids, max_new_tokens=tokens, do_sample=False)
+        return tokenizer.batch_decode(out[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
-    return lambda topics, tokens: [answer(topic, tokens) for topic in topics]
+    return answers
 
 
 async def test_sleeps_at_zero_and_wakes_for_twenty_requests(start_fleet: StartFleet, reference):

@@ -94,11 +94,20 @@ class Fleet:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ends the fleet as a person would; returns the exit code."""
-        self.children("")
         if self.up.poll() is None:
             self.seen.update(self.up.children(recursive=True))
             self.up.send_signal(number)
         return int(self.up.wait(timeout=60))
+
+    def end_for_good(self) -> None:
+        """SIGKILL for whatever a failed test left of this fleet."""
+        if self.up.poll() is None:
+            self.seen.update(self.up.children(recursive=True))
+            self.up.kill()
+            self.up.wait()
+        for process in self.seen:
+            if process.is_running():  # still the one that was seen, not another with its id
+                process.kill()
 
 
 def free_port() -> int:
@@ -117,10 +126,3 @@ def manifest(name: str = "smollm2", *, source: str = SMOLLM2, **spec: Any) -> Ma
         "metadata": {"name": name},
         "spec": {"model": model, "scaling": scaling, **spec},
     }
-
-
-def end_for_good(fleet: Fleet) -> None:
-    """SIGKILL for everything a failed test left; only processes that this fleet started."""
-    for process in [fleet.up, *fleet.up.children(recursive=True), *fleet.seen]:
-        if process.is_running():
-            process.kill()
