@@ -64,6 +64,7 @@ def cpu_loader(model_dir: Path) -> Loader:
             spec.source, revision=spec.revision, model_dir=model_dir, report=report
         )
         # Imported here: torch and transformers take seconds, and only this device needs them.
+        report("Imports", 0.0)
         from .models.loader import load_model
         from .text.huggingface import HuggingFaceTokenizer
 
