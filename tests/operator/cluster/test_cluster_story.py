@@ -122,6 +122,7 @@ async def test_an_idle_model_is_unrouted_then_deleted_by_uid_and_wakes_on_demand
 
             gateway.waiting, gateway.last_request = 1, time.time()
             await eventually(api.running)
+            await eventually(lambda: len(api.asked("POST", "events")) == 3)
 
     (unroute,) = api.asked("PATCH", "pods")
     patch = json.loads(unroute.body)
@@ -160,9 +161,12 @@ async def test_a_pod_that_died_is_removed_replaced_and_its_last_words_kept(
             {"phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}]},
         )
         await eventually(lambda: [p for p in api.pods().values() if p["metadata"]["uid"] != uid])
-        notes = [json.loads(r.body)["note"] for r in api.asked("POST", "events")]
-
-    assert any("Error, exit code 1: no safetensors in /model" in note for note in notes)
+        last_words = "Error, exit code 1: no safetensors in /model"
+        await eventually(
+            lambda: any(
+                last_words in json.loads(r.body)["note"] for r in api.asked("POST", "events")
+            )
+        )
 
 
 async def test_a_wrong_spec_stalls_with_the_field_and_starts_nothing(
