@@ -35,7 +35,7 @@ TEXTS = (
     "def fibonacci(n):\n",
     "One, two, three, four, five, six, seven,",
     "Q: Why is the sky blue?\nA:",
-    "The sea was calm in the morning, and the fishermen had gone out early. " * 6,
+    "The sea was calm in the morning, and the fishermen had gone out early. " * 4,
 )
 
 
