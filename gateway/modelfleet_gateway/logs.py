@@ -20,7 +20,7 @@ def configure(format_: LogFormat | None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -172,8 +172,8 @@ class Engine(ApiModel):
     """Tokens that one engine step computes at most; longer prompts are prefilled in chunks.
     Default: 2048."""
     kv_cache_memory: Memory | None = None
-    """Memory of one worker's KV cache, as a quantity (512Mi, 2Gi). Default: a share of the memory
-    that is free once the weights are loaded."""
+    """Memory of one worker's KV cache, as a quantity (512Mi, 2Gi). Default: a quarter of the
+    memory that is free once the weights are loaded, at most 2Gi."""
     prefix_caching: bool = True
     """Whether prompts that begin alike share their KV cache. Default: true."""
 

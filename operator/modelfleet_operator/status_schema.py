@@ -60,7 +60,8 @@ class ColdStart(ApiModel):
     """The worker that is going to be ready next."""
 
     phase: Annotated[str, Field(max_length=64)]
-    """What it is doing: Asleep, Pending, Starting, Download, Weights, Cache, Warmup or BackOff."""
+    """What it is doing: Asleep, Pending, Starting, Download, Imports, Weights, Cache,
+    Warmup or BackOff."""
     percent: Annotated[int, Field(ge=0, le=100)]
     """How much of the whole load is done, 0 to 100."""
     eta: Time | None = None

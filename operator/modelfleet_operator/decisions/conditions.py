@@ -88,9 +88,10 @@ def _condition(
     type_: ConditionType, finding: Finding, outlook: Outlook, previous: Status | None
 ) -> Condition:
     status, reason, message = finding
-    changed = outlook.now
-    if previous is not None and previous.condition(type_).status == status:
-        changed = previous.condition(type_).changed
+    # An older version's status may lack a condition.
+    before = {c.type: c for c in previous.conditions} if previous else {}
+    same = type_ in before and before[type_].status == status
+    changed = before[type_].changed if same else outlook.now
     return Condition(
         type=type_,
         status=status,

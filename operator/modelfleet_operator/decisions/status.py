@@ -35,7 +35,7 @@ class ScalingEvent:
 class ColdStart:
     """How far the next worker is."""
 
-    phase: str  # Asleep, Pending, Starting, Download, Weights, Cache, Warmup, BackOff
+    phase: str  # Asleep, Pending, Starting, Download, Imports, Weights, Cache, Warmup, BackOff
     percent: int = 0
     eta: float = 0.0  # Unix seconds; 0: not known
 

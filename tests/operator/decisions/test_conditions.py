@@ -93,6 +93,14 @@ def test_conditions_keep_their_time_until_they_change():
     assert lost.condition("NameConflict").changed == 1000
 
 
+def test_a_status_of_an_older_version_may_lack_a_condition():
+    signals = Signals(gateways=(report(reachable=[ONE.id]),), stats=UP)
+    before = status_of(ONE, signals=signals)
+    older = replace(before, conditions=before.conditions[:1])
+    after = status_of(ONE, signals=signals, now=2000, previous=older)
+    assert [c.changed for c in after.conditions] == [1000, 2000, 2000, 2000]
+
+
 def test_counts_say_what_exists_what_is_ready_and_what_waits():
     signals = Signals(
         gateways=(report("a", reachable=[ONE.id], waiting=3), report("b", reachable=[ONE.id])),
