@@ -19,14 +19,28 @@ def test_the_operator_folder_does_not_shadow_the_standard_library():
     assert "itemgetter" in python("import operator; print(operator.itemgetter)")
 
 
-@pytest.mark.parametrize(
-    "part",
-    ["modelfleet_gateway.__main__", "modelfleet_operator.cli", "modelfleet_worker.__main__"],
-)
-def test_no_command_line_imports_torch(part: str):
-    loaded = python(f"import sys, {part}; print(sorted(sys.modules))")
+IMPORT_ALL = """
+import importlib, pkgutil, sys, {package}
+for module in pkgutil.walk_packages({package}.__path__, "{package}."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+print(sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("package", ["modelfleet_gateway", "modelfleet_operator"])
+def test_nothing_in_the_gateway_or_the_operator_imports_torch(package: str):
+    loaded = python(IMPORT_ALL.format(package=package))
+    assert package in loaded
     assert "'torch'" not in loaded
     assert "'transformers'" not in loaded
+
+
+@pytest.mark.parametrize("part", ["modelfleet_gateway.cli", "modelfleet_worker.cli"])
+def test_help_needs_nothing_heavy(part: str):
+    loaded = python(f"import sys, {part}; print(sorted(sys.modules))")
+    for heavy in ("torch", "transformers", "kopf", "kubernetes", "huggingface_hub"):
+        assert f"'{heavy}'" not in loaded
 
 
 def test_no_package_marker_stands_where_a_source_root_is():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ["kopf", "kubernetes", "grpc", "google.protobuf", "pydantic", "asyncio", "torch", "httpx"]
+HEAVY = ["kopf", "kubernetes", "grpc", "google.protobuf", "pydantic", "asyncio", "httpx"]
 
 
 def modelfleet(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -49,13 +49,6 @@ def test_help_answers_within_half_a_second():
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(5)) < 0.5
-
-
-@pytest.mark.parametrize(
-    "module", ["modelfleet_operator.local.up", "modelfleet_operator.cluster.run"]
-)
-def test_the_operator_never_imports_torch(module: str):
-    assert "torch" not in imported_by(f"import {module}")
 
 
 def test_decisions_import_nothing_that_acts():
