@@ -46,6 +46,18 @@ class Desk:
         """Gives free slots to those who wait. Call it after each change; it is cheap."""
         if self.line:
             self.line.serve(self._place)
+            self._dismiss_orphans()
+
+    def _dismiss_orphans(self) -> None:
+        """Tells streams whose model was replaced: no worker can have their digest any more.
+
+        Operators start only the revision that the spec asks for. While a worker is there whose
+        digest is not known yet, and while there is none at all, the stream waits.
+        """
+        digests = {worker.model_digest for worker in self.workers.values()}
+        if digests and "" not in digests:
+            gone = f"{self.route.model} was replaced by another revision before this answer's end."
+            self.line.dismiss_orphans(digests, UpstreamLostError(gone))
 
     def changed(self) -> None:
         """A worker brought news."""

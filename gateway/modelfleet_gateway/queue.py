@@ -6,7 +6,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -96,6 +96,12 @@ class WaitingLine(Generic[Place]):
         for waiter in waiters:
             if not waiter.turn.done():
                 waiter.turn.set_exception(resuming if waiter.digest else fresh)
+
+    def dismiss_orphans(self, digests: Collection[str], error: Exception) -> None:
+        """Sends streams to resume away whose digest is not among those that exist."""
+        for waiter in [w for w in self._waiters if w.digest and w.digest not in digests]:
+            self._waiters.remove(waiter)
+            waiter.turn.set_exception(error)
 
     def oldest_wait(self, now: float) -> float:
         """Seconds that the one who waits longest has waited; 0: nobody waits."""

@@ -121,6 +121,21 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
     assert all(not request.HasField("resume") for request in other.requests)
 
 
+async def test_a_stream_whose_revision_was_replaced_is_told_so():
+    first = ScriptedWorker("w-0", before_token=hand_over)
+    other = ScriptedWorker("w-1", digest="digest-2", state=worker_pb2.WORKER_STATE_LOADING)
+    async with running_fleet(first, other) as fleet:
+        asked = asyncio.create_task(ask(fleet))
+        await eventually(lambda: len(first.requests) == 1)
+        first.become(DRAINING)
+        fleet.push(route(other))
+        await eventually(lambda: len(fleet.line) == 1)
+        assert not asked.done(), "the one that loads may be of its digest"
+        other.become(READY)
+        with pytest.raises(openai.APIError, match="replaced by another revision"):
+            await asked
+
+
 async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
     first = ScriptedWorker("w-0", before_token=hand_over)
     async with running_fleet(first, hold_timeout=0.2) as fleet:
