@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml hatch_build.py $(wildcard p
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/uv --version 2>/dev/null | grep -q "uv $(UV_VERSION)" || $(BIN)/python -m pip install -q uv==$(UV_VERSION)
 	@echo "Installing Python packages (torch with its libraries is 5 GB; minutes the first time)..."
-	@$(BIN)/uv pip install --compile-bytecode --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --compile-bytecode --no-build --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install -q --no-deps --no-build-isolation --reinstall-package modelfleet -e .
 	@touch $@
 
