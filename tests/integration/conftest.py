@@ -58,7 +58,7 @@ def start_fleet(tmp_path: Path) -> Iterator[StartFleet]:
     starter.end()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def served_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One ready fleet with the real model, shared by tests that change nothing about it."""
     starter = Starter(tmp_path_factory.mktemp("fleet"))
