@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..progress import Report
 from .checkpoint import Checkpoint
 from .config import LlamaConfig, eos_token_ids, read_config, read_json
-from .llama import Llama
+from .llama import Linear, Llama
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 # Unless the size is given: a share of what is available, and no more than several workers that
@@ -67,13 +67,18 @@ def load_model(
 
 
 def build_model(config: LlamaConfig, state: dict[str, Tensor]) -> Llama:
-    """The module around weights that are in memory already."""
+    """The module around weights that are in memory already; it empties `state`."""
     with torch.device("meta"):
         model = Llama(config)
     if config.tied_embeddings:
         state["lm_head.weight"] = state["embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    state.clear()  # packing lets go of each weight in turn, so that there are never two of all
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.pack()
+    return model
 
 
 def _load_weights(
@@ -82,6 +87,8 @@ def _load_weights(
     with torch.device("meta"):
         parameters = dict(Llama(config).named_parameters())
     needed = sum(p.numel() for p in parameters.values()) * dtype.itemsize
+    if config.tied_embeddings:  # the head is a packed copy of the embedding
+        needed += config.vocab_size * config.hidden_size * dtype.itemsize
     if needed > (room := available_memory()):
         raise ModelError(
             f"the weights need {_gib(needed)} as {dtype}, but {_gib(room)} of memory are available"
