@@ -1,5 +1,6 @@
-"""For every test: gRPC's core tells of each closed connection unless it is asked not to."""
+"""For every test, before anything is imported that looks at these: as a worker sets them."""
 
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch here and workers beside it share the cores

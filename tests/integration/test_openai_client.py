@@ -17,7 +17,7 @@ COUNT = [{"role": "user", "content": "Count from one to ten in words."}]
 @pytest.fixture
 def client(served_smollm2: Fleet) -> openai.OpenAI:
     return openai.OpenAI(
-        base_url=f"{served_smollm2.endpoint}/v1", api_key="none", max_retries=0, timeout=60
+        base_url=f"{served_smollm2.endpoint}/v1", api_key="none", max_retries=0, timeout=240
     )
 
 

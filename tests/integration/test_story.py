@@ -152,7 +152,7 @@ async def test_sixty_four_streams_each_get_their_own_text(start_fleet: StartFlee
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_leaves_no_process_and_no_port(start_fleet: StartFleet, number: signal.Signals):
-    fleet = start_fleet(manifest())
+    fleet = start_fleet(manifest(), "--drain-timeout", "120")
     eventually("it is ready", fleet.is_ready)
     children = fleet.up.children(recursive=True)
     ports = {c.laddr.port for p in [fleet.up, *children] for c in p.net_connections("tcp")

@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 StartFleet = Callable[..., "Fleet"]  # manifests and flags of `modelfleet up`
 
 
-def eventually(what: str, look: Callable[[], Any], within: float = 60) -> Any:
+def eventually(what: str, look: Callable[[], Any], within: float = 120) -> Any:
     """The first true value that `look` returns; fails when `within` seconds bring none."""
     deadline = time.monotonic() + within
     while not (found := look()):
@@ -43,7 +43,7 @@ class Fleet:
     def client(self) -> openai.AsyncOpenAI:
         """Never retries by itself: a refusal that it would hide is a failure of the test."""
         return openai.AsyncOpenAI(
-            base_url=f"{self.endpoint}/v1", api_key="none", max_retries=0, timeout=120
+            base_url=f"{self.endpoint}/v1", api_key="none", max_retries=0, timeout=240
         )
 
     def gateway_is_ready(self) -> bool:
@@ -97,7 +97,7 @@ class Fleet:
         if self.up.poll() is None:
             self.seen.update(self.up.children(recursive=True))
             self.up.send_signal(number)
-        return int(self.up.wait(timeout=60))
+        return int(self.up.wait(timeout=180))
 
     def end_for_good(self) -> None:
         """SIGKILL for whatever a failed test left of this fleet."""
