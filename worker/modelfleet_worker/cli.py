@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .errors import WorkerError
+from .spec import Dtype, ModelSpec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -32,15 +33,6 @@ class Format(enum.StrEnum):
 
     TEXT = "text"
     JSON = "json"
-
-
-class DtypeName(enum.StrEnum):
-    """As in a ModelDeployment."""
-
-    AUTO = "Auto"
-    FLOAT32 = "Float32"
-    BFLOAT16 = "BFloat16"
-    FLOAT16 = "Float16"
 
 
 def _default_model_dir() -> Path:
@@ -73,8 +65,8 @@ def worker(
     ] = None,
     revision: Annotated[str, typer.Option(help="Of an hf:// source.")] = "main",
     dtype: Annotated[
-        DtypeName, typer.Option(help="Of weights and activations; Auto: the checkpoint's.")
-    ] = DtypeName.AUTO,
+        Dtype, typer.Option(help="Of weights and activations; Auto: the checkpoint's.")
+    ] = Dtype.AUTO,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens; default and upper bound: the model's.")
     ] = None,
@@ -114,7 +106,6 @@ def worker(
     from .quantities import parse_bytes
     from .server import ServerOptions, serve
     from .sources import parse_source
-    from .spec import Dtype, ModelSpec
 
     if die_with_parent:
         lifeline.die_with_parent()
@@ -131,7 +122,7 @@ def worker(
             model=model,
             source=source,
             revision=revision,
-            dtype=Dtype(dtype.value),
+            dtype=dtype,
             context_length=context_length,
             max_sequences=max_sequences,
             max_batch_tokens=max_batch_tokens,

@@ -19,10 +19,6 @@ class ModelError(WorkerError):
     """The model cannot be loaded: its source, its files, or the room it needs."""
 
 
-class EngineFailedError(WorkerError):
-    """The engine's loop ended; the process has to be replaced."""
-
-
 class RefusalError(WorkerError):
     """A call is refused; `status` is what its caller sees."""
 
