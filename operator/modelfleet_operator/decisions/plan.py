@@ -20,9 +20,10 @@ class Create:
     """Start a worker. That it exists already is success: the name says everything."""
 
     name: str
-    revision: str  # always the deployment's current one
+    revision: str  # usually the deployment's current one; an old one of the body's history
     ordinal: int
     reason: str
+    accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
 
 
 @dataclass(frozen=True, slots=True)
