@@ -105,6 +105,12 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(arguments: list[str], message:
     assert message in lines[0]
 
 
+def test_the_environment_may_choose_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MODELFLEET_DEVICE", "paced")
+    with worker(tmp_path, *PACED[2:]) as process:
+        assert process.stats().state == pb.WORKER_STATE_READY
+
+
 def test_help_is_quick_and_needs_no_torch():
     ended = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "modelfleet_worker", "--help"],

@@ -51,10 +51,17 @@ def worker(
         Path | None, typer.Option(help="Gets HOST:PORT once calls are taken.")
     ] = None,
     device: Annotated[
-        Device, typer.Option(help="What computes; auto is cpu, paced only takes time.")
+        Device,
+        typer.Option(
+            envvar="MODELFLEET_DEVICE",
+            help="What computes; auto is cpu, paced only takes time.",
+        ),
     ] = Device.AUTO,
     calibration: Annotated[
-        Path | None, typer.Option(help="JSON file with the times of the paced device.")
+        Path | None,
+        typer.Option(
+            envvar="MODELFLEET_CALIBRATION", help="JSON file with the times of the paced device."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAMESPACE/NAME", help="Full name of the deployment.")

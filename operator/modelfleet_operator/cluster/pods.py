@@ -119,7 +119,8 @@ def _container(
             f"--listen=[::]:{PORT}",  # both families: the pod's address may be of either
             # The kubelet fills these in, so that all pods of a revision are written alike.
             "--worker-id=$(POD_NAMESPACE)/$(POD_NAME)",
-            f"--device={settings.device}",
+            # Said only when it was chosen: a podTemplate may choose by MODELFLEET_DEVICE otherwise.
+            *([f"--device={settings.device}"] if settings.device != "auto" else []),
             f"--drain-timeout={settings.drain_timeout:g}",
             "--log-format=json",
             *model_flags(manifest),

@@ -90,6 +90,12 @@ def test_the_worker_is_told_everything_by_flags():
     ]
 
 
+def test_without_a_chosen_device_the_pod_may_choose_by_environment():
+    pod = worker_pod(deployment(), PodSettings(image="worker:1"), revision="abc", ordinal=2)
+    arguments = pod["spec"]["containers"][0]["args"]
+    assert not [argument for argument in arguments if argument.startswith("--device")]
+
+
 def test_the_token_comes_from_the_secret_and_stands_nowhere_else():
     token = {"name": "hub", "key": "token"}
     manifest = deployment(model={"source": "hf://owner/name", "tokenSecretRef": token})
