@@ -146,9 +146,26 @@ def operator(
     fleet_listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where gateways connect.")
     ] = "0.0.0.0:9090",
+    advertise: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where gateways reach this very replica. Default: $POD_IP and the port of "
+            "--fleet-listen.",
+        ),
+    ] = "",
+    metrics_listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.")
+    ] = "0.0.0.0:9091",
     namespace: Annotated[
         list[str] | None, typer.Option(help="Watch only this one; may be repeated. Default: all.")
     ] = None,
+    lease_namespace: Annotated[
+        str, typer.Option(envvar="POD_NAMESPACE", help="Where the Lease of the leader is kept.")
+    ] = "default",
+    lease_name: Annotated[
+        str, typer.Option(help="Operators with the same Lease: one leads, the others stand by.")
+    ] = "modelfleet-operator",
     kubeconfig: Annotated[
         Path | None,
         typer.Option(
@@ -161,11 +178,31 @@ def operator(
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that running requests of a worker may take.", min=0)
     ] = 60.0,
-    allow_host_path: Annotated[
-        bool,
+    host_path: Annotated[
+        list[str] | None,
         typer.Option(
-            "--allow-host-path", help="Let file:// sources read the node's disk (hostPath)."
+            metavar="FOLDER",
+            help="Pods may mount this folder of their node and what is under it; may be repeated. "
+            "Default: none.",
         ),
+    ] = None,
+    node_cache: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of the node, under a --host-path, in which its workers share models. "
+            "Default: each pod has its own cache.",
+        ),
+    ] = "",
+    image_pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Secret, in the deployment's namespace, for images; may be repeated."),
+    ] = None,
+    hub_endpoint: Annotated[
+        str, typer.Option(metavar="URL", help="Hub of hf:// sources. Default: the public one.")
+    ] = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Workers ask no hub: the cache is all there is.")
     ] = False,
     log_format: Annotated[
         LogFormat | None,
@@ -173,21 +210,33 @@ def operator(
     ] = None,
 ) -> None:
     """Run the Kubernetes operator."""
+    from .cluster.options import OperatorOptions, advertised_address
     from .cluster.pods import PodSettings
-    from .cluster.run import OperatorOptions, run_operator
+    from .cluster.run import run_operator
     from .logs import configure
 
     configure(log_format.value if log_format else None)
+    pods = PodSettings(
+        image=worker_image,
+        device=device.value,
+        drain_timeout=drain_timeout,
+        host_paths=tuple(host_path or ()),
+        node_cache=node_cache,
+        image_pull_secrets=tuple(image_pull_secret or ()),
+        hub_endpoint=hub_endpoint,
+        offline=offline,
+    )
+    if node_cache and not pods.allows_host_path(node_cache):
+        raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")
     run_operator(
         OperatorOptions(
             fleet_listen=fleet_listen,
-            pods=PodSettings(
-                image=worker_image,
-                device=device.value,
-                drain_timeout=drain_timeout,
-                allow_host_path=allow_host_path,
-            ),
+            advertise=advertise or advertised_address(fleet_listen, os.environ.get("POD_IP", "")),
+            metrics_listen=metrics_listen,
+            pods=pods,
             namespaces=tuple(namespace or ()),
+            lease_namespace=lease_namespace,
+            lease_name=lease_name,
             kubeconfig=kubeconfig,
         )
     )

@@ -95,10 +95,12 @@ class ClusterBody:
         if manifest is None:
             return Known(body, None, "; ".join(problems), "")
         error = ""
-        if host_folder(manifest) and not self._settings.allow_host_path:
+        folder = host_folder(manifest)
+        if folder and not self._settings.allows_host_path(folder):
+            allowed = ", ".join(self._settings.host_paths) or "none"
             error = (
-                "spec.model.source: file:// needs the node's disk, which this operator does not "
-                "mount: use hf://, or start the operator with --allow-host-path"
+                f"spec.model.source: {folder} is not under the node's folders that this operator "
+                f"may mount ({allowed}): use another source, or ask for --host-path"
             )
         return Known(body, manifest, error, revision(manifest, self._settings))
 

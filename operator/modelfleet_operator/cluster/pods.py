@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,19 @@ class PodSettings:
     image: str
     device: str = "auto"
     drain_timeout: float = 60.0  # seconds that running requests get after SIGTERM
-    allow_host_path: bool = False  # file:// sources read the node's disk
+    host_paths: tuple[str, ...] = ()  # folders of the node that pods may mount from
+    node_cache: str = ""  # one of them: the models that a node's workers share; empty: each its own
+    image_pull_secrets: tuple[str, ...] = ()
+    hub_endpoint: str = ""  # of hf:// sources; empty: the public hub
+    offline: bool = False  # no hub is asked: what is in the cache is all there is
+
+    def allows_host_path(self, path: str) -> bool:
+        """Whether the administrator let pods mount this folder of the node."""
+        path = posixpath.normpath(path)
+        return any(
+            posixpath.commonpath([path, allowed]) == allowed
+            for allowed in map(posixpath.normpath, self.host_paths)
+        )
 
 
 def selector(deployment: str) -> str:
@@ -75,7 +88,7 @@ def worker_pod(
 
 def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
-        {"name": "cache", "emptyDir": {}},
+        {"name": "cache", **_cache_volume(settings)},
         {"name": "tmp", "emptyDir": {}},
     ]
     mounts: list[dict[str, Any]] = [
@@ -86,7 +99,9 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
     if folder:
         volumes.append({"name": "model", "hostPath": {"path": folder, "type": "Directory"}})
         mounts.append({"name": "model", "mountPath": folder, "readOnly": True})
+    secrets = [{"name": name} for name in settings.image_pull_secrets]
     return {
+        **({"imagePullSecrets": secrets} if secrets else {}),
         # A worker that ended is replaced by the plan, with its back-off, not restarted in place:
         # what is routed to a pod is then always the process that the pod began with.
         "restartPolicy": "Never",
@@ -100,6 +115,12 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
         "containers": [_container(manifest, settings, mounts)],
         "volumes": volumes,
     }
+
+
+def _cache_volume(settings: PodSettings) -> dict[str, Any]:
+    if settings.node_cache:
+        return {"hostPath": {"path": settings.node_cache, "type": "Directory"}}
+    return {"emptyDir": {}}
 
 
 def host_folder(manifest: ModelDeployment) -> str:
@@ -125,7 +146,7 @@ def _container(
             "--log-format=json",
             *model_flags(manifest),
         ],
-        "env": _environment(manifest),
+        "env": _environment(manifest, settings),
         "ports": [{"name": "grpc", "containerPort": PORT}],
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
@@ -158,7 +179,7 @@ def _container(
     }
 
 
-def _environment(manifest: ModelDeployment) -> list[dict[str, Any]]:
+def _environment(manifest: ModelDeployment, settings: PodSettings) -> list[dict[str, Any]]:
     def downward(name: str, path: str) -> dict[str, Any]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -169,6 +190,10 @@ def _environment(manifest: ModelDeployment) -> list[dict[str, Any]]:
         {"name": "HF_HOME", "value": f"{CACHE}/huggingface"},
         {"name": "HOME", "value": CACHE},  # the root file system is read-only
     ]
+    if settings.hub_endpoint:
+        environment.append({"name": "HF_ENDPOINT", "value": settings.hub_endpoint})
+    if settings.offline:
+        environment.append({"name": "HF_HUB_OFFLINE", "value": "1"})
     token = manifest.spec.model.token_secret_ref
     if token is not None:
         reference = {"name": token.name, "key": token.key}

@@ -7,8 +7,6 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import kopf
@@ -23,22 +21,12 @@ from .body import ClusterBody
 from .connection import load_configuration
 from .handlers import REGISTRY
 from .memo import OperatorMemo
-from .pods import PodSettings
+from .options import OperatorOptions
 
 FIRST_LOOK = 2.0  # seconds between asking whether there is anything to wait for
 GRACE = 2.0  # seconds that gateways' streams get when the operator ends
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorOptions:
-    """The flags of `modelfleet operator`."""
-
-    fleet_listen: str  # HOST:PORT of the Fleet service
-    pods: PodSettings
-    namespaces: tuple[str, ...] = ()  # empty: all
-    kubeconfig: Path | None = None  # None: the pod's service account, or else the usual places
 
 
 def run_operator(options: OperatorOptions) -> None:

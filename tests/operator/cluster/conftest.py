@@ -13,8 +13,9 @@ import kmock
 import pytest
 
 from kube_cluster import EVENTS, MODELS, PODS, ApiServer, Cluster
+from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
-from modelfleet_operator.cluster.run import OperatorOptions, operate
+from modelfleet_operator.cluster.run import operate
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ async def test_a_folder_on_the_node_needs_the_operators_leave(
 ):
     async with start_operator() as cluster:
         await cluster.apply(model={"source": "file:///models/smol"})
-        await eventually(lambda: "--allow-host-path" in api.condition("Stalled").get("message", ""))
+        await eventually(lambda: "--host-path" in api.condition("Stalled").get("message", ""))
         assert not api.pods()
 
 
