@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import StartError
 from .pods import PodSettings
 
-_EVERYWHERE = {"", "0.0.0.0", "[::]"}
+_EVERYWHERE = {"0.0.0.0", "[::]"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ def advertised_address(listen: str, pod_ip: str) -> str:
 def split_address(address: str, flag: str) -> tuple[str, int]:
     """Host (an IPv6 one in brackets) and port; StartError names the flag."""
     host, _, port = address.rpartition(":")
-    if (":" in host and not host.startswith("[")) or not port.isdecimal() or int(port) > 65535:
+    plain = host and (":" not in host or host.startswith("["))
+    if not plain or not port.isdecimal() or int(port) > 65535:
         raise StartError(f"{flag}: expected HOST:PORT (like 0.0.0.0:9090), found {address!r}")
     return host, int(port)
