@@ -204,6 +204,14 @@ def operator(
     offline: Annotated[
         bool, typer.Option("--offline", help="Workers ask no hub: the cache is all there is.")
     ] = False,
+    image_volumes: Annotated[
+        bool,
+        typer.Option(
+            "--image-volumes",
+            help="Nodes mount oci:// models themselves (Kubernetes' ImageVolume feature, and a "
+            "container runtime that has it). Default: workers pull them.",
+        ),
+    ] = False,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(help="How log lines look. Default: text on a terminal, else json."),
@@ -225,6 +233,7 @@ def operator(
         image_pull_secrets=tuple(image_pull_secret or ()),
         hub_endpoint=hub_endpoint,
         offline=offline,
+        image_volumes=image_volumes,
     )
     if node_cache and not pods.allows_host_path(node_cache):
         raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")

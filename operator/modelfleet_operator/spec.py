@@ -96,6 +96,17 @@ class SecretKeyRef(ApiModel):
     """Key in the Secret's data. Required."""
 
 
+SOURCES = (
+    "hf://[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*",
+    r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^\x00-\x1f]*)?",
+    r"file:///[^\x00-\x1f]+",
+    r"s3://[a-z0-9][-a-z0-9.]+[a-z0-9](/[^\x00-\x1f]*)?",
+    # No default registry, and no default tag: what is served is said.
+    "oci://[A-Za-z0-9][-A-Za-z0-9.]*(:[0-9]+)?(/[a-z0-9]+([-._]+[a-z0-9]+)*)+"
+    "(:[A-Za-z0-9_][-A-Za-z0-9._]{0,127}|@sha256:[0-9a-f]{64})",
+)
+
+
 class Model(ApiModel):
     """Which model, and how its weights are read."""
 
@@ -113,13 +124,15 @@ class Model(ApiModel):
     source: Annotated[
         str,
         Format(
-            what="hf://OWNER/NAME or file:///ABSOLUTE/PATH",
-            pattern=r"hf://[A-Za-z0-9][-A-Za-z0-9._]*/[A-Za-z0-9][-A-Za-z0-9._]*|file:///[^\x00-\x1f]+",
+            what="hf://OWNER/NAME, pvc://CLAIM/PATH, file:///ABSOLUTE/PATH, s3://BUCKET/PREFIX or "
+            "oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST)",
+            pattern="|".join(SOURCES),
             max_length=1024,
         ),
     ]
-    """Where the model comes from: hf://OWNER/NAME (a Hugging Face hub) or file:///ABSOLUTE/PATH (a
-    Hugging Face folder with safetensors on the worker's machine). Required."""
+    """Where the model comes from, as Hugging Face files with safetensors: hf://OWNER/NAME (a hub),
+    pvc://CLAIM/PATH (a PersistentVolumeClaim of the namespace), file:///ABSOLUTE/PATH (the worker's
+    machine), s3://BUCKET/PREFIX or oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST). Required."""
     revision: (
         Annotated[
             str,

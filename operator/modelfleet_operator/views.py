@@ -34,10 +34,14 @@ def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 
     )
 
 
-def model_flags(manifest: ModelDeployment) -> list[str]:
-    """The worker's flags that say which model it holds and how; unset fields are its defaults."""
+def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
+    """The worker's flags that say which model it holds and how; unset fields are its defaults.
+
+    `source` is where the worker finds the model, if that is not what the manifest names.
+    """
     model, engine = manifest.spec.model, manifest.spec.engine
-    flags = [f"--model={manifest.full_name}", f"--source={model.source}", f"--dtype={model.dtype}"]
+    flags = [f"--model={manifest.full_name}", f"--source={source or model.source}"]
+    flags.append(f"--dtype={model.dtype}")
     if model.revision is not None:
         flags.append(f"--revision={model.revision}")
     if model.context_length is not None:

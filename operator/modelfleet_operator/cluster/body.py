@@ -20,7 +20,8 @@ from ..spec import ModelDeployment
 from ..views import decision_view
 from .api import ClusterApi
 from .observing import Object, invalid_deployment, observed_worker, owned_by
-from .pods import UNROUTED_AT, PodSettings, host_folder, revision, worker_pod
+from .pods import UNROUTED_AT, PodSettings, revision, worker_pod
+from .storage import host_folder
 
 REJECTION_STANDS = 30.0  # seconds until a pod that the API server refused is tried again
 
@@ -95,7 +96,7 @@ class ClusterBody:
         if manifest is None:
             return Known(body, None, "; ".join(problems), "")
         error = ""
-        folder = host_folder(manifest)
+        folder = host_folder(manifest.spec.model.source)
         if folder and not self._settings.allows_host_path(folder):
             allowed = ", ".join(self._settings.host_paths) or "none"
             error = (

@@ -9,6 +9,7 @@ from typing import Any
 from ..decisions.names import revision_hash, worker_name
 from ..spec import API_VERSION, KIND, ModelDeployment
 from ..views import model_flags
+from .storage import Storage, storage
 
 DEPLOYMENT = "modelfleet.dev/deployment"
 REVISION = "modelfleet.dev/revision"
@@ -16,7 +17,6 @@ ORDINAL = "modelfleet.dev/ordinal"
 UNROUTED_AT = "modelfleet.dev/unrouted-at"  # Unix seconds; set on a pod that gets nothing new
 
 PORT = 9000
-CACHE = "/var/cache/modelfleet"
 DRAIN_MARGIN = 15.0  # seconds between the end of the drain and the kubelet's SIGKILL
 
 
@@ -32,6 +32,7 @@ class PodSettings:
     image_pull_secrets: tuple[str, ...] = ()
     hub_endpoint: str = ""  # of hf:// sources; empty: the public hub
     offline: bool = False  # no hub is asked: what is in the cache is all there is
+    image_volumes: bool = False  # oci:// sources are mounted by the node's container runtime
 
     def allows_host_path(self, path: str) -> bool:
         """Whether the administrator let pods mount this folder of the node."""
@@ -87,18 +88,14 @@ def worker_pod(
 
 
 def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = [
-        {"name": "cache", **_cache_volume(settings)},
-        {"name": "tmp", "emptyDir": {}},
-    ]
-    mounts: list[dict[str, Any]] = [
-        {"name": "cache", "mountPath": CACHE},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
-    ]
-    folder = host_folder(manifest)
-    if folder:
-        volumes.append({"name": "model", "hostPath": {"path": folder, "type": "Directory"}})
-        mounts.append({"name": "model", "mountPath": folder, "readOnly": True})
+    stored = storage(
+        manifest.spec.model,
+        node_cache=settings.node_cache,
+        hub_endpoint=settings.hub_endpoint,
+        offline=settings.offline,
+        pull_secrets=settings.image_pull_secrets,
+        image_volumes=settings.image_volumes,
+    )
     secrets = [{"name": name} for name in settings.image_pull_secrets]
     return {
         **({"imagePullSecrets": secrets} if secrets else {}),
@@ -112,26 +109,12 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(manifest, settings, mounts)],
-        "volumes": volumes,
+        "containers": [_container(manifest, settings, stored)],
+        "volumes": [*stored.volumes, {"name": "tmp", "emptyDir": {}}],
     }
 
 
-def _cache_volume(settings: PodSettings) -> dict[str, Any]:
-    if settings.node_cache:
-        return {"hostPath": {"path": settings.node_cache, "type": "Directory"}}
-    return {"emptyDir": {}}
-
-
-def host_folder(manifest: ModelDeployment) -> str:
-    """The node's folder that a file:// source names; empty for others."""
-    source = manifest.spec.model.source
-    return source.removeprefix("file://") if source.startswith("file://") else ""
-
-
-def _container(
-    manifest: ModelDeployment, settings: PodSettings, mounts: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage) -> dict[str, Any]:
     return {
         "name": "worker",
         "image": settings.image,
@@ -144,9 +127,9 @@ def _container(
             *([f"--device={settings.device}"] if settings.device != "auto" else []),
             f"--drain-timeout={settings.drain_timeout:g}",
             "--log-format=json",
-            *model_flags(manifest),
+            *model_flags(manifest, source=stored.source),
         ],
-        "env": _environment(manifest, settings),
+        "env": [*_identity(), *stored.environment],
         "ports": [{"name": "grpc", "containerPort": PORT}],
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
@@ -175,27 +158,18 @@ def _container(
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": mounts,
+        "volumeMounts": [
+            *stored.mounts,
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
+        ],
     }
 
 
-def _environment(manifest: ModelDeployment, settings: PodSettings) -> list[dict[str, Any]]:
+def _identity() -> list[dict[str, Any]]:
     def downward(name: str, path: str) -> dict[str, Any]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    environment: list[dict[str, Any]] = [
+    return [
         downward("POD_NAMESPACE", "metadata.namespace"),
         downward("POD_NAME", "metadata.name"),
-        {"name": "MODELFLEET_CACHE", "value": CACHE},
-        {"name": "HF_HOME", "value": f"{CACHE}/huggingface"},
-        {"name": "HOME", "value": CACHE},  # the root file system is read-only
     ]
-    if settings.hub_endpoint:
-        environment.append({"name": "HF_ENDPOINT", "value": settings.hub_endpoint})
-    if settings.offline:
-        environment.append({"name": "HF_HUB_OFFLINE", "value": "1"})
-    token = manifest.spec.model.token_secret_ref
-    if token is not None:
-        reference = {"name": token.name, "key": token.key}
-        environment.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
-    return environment

@@ -117,6 +117,13 @@ VALID = [
     pytest.param(model(servedNames=["gpt-4o", "smol:latest", "Qwen2.5"]), id="served names"),
     pytest.param(model(servedNames=[]), id="no short name at all"),
     pytest.param(model(source="file:///models/smol lm"), id="a folder with a space"),
+    pytest.param(model(source="pvc://models"), id="a whole claim"),
+    pytest.param(model(source="pvc://models/llama/8b"), id="a folder in a claim"),
+    pytest.param(model(source="s3://my.bucket/llama/8b/"), id="a folder in a bucket"),
+    pytest.param(model(source="oci://localhost:5000/smol:v1.0"), id="a registry with a port"),
+    pytest.param(
+        model(source=f"oci://registry.example/team/smol_lm@sha256:{'0a' * 32}"), id="a digest"
+    ),
     pytest.param(manifest(name="n" * 63), id="the longest name"),
     pytest.param(manifest(coldStart={"holdTimeout": "0s", "maxQueue": 1}), id="hold nothing"),
 ]
@@ -128,7 +135,12 @@ INVALID = [
     pytest.param(model(source="hf://name"), id="no owner"),
     pytest.param(model(source="hf://owner/name/more"), id="too deep"),
     pytest.param(model(source="file://relative"), id="a relative folder"),
-    pytest.param(model(source="s3://bucket/key"), id="a scheme that does not work yet"),
+    pytest.param(model(source="gs://bucket/key"), id="a scheme that does not exist"),
+    pytest.param(model(source="pvc:///path"), id="a path without its claim"),
+    pytest.param(model(source="s3://Bucket/key"), id="no name of a bucket"),
+    pytest.param(model(source="oci://registry.example/models/smol"), id="neither tag nor digest"),
+    pytest.param(model(source="oci://registry.example:v1"), id="a registry without a repository"),
+    pytest.param(model(source="oci://r.example/smol@sha256:abc"), id="half a digest"),
     pytest.param(model(source="file:///x", revision="v1"), id="a revision of a folder"),
     pytest.param(
         model(source="file:///x", tokenSecretRef={"name": "a", "key": "b"}),

@@ -82,7 +82,9 @@ def test_what_kubectl_get_prints_can_be_read_again(tmp_path: Path):
         ),
         pytest.param(
             GOOD.replace("hf://owner/name", "name"),
-            "spec.model.source: expected hf://OWNER/NAME or file:///ABSOLUTE/PATH, found 'name'",
+            "spec.model.source: expected hf://OWNER/NAME, pvc://CLAIM/PATH, "
+            "file:///ABSOLUTE/PATH, s3://BUCKET/PREFIX or "
+            "oci://REGISTRY/REPOSITORY:TAG (or @sha256:DIGEST), found 'name'",
             id="a source of no kind",
         ),
         pytest.param(
