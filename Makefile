@@ -22,9 +22,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml hatch_build.py $(wildcard p
 	@touch $@
 
 .PHONY: lock
-lock: ## Resolve requirements.lock again
+lock: ## Resolve requirements.lock again, and what the images install of it
 	$(BIN)/uv pip compile pyproject.toml --extra worker --group dev --group build --universal \
 	    --generate-hashes --no-emit-index-url --upgrade -o requirements.lock
+	$(BIN)/python tools/lock_images.py
 
 .PHONY: model
 model: install ## Write SmolLM2-135M-Instruct as a Hugging Face folder, once
