@@ -48,16 +48,36 @@ class Desk:
             self.line.serve(self._place)
             self._dismiss_orphans()
 
-    def _dismiss_orphans(self) -> None:
-        """Tells streams whose model was replaced: no worker can have their digest any more.
+    @property
+    def awaited_revisions(self) -> set[str]:
+        """Revisions of streams that wait here, while nothing new goes to any worker like theirs.
 
-        Operators start only the revision that the spec asks for. While a worker is there whose
-        digest is not known yet, and while there is none at all, the stream waits.
+        The operator starts one for them, if its history still has the revision.
         """
-        digests = {worker.model_digest for worker in self.workers.values()}
-        if digests and "" not in digests:
-            gone = f"{self.route.model} was replaced by another revision before this answer's end."
-            self.line.dismiss_orphans(digests, UpstreamLostError(gone))
+        routable = {worker.model_digest for worker in self.workers.values() if worker.routable}
+        return {w.revision for w in self.line.streams() if w.digest not in routable}
+
+    def _dismiss_orphans(self) -> None:
+        for waiter in self.line.streams():
+            if self._is_orphan(waiter):
+                model = self.route.model
+                gone = f"{model} was replaced by another revision before this answer's end."
+                self.line.send_away(waiter, UpstreamLostError(gone))
+
+    def _is_orphan(self, waiter: Waiter[Lease]) -> bool:
+        """Whether no worker will ever have this stream's digest.
+
+        While a worker is there whose digest is not known yet, and while there is none at all, the
+        stream waits. It also waits while its revision can be started again, unless a worker of that
+        revision shows that it has become another model (a branch that moved).
+        """
+        workers = self.workers.values()
+        digests = {worker.model_digest for worker in workers}
+        if not digests or not digests.isdisjoint({"", waiter.digest}):
+            return False
+        return waiter.revision not in self.route.revisions or any(
+            worker.revision == waiter.revision for worker in workers
+        )
 
     def changed(self) -> None:
         """A worker brought news."""
@@ -76,8 +96,8 @@ class Desk:
         self.alarm()
 
     def alarm(self) -> None:
-        """Tells the operator at once when somebody waits and no worker is ready."""
-        if self.line and not self.ready_workers:
+        """Tells the operator at once when somebody waits whom no worker that is ready can serve."""
+        if self.line and (not self.ready_workers or self.awaited_revisions):
             self._urgent.set()
 
     def close(self) -> None:
@@ -131,13 +151,16 @@ class Admission:
         """Waits for this choice's slot. NotReadyError after the hold timeout."""
         return await self._waiters[choice].turn
 
-    def again(self, choice: int, *, digest: str, avoid: str) -> None:
-        """Back into the line: at its old place, or ahead of all with a `digest` to resume."""
+    def again(self, choice: int, *, digest: str, revision: str, avoid: str) -> None:
+        """Back into the line: at its old place, or ahead of all with a `digest` to resume.
+
+        `revision`: of the worker that accepted it; empty while none has.
+        """
         waiter = self._waiters[choice]
         waiter.turn = self._loop.create_future()
         if digest:
             waiter.since = self._loop.time()
-        waiter.digest, waiter.avoid = digest, avoid
+        waiter.digest, waiter.revision, waiter.avoid = digest, revision, avoid
         self._desk.join(waiter)
         if self._expired:
             self._dismiss(waiter)

@@ -6,7 +6,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +23,7 @@ class Waiter(Generic[Place]):
     since: float  # seconds on the loop's clock
     turn: asyncio.Future[Place]
     digest: str = ""  # a stream to resume: only on a worker of this model_digest
+    revision: str = ""  # of the worker that it was on last
     avoid: str = ""  # the worker that failed it last
 
     @property
@@ -47,7 +48,7 @@ class WaitingLine(Generic[Place]):
         A request that finds no other new request waiting always comes in: one with more choices
         than `limit` could never be served otherwise. Streams to resume do not count.
         """
-        new = len(self) - bisect.bisect(self._waiters, (True, -1), key=lambda w: w.order)
+        new = len(self) - len(self.streams())
         if new and new + count > limit:
             raise QueueFullError(
                 f"The queue is full: {new} of at most {limit} requests wait, {count} more asked. "
@@ -97,11 +98,14 @@ class WaitingLine(Generic[Place]):
             if not waiter.turn.done():
                 waiter.turn.set_exception(resuming if waiter.digest else fresh)
 
-    def dismiss_orphans(self, digests: Collection[str], error: Exception) -> None:
-        """Sends streams to resume away whose digest is not among those that exist."""
-        for waiter in [w for w in self._waiters if w.digest and w.digest not in digests]:
-            self._waiters.remove(waiter)
-            waiter.turn.set_exception(error)
+    def streams(self) -> list[Waiter[Place]]:
+        """Those that wait to be resumed, in order."""
+        return self._waiters[: bisect.bisect(self._waiters, (True, -1), key=lambda w: w.order)]
+
+    def send_away(self, waiter: Waiter[Place], error: Exception) -> None:
+        """It can never be served."""
+        self._waiters.remove(waiter)
+        waiter.turn.set_exception(error)
 
     def oldest_wait(self, now: float) -> float:
         """Seconds that the one who waits longest has waited; 0: nobody waits."""

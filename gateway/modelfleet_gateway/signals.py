@@ -16,7 +16,9 @@ def build_signals(dispatcher: Dispatcher, now: float) -> fleet_pb2.Signals:
     for desk in dispatcher.desks.values():
         signals.models.append(_model(desk, now))
         for worker in desk.workers.values():
-            entry = signals.workers.add(worker_id=worker.worker_id, reachable=worker.reachable)
+            entry = signals.workers.add(
+                worker_id=worker.worker_id, reachable=worker.reachable, running=worker.running
+            )
             if worker.stats is not None:
                 entry.stats.CopyFrom(worker.stats)
     return signals
@@ -35,4 +37,5 @@ def _model(desk: Desk, now: float) -> fleet_pb2.ModelSignals:
         resumed=meter.resumed,
         prompt_tokens=meter.prompt_tokens,
         completion_tokens=meter.completion_tokens,
+        awaited_revisions=sorted(desk.awaited_revisions),
     )

@@ -42,6 +42,7 @@ class Choice:
         self._admission = admission
         self._meter = meter
         self._digest = ""  # of the worker that began; empty until one has
+        self._revision = ""  # of the worker that it was on last
         self._received: list[int] = []
         self._attempts = Attempts()
 
@@ -93,6 +94,7 @@ class Choice:
         if kind != "accepted" or not message.accepted.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
         lease.accept()
+        self._revision = lease.worker.revision
         if self._digest:
             return None
         self._digest = message.accepted.model_digest
@@ -137,6 +139,7 @@ class Choice:
         self._admission.again(
             self.index,
             digest=self._digest,
+            revision=self._revision,
             avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
         )
 

@@ -19,6 +19,7 @@ class WorkerRoute:
     worker_id: str
     address: str  # host:port
     routable: bool = True  # False: send nothing new
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class Route:
     created: float = 0.0
     eta: float = 0.0  # when the next worker will be ready, seconds since the epoch; 0: unknown
     phase: str = ""
+    revisions: frozenset[str] = frozenset()  # the operator can start a worker of these
 
     @property
     def namespace(self) -> str:
@@ -92,12 +94,14 @@ def parse_view(message: fleet_pb2.View) -> View:
                         worker_id=worker.worker_id,
                         address=worker.address,
                         routable=worker.routable,
+                        revision=worker.revision,
                     )
                     for worker in model.workers
                 ),
                 created=model.created,
                 eta=model.eta,
                 phase=model.phase,
+                revisions=frozenset(model.revisions),
             )
             for model in message.models
         ),

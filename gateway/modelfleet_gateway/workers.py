@@ -65,6 +65,7 @@ class Worker:
     def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[str], None]) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
+        self.revision = route.revision
         self.model = model
         self.routable = route.routable  # the operator's word
         self.stats: worker_pb2.Stats | None = None

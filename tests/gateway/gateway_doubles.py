@@ -65,6 +65,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     worker_id: str = "w-0"
     model: str = MODEL
     digest: str = "digest-1"
+    revision: str = "r1"  # as the operator's view says
+    routable: bool = True
     slots: int = 8
     tokens: int = 8  # that an answer has, unless max_tokens is less
     pace: float = 0.0  # seconds a token
@@ -252,6 +254,7 @@ def route(
     hold_timeout: float = 20.0,
     eta: float = 0.0,
     phase: str = "",
+    revisions: tuple[str, ...] = (),
 ) -> fleet_pb2.ModelRoute:
     return fleet_pb2.ModelRoute(
         model=model,
@@ -261,8 +264,11 @@ def route(
         created=1_700_000_000,
         eta=eta,
         phase=phase,
+        revisions=revisions,
         workers=[
-            fleet_pb2.WorkerRoute(worker_id=w.worker_id, address=w.address, routable=True)
+            fleet_pb2.WorkerRoute(
+                worker_id=w.worker_id, address=w.address, routable=w.routable, revision=w.revision
+            )
             for w in workers
         ],
     )

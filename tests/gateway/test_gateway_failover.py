@@ -136,6 +136,67 @@ async def test_a_stream_whose_revision_was_replaced_is_told_so():
             await asked
 
 
+def awaited(fleet) -> list[str]:
+    """What the gateway told the operator last."""
+    models = fleet.operator.signals[-1].models
+    return list(models[0].awaited_revisions) if models else []
+
+
+async def test_a_stream_whose_revision_can_be_started_again_is_held_for_it():
+    first = ScriptedWorker("w-0", before_token=hand_over)
+    new = ScriptedWorker("w-1", digest="digest-2", revision="r2")
+    again = ScriptedWorker("w-2", state=worker_pb2.WORKER_STATE_LOADING)
+    await again.start()
+    async with running_fleet(first) as fleet:
+        await new.start()
+        asked = asyncio.create_task(ask(fleet))
+        await eventually(lambda: len(first.requests) == 1)
+        first.become(DRAINING)
+        fleet.push(route(new, revisions=("r1", "r2")))
+        await fleet.ready(1)
+        await eventually(lambda: awaited(fleet) == ["r1"])
+        assert await ask(fleet, "new") == expected_text("new", 8), "others do not wait for it"
+        assert not asked.done()
+        fleet.push(route(new, again, revisions=("r1", "r2")))
+        await eventually(lambda: awaited(fleet) == ["r1"], within=5)
+        again.become(READY)
+        assert await asked == expected_text("p", 8)
+        await eventually(lambda: awaited(fleet) == [])
+        await undisturbed(fleet)
+    await asyncio.gather(new.kill(), again.kill())
+
+
+async def test_a_draining_worker_of_its_revision_is_asked_back_for_a_stream():
+    first = ScriptedWorker("w-0", before_token=hand_over)
+    twin = ScriptedWorker("w-1", routable=False)
+    async with running_fleet(first) as fleet:
+        await twin.start()
+        asked = asyncio.create_task(ask(fleet))
+        await eventually(lambda: len(first.requests) == 1)
+        first.become(DRAINING)
+        fleet.push(route(twin))
+        await eventually(lambda: awaited(fleet) == ["r1"])
+        assert not asked.done()
+        twin.routable = True
+        fleet.push(route(twin))
+        assert await asked == expected_text("p", 8)
+    await twin.kill()
+
+
+async def test_a_stream_whose_revision_became_another_model_is_told_so():
+    first = ScriptedWorker("w-0", before_token=hand_over)
+    moved = ScriptedWorker("w-1", digest="digest-2")
+    async with running_fleet(first) as fleet:
+        await moved.start()
+        asked = asyncio.create_task(ask(fleet))
+        await eventually(lambda: len(first.requests) == 1)
+        first.become(DRAINING)
+        fleet.push(route(moved, revisions=("r1",)))
+        with pytest.raises(openai.APIError, match="replaced by another revision"):
+            await asked
+    await moved.kill()
+
+
 async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
     first = ScriptedWorker("w-0", before_token=hand_over)
     async with running_fleet(first, hold_timeout=0.2) as fleet:
