@@ -52,10 +52,11 @@ def check_for_one_machine(manifests: Sequence[ModelDeployment]) -> None:
                 f"{manifest.full_name}: spec.model.tokenSecretRef names a Secret of a cluster, and "
                 "this is one machine: set the environment variable HF_TOKEN to the token instead"
             )
-        if manifest.spec.model.source.startswith("pvc://"):
+        source = manifest.spec.model.source
+        if source.startswith("pvc://"):
             raise ManifestError(
-                f"{manifest.full_name}: {manifest.spec.model.source} is a PersistentVolumeClaim, which "
-                "exists only in a cluster: use file:///ABSOLUTE/PATH on this machine"
+                f"{manifest.full_name}: {source} is a PersistentVolumeClaim, which exists only in "
+                "a cluster: use file:///ABSOLUTE/PATH on this machine"
             )
 
 
