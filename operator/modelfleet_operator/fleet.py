@@ -78,6 +78,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self._term = 0
         self._version = 0
         self._leader: str | None = ""
+        self._has_ended = False
         self._awaited: set[str] = set()
         self._routes: dict[str, Route] = {}
         self._known_since: dict[object, int] = {}  # model or worker -> version that brought it
@@ -96,8 +97,15 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
 
     def follow(self, leader: str) -> None:
         """Sends gateways to the leader's address; empty: nobody leads yet, they wait."""
-        self._leader = leader
-        self._view_changed()
+        if leader != self._leader:
+            self._leader = leader
+            self._view_changed()
+
+    def end(self) -> None:
+        """Ends every stream: gateways look for the next leader at once."""
+        self._has_ended = True
+        for gateway in self._gateways.values():
+            gateway.changed.set()
 
     def publish(self, route: Route) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
@@ -145,7 +153,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
         listening.add_done_callback(lambda _: gateway.changed.set())
         try:
-            while not listening.done():
+            while not (listening.done() or self._has_ended):
                 gateway.changed.clear()  # before the look: what changes from here on is sent, too
                 message = self._message()
                 if message is not None:
@@ -186,6 +194,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             report.waiting,
             report.running,
             report.reachable,
+            report.hears,
+            tuple(sorted(report.taken.items())),
+            report.awaited,
             tuple(_worker_stats(s.stats) for s in said if s is not None),
         )
 
@@ -195,12 +206,10 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         said = gateway.models.get(model)
         if said is None or not self._is_current(model, gateway):
             return GatewayReport(gateway=gateway.id, heard=False)
-        reachable = [
-            worker.id
+        heard = [
+            (worker, told)
             for worker in workers
-            if (w := self._said_of(worker, gateway)) is not None
-            and w.reachable
-            and not self._is_current(_unrouted(worker), gateway)
+            if (told := self._said_of(worker, gateway)) is not None
         ]
         return GatewayReport(
             gateway=gateway.id,
@@ -208,7 +217,14 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
             running=said.running,
             last_request=said.last_request,
             oldest_wait=said.oldest_wait,
-            reachable=frozenset(reachable),
+            reachable=frozenset(
+                worker.id
+                for worker, told in heard
+                if told.reachable and worker.routable is self._is_current(_routed(worker), gateway)
+            ),
+            hears=frozenset(worker.id for worker, told in heard if told.reachable),
+            taken={worker.id: told.running for worker, told in heard if told.running},
+            awaited=frozenset(said.awaited_revisions),
         )
 
     def _said_of(self, worker: WorkerRoute, gateway: _Gateway) -> fleet_pb2.WorkerSignals | None:
@@ -226,7 +242,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         workers = [worker for route in self._routes.values() for worker in route.workers]
         known: set[object] = set(self._routes)
         known |= {(worker.id, worker.address) for worker in workers}
-        known |= {_unrouted(worker) for worker in workers if not worker.routable}
+        known |= {_routed(worker) for worker in workers}
         self._known_since = {what: self._known_since.get(what, self._version) for what in known}
         for gateway in self._gateways.values():
             gateway.changed.set()
@@ -254,9 +270,9 @@ async def serve(fleet: Fleet, listen: str) -> tuple[grpc.aio.Server, int]:
     return server, port
 
 
-def _unrouted(worker: WorkerRoute) -> object:
-    """What a gateway knows once it has a view in which the worker is not routable."""
-    return worker.id, worker.address, "unrouted"
+def _routed(worker: WorkerRoute) -> object:
+    """What a gateway knows once it has the view in which the worker became routable, or not."""
+    return worker.id, worker.address, worker.routable
 
 
 def _model_route(route: Route) -> fleet_pb2.ModelRoute:
@@ -268,6 +284,7 @@ def _model_route(route: Route) -> fleet_pb2.ModelRoute:
         created=route.created,
         eta=route.eta,
         phase=route.phase,
+        revisions=route.revisions,
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,

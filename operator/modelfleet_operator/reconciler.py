@@ -9,9 +9,10 @@ from typing import Protocol
 
 import structlog
 
+from .decisions.actions import Action
 from .decisions.memory import Memory
 from .decisions.observed import Observed, Signals
-from .decisions.plan import Action, Plan, Route, make_plan
+from .decisions.plan import Plan, Route, make_plan
 from .decisions.status import Status
 from .errors import PassingError
 

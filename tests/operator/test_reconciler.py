@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from modelfleet_operator.decisions.actions import Create, Record, Remove, Stop, Unroute
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.names import owners
 from modelfleet_operator.decisions.observed import Deployment, Observed, Signals, Worker
-from modelfleet_operator.decisions.plan import Create, Remove, Route, Stop, Unroute
+from modelfleet_operator.decisions.plan import Route
 from modelfleet_operator.errors import PassingError
 from modelfleet_operator.reconciler import RESTART_DELAY, TICK, Reconcilers
 from simulated_fleet import deployment, policy, report, stats, worker
@@ -57,6 +58,8 @@ class BodyInMemory:
                 self.workers.setdefault(
                     name, worker(ordinal, revision=revision, name=name, created=now)
                 )
+            case Record():
+                pass
             case Unroute():
                 raise AssertionError("nothing reaches these workers, so they are stopped at once")
             case Stop(worker=gone) | Remove(worker=gone):

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from modelfleet_operator.decisions.actions import (
+    Action,
+    Create,
+    Forget,
+    Record,
+    Remove,
+    Reroute,
+    Stop,
+    Unroute,
+)
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.names import owners
@@ -12,20 +22,13 @@ from modelfleet_operator.decisions.observed import (
     Deployment,
     GatewayReport,
     Observed,
+    PastRevision,
     Signals,
     Worker,
     WorkerState,
     WorkerStats,
 )
-from modelfleet_operator.decisions.plan import (
-    Action,
-    Create,
-    Plan,
-    Remove,
-    Stop,
-    Unroute,
-    make_plan,
-)
+from modelfleet_operator.decisions.plan import Plan, make_plan
 from modelfleet_operator.decisions.status import Status
 
 LOADING_TIME = 3.0  # seconds from creation to ready
@@ -93,6 +96,10 @@ class SimulatedFleet:
     workers: dict[str, Worker] = field(default_factory=dict)
     actions: list[tuple[float, Action]] = field(default_factory=list)
     started: int = 0
+    streams: dict[str, int] = field(default_factory=dict)  # by worker: they never end by themselves
+    awaited: dict[str, int] = field(default_factory=dict)  # by revision: streams without a worker
+    history: dict[str, int] = field(default_factory=dict)  # revision -> number
+    cut: int = 0  # streams that ran on a worker that was stopped
     _ends: dict[str, float] = field(default_factory=dict)
 
     def observe(self) -> Observed:
@@ -100,6 +107,7 @@ class SimulatedFleet:
             deployment=self.deployment,
             workers=tuple(self.workers.values()),
             owners=owners([self.deployment]),
+            history=tuple(PastRevision(revision=r, number=n) for r, n in self.history.items()),
         )
 
     def is_up(self, worker: Worker) -> bool:
@@ -113,18 +121,25 @@ class SimulatedFleet:
         up = [w for w in self.workers.values() if self.is_up(w) and w.id not in self.frozen]
         reachable = [w.id for w in up if not w.stopping and w.unrouted_at is None]
         loading = stats(WorkerState.LOADING, phase="Weights", percent=40)
+        running = {w.id: self.streams.get(w.name, 0) for w in self.workers.values()}
         return Signals(
             gateways=tuple(
                 report(
                     name,
                     reachable=reachable,
-                    waiting=self.waiting if place == 0 else 0,
+                    hears=frozenset(w.id for w in up),
+                    taken=running if place == 0 else {},
+                    awaited=self._awaited() if place == 0 else frozenset(),
+                    waiting=self.waiting + sum(self.awaited.values()) if place == 0 else 0,
                     running=self.running if place == 0 else 0,
                     last_request=self.last_request,
                 )
                 for place, name in enumerate(self.gateways)
             ),
-            stats={w.id: stats() if w in up else loading for w in self.workers.values()}
+            stats={
+                w.id: stats(running=running[w.id]) if w in up else loading
+                for w in self.workers.values()
+            }
             if self.gateways
             else {},
         )
@@ -146,6 +161,7 @@ class SimulatedFleet:
             if self.waiting or self.running:
                 self.last_request = self.now
             self._age()
+            self._place_streams()
             self.look()
 
     def change(self, **changes) -> None:
@@ -154,7 +170,15 @@ class SimulatedFleet:
         self.deployment = replace(self.deployment, generation=generation, **changes)
 
     def kill(self, name: str, failure: str = "ended by SIGKILL") -> None:
+        """Its streams go on elsewhere, or wait for a worker of its revision."""
         self.workers[name] = replace(self.workers[name], failure=failure)
+        if count := self.streams.pop(name, 0):
+            revision = self.workers[name].revision
+            self.awaited[revision] = self.awaited.get(revision, 0) + count
+
+    def existing(self) -> list[str]:
+        """All that hold an accelerator: draining and ending ones, too."""
+        return [w.name for w in self.workers.values() if w.failure is None]
 
     def alive(self, revision: str | None = None) -> list[str]:
         return [
@@ -186,13 +210,34 @@ class SimulatedFleet:
                     uid=f"uid-{self.started}",
                     created=self.now,
                 )
+            case Record(revision=revision, number=number):
+                self.history[revision] = number
+            case Forget(revision=revision):
+                del self.history[revision]
             case Unroute(worker=w):
                 self.workers[w.name] = replace(w, unrouted_at=self.now)
+            case Reroute(worker=w):
+                self.workers[w.name] = replace(w, unrouted_at=None)
             case Stop(worker=w):
                 self.workers[w.name] = replace(self.workers[w.name], stopping=True)
                 self._ends[w.name] = self.now + DRAIN_TIME
+                self.cut += self.streams.pop(w.name, 0)
             case Remove(worker=w):
                 del self.workers[w.name]
+
+    def _awaited(self) -> frozenset[str]:
+        """Revisions of held streams that no routable worker could resume."""
+        routable = {
+            w.revision
+            for w in self.workers.values()
+            if w.failure is None and not w.stopping and w.unrouted_at is None and self.is_up(w)
+        }
+        return frozenset(self.awaited) - routable
+
+    def _place_streams(self) -> None:
+        for name in self.routable():
+            if count := self.awaited.pop(self.workers[name].revision, 0):
+                self.streams[name] = self.streams.get(name, 0) + count
 
     def _age(self) -> None:
         for name in [name for name, end in self._ends.items() if end <= self.now]:

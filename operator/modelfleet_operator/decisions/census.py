@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from .memory import Failures, Memory
 from .observed import Observed, Signals, Worker, WorkerState
+from .reasons import Reason
 
 UNWELL_TIMEOUT = 30.0  # seconds that a worker which was ready may fail or be unreachable
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
@@ -15,12 +17,13 @@ ERROR_LENGTH = 500  # characters of a failure that are kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """The workers of one deployment; each is in exactly one of the first five."""
+    """The workers of one deployment; each is in exactly one of the first six."""
 
     current: tuple[Worker, ...]  # of the revision that the spec asks for
     old: tuple[Worker, ...]  # of other revisions
     failing: tuple[tuple[Worker, str], ...]  # to be ended, and why
     leaving: tuple[Worker, ...]  # unrouted or stopping
+    lost: tuple[Worker, ...]  # stopping on a node that is gone: they hold nothing but their names
     dead: tuple[Worker, ...]
     ready: frozenset[str]  # uids: every connected gateway can route to it
 
@@ -33,6 +36,25 @@ class Census:
     def ready_current(self) -> int:
         """Ready workers of the revision that the spec asks for."""
         return sum(worker.uid in self.ready for worker in self.current)
+
+    def with_back(self, workers: Collection[Worker], revision: str) -> Census:
+        """As it will be when these, which drain, serve again."""
+        uids = {worker.uid for worker in workers}
+        return replace(
+            self,
+            current=(*self.current, *(w for w in workers if w.revision == revision)),
+            old=(*self.old, *(w for w in workers if w.revision != revision)),
+            leaving=tuple(w for w in self.leaving if w.uid not in uids),
+        )
+
+    def without(self, uids: Collection[str]) -> Census:
+        """As it will be when these serve no more."""
+        return replace(
+            self,
+            current=tuple(w for w in self.current if w.uid not in uids),
+            old=tuple(w for w in self.old if w.uid not in uids),
+            ready=self.ready.difference(uids),
+        )
 
 
 def back_off(failures: int) -> float:
@@ -53,7 +75,9 @@ def take_census(
     """Sorts the workers and brings `proven`, `failures` and what is known of each up to date."""
     revision = seen.deployment.revision
     if memory.revision != revision:
-        memory = replace(memory, revision=revision, failures=Failures())
+        memory = replace(
+            memory, revision=revision, failures=Failures(), old_failures=Failures(), given_up=""
+        )
     memory = _remember_activity(memory, signals, now)
 
     ready = frozenset(w.uid for w in seen.workers if _is_serving(w) and signals.is_ready(w.id))
@@ -72,8 +96,11 @@ def take_census(
         leaving=tuple(
             w
             for w in seen.workers
-            if w.failure is None and (w.stopping or w.unrouted_at is not None)
+            if w.failure is None
+            and (w.stopping or w.unrouted_at is not None)
+            and not w.is_lost(now)
         ),
+        lost=tuple(w for w in seen.workers if w.failure is None and w.is_lost(now)),
         dead=tuple(w for w in seen.workers if w.failure is not None),
         ready=ready - ending,
     )
@@ -82,7 +109,8 @@ def take_census(
         memory,
         unwell=unwell,
         was_ready=(memory.was_ready | ready) & {w.uid for w in seen.workers},
-        failures=_count_failures(memory.failures, census, revision, now),
+        failures=_count_failures(memory, census, now, old=False),
+        old_failures=_count_failures(memory, census, now, old=True),
     )
     return census, memory
 
@@ -104,10 +132,18 @@ def _unwell(seen: Observed, signals: Signals, now: float, memory: Memory) -> dic
     return {
         w.uid: min(memory.unwell.get(w.uid, now), now)
         for w in seen.workers
-        if _is_serving(w)
-        and w.uid in memory.was_ready
-        and (signals.reach(w.id) == "none" or _failed(w, signals))
+        if w.uid in memory.was_ready
+        and (_is_cut_off(w, signals) or _failed(w, signals))
+        and w.failure is None
+        and not w.stopping
     }
+
+
+def _is_cut_off(worker: Worker, signals: Signals) -> bool:
+    """Nobody routes to one that drains, so for it hearing of it is enough."""
+    if worker.unrouted_at is not None:
+        return not signals.hears(worker.id)
+    return signals.reach(worker.id) == "none"
 
 
 def _failed(worker: Worker, signals: Signals) -> bool:
@@ -130,20 +166,38 @@ def _why_end(
 def _remember_ready(memory: Memory, census: Census, now: float) -> Memory:
     """The first ready worker proves its revision, and idle time counts from then."""
     risen = [w for w in census.current if w.uid in census.ready - memory.was_ready]
-    if not risen:
-        return memory
-    memory = replace(memory, cold_start_seconds=max(now - w.created for w in risen))
-    if memory.proven == memory.revision:
-        return memory
-    return replace(memory, proven=memory.revision, last_active=now)
+    if risen:
+        memory = replace(memory, cold_start_seconds=max(now - w.created for w in risen))
+    # Workers of a revision that the spec went back to have proven it already.
+    if memory.proven != memory.revision and any(
+        w.uid in census.ready | memory.was_ready for w in census.current
+    ):
+        memory = replace(memory, proven=memory.revision, last_active=now)
+    return memory
 
 
-def _count_failures(failures: Failures, census: Census, revision: str, now: float) -> Failures:
+def _reason_to_end(worker: Worker, was_ready: frozenset[str]) -> Reason:
+    if worker.trouble is not None and worker.trouble.reason is Reason.NODE_LOST:
+        return Reason.NODE_LOST
+    return Reason.WORKER_FAILED if worker.uid in was_ready else Reason.LOAD_FAILED
+
+
+def _count_failures(memory: Memory, census: Census, now: float, *, old: bool) -> Failures:
+    """Of the current revision, or of all `old` ones together."""
+    failures = memory.old_failures if old else memory.failures
+
+    def counts(worker: Worker) -> bool:
+        return (worker.revision != memory.revision) is old
+
     there = {
-        **{w.uid: w.failure or "" for w in census.dead if w.revision == revision},
-        **{w.uid: why for w, why in census.failing if w.revision == revision},
+        **{w.uid: (w.failure or "", w.failure_reason) for w in census.dead if counts(w)},
+        **{
+            w.uid: (why, _reason_to_end(w, memory.was_ready))
+            for w, why in census.failing
+            if counts(w)
+        },
     }
-    new = [error for uid, error in there.items() if uid not in failures.counted]
+    new = [failure for uid, failure in there.items() if uid not in failures.counted]
     # One that is being ended stays counted until it is gone.
     leaving = {w.uid for w in census.leaving}
     counted = frozenset(there) | (failures.counted & leaving)
@@ -151,10 +205,12 @@ def _count_failures(failures: Failures, census: Census, revision: str, now: floa
         return Failures(
             count=failures.count + len(new),
             last_at=now,
-            error=new[-1][:ERROR_LENGTH],
+            error=new[-1][0][:ERROR_LENGTH],
+            reason=new[-1][1],
             counted=counted,
         )
     quiet = now - retry_at(failures) >= STABLE
-    if failures.count and census.ready_current and quiet:
+    ready = any(w.uid in census.ready for w in (census.old if old else census.current))
+    if failures.count and ready and quiet:
         return Failures(counted=counted)
     return replace(failures, counted=counted)

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
 from .autoscale import BUCKET, Peaks
+from .placement import Shortage, Shortages
+from .reasons import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """Workers of the current revision that ended or failed though nobody asked for it."""
+    """Workers that ended or failed though nobody asked for it."""
 
     count: int = 0
     last_at: float = 0.0
     error: str = ""  # of the latest one
+    reason: Reason = Reason.WORKER_FAILED  # of the latest one
     counted: frozenset[str] = frozenset()  # uids of dead workers that are still there
+
+    def dump(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "count": self.count,
+            "last_at": self.last_at,
+            "error": self.error,
+            "counted": sorted(self.counted),
+        }
+
+    @classmethod
+    def load(cls, dumped: Mapping[str, Any]) -> Self:
+        """Reads what `dump` wrote."""
+        return cls(**{**dumped, "counted": frozenset(dumped.get("counted", ()))})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +46,17 @@ class Memory:
     target: int | None = None  # the last decision of the autoscaler
     peaks: Peaks = ()
     last_active: float = 0.0  # when a request was last there; 0: never
-    revision: str = ""  # what `failures` is about
+    revision: str = ""  # what `failures` is about: the one that the spec asks for
     proven: str = ""  # the latest revision of which a worker became ready: the one that serves
     failures: Failures = Failures()
+    old_failures: Failures = Failures()  # of workers of other revisions
+    given_up: str = ""  # the revision that failed and may not take an old worker's place again
     unwell: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Since when a worker that was ready is failing or unreachable, by uid."""
     was_ready: frozenset[str] = frozenset()  # uids
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
+    shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
+    """Accelerator classes that had no room lately (see placement.place)."""
 
     def dump(self) -> dict[str, Any]:
         """JSON types. It changes seldom: the time of the last request is kept to 10 s."""
@@ -44,15 +66,17 @@ class Memory:
             "last_active": math.floor(self.last_active / BUCKET) * BUCKET,
             "revision": self.revision,
             "proven": self.proven,
-            "failures": {
-                "count": self.failures.count,
-                "last_at": self.failures.last_at,
-                "error": self.failures.error,
-                "counted": sorted(self.failures.counted),
-            },
+            "failures": self.failures.dump(),
+            "old_failures": self.old_failures.dump(),
+            "given_up": self.given_up,
+            "failure_reason": self.failures.reason.value,
             "unwell": dict(self.unwell),
             "was_ready": sorted(self.was_ready),
             "cold_start_seconds": self.cold_start_seconds,
+            "shortages": {
+                name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
+                for name, shortage in self.shortages.items()
+            },
         }
 
     @classmethod
@@ -62,9 +86,16 @@ class Memory:
         if "peaks" in known:
             known["peaks"] = tuple((float(t), int(n)) for t, n in known["peaks"])
         if "failures" in known:
-            failures = dict(known["failures"])
-            failures["counted"] = frozenset(failures.get("counted", ()))
-            known["failures"] = Failures(**failures)
+            known["failures"] = Failures.load(known["failures"])
+            with contextlib.suppress(ValueError):  # one of a newer version
+                reason = Reason(dumped.get("failure_reason", ""))
+                known["failures"] = replace(known["failures"], reason=reason)
+        if "old_failures" in known:
+            known["old_failures"] = Failures.load(known["old_failures"])
         if "was_ready" in known:
             known["was_ready"] = frozenset(known["was_ready"])
+        if "shortages" in known:
+            known["shortages"] = {
+                name: Shortage(**shortage) for name, shortage in known["shortages"].items()
+            }
         return cls(**known)

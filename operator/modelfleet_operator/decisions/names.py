@@ -22,9 +22,9 @@ def worker_name(deployment: str, revision: str, ordinal: int) -> str:
     return f"{deployment}-{revision}-{ordinal}"
 
 
-def free_ordinals(taken: Collection[int], count: int) -> list[int]:
-    """The lowest ordinals that no existing worker of a revision has."""
-    return [ordinal for ordinal in range(len(taken) + count) if ordinal not in taken][:count]
+def lowest_free(taken: Collection[int]) -> int:
+    """The lowest ordinal that no existing worker of a revision has."""
+    return next(ordinal for ordinal in range(len(taken) + 1) if ordinal not in taken)
 
 
 def owners(deployments: Iterable[Deployment]) -> dict[str, str]:

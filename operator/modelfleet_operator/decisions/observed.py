@@ -5,10 +5,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Literal
 
 from .autoscale import ScalingPolicy
+from .reasons import Reason
+from .rollout import RolloutPolicy
+from .trouble import Refusal, Trouble
+
+LOST_AFTER = 30.0  # seconds beyond the time by which an ending worker must be gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +28,19 @@ class Deployment:
     created: float
     revision: str  # hash of all that a worker of it is started with (see names.revision_hash)
     scaling: ScalingPolicy
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
+    drain_timeout: float = 60.0  # seconds that running requests get when the fleet shrinks
     served_names: tuple[str, ...] = ()  # asked for; see names.owners for who has them
     max_queue: int = 1000
     hold_timeout: float = 600.0
+    accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
+    fallback_after: float = 60.0  # seconds that a worker waits for one of them
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.
     error: str = ""
+    error_reason: Reason = Reason.INVALID_SPEC
+    # Why the last worker could not be started; None once one was. Until its retry_at none is tried.
+    refusal: Refusal | None = None
 
     @property
     def key(self) -> str:
@@ -48,13 +61,22 @@ class Worker:
     address: str = ""  # host:port of its gRPC server; empty: not known yet
     unrouted_at: float | None = None  # when `Unroute` was carried out
     stopping: bool = False  # `Stop` was carried out, or somebody else is ending it
+    ends_by: float | None = None  # when a stopping one must be gone, Unix seconds; None: unknown
     failure: str | None = None  # it ended though nobody asked for it: the last line that says why
-    trouble: str = ""  # why it does not start (Unschedulable: ..., ImagePullBackOff: ...)
+    failure_reason: Reason = Reason.WORKER_FAILED
+    trouble: Trouble | None = None  # why it does not start
+    accelerator: str = ""  # the AcceleratorClass that it was made for
+    accelerator_generation: int = 0  # of the class when it was made
+    placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none
 
     @property
     def id(self) -> str:
         """What gateways call it: `namespace/name`, unique in an installation."""
         return f"{self.namespace}/{self.name}"
+
+    def is_lost(self, now: float) -> bool:
+        """Nobody is left to end it: its node is gone, and its name stays taken until that heals."""
+        return self.stopping and self.ends_by is not None and now >= self.ends_by + LOST_AFTER
 
 
 class WorkerState(enum.Enum):
@@ -90,6 +112,11 @@ class GatewayReport:
     last_request: float = 0.0  # 0: none since the gateway started
     oldest_wait: float = 0.0
     reachable: frozenset[str] = frozenset()  # ids of workers that it would route to now
+    hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, unrouted ones too
+    taken: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Requests of this gateway that a worker has, by the worker's id; none: 0."""
+    awaited: frozenset[str] = frozenset()
+    """Revisions that began streams which wait here, while no routable worker can resume them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +147,25 @@ class Signals:
         """Arrival of the latest request at any gateway; 0: none known."""
         return max((gateway.last_request for gateway in self.gateways), default=0.0)
 
+    @property
+    def awaited(self) -> frozenset[str]:
+        """Revisions of which a worker is needed for streams that wait to be resumed."""
+        return frozenset().union(*(gateway.awaited for gateway in self.gateways))
+
+    def hears(self, worker_id: str) -> bool:
+        """Whether any gateway hears of it."""
+        return any(worker_id in g.hears or worker_id in g.reachable for g in self.gateways)
+
+    def is_idle(self, worker_id: str) -> bool:
+        """Nothing comes to it and nothing runs on it, as all gateways and it itself say."""
+        stats = self.stats.get(worker_id)
+        return (
+            self.complete
+            and self.reach(worker_id) == "none"
+            and not any(gateway.taken.get(worker_id) for gateway in self.gateways)
+            and (stats is None or stats.running == 0)
+        )
+
     def reach(self, worker_id: str) -> Literal["all", "some", "none"]:
         """How many of the gateways would route to it now."""
         reaching = sum(worker_id in gateway.reachable for gateway in self.gateways)
@@ -138,10 +184,29 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """An AcceleratorClass, reduced to what decisions need."""
+
+    generation: int = 0
+    price: Decimal | None = None  # an hour of one worker's share; None: the class has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRevision:
+    """A revision in the history: the body can start a worker of it."""
+
+    revision: str
+    number: int  # grows with each change of the spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """What a body sees of one deployment, from its caches."""
 
     deployment: Deployment
     workers: tuple[Worker, ...] = ()
+    accelerators: Mapping[str, Accelerator] = field(default_factory=lambda: MappingProxyType({}))
+    """The AcceleratorClasses that exist, by name."""
     owners: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Who has which short name, of all deployments (see names.owners): short name -> key."""
+    history: tuple[PastRevision, ...] = ()  # in any order

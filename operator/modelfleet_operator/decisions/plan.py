@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from . import draining
+from .actions import Action, Create, Remove, Reroute, Stop, Unroute
 from .autoscale import Load, decide_replicas
+from .causes import STALLED_AFTER
 from .census import UNWELL_TIMEOUT, Census, retry_at, take_census
-from .conditions import Outlook, make_status
+from .conditions import make_status
+from .draining import may_stop_at_once, why_stop
+from .history import keep_history
 from .memory import Memory
-from .names import free_ordinals, worker_name
-from .observed import Deployment, Observed, Signals, Worker
+from .names import lowest_free, worker_name
+from .observed import LOST_AFTER, Deployment, Observed, Signals
+from .outlook import Outlook
+from .placement import place
+from .staffing import Scene, Target, decide_staffing
 from .status import Status
-
-UNROUTE_TIMEOUT = 5.0  # seconds until an unrouted worker is stopped even if gateways say nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """Start a worker. That it exists already is success: the name says everything."""
-
-    name: str
-    revision: str  # usually the deployment's current one; an old one of the body's history
-    ordinal: int
-    reason: str
-    accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
-
-
-@dataclass(frozen=True, slots=True)
-class Unroute:
-    """Keep `Worker.unrouted_at` where a restarted operator finds it; the worker lives on."""
-
-    worker: Worker
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End it gracefully: it drains by itself. Only the one with this uid; gone is success."""
-
-    worker: Worker
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """Clear away what is left of a dead worker. Only the one with this uid; gone is success."""
-
-    worker: Worker
-    reason: str
-
-
-Action = Create | Unroute | Stop | Remove
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +44,7 @@ class Route:
     workers: tuple[WorkerRoute, ...]
     eta: float
     phase: str
+    revisions: tuple[str, ...] = ()  # workers of these can be started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,34 +67,48 @@ def make_plan(
     """
     deployment = seen.deployment
     census, memory = take_census(seen, signals, now, memory)
+    placement = place(seen, now, memory.shortages)
+    memory = replace(memory, shortages=placement.shortages)
+    census = census.without([worker.uid for worker, _ in placement.moved])
     in_force = len(census.serving) if memory.target is None else memory.target
-    target, reason, look_again, memory = _decide_target(deployment, signals, now, memory, in_force)
-    want_current, want_old = _split(target, memory.proven == deployment.revision, census)
+    target, look_again, memory = _decide_target(deployment, signals, now, memory, in_force)
+    memory = _give_up(seen, now, memory, census)
+    scene = Scene(seen=seen, signals=signals, now=now, memory=memory, census=census, target=target)
+    staffing = decide_staffing(scene)
+    if deployment.error or not placement.is_possible:
+        staffing.new = 0
+    if not placement.is_possible:
+        staffing.old = []
+    refused_until = deployment.refusal.retry_at if deployment.refusal else now
+    start_at = max(now, retry_at(memory.failures), refused_until)
+    start_old_at = max(now, retry_at(memory.old_failures), refused_until)
 
-    surplus = [
-        *_least_useful(census.current, len(census.current) - want_current, census, signals),
-        *_least_useful(census.old, len(census.old) - want_old, census, signals),
-    ]
-    start_at = max(now, retry_at(memory.failures))
-    missing = 0 if deployment.error else max(want_current - len(census.current), 0)
-    actions: list[Action] = [Remove(w, f"it ended: {w.failure}") for w in census.dead]
+    records, forgotten = keep_history(seen, signals, memory)
+    actions: list[Action] = [*records]
+    actions += [Remove(w, f"it ended: {w.failure}") for w in census.dead]
     actions += [Stop(worker, why) for worker, why in census.failing]
-    actions += [_retire(worker, signals, _why_surplus(worker, seen, reason)) for worker in surplus]
+    # Before another class gets a worker for it: only one of the two is ever waiting.
+    actions += [Stop(worker, why) for worker, why in placement.moved]
     actions += [
-        Stop(worker, "no gateway sends it requests any more")
-        for worker in census.leaving
-        if not worker.stopping and _may_stop(worker, signals, now)
+        Stop(w, why) if may_stop_at_once(w, signals, memory) else Unroute(w, why)
+        for w, why in staffing.retired
     ]
+    actions += [Reroute(worker, why) for worker, why in staffing.back]
+    left = census.without([worker.uid for worker, _ in staffing.retired])
+    left = left.with_back([worker for worker, _ in staffing.back], deployment.revision)
+    actions += [
+        Stop(worker, why)
+        for worker in left.leaving
+        if (why := why_stop(worker, seen, signals, now, memory, left))
+    ]
+    starts = []
+    if start_old_at <= now:
+        starts += staffing.old
     if start_at <= now:
-        actions += _starts(seen, missing, reason)
+        starts += [(deployment.revision, target.reason)] * staffing.new
+    actions += _creates(seen, starts, placement.accelerator)
+    actions += forgotten
 
-    gone = {worker.uid for worker in surplus}
-    left = replace(
-        census,
-        current=tuple(w for w in census.current if w.uid not in gone),
-        old=tuple(w for w in census.old if w.uid not in gone),
-        ready=census.ready - gone,
-    )
     outlook = Outlook(
         seen=seen,
         signals=signals,
@@ -132,17 +116,24 @@ def make_plan(
         memory=memory,
         census=left,
         before=in_force,
-        target=target,
-        reason=reason,
-        missing=missing,
-        start_at=start_at,
+        target=target.replicas,
+        demand=target.demand,
+        reason=target.reason,
+        missing=staffing.new + len(staffing.old),
+        waits=staffing.waits,
+        start_at=start_at if staffing.new else start_old_at,
+        placement=placement,
     )
     status = make_status(outlook, previous)
     alarms = [
         look_again,
-        start_at if missing and start_at > now else None,
+        placement.look_again,
+        *(alarm for w in left.serving if w.trouble for alarm in w.trouble.alarms),
+        start_at if staffing.new else None,
+        start_old_at if staffing.old else None,
         *(since + UNWELL_TIMEOUT for since in memory.unwell.values()),
-        *(w.unrouted_at + UNROUTE_TIMEOUT for w in census.leaving if w.unrouted_at is not None),
+        *(alarm for worker in left.leaving for alarm in draining.look_again(worker, seen)),
+        *(w.ends_by + LOST_AFTER for w in left.leaving if w.ends_by is not None),
     ]
     return Plan(
         actions=tuple(actions),
@@ -153,9 +144,20 @@ def make_plan(
     )
 
 
+def _give_up(seen: Observed, now: float, memory: Memory, census: Census) -> Memory:
+    """A revision that fails where there is no surge may not take an old worker's place again."""
+    revision, rollout = seen.deployment.revision, seen.deployment.rollout
+    if memory.proven in ("", revision) or rollout.surge(memory.target or 1):
+        return memory
+    stuck = any(w.trouble is not None and w.trouble.needs_somebody(now) for w in census.current)
+    if stuck or memory.failures.count >= STALLED_AFTER:
+        return replace(memory, given_up=revision)
+    return memory
+
+
 def _decide_target(
     deployment: Deployment, signals: Signals, now: float, memory: Memory, in_force: int
-) -> tuple[int, str, float | None, Memory]:
+) -> tuple[Target, float | None, Memory]:
     """The autoscaler's answer, but one worker at least for a revision that never was ready."""
     decision = decide_replicas(
         deployment.scaling,
@@ -174,66 +176,21 @@ def _decide_target(
     if target == 0 and not proven and deployment.scaling.mode == "Auto":
         target, reason = 1, "a new revision starts one worker to prove itself"
     memory = replace(memory, target=target, peaks=decision.peaks)
-    return target, reason, decision.look_again, memory
+    wanted = Target(replicas=target, demand=decision.replicas, reason=reason)
+    return wanted, decision.look_again, memory
 
 
-def _split(target: int, proven: bool, census: Census) -> tuple[int, int]:
-    """How many workers of the current revision and of old ones.
-
-    Old workers cannot be started again, so they stay until new ones take their place, one at a
-    time; before the new revision is proven, one new worker is enough, unless old ones are too few.
-    """
-    old = len(census.old)
-    if target == 0 or old == 0:
-        return target, 0
-    if not proven:
-        return max(1, target - old), target
-    ready = census.ready_current
-    return min(target, max(ready + 1, target - old)), max(0, target - ready)
-
-
-def _least_useful(
-    workers: tuple[Worker, ...], count: int, census: Census, signals: Signals
-) -> list[Worker]:
-    """Those that are not ready first, then those with the fewest requests, then the youngest."""
-
-    def use(worker: Worker) -> tuple[bool, int, float, int]:
-        stats = signals.stats.get(worker.id)
-        running = stats.running if stats else 0
-        return worker.uid in census.ready, running, -worker.created, -worker.ordinal
-
-    return sorted(workers, key=use)[: max(count, 0)]
-
-
-def _retire(worker: Worker, signals: Signals, reason: str) -> Action:
-    """First no gateway routes to it, then it drains: so that nothing is refused on the way."""
-    return Stop(worker, reason) if signals.reach(worker.id) == "none" else Unroute(worker, reason)
-
-
-def _may_stop(worker: Worker, signals: Signals, now: float) -> bool:
-    if worker.unrouted_at is None or signals.reach(worker.id) == "none":
-        return True
-    return not 0 <= now - worker.unrouted_at < UNROUTE_TIMEOUT
-
-
-def _why_surplus(worker: Worker, seen: Observed, reason: str) -> str:
-    if worker.revision != seen.deployment.revision:
-        return f"revision {seen.deployment.revision} takes over"
-    return reason
-
-
-def _starts(seen: Observed, count: int, reason: str) -> list[Create]:
+def _creates(
+    seen: Observed, starts: Iterable[tuple[str, str]], accelerator: str
+) -> Iterator[Create]:
+    """Each start is a revision and why; terminating and dead workers keep their ordinals."""
     deployment = seen.deployment
-    taken = {w.ordinal for w in seen.workers if w.revision == deployment.revision}
-    return [
-        Create(
-            name=worker_name(deployment.name, deployment.revision, ordinal),
-            revision=deployment.revision,
-            ordinal=ordinal,
-            reason=reason,
-        )
-        for ordinal in free_ordinals(taken, count)
-    ]
+    taken = {(worker.revision, worker.ordinal) for worker in seen.workers}
+    for revision, reason in starts:
+        ordinal = lowest_free({number for name, number in taken if name == revision})
+        taken.add((revision, ordinal))
+        name = worker_name(deployment.name, revision, ordinal)
+        yield Create(name, revision, ordinal, reason, accelerator)
 
 
 def _route(seen: Observed, census: Census, status: Status) -> Route:
@@ -257,4 +214,5 @@ def _route(seen: Observed, census: Census, status: Status) -> Route:
         ),
         eta=cold.eta if cold else 0.0,
         phase=cold.phase if cold else asleep,
+        revisions=tuple(sorted({deployment.revision, *(past.revision for past in seen.history)})),
     )

@@ -43,11 +43,13 @@ class Standing:
     old: int  # of other revisions, routable
     old_ready: int
     old_idle: int = 0  # of `old`, those that never served
+    old_draining: int = 0  # beyond `old`: those of the revision that served last that can come back
     holding: int  # all that exist, draining and ending ones too
     leaving_old: int = 0  # of `holding`, those of other revisions that drain or end
     proven: bool  # whether a worker of the new revision was ever ready
     restartable: bool = False  # whether workers of the revision that served last can be started
     given_up: bool = False  # the new revision may not take a place that an old worker needs
+    blocked: bool = False  # no worker of the new revision can be started at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +101,15 @@ def _take_over(policy: RolloutPolicy, there: Standing, room: int) -> RolloutDeci
 def _prove_beside(policy: RolloutPolicy, there: Standing, room: int, limit: int) -> RolloutDecision:
     """One worker of the new revision; what load asks for is served by the old one."""
     crowded = there.demand + 1 > limit
-    probe = 0 if crowded and there.given_up else 1
+    probe = 0 if there.blocked or (crowded and there.given_up) else 1
     old = min(there.demand, limit - probe)
-    started = min(max(old - there.old, 0), room)
+    more = max(old - there.old, 0)
+    back = min(more, there.old_draining)
+    started = min(more - back, room)
     new = min(probe, there.new + room - started)
     return RolloutDecision(
         new=new,
-        old=_kept(policy, there, old) if there.old > old else there.old + started,
+        old=_kept(policy, there, old) if there.old > old else there.old + back + started,
         waits=_for_room(there, probe - new),
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..decisions.actions import Create, Remove, Stop
 from ..decisions.observed import Deployment, Worker
-from ..decisions.plan import Create, Plan, Remove, Stop
+from ..decisions.plan import Plan
 from ..decisions.status import ScalingEvent, Status
 
 STEP = 25  # percent of loading between two lines

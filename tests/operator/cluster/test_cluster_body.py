@@ -17,9 +17,9 @@ from modelfleet_operator.cluster.body import ClusterBody
 from modelfleet_operator.cluster.handlers import deployment_changed
 from modelfleet_operator.cluster.memo import OperatorMemo
 from modelfleet_operator.cluster.pods import PodSettings
+from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
-from modelfleet_operator.decisions.plan import Create, Stop
 from modelfleet_operator.decisions.status import Condition, Queue, Status
 from modelfleet_operator.errors import PassingError
 
@@ -47,7 +47,7 @@ async def a_body(
     if not [name for (_, _, name) in api.objects if name == "smol"]:
         await Cluster(api).apply()
     body = ClusterBody(kubernetes, PodSettings(image="worker:1"), clock or Clock())
-    body.attach({KEY: [body.read(api.model())]}, {KEY: list(api.pods().values())})
+    body.attach({KEY: [body.read(api.model())]}, {KEY: list(api.pods().values())}, {})
     seen = body.observe(KEY)
     assert seen is not None
     return body, seen
@@ -119,7 +119,7 @@ async def test_a_status_is_not_written_to_a_namesake(api: ApiServer, kubernetes:
 async def test_a_status_that_somebody_spoiled_begins_anew(api: ApiServer, kubernetes: ClusterApi):
     body, _ = await a_body(api, kubernetes)
     spoiled = {**api.model(), "status": {"conditions": [{"type": "Ready"}], "memory": {"peaks": 1}}}
-    body.attach({KEY: [body.read(spoiled)]}, {})
+    body.attach({KEY: [body.read(spoiled)]}, {}, {})
     assert await body.recall(KEY) == (Memory(), None)
 
 

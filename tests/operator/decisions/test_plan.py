@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelfleet_operator.decisions.actions import Create, Forget, Record, Remove, Stop, Unroute
 from modelfleet_operator.decisions.memory import Memory
-from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
-from modelfleet_operator.decisions.plan import Create, Remove, Stop, Unroute, make_plan
+from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals, WorkerState
+from modelfleet_operator.decisions.plan import make_plan
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
 
 
 def plan_for(*workers, signals: Signals | None = None, memory: Memory = PROVEN, **spec):
-    seen = Observed(deployment=deployment(**spec), workers=workers)
+    history = (PastRevision(revision="aaaa", number=1),)
+    seen = Observed(deployment=deployment(**spec), workers=workers, history=history)
     return make_plan(seen, signals or Signals(gateways=(report(),)), 1000, memory, None)
 
 
@@ -64,20 +66,69 @@ def test_scaling_down_prefers_one_that_is_not_ready_and_stops_it_at_once():
     assert [(type(a), a.worker.name) for a in plan.actions] == [(Stop, "tiny-aaaa-1")]
 
 
+def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
+    """What gateways say of worker 0, which drains, and of worker 1, which serves."""
+    ids = [worker(1).id, *([worker(0).id] if reached else [])]
+    return Signals(
+        gateways=(report(reachable=ids, hears=frozenset(ids), taken={worker(0).id: taken}),),
+        stats={worker(0).id: stats(running=running), worker(1).id: stats()},
+    )
+
+
 @pytest.mark.parametrize(
-    ("reachable", "since", "stops"),
+    ("signals", "since", "stops"),
     [
-        pytest.param(True, 999, False, id="while a gateway may still send to it"),
-        pytest.param(False, 999, True, id="once no gateway does"),
-        pytest.param(True, 994, True, id="after a while whatever gateways say"),
+        pytest.param(leaving_signals(reached=True), 990, False, id="a gateway may send to it"),
+        pytest.param(leaving_signals(), 990, True, id="nothing runs on it"),
+        pytest.param(leaving_signals(), 999.5, False, id="its Stats may be older"),
+        pytest.param(leaving_signals(taken=1), 990, False, id="a gateway has a request there"),
+        pytest.param(leaving_signals(running=1), 990, False, id="it says that it has a request"),
+        pytest.param(leaving_signals(running=1), 939, True, id="the drain timeout is over"),
+        pytest.param(Signals(), 990, False, id="nobody can say"),
+        pytest.param(Signals(), 939, True, id="nobody said for as long as a drain takes"),
     ],
 )
-def test_an_unrouted_worker_is_stopped_when_gateways_know(reachable, since, stops):
-    leaving = worker(0, unrouted_at=since)
-    signals = ready(leaving) if reachable else Signals(gateways=(report(),))
-    plan = plan_for(leaving, signals=signals, memory=replace(PROVEN, target=0))
+def test_a_worker_that_drains_is_stopped_when_nothing_runs_on_it(signals, since, stops):
+    there = [worker(0, unrouted_at=since), worker(1)]
+    plan = plan_for(*there, signals=signals, drain_timeout=60)
     assert any(isinstance(action, Stop) for action in plan.actions) is stops
-    assert stops or plan.wake_at == 999 + 5
+    assert stops or plan.wake_at is not None
+
+
+def test_the_last_worker_drains_for_as_long_as_its_requests_take():
+    leaving = worker(0, unrouted_at=100)
+    signals = Signals(gateways=(report(),), stats={leaving.id: stats(running=1)})
+    stopped = plan_for(
+        leaving, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
+    )
+    assert not any(isinstance(action, Stop) for action in stopped.actions)
+
+
+def test_a_hung_worker_does_not_drain_for_ever():
+    fleet = SimulatedFleet(deployment(scaling=policy(min_replicas=1)))
+    fleet.run(10)
+    fleet.streams["tiny-aaaa-0"] = 1
+    fleet.change(revision="bbbb")
+    fleet.run(20)
+    assert "tiny-aaaa-0" in fleet.workers
+    fleet.frozen = {"default/tiny-aaaa-0"}
+    fleet.run(35)
+    assert "tiny-aaaa-0" not in fleet.workers
+
+
+def test_demand_takes_a_draining_worker_back_before_it_starts_another():
+    fleet = SimulatedFleet(deployment(scaling=policy(scale_down_delay=2)))
+    fleet.waiting = 16
+    fleet.run(10)
+    fleet.streams = dict.fromkeys(fleet.alive(), 1)
+    fleet.waiting = 0
+    fleet.run(6)
+    assert len(fleet.routable()) == 1
+    created = len(fleet.created())
+    fleet.waiting = 14
+    fleet.look()
+    assert len(fleet.routable()) == 2
+    assert len(fleet.created()) == created
 
 
 def test_what_the_user_must_correct_starts_nothing():
@@ -156,7 +207,7 @@ def test_a_revision_that_never_gets_ready_leaves_the_old_one_serving():
         fleet.run(1)
         assert fleet.routable() == ["tiny-aaaa-0"]
         assert fleet.condition("Ready") == ("True", "Serving")
-    assert fleet.condition("Stalled") == ("True", "WorkersFail")
+    assert fleet.condition("Stalled") == ("True", "CrashLoop")
     assert fleet.condition("Reconciling")[0] == "False", "kstatus reads the two as exclusive"
     assert "no safetensors" in fleet.status.condition("Stalled").message
 
@@ -188,7 +239,7 @@ def test_crash_loops_are_retried_ever_more_slowly_and_say_why():
     waits = [round(b - a) for a, b in itertools.pairwise(times)]
     assert waits[:6] == [1, 2, 3, 5, 9, 17], "a second to die each time, and 0, 1, 2, 4, 8, 16 s"
     assert max(waits) <= 62
-    assert fleet.condition("Stalled") == ("True", "WorkersFail")
+    assert fleet.condition("Stalled") == ("True", "CrashLoop")
     assert fleet.status.cold_start is not None
 
     fleet.broken.clear()
@@ -318,13 +369,10 @@ def test_whatever_happens_the_plan_keeps_its_promises(events):
 def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
     plan = fleet.look()  # it fails by itself when a name is taken
     scaling, actions = fleet.deployment.scaling, plan.actions
-    touched = [a.worker.uid for a in actions if not isinstance(a, Create)]
+    touched = [a.worker.uid for a in actions if not isinstance(a, Create | Record | Forget)]
     assert len(touched) == len(set(touched)), "one thing at a time to one worker"
     assert all(a.reason for a in actions)
-    assert all(a.revision == fleet.deployment.revision for a in actions if isinstance(a, Create))
-    assert (
-        len(fleet.alive(fleet.deployment.revision)) <= max(scaling.max_replicas, len(routable)) + 1
-    )
+    assert len(fleet.alive()) <= max(scaling.max_replicas, len(routable)) + 1
     taken = [a.worker.name for a in actions if isinstance(a, Unroute | Stop)]
     if routable and plan.memory.target:
         assert set(routable) - set(taken), "never takes the last one that serves"

@@ -1,0 +1,73 @@
+"""What a body can be asked to do: values that say why, each idempotent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .observed import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Keep a revision, so that workers of it can be started when the spec asks for another one.
+
+    A revision that the history has already gets the new number: the spec went back to it.
+    """
+
+    revision: str  # the deployment's current one
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop a revision from the history; gone is success."""
+
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Start a worker. That it exists already is success: the name says everything."""
+
+    name: str
+    revision: str  # usually the deployment's current one; an old one of the body's history
+    ordinal: int
+    reason: str
+    accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
+
+
+@dataclass(frozen=True, slots=True)
+class Unroute:
+    """Keep `Worker.unrouted_at` where a restarted operator finds it; the worker lives on."""
+
+    worker: Worker
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reroute:
+    """Forget `Worker.unrouted_at`: a worker that was draining is needed after all."""
+
+    worker: Worker
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End it gracefully: it drains by itself. Only the one with this uid; gone is success."""
+
+    worker: Worker
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Clear away what is left of a dead worker. Only the one with this uid; gone is success."""
+
+    worker: Worker
+    reason: str
+
+
+Action = Record | Forget | Create | Unroute | Reroute | Stop | Remove
