@@ -59,8 +59,9 @@ bench: install model ## The tables of docs/performance.md, measured again
 	    $(BIN)/python benchmarks/engine.py --dtype float32 $$model
 
 .PHONY: generate
-generate: install ## Write what is generated from the code: the CRD and its field reference
+generate: install ## Write what is generated from the code: the CRDs, their reference, the chart's copies
 	$(BIN)/python -m modelfleet_operator.crd
+	$(BIN)/python tools/generate_chart.py
 
 .PHONY: clean
 clean: ## Remove what the other targets made here (~/.cache/modelfleet stays)

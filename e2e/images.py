@@ -27,7 +27,13 @@ KEPT = 4  # archives of each image: about 0.4 GB a piece
 
 SHARED = (".dockerignore", "LICENSE", "README.md", "hatch_build.py", "pyproject.toml", "proto")
 SOURCES = {  # what each image's Dockerfile copies
-    "operator": (*SHARED, "operator", "gateway", "requirements/build.lock", "requirements/operator.lock"),
+    "operator": (
+        *SHARED,
+        "operator",
+        "gateway",
+        "requirements/build.lock",
+        "requirements/operator.lock",
+    ),
     "worker": (*SHARED, "worker", "requirements/build.lock", "requirements/worker.lock"),
 }
 GENERATED = re.compile(r"(^|/)__pycache__/|_pb2")

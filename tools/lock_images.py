@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,30 +26,43 @@ TORCH = "torch"
 CUDA_ONLY = r"^(nvidia-.*|cuda-.*|triton)$"
 
 
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What pyproject.toml and the Makefile say, as requirements."""
+
+    shared: list[str]  # of operator, gateway and worker together
+    worker: list[str]
+    tools: list[str]  # what builds the package
+
+
+def project() -> Project:
+    """Today's."""
+    text = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    uv = re.search(r"^UV_VERSION := (\S+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert uv is not None  # noqa: S101  the Makefile is ours
+    return Project(
+        shared=text["project"]["dependencies"],
+        worker=text["project"]["optional-dependencies"]["worker"],
+        tools=[*text["dependency-groups"]["build"], f"uv=={uv[1]}"],
+    )
+
+
 def main() -> None:
     """Writes all lock files; ends with uv's exit code if it cannot."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    shared: list[str] = project["project"]["dependencies"]
-    worker: list[str] = project["project"]["optional-dependencies"]["worker"]
-    tools = project["dependency-groups"]["build"]
-    uv = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "UV_VERSION" in line)
-
+    wanted = project()
     FOLDER.mkdir(exist_ok=True)
-    lock("build", [*tools, f"uv=={uv.split()[-1]}"])
-    lock("operator", shared)
+    lock("build", wanted.tools)
+    lock("operator", wanted.shared)
     lock(
         "worker",
-        [line for line in shared if name(line) not in NOT_IN_WORKERS]
-        + [line for line in worker if name(line) != TORCH],
+        [line for line in wanted.shared if name(line) not in NOT_IN_WORKERS]
+        + [line for line in wanted.worker if name(line) != TORCH],
     )
+    torch = [line for line in wanted.worker if name(line) == TORCH]
     beside = names_in("worker")
-    lock("torch", [line for line in worker if name(line) == TORCH], leave_out=beside)
+    lock("torch", torch, leave_out=beside)
     cuda = {package for package in names_in("torch") if re.match(CUDA_ONLY, package)}
-    lock(
-        "torch-cpu",
-        [line for line in worker if name(line) == TORCH],
-        leave_out=beside | cuda | {TORCH},
-    )
+    lock("torch-cpu", torch, leave_out=beside | cuda | {TORCH})
 
 
 def lock(

@@ -1,0 +1,46 @@
+-- Argo CD's health of a ModelDeployment, by the rules of kstatus: resource.customizations.health.
+local function progressing(message)
+  return {status = "Progressing", message = message}
+end
+
+local status = obj.status or {}
+local conditions = {}
+for _, condition in ipairs(status.conditions or {}) do
+  conditions[condition.type] = condition
+end
+
+local function holds(kind)
+  return conditions[kind] ~= nil and conditions[kind].status == "True"
+end
+
+local function told(kind)
+  local condition = conditions[kind]
+  if condition.message ~= nil and condition.message ~= "" then
+    return condition.reason .. ": " .. condition.message
+  end
+  return condition.reason
+end
+
+if obj.metadata.deletionTimestamp ~= nil then
+  return progressing("being deleted")
+end
+if conditions["Ready"] == nil then
+  return progressing("the operator has not looked at it yet")
+end
+-- Before the generation is compared, nothing that follows speaks of today's spec.
+if status.observedGeneration ~= obj.metadata.generation then
+  return progressing("the operator has not seen the last change yet")
+end
+if holds("Stalled") then
+  return {status = "Degraded", message = told("Stalled")}
+end
+if holds("Ready") then
+  return {status = "Healthy", message = told("Ready")}
+end
+
+local message = told("Ready")
+local start = status.coldStart
+if start ~= nil then
+  message = message .. " (" .. start.phase .. ", " .. start.percent .. " %)"
+end
+return progressing(message)
