@@ -1,6 +1,6 @@
 """`python -m modelfleet_operator.crd` generates crds/ and docs/reference.md from the models.
 
-The schema is structural, bounded (the API server estimates the cost of CEL rules by that) and
+The schemas are structural, bounded (the API server estimates the cost of CEL rules by that) and
 described throughout: `kubectl explain md.spec` is the documentation.
 """
 
@@ -8,83 +8,221 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel
 
-from .spec import GROUP, KIND, PLURAL, VERSION, ApiModel, ModelDeployment, Rule, Spec
-from .status_schema import Status
+from . import accelerator, spec, status_schema
+from .spec import GROUP, VERSION, ApiModel, Rule
 
 ROOT = Path(__file__).parents[2]
-CRD_FILE = ROOT / "crds" / f"{GROUP}_{PLURAL}.yaml"
 REFERENCE_FILE = ROOT / "docs" / "reference.md"
 
-NAME_RULE = Rule(
-    rule="self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
-    message="metadata.name must have at most 63 characters and no '.': it is a label of the "
-    "worker pods and a name of the model",
-)
 # Types that pydantic's JSON schema shares with a CRD's; everything else is left out.
 KEPT = frozenset(
     {"type", "description", "default", "enum", "minimum", "maximum", "pattern", "maxLength"}
-    | {"maxItems", "format", "items", "properties", "required"}
+    | {"maxItems", "maxProperties", "format", "items", "properties", "required"}
 )
 
 
-def custom_resource_definition() -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column of `kubectl get`."""
+
+    name: str
+    type: str
+    path: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiObject:
+    """A kind of object that the API server keeps for us."""
+
+    model: type[BaseModel]
+    kind: str
+    plural: str
+    short_name: str
+    scope: Literal["Namespaced", "Cluster"]
+    spec: type[BaseModel]
+    status: type[BaseModel] | None = None
+    name_is: str  # why its name is bounded
+    scale: dict[str, str] | None = None
+    columns: tuple[Column, ...]
+
+    @property
+    def file(self) -> Path:
+        """Where its CRD is kept."""
+        return ROOT / "crds" / f"{GROUP}_{self.plural}.yaml"
+
+    @property
+    def name_rule(self) -> Rule:
+        """Labels hold 63 characters, and object names may be longer."""
+        return Rule(
+            rule="self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+            message=f"metadata.name must have at most 63 characters and no '.': {self.name_is}",
+        )
+
+
+_READY = '.status.conditions[?(@.type=="Ready")]'
+MODEL_DEPLOYMENT = ApiObject(
+    model=spec.ModelDeployment,
+    kind=spec.KIND,
+    plural=spec.PLURAL,
+    short_name="md",
+    scope="Namespaced",
+    spec=spec.Spec,
+    status=status_schema.Status,
+    name_is="it is a label of the worker pods and a name of the model",
+    scale={
+        "specReplicasPath": ".spec.scaling.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    },
+    columns=(
+        Column(
+            name="Ready",
+            type="string",
+            path=f"{_READY}.status",
+            description="Whether every gateway can route to it",
+        ),
+        Column(
+            name="Reason",
+            type="string",
+            path=f"{_READY}.reason",
+            description="Why it is ready or not",
+        ),
+        Column(
+            name="Replicas",
+            type="integer",
+            path=".status.replicas",
+            description="Workers that exist",
+        ),
+        Column(
+            name="Queue",
+            type="integer",
+            path=".status.queue.waiting",
+            description="Requests that wait for a worker",
+        ),
+        Column(
+            name="Model",
+            type="string",
+            path=".spec.model.source",
+            description="Where the model comes from",
+        ),
+        Column(
+            name="$/h",
+            type="string",
+            path=".status.cost.perHour",
+            description="What its workers cost an hour, by the prices of their accelerator classes",
+        ),
+        Column(
+            name="Age",
+            type="date",
+            path=".metadata.creationTimestamp",
+            description="Time since it was created",
+        ),
+    ),
+)
+ACCELERATOR_CLASS = ApiObject(
+    model=accelerator.AcceleratorClass,
+    kind=accelerator.KIND,
+    plural=accelerator.PLURAL,
+    short_name="ac",
+    scope="Cluster",
+    spec=accelerator.AcceleratorSpec,
+    name_is="it is a label of the worker pods",
+    columns=(
+        Column(
+            name="Resource",
+            type="string",
+            path=".spec.resource.name",
+            description="Extended resource that each worker takes",
+        ),
+        Column(
+            name="Count",
+            type="integer",
+            path=".spec.resource.count",
+            description="How many of it one worker takes",
+        ),
+        Column(
+            name="$/h",
+            type="string",
+            path=".spec.price.onDemand",
+            description="What an hour of it costs on demand",
+        ),
+        Column(
+            name="Age",
+            type="date",
+            path=".metadata.creationTimestamp",
+            description="Time since it was created",
+        ),
+    ),
+)
+OBJECTS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS)
+
+
+def custom_resource_definition(of: ApiObject) -> dict[str, Any]:
     """The whole CRD as a plain object."""
+    subresources: dict[str, Any] = {}
+    if of.status is not None:
+        subresources["status"] = {}
+    if of.scale is not None:
+        subresources["scale"] = of.scale
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": object_schema(of)},
+        "additionalPrinterColumns": [
+            {
+                "name": column.name,
+                "type": column.type,
+                "jsonPath": column.path,
+                "description": column.description,
+            }
+            for column in of.columns
+        ],
+    }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{of.plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": of.scope,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["md"],
+                "kind": of.kind,
+                "listKind": f"{of.kind}List",
+                "plural": of.plural,
+                "singular": of.kind.lower(),
+                "shortNames": [of.short_name],
+                # Not `all`: worker pods are listed there already.
                 "categories": ["modelfleet"],
             },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": object_schema()},
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.scaling.replicas",
-                            "statusReplicasPath": ".status.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
-                    "additionalPrinterColumns": list(_columns()),
-                }
-            ],
+            "versions": [{**version, "subresources": subresources} if subresources else version],
         },
     }
 
 
-def object_schema() -> dict[str, Any]:
-    """The structural schema of a ModelDeployment."""
+def object_schema(of: ApiObject) -> dict[str, Any]:
+    """The structural schema of one kind of object."""
+    status = {} if of.status is None else {"status": structural_schema(of.status)}
     return {
         "type": "object",
-        "description": _sentence(ModelDeployment.__doc__),
+        "description": _sentence(of.model.__doc__),
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": "modelfleet.dev/v1alpha1. Required."},
-            "kind": {"type": "string", "description": "ModelDeployment. Required."},
+            "kind": {"type": "string", "description": f"{of.kind}. Required."},
             "metadata": {"type": "object"},
-            "spec": structural_schema(Spec),
-            "status": structural_schema(Status),
+            "spec": structural_schema(of.spec),
+            **status,
         },
-        "x-kubernetes-validations": [NAME_RULE.model_dump()],
+        "x-kubernetes-validations": [of.name_rule.model_dump()],
     }
 
 
@@ -114,6 +252,9 @@ def _structural(
         result["description"] = _sentence(result["description"])
     if "items" in result:
         result["items"] = _structural(result["items"], definitions, rules)
+    if maps := node.get("patternProperties"):  # a CRD's maps take any key: a rule checks them
+        (values,) = maps.values()
+        result["additionalProperties"] = _structural(values, definitions, rules)
     if "properties" in result:
         result["properties"] = {
             name: _structural(field, definitions, rules)
@@ -136,40 +277,40 @@ def _sentence(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _columns() -> Iterator[dict[str, Any]]:
-    ready = '.status.conditions[?(@.type=="Ready")]'
-    for name, kind, path, description in [
-        ("Ready", "string", f"{ready}.status", "Whether every gateway can route to it"),
-        ("Reason", "string", f"{ready}.reason", "Why it is ready or not"),
-        ("Replicas", "integer", ".status.replicas", "Workers that exist"),
-        ("Queue", "integer", ".status.queue.waiting", "Requests that wait for a worker"),
-        ("Model", "string", ".spec.model.source", "Where the model comes from"),
-        ("Age", "date", ".metadata.creationTimestamp", "Time since it was created"),
-    ]:
-        yield {"name": name, "type": kind, "jsonPath": path, "description": description}
+def crd_text(of: ApiObject) -> str:
+    """What crds/ holds."""
+    head = f"# Generated by `python -m modelfleet_operator.crd` from the typed {of.kind}.\n"
+    # Through JSON, so that equal objects are written out instead of as YAML aliases.
+    plain = json.loads(json.dumps(custom_resource_definition(of)))
+    return head + yaml.safe_dump(plain, sort_keys=False, width=100)
 
 
 def reference() -> str:
-    """docs/reference.md: every field, from the same schema."""
-    properties = object_schema()["properties"]
+    """docs/reference.md: every field, from the same schemas."""
     lines = [
-        "# Reference: ModelDeployment",
+        "# Reference",
         "",
-        "Generated from the CRD (`python -m modelfleet_operator.crd`); `kubectl explain md.spec` "
+        "Generated from the CRDs (`python -m modelfleet_operator.crd`); `kubectl explain md.spec` "
         "says the same. A manifest is read alike by `kubectl apply` and by `modelfleet up`.",
         "",
-        "Durations are strings such as `90s` or `1h30m`, memory is a quantity such as `2Gi`.",
+        "Durations are strings such as `90s` or `1h30m`, memory is a quantity such as `2Gi`, money "
+        'one such as `"2.50"`.',
     ]
-    for part in ("spec", "status"):
-        lines += ["", f"## {part}", "", "| field | type | description |", "|---|---|---|"]
-        lines += _rows(properties[part], part)
-    lines += ["", "## Rules between fields", ""]
-    lines += [f"- {rule}" for rule in [NAME_RULE.message, *_messages(properties["spec"])]]
+    for of in OBJECTS:
+        schema = object_schema(of)
+        properties = schema["properties"]
+        lines += ["", f"## {of.kind} (`{of.short_name}`, {of.scope.lower()})"]
+        for part in ("spec", "status"):
+            if part in properties:
+                lines += ["", f"### {part}", "", "| field | type | description |", "|---|---|---|"]
+                lines += _rows(properties[part], part)
+        lines += ["", "### Rules between fields", ""]
+        lines += [f"- {rule}" for rule in [of.name_rule.message, *_messages(properties["spec"])]]
     return "\n".join(lines) + "\n"
 
 
 def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
-    for name, field in schema["properties"].items():
+    for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}"
         description = field["description"].replace("|", "\\|")
         yield f"| `{here}` | {_type(field)} | {description} |"
@@ -183,6 +324,8 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(field["enum"])
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
+    if "additionalProperties" in field:
+        return f"map of {_type(field['additionalProperties'])}"
     if "minimum" in field and "maximum" in field:
         return f"{field['type']}, {field['minimum']} to {field['maximum']}"
     return str(field["type"])
@@ -192,20 +335,13 @@ def _messages(schema: dict[str, Any]) -> Iterator[str]:
     for rule in schema.get("x-kubernetes-validations", ()):
         yield rule["message"]
     for field in schema.get("properties", {}).values():
-        yield from _messages(field)
-
-
-def crd_text() -> str:
-    """What crds/ holds."""
-    head = "# Generated by `python -m modelfleet_operator.crd` from spec.py and status_schema.py.\n"
-    # Through JSON, so that equal objects are written out instead of as YAML aliases.
-    plain = json.loads(json.dumps(custom_resource_definition()))
-    return head + yaml.safe_dump(plain, sort_keys=False, width=100)
+        yield from _messages(field.get("items", field))
 
 
 def main() -> None:
-    """Writes both files."""
-    for path, text in [(CRD_FILE, crd_text()), (REFERENCE_FILE, reference())]:
+    """Writes every file."""
+    files = [(of.file, crd_text(of)) for of in OBJECTS]
+    for path, text in [*files, (REFERENCE_FILE, reference())]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -83,6 +83,16 @@ def show_quantity(count: int) -> str:
     return str(count)
 
 
+Money = Annotated[
+    Decimal,
+    Format(
+        what='an amount of money such as "2.50"',
+        pattern=r"[0-9]{1,9}(\.[0-9]{1,6})?",
+        max_length=16,
+        parse=Decimal,
+        show=str,
+    ),
+]
 # GEP-2257: Kubernetes' own strict subset of Go's durations.
 Duration = Annotated[
     float,

@@ -64,7 +64,8 @@ def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """A manifest's list as the strict models want it."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -77,6 +78,11 @@ ServedName = Annotated[
         pattern="[A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?",
         max_length=128,
     ),
+]
+
+
+ClassName = Annotated[
+    str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
 ]
 
 
@@ -152,7 +158,7 @@ class Model(ApiModel):
             AfterValidator(_unique),
         ]
         | None,
-        BeforeValidator(_as_tuple),
+        BeforeValidator(as_tuple),
     ] = None
     """Short names that clients may ask for, unique in an installation: letters, digits and . _ : -
     without '/', so that no short name can be another deployment's NAMESPACE/NAME, which always
@@ -243,6 +249,30 @@ class Scaling(ApiModel):
         return self
 
 
+class Placement(ApiModel):
+    """On which nodes workers run; one machine (`modelfleet up`) ignores it."""
+
+    rules = (
+        Rule(
+            rule="self.accelerators.all(a, self.accelerators.exists_one(b, a == b))",
+            message="accelerators must name each class once",
+        ),
+    )
+
+    accelerators: Annotated[
+        tuple[ClassName, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        AfterValidator(_unique),
+        BeforeValidator(as_tuple),
+    ] = ()
+    """Names of AcceleratorClasses, best first; a worker that finds no node of one class is placed
+    on the next. Default: none, the scheduler and spec.podTemplate alone choose."""
+    fallback_after: Duration = 60.0
+    """Time that a worker waits for a node of one class before the next class is tried; a class that
+    was short is tried again for new workers 5 minutes later. Longer than an autoscaler of nodes
+    needs, where there is one. A duration (90s, 1h30m). Default: 1m."""
+
+
 class ColdStart(ApiModel):
     """What happens to requests while no worker is ready."""
 
@@ -262,6 +292,8 @@ class Spec(ApiModel):
     """Limits of one worker's engine. Default: every field's own default."""
     scaling: Scaling = Scaling()
     """How many workers, and when. Default: every field's own default."""
+    placement: Placement = Placement()
+    """On which nodes workers run. Default: every field's own default."""
     cold_start: ColdStart = ColdStart()
     """What happens to requests while no worker is ready. Default: every field's own default."""
 

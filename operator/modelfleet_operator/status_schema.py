@@ -68,6 +68,14 @@ class ColdStart(ApiModel):
     """When it will be ready; absent: not known yet."""
 
 
+class Cost(ApiModel):
+    """What the deployment costs now."""
+
+    per_hour: Annotated[str, Field(max_length=32)]
+    """Sum of the prices of its workers' accelerator classes; a worker that has no node yet costs
+    nothing, a starting or draining one as much as any other."""
+
+
 def _list(kind: str, length: int, *keys: str) -> Any:
     extra: JsonDict = {"x-kubernetes-list-type": kind}
     if keys:
@@ -81,7 +89,8 @@ class Status(ApiModel):
     observed_generation: int | None = None
     """metadata.generation that this status speaks of."""
     conditions: Annotated[list[Condition], _list("map", 16, "type")] | None = None
-    """Ready, Reconciling, Stalled (kstatus) and NameConflict, each with its reason."""
+    """Ready, Reconciling, Stalled (kstatus), NameConflict and PlacementLimited, each with its
+    reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that exist: starting ones count, ending ones do not."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
@@ -96,5 +105,8 @@ class Status(ApiModel):
     """The last 10 changes of the number of workers, oldest first."""
     cold_start: ColdStart | None = None
     """How far the next worker is; absent: one is ready."""
+    cost: Cost | None = None
+    """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
+    price."""
     memory: Annotated[dict[str, Any], Field(json_schema_extra=OPAQUE)] | None = None
     """What the operator must remember across its own restart. Not an API: it changes freely."""

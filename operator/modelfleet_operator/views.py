@@ -28,6 +28,8 @@ def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 
             idle_timeout=scaling.idle_timeout,
             scale_down_delay=scaling.scale_down_delay,
         ),
+        accelerators=manifest.spec.placement.accelerators,
+        fallback_after=manifest.spec.placement.fallback_after,
         served_names=manifest.served_names,
         max_queue=cold.max_queue,
         hold_timeout=cold.hold_timeout,

@@ -13,17 +13,20 @@ from ..decisions.memory import Memory
 from ..decisions.names import owners
 from ..decisions.observed import Deployment, Observed, Worker
 from ..decisions.plan import Action, Create, Remove, Stop, Unroute
+from ..decisions.reasons import Reason
 from ..decisions.status import Status
+from ..decisions.trouble import Refusal, refusal_reason
 from ..errors import PassingError, RejectedError
 from ..manifests import observed_manifest
 from ..spec import ModelDeployment
 from ..views import decision_view
+from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .observing import Object, invalid_deployment, observed_worker, owned_by
 from .pods import UNROUTED_AT, PodSettings, revision, worker_pod
 from .storage import host_folder
 
-REJECTION_STANDS = 30.0  # seconds until a pod that the API server refused is tried again
+REFUSAL_STANDS = 20.0  # seconds until a pod that the API server refused is tried again
 
 log = structlog.get_logger()
 
@@ -36,6 +39,7 @@ class Known:
     manifest: ModelDeployment | None  # None: it is not valid
     error: str  # what its user must correct
     revision: str
+    error_reason: Reason = Reason.INVALID_SPEC
 
     @property
     def is_deleting(self) -> bool:
@@ -60,11 +64,10 @@ class _Written:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rejection:
+class _Refused:
     uid: str
     generation: int
-    message: str
-    until: float
+    refusal: Refusal
 
 
 class ClusterBody:
@@ -77,33 +80,36 @@ class ClusterBody:
         # kopf's indices, key -> values; their content follows the watches.
         self._deployments: Mapping[str, Collection[Known]] = {}
         self._pods: Mapping[str, Collection[Object]] = {}
+        self._classes: Mapping[str, Collection[KnownClass]] = {}
         self._owners: dict[str, str] | None = None
         self._done: dict[str, _Done] = {}  # by the pod's uid
         self._written: dict[str, _Written] = {}
-        self._rejected: dict[str, _Rejection] = {}
+        self._refused: dict[str, _Refused] = {}
 
     def attach(
         self,
         deployments: Mapping[str, Collection[Known]],
         pods: Mapping[str, Collection[Object]],
+        classes: Mapping[str, Collection[KnownClass]],
     ) -> None:
         """The live indices, once kopf has made them."""
-        self._deployments, self._pods = deployments, pods
+        self._deployments, self._pods, self._classes = deployments, pods, classes
 
     def read(self, body: Object) -> Known:
         """Validates a ModelDeployment for the index."""
         problems, manifest = observed_manifest(body)
         if manifest is None:
             return Known(body, None, "; ".join(problems), "")
-        error = ""
+        error, reason = "", Reason.INVALID_SPEC
         folder = host_folder(manifest.spec.model.source)
         if folder and not self._settings.allows_host_path(folder):
             allowed = ", ".join(self._settings.host_paths) or "none"
+            reason = Reason.HOST_PATH_NOT_ALLOWED
             error = (
                 f"spec.model.source: {folder} is not under the node's folders that this operator "
                 f"may mount ({allowed}): use another source, or ask for --host-path"
             )
-        return Known(body, manifest, error, revision(manifest, self._settings))
+        return Known(body, manifest, error, revision(manifest, self._settings), reason)
 
     def names_changed(self) -> None:
         """A deployment came, went or changed: who owns which short name is asked again."""
@@ -122,7 +128,7 @@ class ClusterBody:
         known = self._known(key)
         if known is None:
             self._written.pop(key, None)
-            self._rejected.pop(key, None)
+            self._refused.pop(key, None)
             return None
         uid = known.body["metadata"]["uid"]
         workers = tuple(w for pod in self._pods.get(key, ()) if (w := self._worker(pod, uid)))
@@ -130,6 +136,7 @@ class ClusterBody:
             deployment=self._deployment(key, known, len(workers)),
             workers=workers,
             owners=self._name_owners(),
+            accelerators={c.name: c.seen() for found in self._classes.values() for c in found},
         )
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
@@ -159,14 +166,17 @@ class ClusterBody:
         except RejectedError as error:
             if not isinstance(action, Create):
                 raise PassingError(str(error)) from error
-            self._rejected[key] = _Rejection(
+            message = str(error)
+            self._refused[key] = _Refused(
                 seen.deployment.uid,
                 seen.deployment.generation,
-                str(error),
-                self._clock() + REJECTION_STANDS,
+                Refusal(
+                    reason=refusal_reason(message),
+                    message=message,
+                    retry_at=self._clock() + REFUSAL_STANDS,
+                ),
             )
-            await self._tell(known, "Warning", "WorkerRejected", str(error))
-            return
+            raise PassingError(message) from error  # soon looked at again, and then a condition
         if done:
             log.info(done, model=key, worker=_worker_of(action), reason=action.reason)
 
@@ -177,9 +187,17 @@ class ClusterBody:
                 if known.manifest is None or known.revision != wanted:
                     return ""  # it changed since: the next look decides anew
                 pod = worker_pod(known.manifest, self._settings, revision=wanted, ordinal=ordinal)
-                if not await self._api.create_pod(pod, known.body["metadata"]["uid"]):
+                if action.accelerator:
+                    class_ = next(iter(self._classes.get(action.accelerator, ())), None)
+                    if class_ is None:
+                        return ""
+                    pod = placed(pod, class_)
+                is_new = await self._api.create_pod(pod, known.body["metadata"]["uid"])
+                self._refused.pop(key, None)
+                if not is_new:
                     return ""
-                note = f"started {action.name}: {action.reason}"
+                where = f" on {action.accelerator}" if action.accelerator else ""
+                note = f"started {action.name}{where}: {action.reason}"
                 await self._tell(known, "Normal", "WorkerStarted", note)
                 return "worker started"
             case Unroute(worker=worker):
@@ -242,18 +260,22 @@ class ClusterBody:
         if known.manifest is None:
             return invalid_deployment(known.body, known.error, workers)
         deployment = decision_view(known.manifest, revision=known.revision)
-        return replace(deployment, error=known.error or self._rejection(key, deployment))
+        return replace(
+            deployment,
+            error=known.error,
+            error_reason=known.error_reason,
+            refusal=self._refusal(key, deployment),
+        )
 
-    def _rejection(self, key: str, deployment: Deployment) -> str:
-        """Why the API server took no pod; it stands for a while, or until the object changes."""
-        rejected = self._rejected.get(key)
-        if rejected is None:
-            return ""
-        asked = (deployment.uid, deployment.generation)
-        if (rejected.uid, rejected.generation) != asked or self._clock() >= rejected.until:
-            del self._rejected[key]
-            return ""
-        return rejected.message
+    def _refusal(self, key: str, deployment: Deployment) -> Refusal | None:
+        """Why the API server took no pod; it stands until it takes one, or the object changes."""
+        refused = self._refused.get(key)
+        if refused is None:
+            return None
+        if (refused.uid, refused.generation) != (deployment.uid, deployment.generation):
+            del self._refused[key]
+            return None
+        return refused.refusal
 
     def _worker(self, pod: Object, owner_uid: str) -> Worker | None:
         worker = observed_worker(pod)

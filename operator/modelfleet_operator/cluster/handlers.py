@@ -10,7 +10,9 @@ from typing import Any
 
 import kopf
 
+from .. import accelerator
 from ..spec import GROUP, PLURAL, VERSION
+from .accelerators import KnownClass, read_class
 from .body import Known
 from .connection import connection_info
 from .memo import OperatorMemo
@@ -35,7 +37,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
     settings.watching.label_selectors["v1", "pods"] = DEPLOYMENT  # not every pod of the cluster
     settings.watching.chunk_size = 500
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line for each event
-    memo.body.attach(indices["deployments"], indices["pods"])
+    memo.body.attach(indices["deployments"], indices["pods"], indices["classes"])
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
@@ -48,6 +50,19 @@ def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str,
 def index_pod(body: kopf.Body, **_: Any) -> dict[str, Object]:
     """By `namespace/name` of the deployment."""
     return {_deployment_of(body): dict(body)}
+
+
+@kopf.index(GROUP, VERSION, accelerator.PLURAL, id="classes", registry=REGISTRY)
+def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
+    """By name; one that cannot be used is as good as missing."""
+    known = read_class(dict(body))
+    return {known.name: known} if known else {}
+
+
+@kopf.on.event(GROUP, VERSION, accelerator.PLURAL, registry=REGISTRY)
+async def class_changed(memo: OperatorMemo, **_: Any) -> None:
+    """Any deployment may name it. Nobody writes a status there, so each event is news."""
+    memo.reconcilers.wake_all()
 
 
 @kopf.on.event(GROUP, VERSION, PLURAL, registry=REGISTRY)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..decisions.autoscale import ScalingPolicy
 from ..decisions.observed import Deployment, Worker
+from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
+from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .pods import ORDINAL, PORT, REVISION, UNROUTED_AT
+from .trouble import failure_of, placed_at, trouble_of
 
 Object = Mapping[str, Any]
-
-# Reasons for which a container waits although nothing is wrong.
-_PATIENT = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def observed_worker(pod: Object) -> Worker | None:
@@ -24,6 +24,7 @@ def observed_worker(pod: Object) -> Worker | None:
         return None
     stopping = "deletionTimestamp" in metadata
     unrouted_at = labels.get(UNROUTED_AT)
+    failure = None if stopping else failure_of(pod)
     return Worker(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -34,41 +35,25 @@ def observed_worker(pod: Object) -> Worker | None:
         address=_address(status.get("podIP", "")),
         unrouted_at=float(unrouted_at) if unrouted_at else None,
         stopping=stopping,
-        failure=None if stopping else _failure(status),
-        trouble=next(_troubles(status), ""),
+        ends_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
+        failure=failure[0] if failure else None,
+        failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
+        trouble=None if failure else trouble_of(pod),
+        accelerator=labels.get(ACCELERATOR, ""),
+        accelerator_generation=_generation(metadata.get("annotations", {})),
+        placed_at=placed_at(pod),
     )
+
+
+def _generation(annotations: Object) -> int:
+    text = str(annotations.get(ACCELERATOR_GENERATION, ""))
+    return int(text) if text.isdecimal() else 0
 
 
 def _address(ip: str) -> str:
     if not ip:
         return ""
     return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
-
-
-def _failure(status: Object) -> str | None:
-    """Why a pod ended though nobody asked for it."""
-    if status.get("phase") not in {"Failed", "Succeeded"}:
-        return None
-    for container in status.get("containerStatuses", ()):
-        ended = container.get("state", {}).get("terminated")
-        if ended:
-            last_line = ended.get("message", "").strip().rpartition("\n")[2]
-            how = f"{ended.get('reason', 'Ended')}, exit code {ended.get('exitCode')}"
-            return f"{how}: {last_line}" if last_line else how
-    reason = status.get("reason", status["phase"])  # Evicted, NodeLost, Preempting, ...
-    message = status.get("message", "")
-    return f"{reason}: {message}" if message else reason
-
-
-def _troubles(status: Object) -> Iterator[str]:
-    """Why a pod does not start."""
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield f"{condition.get('reason', 'Unscheduled')}: {condition.get('message', '')}"
-    for container in status.get("containerStatuses", ()):
-        waiting = container.get("state", {}).get("waiting", {})
-        if waiting.get("reason", "ContainerCreating") not in _PATIENT:
-            yield f"{waiting['reason']}: {waiting.get('message', '')}"
 
 
 def owned_by(pod: Object, uid: str) -> bool:

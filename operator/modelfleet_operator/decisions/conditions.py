@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from .census import Census, retry_at
-from .memory import Memory
-from .observed import GatewayReport, Observed, Signals, WorkerState
+from .causes import Cause, find_cause, placement_limits
+from .census import retry_at
+from .cost import cost_per_hour
+from .observed import GatewayReport, Observed, WorkerState
+from .outlook import Outlook
+from .reasons import Reason
 from .status import (
     ColdStart,
     Condition,
@@ -17,43 +18,10 @@ from .status import (
     Truth,
 )
 
-STALLED_AFTER = 3  # failures in a row
 HISTORY = 10  # scaling steps that the status keeps
 DEPLOYMENT_LABEL = "modelfleet.dev/deployment"
 
-Finding = tuple[Truth, str, str]  # status, reason, message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """What a plan knows when it has decided."""
-
-    seen: Observed
-    signals: Signals
-    now: float
-    memory: Memory
-    census: Census  # without the workers that the plan retires
-    before: int  # replicas wanted until now
-    target: int  # replicas wanted
-    reason: str  # for the target
-    missing: int  # workers that should exist and do not
-    start_at: float  # when they may be started
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether the current revision has been ready once."""
-        return self.memory.proven == self.seen.deployment.revision
-
-    @property
-    def is_asleep(self) -> bool:
-        """Nothing runs, on purpose, and a request would wake it."""
-        scaling = self.seen.deployment.scaling
-        return (
-            scaling.mode == "Auto"
-            and self.target == 0
-            and self.is_proven
-            and not self.census.serving
-        )
+Finding = tuple[Truth, Reason, str]  # status, reason, message
 
 
 def make_status(outlook: Outlook, previous: Status | None) -> Status:
@@ -61,12 +29,13 @@ def make_status(outlook: Outlook, previous: Status | None) -> Status:
     seen, census = outlook.seen, outlook.census
     existing = [w for w in seen.workers if w.failure is None and not w.stopping]
     cold = _cold_start(outlook)
-    stalled = _stalled(outlook)
+    cause = find_cause(outlook)
     findings: dict[ConditionType, Finding] = {
-        "Ready": _ready(outlook, cold),
-        "Reconciling": _reconciling(outlook, stalled),
-        "Stalled": stalled,
+        "Ready": _ready(outlook, cold, cause),
+        "Reconciling": _reconciling(outlook, cause),
+        "Stalled": _stalled(cause),
         "NameConflict": _name_conflict(seen),
+        "PlacementLimited": _placement_limited(outlook),
     }
     signals = outlook.signals
     return Status(
@@ -81,6 +50,7 @@ def make_status(outlook: Outlook, previous: Status | None) -> Status:
         queue=Queue(waiting=signals.waiting, running=signals.running) if signals.gateways else None,
         scaling_history=_history(outlook, previous),
         cold_start=cold,
+        cost_per_hour=cost_per_hour(seen),
     )
 
 
@@ -95,7 +65,7 @@ def _condition(
     return Condition(
         type=type_,
         status=status,
-        reason=reason,
+        reason=reason.value,
         message=message,
         changed=changed,
         generation=outlook.seen.deployment.generation,
@@ -112,40 +82,39 @@ def _history(outlook: Outlook, previous: Status | None) -> tuple[ScalingEvent, .
     return (*history, event)[-HISTORY:]
 
 
-def _ready(outlook: Outlook, cold: ColdStart | None) -> Finding:
+def _ready(outlook: Outlook, cold: ColdStart | None, cause: Cause | None) -> Finding:
     gateways = outlook.signals.gateways
     if not gateways:
-        return "Unknown", "NoGateway", "no gateway is connected, so nobody can tell what it reaches"
+        return (
+            "Unknown",
+            Reason.NO_GATEWAY,
+            "no gateway is connected, so nobody can tell what it reaches",
+        )
     behind = [gateway.gateway for gateway in gateways if not gateway.heard]
     if behind:
-        return "False", "GatewayBehind", f"{', '.join(behind)} has not taken the latest view yet"
+        return (
+            "False",
+            Reason.GATEWAY_BEHIND,
+            f"{', '.join(behind)} has not taken the latest view yet",
+        )
     if outlook.is_asleep:
-        return "True", "Asleep", "no worker runs; the first request wakes one"
+        return "True", Reason.ASLEEP, "no worker runs; the first request wakes one"
     lost = [gateway.gateway for gateway in gateways if not _is_served(outlook, gateway)]
     if not lost:
         return (
             "True",
-            "Serving",
+            Reason.SERVING,
             f"{len(outlook.census.ready)} of {_replicas(outlook.target)} ready at every gateway",
         )
-    return "False", *_why_not_ready(outlook, cold, lost)
-
-
-def _why_not_ready(outlook: Outlook, cold: ColdStart | None, lost: list[str]) -> tuple[str, str]:
-    deployment, failures = outlook.seen.deployment, outlook.memory.failures
-    if deployment.error:
-        return "InvalidSpec", deployment.error
     if any(_says_ready(outlook, worker.id) for worker in outlook.census.serving):
-        return "Unreachable", f"{', '.join(lost)} reaches no ready worker"
-    if failures.count:
-        return "WorkerFailed", f"{_times(failures.count)} in a row: {failures.error}"
+        return "False", Reason.UNREACHABLE, f"{', '.join(lost)} reaches no ready worker"
+    if cause is not None:
+        return "False", cause.reason, cause.message
     if outlook.target == 0 and not outlook.census.serving:
-        return "ScaledToZero", "spec.scaling.replicas is 0, so nothing serves"
-    reason = "Waking" if outlook.is_proven else "Starting"
-    trouble = next((w.trouble for w in outlook.census.serving if w.trouble), "")
-    if trouble:
-        return reason, trouble
-    return reason, f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
+        return "False", Reason.SCALED_TO_ZERO, "spec.scaling.replicas is 0, so nothing serves"
+    reason = Reason.WAKING if outlook.is_proven else Reason.STARTING
+    progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
+    return "False", reason, progress
 
 
 def _is_served(outlook: Outlook, gateway: GatewayReport) -> bool:
@@ -160,34 +129,40 @@ def _says_ready(outlook: Outlook, worker_id: str) -> bool:
     return stats is not None and stats.state is WorkerState.READY
 
 
-def _reconciling(outlook: Outlook, stalled: Finding) -> Finding:
+def _reconciling(outlook: Outlook, cause: Cause | None) -> Finding:
     """False while stalled: kstatus takes the first of the two that is true."""
     census, target = outlook.census, outlook.target
-    if stalled[0] == "True":
-        return "False", "Stalled", "it does not get further by itself"
+    if cause is not None:
+        if cause.is_lasting:
+            return "False", Reason.STALLED, "it does not get further by itself"
+        return "True", cause.reason, cause.message
     if census.old:
         done = f"{census.ready_current} of {_replicas(target)} of the new revision ready"
-        return "True", "Rollout", f"{done}, {len(census.old)} of an old one left"
+        return "True", Reason.ROLLOUT, f"{done}, {len(census.old)} of an old one left"
     if census.ready_current < len(census.current) or outlook.missing:
-        reason = "ScalingUp" if outlook.is_proven else "Starting"
         return (
             "True",
-            reason,
+            Reason.SCALING_UP if outlook.is_proven else Reason.STARTING,
             f"{census.ready_current} of {_replicas(target)} ready: {outlook.reason}",
         )
-    ending = sum(w.failure is None for w in outlook.seen.workers) - len(census.serving)
-    if ending > 0:
-        return "True", "ScalingDown", f"{ending} draining: {outlook.reason}"
-    return "False", "AsDesired", f"{_replicas(target)} wanted: {outlook.reason}"
+    if census.leaving:
+        return (
+            "True",
+            Reason.SCALING_DOWN,
+            f"{len(census.leaving)} draining: {outlook.reason}",
+        )
+    return "False", Reason.AS_DESIRED, f"{_replicas(target)} wanted: {outlook.reason}"
 
 
-def _stalled(outlook: Outlook) -> Finding:
-    failures = outlook.memory.failures
-    if outlook.seen.deployment.error:
-        return "True", "InvalidSpec", outlook.seen.deployment.error
-    if failures.count >= STALLED_AFTER:
-        return "True", "WorkersFail", f"{_times(failures.count)} in a row: {failures.error}"
-    return "False", "Progressing", "nothing is in the way"
+def _stalled(cause: Cause | None) -> Finding:
+    if cause is not None and cause.is_lasting:
+        return "True", cause.reason, cause.message
+    return "False", Reason.PROGRESSING, "nothing is in the way"
+
+
+def _placement_limited(outlook: Outlook) -> Finding:
+    is_limited, reason, message = placement_limits(outlook)
+    return "True" if is_limited else "False", reason, message
 
 
 def _name_conflict(seen: Observed) -> Finding:
@@ -199,8 +174,8 @@ def _name_conflict(seen: Observed) -> Finding:
         if seen.owners.get(name, deployment.key) != deployment.key
     ]
     if not lost:
-        return "False", "NoConflict", "every served name is its own"
-    return "True", "NameTaken", f"{'; '.join(lost)}: ask for {deployment.key!r} instead"
+        return "False", Reason.NO_CONFLICT, "every served name is its own"
+    return "True", Reason.NAME_TAKEN, f"{'; '.join(lost)}: ask for {deployment.key!r} instead"
 
 
 def _cold_start(outlook: Outlook) -> ColdStart | None:
@@ -215,7 +190,8 @@ def _cold_start(outlook: Outlook) -> ColdStart | None:
         stats = outlook.signals.stats.get(worker.id)
         learned = worker.created + outlook.memory.cold_start_seconds
         eta = learned if learned > max(outlook.now, worker.created) else 0.0
-        phase, percent = "Pending" if worker.trouble else "Starting", 0
+        is_stuck = worker.trouble is not None and worker.trouble.is_told(outlook.now)
+        phase, percent = "Pending" if is_stuck else "Starting", 0
         if stats is not None and stats.phase:
             phase, percent, eta = stats.phase, int(stats.percent), stats.eta or eta
         progress.append(ColdStart(phase=phase, percent=percent, eta=eta))
@@ -229,10 +205,6 @@ def _cold_start(outlook: Outlook) -> ColdStart | None:
         phase="BackOff" if waiting else "Starting",
         eta=learned if learned > outlook.now else 0.0,
     )
-
-
-def _times(count: int) -> str:
-    return "a worker failed once" if count == 1 else f"workers failed {count} times"
 
 
 def _replicas(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, get_args
 
 from .status import ColdStart, Condition, ConditionType, Queue, ScalingEvent, Status
@@ -16,6 +17,12 @@ def show_time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime(
         "%Y-%m-%dT%H:%M:%SZ"
     )
+
+
+def show_money(amount: Decimal) -> str:
+    """With two decimals, or as many as it needs."""
+    whole = amount.quantize(Decimal("0.01"))
+    return str(whole if whole == amount else amount.normalize())
 
 
 def parse_time(text: str) -> float:
@@ -59,6 +66,8 @@ def render(status: Status) -> dict[str, Any]:
         rendered["coldStart"] = {"phase": cold.phase, "percent": cold.percent}
         if cold.eta:
             rendered["coldStart"]["eta"] = show_time(cold.eta)
+    if status.cost_per_hour is not None:
+        rendered["cost"] = {"perHour": show_money(status.cost_per_hour)}
     return rendered
 
 
@@ -67,6 +76,7 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
     if not rendered.get("conditions"):
         return None
     queue, cold = rendered.get("queue"), rendered.get("coldStart")
+    cost = rendered.get("cost")
     return Status(
         observed_generation=rendered.get("observedGeneration", 0),
         conditions=tuple(
@@ -102,6 +112,7 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
         )
         if cold
         else None,
+        cost_per_hour=Decimal(cost["perHour"]) if cost else None,
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 Truth = Literal["True", "False", "Unknown"]
-ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict"]
+ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """As kstatus reads it. Reconciling, Stalled and NameConflict are False when all is well."""
+    """As kstatus reads it. All but Ready are False when all is well."""
 
     type: ConditionType
     status: Truth
@@ -61,6 +62,7 @@ class Status:
     queue: Queue | None = None  # None: no gateway says
     scaling_history: tuple[ScalingEvent, ...] = ()  # last 10, oldest first
     cold_start: ColdStart | None = None  # None: a worker is ready
+    cost_per_hour: Decimal | None = None  # None: not known
 
     def condition(self, type_: ConditionType) -> Condition:
         """The condition of that type; each is always there."""

@@ -64,8 +64,11 @@ class LocalBody:
         self._flags = {key: (*model_flags(m), *options.flags) for key, m in self._manifests.items()}
         # A microsecond apart: of two that ask for the same name, the first in the files has it.
         self._deployments: dict[str, Deployment] = {
-            key: decision_view(
-                manifest, revision=revision_hash(self._flags[key]), created=now + place * 1e-6
+            key: replace(
+                decision_view(
+                    manifest, revision=revision_hash(self._flags[key]), created=now + place * 1e-6
+                ),
+                accelerators=(),  # there is one machine
             )
             for place, (key, manifest) in enumerate(self._manifests.items())
         }

@@ -20,6 +20,7 @@ from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
+from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.status import Condition, Queue, Status
 from modelfleet_operator.errors import PassingError
 
@@ -137,10 +138,14 @@ async def test_a_strangers_pod_of_our_name_becomes_the_condition(
 ):
     body, seen = await a_body(api, kubernetes)
     await Cluster(api).create_pod({"metadata": {"name": create(seen).name}})
-    await body.carry_out(create(seen), seen)
+    with pytest.raises(PassingError):
+        await body.carry_out(create(seen), seen)
     stalled = body.observe(KEY)
     assert stalled is not None
-    assert "belongs to somebody else" in stalled.deployment.error
+    refusal = stalled.deployment.refusal
+    assert refusal is not None
+    assert refusal.reason is Reason.POD_NAME_TAKEN
+    assert "belongs to somebody else" in refusal.message
 
 
 async def test_a_pod_of_an_earlier_object_of_this_name_is_nothing_to_route_to(

@@ -150,99 +150,13 @@ def test_a_pod_is_read_back_as_the_worker_that_was_asked_for():
         2,
     )
     assert worker.address == "10.0.0.7:9000"
-    assert (worker.stopping, worker.failure, worker.trouble) == (False, None, "")
+    assert (worker.stopping, worker.failure, worker.trouble) == (False, None, None)
 
 
 def test_an_address_of_the_newer_family_gets_its_brackets():
     worker = observed_worker(seen({"podIP": "fd00::7"}))
     assert worker is not None
     assert worker.address == "[fd00::7]:9000"
-
-
-def terminated(**fields: Any) -> dict[str, Any]:
-    return {"containerStatuses": [{"state": {"terminated": fields}}]}
-
-
-def waiting(reason: str, message: str = "") -> dict[str, Any]:
-    state = {"waiting": {"reason": reason, "message": message}}
-    return {"phase": "Pending", "containerStatuses": [{"state": state}]}
-
-
-@pytest.mark.parametrize(
-    ("status", "failure"),
-    [
-        pytest.param(
-            {
-                "phase": "Failed",
-                **terminated(reason="OOMKilled", exitCode=137),
-            },
-            "OOMKilled, exit code 137",
-            id="out of memory",
-        ),
-        pytest.param(
-            {
-                "phase": "Failed",
-                **terminated(reason="Error", exitCode=1, message="one\ntwo\n"),
-            },
-            "Error, exit code 1: two",
-            id="its last line",
-        ),
-        pytest.param(
-            {"phase": "Failed", "reason": "Evicted", "message": "disk pressure"},
-            "Evicted: disk pressure",
-            id="evicted",
-        ),
-        pytest.param(
-            {"phase": "Succeeded", **terminated(reason="Completed", exitCode=0)},
-            "Completed, exit code 0",
-            id="ended well, but nobody asked",
-        ),
-        pytest.param({"phase": "Running"}, None, id="alive"),
-    ],
-)
-def test_says_why_it_died(status: dict[str, Any], failure: str | None):
-    worker = observed_worker(seen(status))
-    assert worker is not None
-    assert worker.failure == failure
-
-
-def test_a_pod_that_was_told_to_end_did_not_fail():
-    status = {"phase": "Failed", **terminated(reason="Error", exitCode=143)}
-    worker = observed_worker(seen(status, deletionTimestamp="2026-11-21T17:00:01Z"))
-    assert worker is not None
-    assert (worker.stopping, worker.failure) == (True, None)
-
-
-@pytest.mark.parametrize(
-    ("status", "trouble"),
-    [
-        pytest.param(waiting("ContainerCreating"), "", id="patience"),
-        pytest.param(
-            waiting("ImagePullBackOff", "no such image"),
-            "ImagePullBackOff: no such image",
-            id="no image",
-        ),
-        pytest.param(
-            {
-                "phase": "Pending",
-                "conditions": [
-                    {
-                        "type": "PodScheduled",
-                        "status": "False",
-                        "reason": "Unschedulable",
-                        "message": "0/3 nodes are available",
-                    }
-                ],
-            },
-            "Unschedulable: 0/3 nodes are available",
-            id="no node",
-        ),
-    ],
-)
-def test_says_why_it_does_not_start(status: dict[str, Any], trouble: str):
-    worker = observed_worker(seen(status))
-    assert worker is not None
-    assert worker.trouble == trouble
 
 
 def test_a_stranger_with_our_label_is_no_worker():

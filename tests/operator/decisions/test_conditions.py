@@ -9,8 +9,10 @@ from modelfleet_operator.decisions.memory import Failures, Memory
 from modelfleet_operator.decisions.names import owners, revision_hash
 from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
 from modelfleet_operator.decisions.plan import make_plan
+from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.rendering import is_due, parse, render
 from modelfleet_operator.decisions.status import Status
+from modelfleet_operator.decisions.trouble import Trouble
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
@@ -98,7 +100,7 @@ def test_a_status_of_an_older_version_may_lack_a_condition():
     before = status_of(ONE, signals=signals)
     older = replace(before, conditions=before.conditions[:1])
     after = status_of(ONE, signals=signals, now=2000, previous=older)
-    assert [c.changed for c in after.conditions] == [1000, 2000, 2000, 2000]
+    assert [c.changed for c in after.conditions] == [1000, 2000, 2000, 2000, 2000]
 
 
 def test_counts_say_what_exists_what_is_ready_and_what_waits():
@@ -122,9 +124,14 @@ def test_a_learned_cold_start_time_gives_the_first_estimate():
 
 
 def test_a_pod_that_cannot_start_says_why():
-    stuck = replace(ONE, trouble="Unschedulable: 0/3 nodes have a GPU left", address="")
+    trouble = Trouble(reason=Reason.UNSCHEDULABLE, message="0/3 nodes have a GPU", since=990)
+    stuck = replace(ONE, trouble=trouble, address="")
     status = status_of(stuck, signals=Signals(gateways=(report(),)))
-    assert "0/3 nodes" in status.condition("Ready").message
+    for kind, truth in [("Ready", "False"), ("Reconciling", "True")]:
+        condition = status.condition(kind)
+        assert (condition.status, condition.reason) == (truth, "Unschedulable")
+        assert "tiny-aaaa-0: 0/3 nodes" in condition.message
+    assert status.condition("Stalled").status == "False", "it may pass"
     assert status.cold_start.phase == "Pending"
 
 

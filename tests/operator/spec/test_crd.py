@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import celpy
 import jsonschema
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from modelfleet_operator.accelerator import AcceleratorClass
 from modelfleet_operator.crd import (
-    CRD_FILE,
+    ACCELERATOR_CLASS,
+    MODEL_DEPLOYMENT,
+    OBJECTS,
     REFERENCE_FILE,
+    ApiObject,
     crd_text,
     object_schema,
     reference,
@@ -30,7 +36,9 @@ from modelfleet_operator.decisions.status import (
 from modelfleet_operator.manifests import check_manifest
 from modelfleet_operator.spec import ModelDeployment
 
-SCHEMA = object_schema()
+SCHEMA = object_schema(MODEL_DEPLOYMENT)
+CLASS_SCHEMA = object_schema(ACCELERATOR_CLASS)
+each_object = pytest.mark.parametrize("of", OBJECTS, ids=lambda of: of.kind)
 
 
 def manifest(name: str = "smol", **spec: Any) -> dict[str, Any]:
@@ -46,14 +54,16 @@ def model(**fields: Any) -> dict[str, Any]:
     return manifest(model={"source": "hf://owner/name", **fields})
 
 
-def admitted(document: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def admitted(
+    document: dict[str, Any], schema: dict[str, Any] = SCHEMA
+) -> tuple[dict[str, Any], list[str]]:
     """As an API server does it: nulls pruned, defaults set, schema, list types, CEL."""
-    document = _with_defaults(_without_nulls(copy.deepcopy(document)), SCHEMA)
-    errors = [e.message for e in jsonschema.Draft202012Validator(SCHEMA).iter_errors(document)]
-    errors += _list_errors(document, SCHEMA) or []
+    document = _with_defaults(_without_nulls(copy.deepcopy(document)), schema)
+    errors = [e.message for e in jsonschema.Draft202012Validator(schema).iter_errors(document)]
+    errors += _list_errors(document, schema) or []
     # Strict field validation (kubectl's default) refuses what the schema does not know.
-    errors += _unknown_fields(document["spec"], SCHEMA["properties"]["spec"])
-    return document, errors or list(_rule_errors(document, SCHEMA))
+    errors += _unknown_fields(document["spec"], schema["properties"]["spec"])
+    return document, errors or list(_rule_errors(document, schema))
 
 
 def _without_nulls(value: Any) -> Any:
@@ -63,6 +73,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _with_defaults(value: Any, schema: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_with_defaults(entry, schema.get("items", {})) for entry in value]
     if not isinstance(value, dict):
         return value
     for name, field in schema.get("properties", {}).items():
@@ -98,6 +110,9 @@ def _rule_errors(value: Any, schema: dict[str, Any]) -> Iterator[str]:
         program = environment.program(environment.compile(rule["rule"]))
         if not program.evaluate({"self": celpy.json_to_cel(value)}):
             yield rule["message"]
+    if isinstance(value, list):
+        for entry in value:
+            yield from _rule_errors(entry, schema["items"])
     if isinstance(value, dict):
         for name, field in schema.get("properties", {}).items():
             if name in value:
@@ -126,6 +141,8 @@ VALID = [
     ),
     pytest.param(manifest(name="n" * 63), id="the longest name"),
     pytest.param(manifest(coldStart={"holdTimeout": "0s", "maxQueue": 1}), id="hold nothing"),
+    pytest.param(manifest(placement={"accelerators": ["h100", "a10"]}), id="two classes"),
+    pytest.param(manifest(placement={"fallbackAfter": "10m"}), id="a time alone"),
 ]
 INVALID = [
     pytest.param({**manifest(), "spec": {}}, id="no model"),
@@ -173,10 +190,81 @@ INVALID = [
     pytest.param(manifest(scaling={"idleTimeout": "-5m"}), id="a negative duration"),
     pytest.param(manifest(coldStart={"holdTimeout": ""}), id="an empty duration"),
     pytest.param(manifest(coldStart={"maxQueue": 0}), id="no queue"),
+    pytest.param(manifest(placement={"accelerators": ["h100", "h100"]}), id="a class twice"),
+    pytest.param(manifest(placement={"accelerators": ["H100"]}), id="a class in capitals"),
+    pytest.param(
+        manifest(placement={"accelerators": [f"c{n}" for n in range(9)]}), id="too many classes"
+    ),
+    pytest.param(manifest(placement={"spot": {"policy": "Never"}}), id="spot, a future field"),
     pytest.param(manifest(quantization={"weights": "Int8"}), id="a field of the future"),
     pytest.param(manifest(name="n" * 64), id="a name too long for a label"),
     pytest.param(manifest(name="a.b"), id="a name with a dot"),
 ]
+
+
+def accelerator(name: str = "h100", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "AcceleratorClass",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def tolerating(**toleration: Any) -> dict[str, Any]:
+    return accelerator(tolerations=[toleration])
+
+
+VALID_CLASSES = [
+    pytest.param(accelerator(), id="any node"),
+    pytest.param(
+        accelerator(
+            resource={"name": "nvidia.com/gpu", "count": 2},
+            nodeSelector={"node.kubernetes.io/instance-type": "a3", "zone": ""},
+            tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            price={"onDemand": "2.50"},
+        ),
+        id="everything",
+    ),
+    pytest.param(tolerating(operator="Exists"), id="every taint"),
+    pytest.param(tolerating(key="a", value="b"), id="one taint with a value"),
+    pytest.param(
+        tolerating(key="a", operator="Exists", effect="NoExecute", tolerationSeconds=60),
+        id="a time",
+    ),
+]
+INVALID_CLASSES = [
+    pytest.param(accelerator(name="a.b"), id="a name with a dot"),
+    pytest.param(accelerator(resource={"name": "gpu"}), id="a resource without its domain"),
+    pytest.param(accelerator(resource={"name": "x.io/gpu", "count": 0}), id="none of it"),
+    pytest.param(accelerator(resource={"count": 1}), id="nobody knows of what"),
+    pytest.param(accelerator(nodeSelector={"a b": "c"}), id="a key with a space"),
+    pytest.param(accelerator(nodeSelector={"a": "c d"}), id="a value with a space"),
+    pytest.param(accelerator(nodeSelector={"a": 1}), id="a number for a label"),
+    pytest.param(accelerator(nodeSelector={f"k{n}": "v" for n in range(17)}), id="too many labels"),
+    pytest.param(tolerating(), id="a toleration of nothing"),
+    pytest.param(tolerating(operator="Exists", value="x"), id="a value that is not asked for"),
+    pytest.param(tolerating(key="a", tolerationSeconds=1), id="a time without NoExecute"),
+    pytest.param(accelerator(price={"onDemand": 2.5}), id="money as a number"),
+    pytest.param(accelerator(price={"onDemand": "-1"}), id="money to earn"),
+    pytest.param(accelerator(price={"onDemand": "1", "spot": "1"}), id="spot, a future field"),
+    pytest.param(accelerator(memory="80Gi"), id="memory, a future field"),
+]
+
+
+@pytest.mark.parametrize("document", VALID_CLASSES)
+def test_accepts_accelerator_classes_alike(document: dict[str, Any]):
+    with_defaults, errors = admitted(document, CLASS_SCHEMA)
+    assert errors == []
+    read = AcceleratorClass.model_validate(document)
+    assert AcceleratorClass.model_validate(with_defaults) == read
+
+
+@pytest.mark.parametrize("document", INVALID_CLASSES)
+def test_refuses_accelerator_classes_alike(document: dict[str, Any]):
+    assert admitted(document, CLASS_SCHEMA)[1]
+    with pytest.raises(ValidationError):
+        AcceleratorClass.model_validate(document)
 
 
 @pytest.mark.parametrize("document", VALID)
@@ -203,8 +291,9 @@ def test_the_schemas_defaults_are_the_models():
     assert read.spec.model_dump(mode="json", exclude_none=True) == with_defaults["spec"]
 
 
-def test_the_files_are_what_the_models_say():
-    assert CRD_FILE.read_text() == crd_text(), "run python -m modelfleet_operator.crd"
+@each_object
+def test_the_files_are_what_the_models_say(of: ApiObject):
+    assert of.file.read_text() == crd_text(of), "run python -m modelfleet_operator.crd"
     assert REFERENCE_FILE.read_text() == reference(), "run python -m modelfleet_operator.crd"
 
 
@@ -216,8 +305,9 @@ def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, A
         yield from fields(field, f"{path}.{name}")
 
 
-def test_every_field_of_the_spec_says_its_default_or_that_it_is_required():
-    for path, field, required in fields(SCHEMA["properties"]["spec"], "spec"):
+@each_object
+def test_every_field_of_the_spec_says_its_default_or_that_it_is_required(of: ApiObject):
+    for path, field, required in fields(object_schema(of)["properties"]["spec"], "spec"):
         description = field["description"]
         assert ("Required." in description) == required, path
         assert ("Default" in description) != required, path
@@ -227,9 +317,11 @@ def test_every_field_of_the_spec_says_its_default_or_that_it_is_required():
             ), path
 
 
-def test_every_field_is_described_and_bounded_and_every_list_has_its_type():
-    for part in ("spec", "status"):
-        for path, field, _ in fields(SCHEMA["properties"][part], part):
+@each_object
+def test_every_field_is_described_and_bounded_and_every_list_has_its_type(of: ApiObject):
+    properties = object_schema(of)["properties"]
+    for part in {"spec", "status"} & properties.keys():
+        for path, field, _ in fields(properties[part], part):
             assert field["description"], path
             assert "\n" not in field["description"], path
             kind = field["type"]
@@ -238,22 +330,28 @@ def test_every_field_is_described_and_bounded_and_every_list_has_its_type():
             if kind == "array":
                 assert "maxItems" in field, path
                 assert field["x-kubernetes-list-type"] in {"set", "map", "atomic"}, path
+            if "additionalProperties" in field:
+                assert "maxProperties" in field, path
             if kind == "integer" and part == "spec":
                 assert {"minimum", "maximum"} <= field.keys(), path
 
 
-def test_the_schema_is_structural():
-    text = yaml.safe_dump(yaml.safe_load(crd_text()))
-    for forbidden in ("$ref", "anyOf", "additionalProperties", "title:", "uniqueItems", "const:"):
+@each_object
+def test_the_schema_is_structural(of: ApiObject):
+    text = yaml.safe_dump(yaml.safe_load(crd_text(of)))
+    for forbidden in (
+        *("$ref", "anyOf", "additionalProperties: false", "title:", "uniqueItems", "const:"),
+        *("patternProperties", "propertyNames"),
+    ):
         assert forbidden not in text
 
 
 def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_questions():
-    (version,) = yaml.safe_load(crd_text())["spec"]["versions"]
+    (version,) = yaml.safe_load(crd_text(MODEL_DEPLOYMENT))["spec"]["versions"]
     assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.scaling.replicas"
     assert "status" in version["subresources"]
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "Age"]
+    assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "$/h", "Age"]
 
 
 def test_a_status_that_we_write_fits_the_schema_with_every_field():
@@ -276,6 +374,7 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         queue=Queue(waiting=1, running=2),
         scaling_history=(ScalingEvent(time=1.0, before=1, after=2, reason="demand"),),
         cold_start=ColdStart(phase="Weights", percent=40, eta=9.0),
+        cost_per_hour=Decimal("2.50"),
     )
     written = {**render(status), "memory": Memory(target=2).dump()}
     schema = SCHEMA["properties"]["status"]
