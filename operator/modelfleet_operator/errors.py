@@ -21,3 +21,7 @@ class StartError(ModelfleetError):
 
 class RejectedError(ModelfleetError):
     """The Kubernetes API refused what we asked for; somebody must change something first."""
+
+
+class LeadershipLostError(ModelfleetError):
+    """This replica could not renew its Lease in time: another one may lead, so it must end."""

@@ -18,8 +18,10 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
 
 MODELS = "modelfleet.dev/v1alpha1/modeldeployments"
+CLASSES = "modelfleet.dev/v1alpha1/acceleratorclasses"
 PODS = "v1/pods"
 EVENTS = "events.k8s.io/v1/events"
+LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
 
@@ -39,7 +41,8 @@ async def eventually(look: Callable[[], T], *, within: float = 10.0) -> T:
 class ApiServer(kmock.KubernetesEmulator):
     """kmock's emulator and what it leaves out.
 
-    uids, generations, uid preconditions, and server-side apply of a status as a replacement.
+    uids, generations, uid preconditions, resource versions of Leases, and server-side apply of a
+    status as a replacement.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -47,6 +50,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self.numbers = itertools.count(1)
         self.seen: list[kmock.Request] = []  # all that the operator asked
         self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
+        self.refuse_leases = False  # an API server that is there for reading only
 
     async def _handle(self, request: kmock.Request) -> Any:
         if TEST not in {name.lower() for name in request.headers}:
@@ -60,6 +64,8 @@ class ApiServer(kmock.KubernetesEmulator):
         creates = request.action == kmock.action.CREATE
         if creates and request.resource.plural == "pods" and self.refuse_pods:
             raise kmock.KubernetesError(status=403, reason="Forbidden", message=self.refuse_pods)
+        if request.resource.plural == "leases":
+            self._complete_lease(request)
         if request.action == kmock.action.CREATE:
             data["metadata"] |= {
                 "uid": f"uid-{next(self.numbers)}",
@@ -84,6 +90,26 @@ class ApiServer(kmock.KubernetesEmulator):
                 data["status"] = status
             elif "spec" in data:
                 data.setdefault("metadata", {})["generation"] = raw["metadata"]["generation"] + 1
+
+    def _complete_lease(self, request: kmock.Request) -> None:
+        if self.refuse_leases:
+            raise kmock.KubernetesError(status=500, reason="Internal", message="no quorum")
+        metadata = request.data["metadata"]
+        key = (request.resource, request.namespace, request.name)
+        if request.name is not None and key in self.objects:
+            found = self.objects[key].raw["metadata"]["resourceVersion"]
+            asked = metadata.get("resourceVersion", found)
+            if asked != found:
+                raise conflict(f"version {asked} was asked for, it is {found}")
+        metadata["resourceVersion"] = str(next(self.numbers))
+
+    def lease(self) -> dict[str, Any]:
+        return self.objects[LEASES, "default", "modelfleet-operator"].raw
+
+    def holder(self) -> str:
+        """Who leads; empty: nobody, or there is no Lease."""
+        leases = [o for (resource, *_), o in self.objects.items() if resource.plural == "leases"]
+        return next((o.raw["spec"]["holderIdentity"] for o in leases if not o.deleted), "")
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """Those that exist, by name."""
@@ -133,6 +159,7 @@ class Cluster:
 
     api: ApiServer
     fleet_address: str = ""
+    has_ended: Callable[[], bool] = lambda: False  # whether the operator did, by itself
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     async def _send(self, method: str, path: str, body: Any = None) -> None:
@@ -156,6 +183,14 @@ class Cluster:
     async def delete(self, name: str = "smol") -> None:
         await self._send("DELETE", f"{self._models()}/{name}")
 
+    async def apply_class(self, name: str, **spec: Any) -> None:
+        await self._send("POST", "/apis/modelfleet.dev/v1alpha1/acceleratorclasses", {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "AcceleratorClass",
+            "metadata": {"name": name},
+            "spec": spec,
+        })
+
     async def start(self, pod: str) -> str:
         """The kubelet has started it; returns its address."""
         ip = f"10.0.0.{next(self.numbers)}"
@@ -177,6 +212,12 @@ class Cluster:
 
     async def delete_pod(self, pod: str) -> None:
         await self._send("DELETE", f"/api/v1/namespaces/default/pods/{pod}")
+
+    async def delete_lease(self) -> None:
+        await self._send(
+            "DELETE",
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases/modelfleet-operator",
+        )
 
     async def create_pod(self, pod: dict[str, Any]) -> None:
         await self._send("POST", "/api/v1/namespaces/default/pods", pod)

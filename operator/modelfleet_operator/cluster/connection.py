@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import kopf
 from kubernetes.aio import client, config
 
 from ..errors import StartError
+
+CONNECTIONS = 32  # requests at once; the API server's own limits come first
+
+
+class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: it is untyped to it
+    """The client, with a word about each request: whether it may go out, and how it ended."""
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        *,
+        may_write: Callable[[], None],
+        answered: Callable[[str, str, str], None],
+    ) -> None:
+        """`may_write` raises (or ends the process) before a request that changes something.
+
+        `answered` is told of each request: method, URL and the status (or the error's name).
+        """
+        configuration.connection_pool_maxsize = CONNECTIONS
+        super().__init__(configuration)
+        self._may_write = may_write
+        self._answered = answered
+
+    async def call_api(self, method: str, url: str, *args: Any, **options: Any) -> Any:
+        """The one way that every request takes, as near to the wire as the library lets us."""
+        if method != "GET":
+            self._may_write()
+        outcome = "cancelled"
+        try:
+            response = await super().call_api(method, url, *args, **options)
+            outcome = str(response.status)
+            return response
+        except Exception as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._answered(method, url, outcome)
 
 
 async def load_configuration(kubeconfig: Path | None) -> client.Configuration:

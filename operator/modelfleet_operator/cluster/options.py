@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..decisions.leadership import Pace
 from ..errors import StartError
 from .pods import PodSettings
 
@@ -22,6 +23,7 @@ class OperatorOptions:
     namespaces: tuple[str, ...] = ()  # empty: all
     lease_namespace: str = "default"
     lease_name: str = "modelfleet-operator"
+    lease_pace: Pace = field(default_factory=Pace)
     kubeconfig: Path | None = None  # None: the pod's service account, or else the usual places
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import kopf
 import structlog
-from kubernetes.aio import client
 
 from ..errors import ModelfleetError, StartError
 from ..fleet import Fleet, serve
+from ..metrics import Metrics
 from ..reconciler import Reconcilers
 from .api import ClusterApi
 from .body import ClusterBody
-from .connection import load_configuration
+from .connection import Client, load_configuration
 from .handlers import REGISTRY
+from .lease import Elector, Fence, raise_lost
 from .memo import OperatorMemo
 from .options import OperatorOptions
+from .probes import probes
 
 FIRST_LOOK = 2.0  # seconds between asking whether there is anything to wait for
 GRACE = 2.0  # seconds that gateways' streams get when the operator ends
@@ -36,7 +41,16 @@ def run_operator(options: OperatorOptions) -> None:
 
 async def _until_signalled(options: OperatorOptions) -> None:
     stop = asyncio.Event()
-    await operate(options, stop, lambda address: _take_signals(stop))
+    fence = Fence(_end_at_once)
+    # Python runs this before anything else that a stopped process would go on with.
+    signal.signal(signal.SIGCONT, lambda *_: fence.resumed())
+    await operate(options, stop, lambda address: _take_signals(stop), fence)
+
+
+def _end_at_once(message: str) -> NoReturn:
+    """No cleaning up: a replica that may not act any more has nothing to say to anybody."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201  for whoever reads the pod's log
+    os._exit(1)
 
 
 def _take_signals(stop: asyncio.Event) -> None:
@@ -46,12 +60,22 @@ def _take_signals(stop: asyncio.Event) -> None:
 
 
 async def operate(
-    options: OperatorOptions, stop: asyncio.Event, started: Callable[[str], None]
+    options: OperatorOptions,
+    stop: asyncio.Event,
+    started: Callable[[str], None],
+    fence: Fence | None = None,
 ) -> None:
-    """Until `stop` is set; `started` is told the Fleet service's HOST:PORT once all is running."""
+    """Until `stop` is set; `started` is told the Fleet service's HOST:PORT once all is running.
+
+    LeadershipLostError if the Lease could not be renewed, unless `fence` has another way to end.
+    """
+    fence = fence or Fence(raise_lost)
     configuration = await load_configuration(options.kubeconfig)
-    async with client.ApiClient(configuration) as api_client:
-        api = ClusterApi(api_client)
+    metrics = Metrics()
+    metrics.leader.set_function(lambda: fence.leads)
+    async with contextlib.AsyncExitStack() as stack:
+        connect = _Connections(configuration, metrics, stack)
+        api = ClusterApi(await connect(fence.check))
         body = ClusterBody(api, options.pods, time.time)
         fleet = Fleet(
             time.time,
@@ -60,6 +84,12 @@ async def operate(
         )
         reconcilers = Reconcilers(body, fleet, time.time)
         memo = OperatorMemo(body=body, reconcilers=reconcilers, kubeconfig=options.kubeconfig)
+        is_warm = asyncio.Event()
+        await stack.enter_async_context(
+            probes(options.metrics_listen, metrics.registry, is_warm.is_set)
+        )
+        # The Lease has a connection of its own: nothing queues before a renewal.
+        lease_client = await connect(lambda: None)
         ready, kopf_stop = asyncio.Event(), asyncio.Event()
         watching = asyncio.create_task(_watch(options, memo, ready, kopf_stop))
         try:
@@ -67,11 +97,34 @@ async def operate(
             async with _serving(fleet, options.fleet_listen) as address:
                 started(address)
                 log.info("watching", fleet=address, namespaces=options.namespaces or "all")
-                await _first_of(stop.wait(), watching, _lead(api, options, memo, fleet))
+                elector = Elector(
+                    lease_client,
+                    namespace=options.lease_namespace,
+                    name=options.lease_name,
+                    identity=f"{socket.gethostname()}@{options.advertise or address}",
+                    fence=fence,
+                    seen=lambda holder: fleet.follow(holder.partition("@")[2]),
+                    pace=options.lease_pace,
+                )
+                work = _work(api, options, memo, fleet, elector, is_warm)
+                await _first_of(stop.wait(), watching, work)
         finally:
             # Last, because kopf ends by cancelling every task that is younger than itself.
             kopf_stop.set()
             await asyncio.wait([watching])
+
+
+class _Connections:
+    """Makes clients that count what they ask."""
+
+    def __init__(
+        self, configuration: Any, metrics: Metrics, stack: contextlib.AsyncExitStack
+    ) -> None:
+        self._configuration, self._metrics, self._stack = configuration, metrics, stack
+
+    async def __call__(self, may_write: Callable[[], None]) -> Client:
+        made = Client(self._configuration, may_write=may_write, answered=self._metrics.answered)
+        return await self._stack.enter_async_context(made)
 
 
 async def _watch(
@@ -90,13 +143,25 @@ async def _watch(
         raise StartError("watching the cluster ended; the log says why")
 
 
-async def _lead(
-    api: ClusterApi, options: OperatorOptions, memo: OperatorMemo, fleet: Fleet
+async def _work(
+    api: ClusterApi,
+    options: OperatorOptions,
+    memo: OperatorMemo,
+    fleet: Fleet,
+    elector: Elector,
+    is_warm: asyncio.Event,
 ) -> None:
-    """Decides for the cluster. A Lease will say when, and its transitions will be the term."""
+    """Stands by with all that it needs to know, then decides for the cluster."""
     await _indices_are_complete(api, options.namespaces, memo.first_event)
-    fleet.lead(0, memo.body.keys())
-    await memo.reconcilers.run()
+    is_warm.set()
+    term = await elector.acquire()
+    log.info("leading", term=term)
+    fleet.lead(term, memo.body.keys())
+    try:
+        await _first_of(memo.reconcilers.run(), elector.keep())
+    finally:
+        fleet.end()
+        await elector.release()
 
 
 async def _indices_are_complete(

@@ -12,10 +12,11 @@ from typing import Any
 import kmock
 import pytest
 
-from kube_cluster import EVENTS, MODELS, PODS, ApiServer, Cluster
+from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, ApiServer, Cluster
 from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.run import operate
+from modelfleet_operator.decisions.leadership import Pace
 
 
 @pytest.fixture
@@ -24,7 +25,9 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[MODELS] = resource("ModelDeployment", {"status", "scale"})
         server.resources[PODS] = resource("Pod", {"status"})
         server.resources[EVENTS] = resource("Event", set())
+        server.resources[LEASES] = resource("Lease", set())
         for plural, kind in [
+            (CLASSES, "AcceleratorClass"),
             ("v1/namespaces", "Namespace"),
             ("apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition"),
         ]:
@@ -68,11 +71,12 @@ def start_operator(api: ApiServer, kubeconfig: Path) -> Callable[..., Any]:
     """`async with start_operator() as cluster`: an operator of its own, stopped at the end."""
 
     @contextlib.asynccontextmanager
-    async def start(**pods: Any) -> AsyncIterator[Cluster]:
+    async def start(pace: Pace | None = None, **pods: Any) -> AsyncIterator[Cluster]:
         options = OperatorOptions(
             fleet_listen="127.0.0.1:0",
             pods=PodSettings(**{"image": "worker:1", **pods}),
             kubeconfig=kubeconfig,
+            lease_pace=pace or Pace(),
         )
         here = asyncio.get_running_loop()
         address: asyncio.Future[str] = here.create_future()
@@ -93,9 +97,10 @@ def start_operator(api: ApiServer, kubeconfig: Path) -> Callable[..., Any]:
         if running.done():
             await running
         try:
-            yield Cluster(api, fleet_address=address.result())
+            yield Cluster(api, fleet_address=address.result(), has_ended=running.done)
         finally:
-            stops[0]()
+            with contextlib.suppress(RuntimeError):  # it has ended by itself, and its loop with it
+                stops[0]()
             await asyncio.wait_for(running, 15)
 
     return start

@@ -1,0 +1,107 @@
+"""What the operator counts for Prometheus; docs/metrics.md lists it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .decisions.plan import Plan
+
+_DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RESOURCE = re.compile(
+    r"/apis?/(?:[^/]+/)?v[^/]+/(?:namespaces/[^/]+/)?(?P<plural>[a-z]+)(?:/[^/]+/(?P<sub>[a-z]+))?"
+)
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.leader = Gauge(
+            "modelfleet_operator_leader", "1 if this replica leads", registry=registry
+        )
+        self.reconcile_duration = Histogram(
+            "modelfleet_operator_reconcile_duration_seconds",
+            "One look at a deployment: deciding, and all writes that follow",
+            registry=registry,
+            buckets=_DURATIONS,
+        )
+        self.reconcile_errors = Counter(
+            "modelfleet_operator_reconcile_errors",
+            "Looks that failed and are repeated",
+            registry=registry,
+        )
+        self.actions = Counter(
+            "modelfleet_operator_actions",
+            "Actions decided: create, unroute, stop, remove",
+            ("action",),
+            registry=registry,
+        )
+        self._requests = Counter(
+            "modelfleet_operator_api_requests",
+            "Requests to the Kubernetes API but watches, by HTTP method and status",
+            ("method", "resource", "code"),
+            registry=registry,
+        )
+
+    def answered(self, method: str, url: str, outcome: str) -> None:
+        """A request to the Kubernetes API ended: a status, or the name of an error."""
+        found = _RESOURCE.search(url)
+        resource = "/".join(filter(None, found.groups())) if found else "other"
+        self._requests.labels(method, resource, outcome).inc()
+
+    def collect_plans(
+        self, plans: Callable[[], Mapping[str, Plan]], dirty: Callable[[], int]
+    ) -> None:
+        """Shows the latest plan of each deployment, and how many deployments wait for a look."""
+        Gauge(
+            "modelfleet_operator_reconcile_queue",
+            "Deployments that something happened to and that were not looked at since",
+            registry=self.registry,
+        ).set_function(dirty)
+        self.registry.register(_Plans(plans))
+
+
+class _Plans(Collector):
+    """Read when asked, so that a deployment that is gone has no series left."""
+
+    def __init__(self, plans: Callable[[], Mapping[str, Plan]]) -> None:
+        self._plans = plans
+
+    def collect(self) -> Iterable[Metric]:
+        replicas = GaugeMetricFamily(
+            "modelfleet_operator_replicas",
+            "Workers that exist and are not ending",
+            labels=["model"],
+        )
+        ready = GaugeMetricFamily(
+            "modelfleet_operator_ready_replicas",
+            "Workers that every connected gateway can route to",
+            labels=["model"],
+        )
+        target = GaugeMetricFamily(
+            "modelfleet_operator_target_replicas", "Workers wanted", labels=["model"]
+        )
+        deployments = GaugeMetricFamily(
+            "modelfleet_operator_deployments",
+            "ModelDeployments by the status and reason of each condition",
+            labels=["condition", "status", "reason"],
+        )
+        tally: Tally[tuple[str, str, str]] = Tally()
+        for model, plan in self._plans().items():
+            replicas.add_metric([model], plan.status.replicas)
+            ready.add_metric([model], plan.status.ready_replicas)
+            if plan.memory.target is not None:
+                target.add_metric([model], plan.memory.target)
+            tally.update((c.type, c.status, c.reason) for c in plan.status.conditions)
+        for labels, count in sorted(tally.items()):
+            deployments.add_metric(labels, count)
+        return [replicas, ready, target, deployments]
