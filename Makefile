@@ -48,6 +48,14 @@ format: install ## Format and fix what can be fixed
 test: install model ## Every test that needs no cluster
 	$(BIN)/pytest
 
+.PHONY: cluster
+cluster: install ## A Kubernetes on this machine (Linux, root, Go); builds it the first time
+	@PYTHONPATH=e2e $(BIN)/python -m cluster up
+
+.PHONY: cluster-down
+cluster-down: install ## Remove that Kubernetes without a trace
+	@PYTHONPATH=e2e $(BIN)/python -m cluster down
+
 .PHONY: demo
 demo: install model ## One YAML to a fleet that answers, sleeps and wakes
 	@$(BIN)/python tools/demo.py

@@ -1,0 +1,57 @@
+"""`python -m cluster`: what `make cluster` and `make cluster-down` run."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from . import build, down, up
+from .commands import say
+from .components import COMPONENTS
+from .errors import ClusterError
+from .layout import CACHE, KUBECONFIG
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command("up")
+def up_command() -> None:
+    """Build what is missing, start the cluster and print how to use it."""
+    up.prepare(up.NEEDED)
+    up.start_cluster()
+    say(f"export KUBECONFIG={KUBECONFIG}")
+    say(f"export PATH={CACHE / 'bin'}:$PATH")
+
+
+@app.command("down")
+def down_command() -> None:
+    """Remove the cluster; built programs and images stay."""
+    down.stop_cluster()
+
+
+@app.command("build")
+def build_command(
+    component: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(COMPONENTS)}; all if none is named."),
+    ] = None,
+    drop_caches: Annotated[
+        bool, typer.Option(help="Afterwards drop Go's own module and build caches (4 GB).")
+    ] = False,
+) -> None:
+    """Install the packages and build the components that are missing."""
+    up.prepare(component or COMPONENTS)
+    if drop_caches:
+        build.drop_go_caches()
+
+
+def main() -> None:
+    """Errors of ours are for people: no traceback."""
+    try:
+        app()
+    except ClusterError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What the cluster is made of: programs built from Go modules whose hashes are in this repository."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .layout import CACHE
+
+MODULES = Path(__file__).parent / "go"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One Go module below go/, one binary, and the names it is started by."""
+
+    name: str
+    module: str  # the upstream module whose version names the build
+    package: str = "."  # what `go build` builds: our main, or upstream's through a tool directive
+    programs: tuple[str, ...]
+    files: str = ""  # a folder of the upstream module to keep beside the programs
+    version_variable: str = ""  # set by the linker, where upstream wants it so
+
+    @property
+    def source(self) -> Path:
+        """Our module: go.mod, go.sum and perhaps a main."""
+        return MODULES / self.name
+
+    @property
+    def version(self) -> str:
+        """The upstream module's version in our go.mod."""
+        requirement = re.compile(rf"^(?:require)?\s*{re.escape(self.module)} (v\S+)", re.MULTILINE)
+        found = requirement.search((self.source / "go.mod").read_text())
+        if found is None:
+            raise ValueError(f"{self.source / 'go.mod'} does not require {self.module}")
+        return found[1]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is built, once for each content of our module and of this description."""
+        digest = hashlib.sha256(repr(self).encode())
+        for file in sorted(self.source.iterdir()):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return CACHE / f"{self.name}-{self.version}-{digest.hexdigest()[:8]}"
+
+    @property
+    def is_built(self) -> bool:
+        """Builds appear by one rename, so a folder that exists is complete."""
+        return self.folder.is_dir()
+
+    @property
+    def linker_flags(self) -> str:
+        """Stripped, and with the version where the program would otherwise not know it."""
+        flags = ["-s", "-w"]
+        if self.version_variable:
+            major, minor, _ = self.version.removeprefix("v").split(".")
+            variables = {"gitVersion": self.version, "gitMajor": major, "gitMinor": minor}
+            flags += [f"-X {self.version_variable}.{k}={v}" for k, v in variables.items()]
+        return " ".join(flags)
+
+
+# In the order of need: a cluster can start as soon as the first four are there.
+COMPONENTS = {
+    component.name: component
+    for component in (
+        Component(
+            name="kubernetes",
+            module="k8s.io/kubernetes",
+            programs=(
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kube-proxy",
+                "kubelet",
+                "kubectl",
+            ),
+            version_variable="k8s.io/component-base/version",
+        ),
+        Component(
+            name="coredns",
+            module="github.com/coredns/coredns",
+            package="github.com/coredns/coredns",
+            programs=("coredns",),
+        ),
+        Component(
+            name="helm",
+            module="helm.sh/helm/v3",
+            package="helm.sh/helm/v3/cmd/helm",
+            programs=("helm",),
+        ),
+        Component(
+            name="metrics-server",
+            module="sigs.k8s.io/metrics-server",
+            package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+            programs=("metrics-server",),
+        ),
+        Component(
+            name="kwok",
+            module="sigs.k8s.io/kwok",
+            package="sigs.k8s.io/kwok/cmd/kwok",
+            programs=("kwok",),
+            files="kustomize/stage",
+        ),
+        Component(
+            name="argo-cd",
+            module="github.com/argoproj/argo-cd/v3",
+            programs=(
+                "argocd",
+                "argocd-application-controller",
+                "argocd-repo-server",
+                "argocd-git-ask-pass",
+            ),
+            files="manifests/crds",
+        ),
+    )
+}
+
+
+def program(name: str) -> Path:
+    """Where the program is, once its component is built."""
+    for component in COMPONENTS.values():
+        if name in component.programs:
+            return component.folder / name
+    raise KeyError(name)

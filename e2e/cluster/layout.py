@@ -1,0 +1,67 @@
+"""Where everything of the cluster lives: folders, addresses, names."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelfleet" / "cluster"
+IMAGES = CACHE / "images"
+RUN = CACHE / "run"  # everything a running cluster writes; gone after `make cluster-down`
+LOGS = RUN / "logs"
+PKI = RUN / "pki"
+KUBECONFIG = RUN / "admin.kubeconfig"
+
+# One bridge is the network between the nodes; the host has the first address on it.
+HOST_LINK = "modelfleet0"
+HOST_ADDRESS = "10.200.0.1"
+NODE_NETWORK = "10.200.0.0/24"
+POD_NETWORK = "10.244.0.0/16"
+SERVICE_NETWORK = "10.96.0.0/16"
+API_SERVICE_ADDRESS = "10.96.0.1"  # always the first of the service network
+DNS_SERVICE_ADDRESS = "10.96.0.10"
+DNS_DOMAIN = "cluster.local"
+API_SERVER_PORT = 6443
+API_SERVER = f"https://{HOST_ADDRESS}:{API_SERVER_PORT}"
+METRICS_SERVER_PORT = 4443
+ETCD_PORT = 12379  # on loopback; not 2379, which another etcd of this machine may hold
+ETCD_PEER_PORT = 12380
+
+CGROUP = "modelfleet"  # the nodes' cgroups are below it
+
+PAUSE_IMAGE = "localhost/modelfleet/pause:1"
+BASE_IMAGE = "localhost/modelfleet/base:bookworm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One worker node: its own process, mount, network and host name namespaces."""
+
+    number: int  # from 1; part of its addresses
+
+    @property
+    def name(self) -> str:
+        """The name of its Node object."""
+        return f"node-{self.number}"
+
+    @property
+    def address(self) -> str:
+        """Its address on the bridge."""
+        return f"10.200.0.{10 + self.number}"
+
+    @property
+    def pods(self) -> str:
+        """The range its pods get their addresses from."""
+        return f"10.244.{self.number}.0/24"
+
+    @property
+    def folder(self) -> Path:
+        """Everything its processes write."""
+        return RUN / self.name
+
+    @property
+    def socket(self) -> Path:
+        """Where its containerd listens."""
+        return self.folder / "containerd.sock"
+
+
+NODES = (Node(number=1), Node(number=2))

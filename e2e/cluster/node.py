@@ -1,0 +1,120 @@
+"""A worker node: namespaces held by one process, and in them containerd, kubelet and kube-proxy.
+
+The processes see their own pids, mounts, network and host name. When the process that holds the
+namespaces ends, the kernel ends every process in them, pods included, and removes their mounts: a
+node cannot leave anything behind.
+"""
+
+import signal
+from pathlib import Path
+
+import yaml
+
+from . import network, processes
+from .cgroups import make_cgroup
+from .commands import command
+from .components import program
+from .errors import NotRunningError
+from .layout import KUBECONFIG, LOGS, PKI, POD_NETWORK, Node
+from .node_configuration import cni, containerd, kubelet, kube_proxy
+
+# Paths that node programs have built in and the two nodes must not share with each other or with
+# the machine; a fresh tmpfs over each, seen by the node alone.
+PRIVATE = ("/run", "/var/lib/kubelet", "/var/lib/cni", "/opt/cni", "/opt/containerd")
+
+
+def start_node(node: Node) -> None:
+    """Starts everything; the node registers itself a few seconds later."""
+    node.folder.mkdir(parents=True)
+    make_cgroup(node)
+    write_configuration(node)
+    namespaces = ("--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts")
+    # tini buries the orphans that end up with the first process of a pid namespace.
+    holder_command = ("tini", "--", "sleep", "infinity")
+    processes.start(node.name, *holder_command, prefix=("unshare", *namespaces))
+    processes.wait_until(
+        f"the namespaces of {node.name}", lambda: processes.find(node.name, "sleep") is not None
+    )
+    inside(node, "hostname", node.name)
+    inside(node, "mount", "--make-rshared", "/")
+    for path in PRIVATE:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        inside(node, "mount", "-t", "tmpfs", "tmpfs", path)
+    network.connect(node, holder(node))
+    start_containerd(node)
+    start_kubelet(node)
+    start_kube_proxy(node)
+
+
+def write_configuration(node: Node) -> None:
+    """One file for each program of the node."""
+    (node.folder / "cni").mkdir()
+    (node.folder / "cni" / "10-modelfleet.conflist").write_text(cni(node))
+    (node.folder / "containerd.toml").write_text(containerd(node))
+    (node.folder / "kubelet.yaml").write_text(yaml.safe_dump(kubelet(node)))
+    (node.folder / "kube-proxy.yaml").write_text(yaml.safe_dump(kube_proxy(node)))
+
+
+def start_containerd(node: Node) -> None:
+    """Returns when containerd answers."""
+    start_inside(node, "containerd", "containerd", "--config", node.folder / "containerd.toml")
+    processes.wait_until(f"containerd of {node.name}", node.socket.exists)
+
+
+def start_kubelet(node: Node) -> None:
+    """Does nothing if it runs."""
+    if processes.find(f"{node.name}-kubelet", "kubelet") is None:
+        start_inside(
+            *(node, "kubelet", program("kubelet"), "--config", node.folder / "kubelet.yaml"),
+            *(
+                "--kubeconfig",
+                PKI / f"{node.name}.kubeconfig",
+                "--root-dir",
+                node.folder / "kubelet",
+            ),
+            *("--hostname-override", node.name, "--node-ip", node.address),
+            *("--cert-dir", node.folder / "kubelet-pki"),
+            *("--node-labels", f"topology.kubernetes.io/zone=zone-{node.number}"),
+        )
+
+
+def stop_kubelet(node: Node, with_signal: int = signal.SIGKILL) -> None:
+    """The pods go on; the cluster notices when the node's lease runs out."""
+    pid = processes.find(f"{node.name}-kubelet", "kubelet")
+    if pid is not None:
+        processes.stop([pid], with_signal=with_signal)
+
+
+def start_kube_proxy(node: Node) -> None:
+    """Services: iptables rules in the node's own network namespace."""
+    start_inside(
+        node, "kube-proxy", program("kube-proxy"), "--config", node.folder / "kube-proxy.yaml"
+    )
+
+
+def start_inside(node: Node, name: str, *arguments: str | Path) -> None:
+    """Starts one of the node's programs in its namespaces."""
+    enter = ("nsenter", "--target", str(holder(node)), "--pid", "--mount", "--net", "--uts")
+    processes.start(f"{node.name}-{name}", *arguments, prefix=enter)
+
+
+def inside(node: Node, *arguments: str) -> str:
+    """Runs a command in the node's namespaces and returns what it printed."""
+    enter = ("nsenter", "--target", str(holder(node)), "--pid", "--mount", "--net", "--uts")
+    return command(*enter, *arguments)
+
+
+def holder(node: Node) -> int:
+    """The process whose namespaces are the node's."""
+    pid = processes.find(node.name, "sleep")
+    if pid is None:
+        raise NotRunningError(f"{node.name} is not running: `make cluster-down`, `make cluster`.")
+    return pid
+
+
+def load_image(node: Node, archive: Path) -> None:
+    """Imports an OCI archive into the node's containerd, where pods find it by its name."""
+    command(
+        *("ctr", "--address", node.socket, "--namespace", "k8s.io", "images", "import"),
+        *("--no-unpack", archive),
+    )

@@ -1,0 +1,82 @@
+"""A cluster with Modelfleet on it, and a namespace for each test.
+
+With KUBECONFIG set, that cluster is used (its nodes must be able to pull the images named by
+MODELFLEET_OPERATOR_IMAGE and MODELFLEET_WORKER_IMAGE); without it, one is started on this machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.cluster import Cluster
+from installation import Installation
+from kube import Kube, eventually
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Cluster:
+    """The cluster on this machine, with power over its parts; skips the test on any other."""
+    if "KUBECONFIG" in os.environ:
+        pytest.skip("this needs power over nodes, which only the cluster on this machine gives")
+    cluster = Cluster()
+    cluster.start()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def administrator(request: pytest.FixtureRequest) -> Kube:
+    """The cluster, in the namespace `default`, with every right."""
+    if given := os.environ.get("KUBECONFIG"):
+        return Kube(Path(given))
+    cluster: Cluster = request.getfixturevalue("machine")
+    return Kube(cluster.kubeconfig, cluster.kubectl)
+
+
+@pytest.fixture(scope="session")
+def installation(administrator: Kube, request: pytest.FixtureRequest) -> Installation:
+    """The chart, installed with today's images; stays when the tests have ended."""
+    installation = Installation(administrator)
+    if "KUBECONFIG" not in os.environ:
+        installation.load_images(request.getfixturevalue("machine"))
+    installation.install()
+    return installation
+
+
+@pytest.fixture(scope="session")
+def gateway(installation: Installation) -> str:
+    """http://HOST:PORT of the gateway, as this machine reaches it."""
+    return installation.endpoint()
+
+
+@pytest.fixture
+def kube(
+    administrator: Kube, installation: Installation, request: pytest.FixtureRequest
+) -> Iterator[Kube]:
+    """A new namespace, deleted afterwards with everything in it."""
+    yield from _namespace(administrator, request.node.name)
+
+
+@pytest.fixture
+def other_namespace(administrator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A second one."""
+    yield from _namespace(administrator, request.node.name)
+
+
+def _namespace(administrator: Kube, test: str) -> Iterator[Kube]:
+    words = re.sub(r"[^a-z0-9]+", "-", test.removeprefix("test_").lower())
+    name = f"e2e-{words[:40].strip('-')}-{next(_numbers)}"
+    administrator("delete", "namespace", name, "--ignore-not-found", timeout=120)
+    administrator("create", "namespace", name)
+    yield administrator.within(name)
+    administrator("delete", "namespace", name, "--wait=false")
+    pods = administrator.within(name)
+    # No finalizer of ours holds it: it goes as fast as its pods end.
+    eventually("the namespace is gone", lambda: pods.find("namespace", name) is None, 120)

@@ -1,0 +1,101 @@
+"""Modelfleet on a cluster, installed as its users install it: with helm."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.cluster import Cluster
+from images import operator_image, worker_image
+from kube import Kube, eventually
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "modelfleet"
+NAMESPACE = "modelfleet-system"
+# What the worker image's e2e target leaves out: torch, as this environment has it installed.
+TORCH = Path(sys.prefix) / "lib" / "python3.11" / "site-packages"
+MODELS = Path.home() / ".cache" / "modelfleet" / "models"
+"""Folders of this machine that workers may mount, as an administrator would have prepared them."""
+
+
+@dataclass
+class Installation:
+    """One release of the chart."""
+
+    kube: Kube
+    release: str = "modelfleet"
+    namespace: str = NAMESPACE
+    operator: str = field(default_factory=lambda: os.environ.get("MODELFLEET_OPERATOR_IMAGE", ""))
+    worker: str = field(default_factory=lambda: os.environ.get("MODELFLEET_WORKER_IMAGE", ""))
+
+    def load_images(self, machine: Cluster) -> None:
+        """Builds what changed, and gives it to every node."""
+        operator, worker = operator_image(), worker_image()
+        for image in (operator, worker):
+            machine.load_image(image.archive, image.reference)
+        self.operator, self.worker = operator.reference, worker.reference
+
+    def values(self) -> dict[str, Any]:
+        """Small, and quick to notice: the defaults of a chart are for larger machines."""
+        return {
+            "images": {
+                "operator": _image(self.operator),
+                "worker": _image(self.worker),
+            },
+            "operator": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}},
+            "gateway": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}},
+            "worker": {"hostPaths": [str(TORCH), str(MODELS)]},
+        }
+
+    def install(self, chart: Path = CHART, changes: Mapping[str, Any] | None = None) -> None:
+        """`helm upgrade --install --wait`; fails the test with helm's words."""
+        values = yaml.safe_dump({**self.values(), **(changes or {})})
+        self.helm(
+            "upgrade", "--install", self.release, str(chart), "--namespace", self.namespace,
+            "--create-namespace", "--wait", "--timeout", "3m", "--values", "-",
+            stdin=values,
+        )  # fmt: skip
+
+    def uninstall(self) -> None:
+        """`helm uninstall --wait`."""
+        self.helm("uninstall", self.release, "--namespace", self.namespace, "--wait")
+
+    def helm(self, *arguments: str, stdin: str | None = None) -> str:
+        """What helm prints; a failure of it fails the test with its words."""
+        ended = subprocess.run(
+            [str(self.kube.program("helm")), *arguments],
+            env={**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)},
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, f"helm {arguments[0]}: {ended.stderr.strip()}"
+        return ended.stdout
+
+    def endpoint(self) -> str:
+        """The gateway's address on the service network, which this machine is connected to."""
+        system = self.kube.within(self.namespace)
+        (service,) = system.items("services", "app.kubernetes.io/component=gateway")
+        address = service["spec"]["clusterIP"]
+        return f"http://{address}:{service['spec']['ports'][0]['port']}"
+
+    def pods(self, component: str) -> list[dict[str, Any]]:
+        """Pods of `operator` or `gateway` that nobody is ending."""
+        found = self.kube.within(self.namespace).items(
+            "pods", f"app.kubernetes.io/component={component}"
+        )
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _image(reference: str) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tag": tag}

@@ -1,0 +1,203 @@
+"""What the chart renders, by the real helm. `UPDATE_GOLDEN=1 pytest e2e/test_chart_rendering.py`
+writes the golden files anew: read the difference before you commit it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helm import CHART, helm, succeed
+
+GOLDEN = Path(__file__).parent / "golden"
+CRDS = Path(__file__).parents[1] / "crds"
+
+# A helm that was built without its release's flags believes that Kubernetes is at 1.20.
+TEMPLATE = ("template", "modelfleet", str(CHART), "-n", "modelfleet-system", "--kube-version=1.34")
+
+NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
+VALUES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "one-namespace": {"scope": {"namespaces": ["team-a"]}, "networkPolicy": {"enabled": True}},
+    "air-gapped": {
+        "images": {"registry": "mirror.example/models/", "pullSecrets": ["mirror"]},
+        "worker": {
+            "hub": {"endpoint": "http://hub.example", "offline": True},
+            "hostPaths": ["/srv/models", "/srv/cache"],
+            "nodeCache": "/srv/cache",
+        },
+    },
+    "everything": {
+        "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        "networkPolicy": {"enabled": True},
+        "argocd": {"healthCheck": {"enabled": True}},
+        "example": {"enabled": True},
+        "gateway": {
+            "autoscaling": {"enabled": True},
+            "ingress": {
+                "enabled": True,
+                "className": "nginx",
+                "host": "llm.example",
+                "tlsSecret": "llm-tls",
+                "annotations": {"nginx.ingress.kubernetes.io/proxy-buffering": "off"},
+            },
+            "httpRoute": {
+                "enabled": True,
+                "parentRefs": [{"name": "public", "namespace": "gateways"}],
+                "hostnames": ["llm.example"],
+            },
+        },
+    },
+    "minimal": {
+        "fullnameOverride": "mf",
+        "rbac": {"create": False},
+        "images": {"operator": {"digest": "sha256:" + "0" * 64}, "worker": {"tag": "1.2.3"}},
+        "operator": {
+            "replicas": 1,
+            "serviceAccount": {"create": False, "name": "mine"},
+            "podDisruptionBudget": {"enabled": False},
+            "topologySpread": {"topologyKeys": []},
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"operator": "Exists"}],
+            "priorityClassName": "system-cluster-critical",
+            "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
+        },
+        "gateway": {"replicas": 1, "podDisruptionBudget": {"enabled": False}},
+    },
+}
+
+
+def render(values: dict[str, Any], folder: Path) -> str:
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return succeed(*TEMPLATE, "-f", str(file))
+
+
+def objects(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(render(values, folder)) if each]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_renders_what_the_golden_file_holds(name: str, tmp_path: Path):
+    text = render(VALUES[name] | NO_CRDS, tmp_path)
+    golden = GOLDEN / f"{name}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text(), "look at the difference; UPDATE_GOLDEN=1 accepts it"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_lint_finds_nothing_even_where_it_is_strict(name: str, tmp_path: Path):
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(VALUES[name]))
+    assert "0 chart(s) failed" in succeed("lint", "--strict", str(CHART), "-f", str(file))
+
+
+def test_crds_are_rendered_as_they_are_and_kept_when_the_chart_goes(tmp_path: Path):
+    rendered = {
+        each["metadata"]["name"]: each
+        for each in objects({}, tmp_path)
+        if each["kind"] == "CustomResourceDefinition"
+    }
+    ours = [yaml.safe_load(file.read_text()) for file in CRDS.glob("*.yaml")]
+    assert {crd["metadata"]["name"]: crd["spec"] for crd in ours} == {
+        name: crd["spec"] for name, crd in rendered.items()
+    }
+    for crd in rendered.values():
+        assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_crds_go_with_the_chart_where_that_is_wished(tmp_path: Path):
+    crds = [
+        each
+        for each in objects({"crds": {"keep": False}}, tmp_path)
+        if each["kind"] == "CustomResourceDefinition"
+    ]
+    assert crds
+    assert all("annotations" not in crd["metadata"] for crd in crds)
+
+
+def pod_specs(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        each["spec"] if each["kind"] == "Pod" else each["spec"]["template"]["spec"]
+        for each in rendered
+        if each["kind"] in {"Pod", "Deployment"}
+    ]
+
+
+def test_every_pod_meets_the_restricted_standard_on_a_read_only_root(tmp_path: Path):
+    pods = pod_specs(objects(VALUES["everything"], tmp_path))
+    assert len(pods) == 3  # operator, gateway, `helm test`
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert all("hostPath" not in volume for volume in pod.get("volumes", []))
+
+
+def test_only_the_operator_gets_a_token(tmp_path: Path):
+    tokens = [pod["automountServiceAccountToken"] for pod in pod_specs(objects({}, tmp_path))]
+    assert sorted(tokens) == [False, False, True]
+
+
+def test_nothing_asks_for_every_right(tmp_path: Path):
+    for each in objects(VALUES["everything"], tmp_path):
+        for rule in each.get("rules", []) if "Role" in each["kind"] else []:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes_and_crds(tmp_path: Path):
+    rendered = objects(
+        {"scope": {"namespaces": ["a", "b"]}, "rbac": {"aggregate": False}}, tmp_path
+    )
+    (cluster,) = [each for each in rendered if each["kind"] == "ClusterRole"]
+    assert [rule["resources"] for rule in cluster["rules"]] == [
+        ["acceleratorclasses"],
+        ["customresourcedefinitions"],
+    ]
+    verbs = {verb for rule in cluster["rules"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list", "watch"}
+    roles = {each["metadata"]["namespace"] for each in rendered if each["kind"] == "Role"}
+    assert roles == {"a", "b", "modelfleet-system"}
+
+
+def test_a_mirror_stands_before_every_image(tmp_path: Path):
+    text = render(VALUES["air-gapped"], tmp_path)
+    images = {
+        c["image"] for pod in pod_specs(list(yaml.safe_load_all(text))) for c in pod["containers"]
+    }
+    assert {image.partition("/models/")[0] for image in images} == {"mirror.example"}
+    assert "--worker-image=mirror.example/models/" in text
+
+
+def test_a_gateway_gets_the_time_that_its_drain_may_take(tmp_path: Path):
+    values = {"gateway": {"drainTimeout": 600, "preStopSleep": 10}}
+    (gateway,) = [
+        pod
+        for pod in pod_specs(objects(values, tmp_path))
+        if pod["containers"][0]["name"] == "gateway"
+    ]
+    assert gateway["terminationGracePeriodSeconds"] >= 610
+    assert gateway["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 10}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        pytest.param("gatway.replicas=3", "gatway", id="a misspelt value is named"),
+        pytest.param("worker.nodeCache=/srv", "hostPaths", id="a node cache needs a host path"),
+        pytest.param("operator.replicas=0", "replicas", id="there must be an operator"),
+    ],
+)
+def test_refuses_wrong_values(setting: str, named: str):
+    done = helm(*TEMPLATE, "--set", setting)
+    assert done.returncode != 0
+    assert named in done.stderr
