@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from .decisions.actions import Action
 from .decisions.plan import Plan
 
 _DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -41,7 +42,7 @@ class Metrics:
         )
         self.actions = Counter(
             "modelfleet_operator_actions",
-            "Actions decided: create, unroute, stop, remove",
+            "Actions decided, by kind: Create, Unroute, Stop, ...",
             ("action",),
             registry=registry,
         )
@@ -51,6 +52,10 @@ class Metrics:
             ("method", "resource", "code"),
             registry=registry,
         )
+
+    def decided(self, action: Action) -> None:
+        """Something is to be done."""
+        self.actions.labels(type(action).__name__).inc()
 
     def answered(self, method: str, url: str, outcome: str) -> None:
         """A request to the Kubernetes API ended: a status, or the name of an error."""

@@ -1,22 +1,27 @@
-"""One task per deployment: reads, decides, writes. Woken by events, ticked slowly."""
+"""One task per deployment: reads, decides, writes. Woken by events, ticked ever more slowly."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Collection
 from typing import Protocol
 
 import structlog
 
+from .claims import Claims
 from .decisions.actions import Action
 from .decisions.memory import Memory
 from .decisions.observed import Observed, Signals
 from .decisions.plan import Plan, Route, make_plan
 from .decisions.status import Status
 from .errors import PassingError
+from .metrics import Metrics
 
-TICK = 10.0  # seconds: an event that was missed heals itself this soon
+TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
+LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
+AT_ONCE = 64  # looks that may act at the same time; more would only wait for connections
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds after an error
 RESTART_DELAY = 5.0  # seconds until a task that failed is started again
 
@@ -46,11 +51,12 @@ class Body(Protocol):
         """Idempotent: caches lag, so the same action may come again."""
         ...
 
-    async def write_status(self, seen: Observed, status: Status, memory: Memory) -> None:
+    async def write_status(self, seen: Observed, status: Status, memory: Memory) -> float | None:
         """Called after every look, with the same values too: writes only what differs.
 
         Conditions and replica counts at once, other numbers at most every 10 s (see
-        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes nobody.
+        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes nobody. Returns when
+        (Unix seconds) to call it again for what was held back; None: nothing was.
         """
         ...
 
@@ -80,15 +86,20 @@ class Reconcilers:
         gateways: Gateways,
         clock: Callable[[], float],
         watch: Callable[[Observed, Plan], None] = lambda seen, plan: None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`clock` gives Unix seconds; `watch` is told of every plan before it is carried out."""
         self._body = body
         self._gateways = gateways
         self._clock = clock
         self._watch = watch
+        self._metrics = metrics or Metrics()
+        self._metrics.collect_plans(lambda: self._plans, self._count_woken)
         self._events: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._names: dict[str, tuple[tuple[str, ...], float]] = {}
+        self._plans: dict[str, Plan] = {}  # the latest of each
+        self._claims = Claims()
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._is_running = False
 
     async def run(self) -> None:
@@ -96,7 +107,8 @@ class Reconcilers:
         self._is_running = True
         try:
             while True:
-                self.wake_all()
+                for key in sorted(set(self._body.keys()) - self._tasks.keys()):
+                    self.wake(key)
                 await asyncio.sleep(TICK)
         finally:
             self._is_running = False
@@ -126,50 +138,72 @@ class Reconcilers:
             return
         error = task.exception()
         if error is not None:
+            self._metrics.reconcile_errors.inc()
             log.error("reconciling failed and starts again", model=key, exc_info=error)
             asyncio.get_running_loop().call_later(RESTART_DELAY, self.wake, key)
         elif self._body.observe(key) is not None:
             self.wake(key)  # it came back while its task was ending
+        else:
+            del self._events[key]
 
     async def _reconcile_until_gone(self, key: str) -> None:
         event = self._events[key]
         remembered: tuple[Memory, Status | None] | None = None
         errors = 0
-        while (seen := self._body.observe(key)) is not None:
-            event.clear()  # before anything is read: what happens from here on wakes it again
-            self._tell_others(seen)
+        tick = TICK
+        while True:
             try:
-                if remembered is None:
-                    remembered = await self._body.recall(key)
-                plan = self._decide(seen, *remembered)
-                remembered = plan.memory, plan.status
-                await self._carry_out(seen, plan)
+                async with self._slots:
+                    was_woken = event.is_set()
+                    event.clear()  # before anything is read: what happens from here wakes it again
+                    seen = self._body.observe(key)
+                    if seen is None:
+                        break
+                    with self._metrics.reconcile_duration.time():
+                        self._tell_others(seen)
+                        if remembered is None:
+                            remembered = await self._body.recall(key)
+                        plan = self._decide(seen, *remembered)
+                        remembered = plan.memory, plan.status
+                        held_back = await self._carry_out(seen, plan)
             except PassingError as error:
                 delay = min(FIRST_RETRY * 2.0 ** min(errors, 30), LONGEST_RETRY)
                 errors += 1
+                self._metrics.reconcile_errors.inc()
                 log.warning("tried again soon", model=key, error=str(error), seconds=delay)
                 await asyncio.sleep(delay)
                 continue
             errors = 0
-            await self._sleep(event, plan.wake_at)
+            is_quiet = not was_woken and not plan.actions and not _is_busy(plan)
+            tick = min(tick * 2, LONGEST_TICK) if is_quiet else TICK
+            await self._sleep(event, tick, plan.wake_at, held_back)
         self._forget(key)
 
     def _decide(self, seen: Observed, memory: Memory, status: Status | None) -> Plan:
-        signals = self._gateways.signals(seen.deployment.key)
-        plan = make_plan(seen, signals, self._clock(), memory, status)
+        key = seen.deployment.key
+        plan = make_plan(seen, self._gateways.signals(key), self._clock(), memory, status)
+        self._plans[key] = plan
+        for action in plan.actions:
+            self._metrics.decided(action)
         self._watch(seen, plan)
         self._gateways.publish(plan.route)
         return plan
 
-    async def _carry_out(self, seen: Observed, plan: Plan) -> None:
+    async def _carry_out(self, seen: Observed, plan: Plan) -> float | None:
         # Memory first: an operator that dies between the two leaves a successor that goes on with
         # the plan. The other way round it would find workers that it never decided to have.
-        await self._body.write_status(seen, plan.status, plan.memory)
+        held_back = await self._body.write_status(seen, plan.status, plan.memory)
         for action in plan.actions:
             await self._body.carry_out(action, seen)
+        return held_back
 
-    async def _sleep(self, event: asyncio.Event, wake_at: float | None) -> None:
-        delay = TICK if wake_at is None else min(max(wake_at - self._clock(), 0.001), TICK)
+    async def _sleep(self, event: asyncio.Event, tick: float, *alarms: float | None) -> None:
+        # Spread, so that a thousand that began together do not tick together.
+        delay = tick * random.uniform(0.75, 1.0)
+        now = self._clock()
+        for alarm in alarms:
+            if alarm is not None:
+                delay = min(delay, max(alarm - now, 0.001))
         # Not wait_for: up to Python 3.11 it swallows a cancellation that races with the event, and
         # a task that nothing can end keeps the operator from ending.
         with contextlib.suppress(TimeoutError):
@@ -179,12 +213,20 @@ class Reconcilers:
     def _tell_others(self, seen: Observed) -> None:
         """Short names pass from one deployment to another when their owner changes."""
         deployment = seen.deployment
-        asked = deployment.served_names, deployment.created
-        if self._names.get(deployment.key) != asked:
-            self._names[deployment.key] = asked
-            self.wake_all()
+        for key in self._claims.put(deployment.key, deployment.created, deployment.served_names):
+            self.wake(key)
 
     def _forget(self, key: str) -> None:
         self._gateways.withdraw(key)
-        self._names.pop(key, None)
-        self.wake_all()
+        self._plans.pop(key, None)
+        for other in self._claims.drop(key):
+            self.wake(other)
+
+    def _count_woken(self) -> int:
+        return sum(event.is_set() for event in self._events.values())
+
+
+def _is_busy(plan: Plan) -> bool:
+    """While requests run, memory of when and how many must stay fresh."""
+    queue = plan.status.queue
+    return queue is not None and queue.waiting + queue.running > 0

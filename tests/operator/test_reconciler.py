@@ -12,10 +12,16 @@ import pytest
 from modelfleet_operator.decisions.actions import Create, Record, Remove, Stop, Unroute
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.names import owners
-from modelfleet_operator.decisions.observed import Deployment, Observed, Signals, Worker
+from modelfleet_operator.decisions.observed import (
+    Deployment,
+    Observed,
+    PastRevision,
+    Signals,
+    Worker,
+)
 from modelfleet_operator.decisions.plan import Route
 from modelfleet_operator.errors import PassingError
-from modelfleet_operator.reconciler import RESTART_DELAY, TICK, Reconcilers
+from modelfleet_operator.reconciler import LONGEST_TICK, RESTART_DELAY, TICK, Reconcilers
 from simulated_fleet import deployment, policy, report, stats, worker
 
 pytestmark = [pytest.mark.looptime]
@@ -31,6 +37,8 @@ class BodyInMemory:
         self.errors: list[Exception] = []  # raised by the next calls, one each
         self.remembered: Memory = Memory()
         self.looks: list[float] = []
+        self.held_back: float | None = None
+        self.history: dict[str, tuple[PastRevision, ...]] = {}
 
     def keys(self):
         return self.deployments.keys()
@@ -44,6 +52,7 @@ class BodyInMemory:
             deployment=self.deployments[key],
             workers=mine,
             owners=owners(self.deployments.values()),
+            history=self.history.get(key, ()),
         )
 
     async def recall(self, key: str):
@@ -58,15 +67,18 @@ class BodyInMemory:
                 self.workers.setdefault(
                     name, worker(ordinal, revision=revision, name=name, created=now)
                 )
-            case Record():
-                pass
+            case Record(revision=revision, number=number):
+                past = PastRevision(revision=revision, number=number)
+                self.history[seen.deployment.key] = (past,)
             case Unroute():
                 raise AssertionError("nothing reaches these workers, so they are stopped at once")
             case Stop(worker=gone) | Remove(worker=gone):
                 self.workers.pop(gone.name, None)
 
-    async def write_status(self, seen: Observed, status, memory) -> None:
+    async def write_status(self, seen: Observed, status, memory) -> float | None:
         self.statuses.setdefault(seen.deployment.key, []).append(status)
+        held_back, self.held_back = self.held_back, None
+        return held_back
 
 
 class GatewaysInMemory:
@@ -129,6 +141,49 @@ async def test_a_missed_event_heals_with_the_tick():
         gateways.waiting = 30
         await asyncio.sleep(TICK + 0.1)
         assert len(body.workers) == 4
+
+
+async def test_what_nothing_happens_to_is_looked_at_ever_more_rarely():
+    body = BodyInMemory(deployment())
+    async with running(body, GatewaysInMemory()) as reconcilers:
+        await asyncio.sleep(3600)
+        quiet = [b - a for a, b in itertools.pairwise(body.looks)]
+        assert quiet[-1] > LONGEST_TICK / 2
+        assert len(body.looks) < 25
+        reconcilers.wake("default/tiny")
+        await asyncio.sleep(TICK + 0.1)
+        woken, ticked = body.looks[-2:]
+        assert ticked - woken <= TICK, "soon after an event a missed one heals soon, too"
+
+
+async def test_while_requests_run_it_is_looked_at_often():
+    """Memory of the last request and of the recent peak is as fresh as the last look."""
+    body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
+    gateways.waiting = 1
+    async with running(body, gateways):
+        await asyncio.sleep(600)
+    assert max(b - a for a, b in itertools.pairwise(body.looks)) <= TICK
+
+
+async def test_a_status_that_was_held_back_is_written_when_it_is_due():
+    body = BodyInMemory(deployment())
+    body.held_back = asyncio.get_running_loop().time() + 3
+    async with running(body, GatewaysInMemory()):
+        await asyncio.sleep(3.1)
+        assert [round(look) for look in body.looks[-1:]] == [3]
+
+
+async def test_a_change_of_names_wakes_only_those_that_it_concerns():
+    body = BodyInMemory(
+        deployment("old", created=1, served_names=("chat",)),
+        *(deployment(f"other{n}", created=2, served_names=(f"n{n}",)) for n in range(50)),
+    )
+    async with running(body, GatewaysInMemory()) as reconcilers:
+        body.looks.clear()
+        body.deployments["default/young"] = deployment("young", created=3, served_names=("chat",))
+        reconcilers.wake("default/young")
+        await asyncio.sleep(0.1)
+        assert len(body.looks) <= 4, "young and old"
 
 
 async def test_it_wakes_when_the_plan_said():

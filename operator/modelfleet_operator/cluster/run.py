@@ -82,7 +82,7 @@ async def operate(
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
             wake_all=lambda: reconcilers.wake_all(),  # noqa: PLW0108
         )
-        reconcilers = Reconcilers(body, fleet, time.time)
+        reconcilers = Reconcilers(body, fleet, time.time, metrics=metrics)
         memo = OperatorMemo(body=body, reconcilers=reconcilers, kubeconfig=options.kubeconfig)
         is_warm = asyncio.Event()
         await stack.enter_async_context(
