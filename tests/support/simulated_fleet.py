@@ -187,6 +187,10 @@ class SimulatedFleet:
             if w.failure is None and not w.stopping and revision in (None, w.revision)
         ]
 
+    def wanted(self) -> list[str]:
+        """Those that neither drain nor end."""
+        return [name for name in self.alive() if self.workers[name].unrouted_at is None]
+
     def routable(self) -> list[str]:
         """What a gateway would send requests to now."""
         ids = self.signals().gateways[0].reachable if self.gateways else frozenset()

@@ -40,7 +40,7 @@ def find_cause(outlook: Outlook) -> Cause | None:
     if deployment.refusal is not None and outlook.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
-    return _trouble(outlook) or _failures(outlook)
+    return _trouble(outlook) or _given_up(outlook) or _failures(outlook)
 
 
 def placement_limits(outlook: Outlook) -> tuple[bool, Reason, str]:
@@ -105,6 +105,19 @@ def _message(outlook: Outlook, worker: Worker, trouble: Trouble) -> str:
     ]
     wanted = f"{worker.name} waits for accelerator class {worker.accelerator}"
     return f"{wanted}: {trouble.message}{''.join(others)}"
+
+
+def _given_up(outlook: Outlook) -> Cause | None:
+    revision = outlook.seen.deployment.revision
+    if outlook.memory.given_up != revision:
+        return None
+    error = outlook.memory.failures.error or "a worker of it did not start"
+    return Cause(
+        reason=Reason.ROLLOUT_STUCK,
+        message=f"revision {revision} gave its place back to revision {outlook.serving_revision}, "
+        f"since spec.rollout.maxSurge has no other for it; another change tries again: {error}",
+        is_lasting=True,
+    )
 
 
 def _failures(outlook: Outlook) -> Cause | None:

@@ -99,13 +99,17 @@ def _ready(outlook: Outlook, cold: ColdStart | None, cause: Cause | None) -> Fin
         )
     if outlook.is_asleep:
         return "True", Reason.ASLEEP, "no worker runs; the first request wakes one"
+    new, old = outlook.seen.deployment.revision, outlook.serving_revision
+    if outlook.is_asleep_under_old:
+        wakes = f"no worker runs; the first request wakes one of revision {old}"
+        return "True", Reason.ASLEEP, f"{wakes}, since revision {new} is not ready"
     lost = [gateway.gateway for gateway in gateways if not _is_served(outlook, gateway)]
     if not lost:
-        return (
-            "True",
-            Reason.SERVING,
-            f"{len(outlook.census.ready)} of {_replicas(outlook.target)} ready at every gateway",
-        )
+        count = f"{len(outlook.census.ready)} of {_replicas(outlook.target)}"
+        if outlook.census.ready and not outlook.is_proven:
+            waits = f"of revision {old} until revision {new} is ready"
+            return "True", Reason.SERVING_OLD_REVISION, f"{count} ready at every gateway, {waits}"
+        return "True", Reason.SERVING, f"{count} ready at every gateway"
     if any(_says_ready(outlook, worker.id) for worker in outlook.census.serving):
         return "False", Reason.UNREACHABLE, f"{', '.join(lost)} reaches no ready worker"
     if cause is not None:
@@ -136,9 +140,12 @@ def _reconciling(outlook: Outlook, cause: Cause | None) -> Finding:
         if cause.is_lasting:
             return "False", Reason.STALLED, "it does not get further by itself"
         return "True", cause.reason, cause.message
-    if census.old:
+    draining = sum(w.revision != outlook.seen.deployment.revision for w in census.leaving)
+    if census.old or draining:
         done = f"{census.ready_current} of {_replicas(target)} of the new revision ready"
-        return "True", Reason.ROLLOUT, f"{done}, {len(census.old)} of an old one left"
+        left = f"{len(census.old)} of an old one serve, {draining} drain or end"
+        waits = f"; {outlook.waits}" if outlook.waits else ""
+        return "True", Reason.ROLLOUT, f"{done}, {left}{waits}"
     if census.ready_current < len(census.current) or outlook.missing:
         return (
             "True",

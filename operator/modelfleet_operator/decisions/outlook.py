@@ -34,6 +34,23 @@ class Outlook:
         return self.memory.proven == self.seen.deployment.revision
 
     @property
+    def serving_revision(self) -> str:
+        """The one that answers requests, or would if it were woken."""
+        return self.memory.proven
+
+    @property
+    def is_asleep_under_old(self) -> bool:
+        """Only the new revision is being proven; a request would wake the one that served last."""
+        past = {past.revision for past in self.seen.history}
+        return (
+            self.demand == 0
+            and not self.is_proven
+            and self.serving_revision in past
+            and not self.census.old
+            and not self.census.ready
+        )
+
+    @property
     def is_asleep(self) -> bool:
         """Nothing runs, on purpose, and a request would wake it."""
         scaling = self.seen.deployment.scaling

@@ -10,6 +10,7 @@ class Reason(enum.StrEnum):
 
     # Ready
     SERVING = "Serving"
+    SERVING_OLD_REVISION = "ServingOldRevision"
     ASLEEP = "Asleep"
     STARTING = "Starting"
     WAKING = "Waking"
@@ -27,6 +28,7 @@ class Reason(enum.StrEnum):
 
     # Stalled
     PROGRESSING = "Progressing"
+    ROLLOUT_STUCK = "RolloutStuck"
 
     # NameConflict
     NO_CONFLICT = "NoConflict"

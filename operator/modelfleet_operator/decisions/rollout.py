@@ -84,7 +84,7 @@ def decide_rollout(policy: RolloutPolicy, there: Standing) -> RolloutDecision:
     return RolloutDecision(
         new=new,
         old=_kept(policy, there, min(serving, limit - 1)),
-        waits=_for_room(there, wanted - new),
+        waits=_for_room(wanted - new),
     )
 
 
@@ -94,7 +94,7 @@ def _take_over(policy: RolloutPolicy, there: Standing, room: int) -> RolloutDeci
         return RolloutDecision(new=there.target, old=0)
     new = min(there.target, there.new + room)
     return RolloutDecision(
-        new=new, old=_kept(policy, there, 0), waits=_for_room(there, there.target - new)
+        new=new, old=_kept(policy, there, 0), waits=_for_room(there.target - new)
     )
 
 
@@ -110,7 +110,7 @@ def _prove_beside(policy: RolloutPolicy, there: Standing, room: int, limit: int)
     return RolloutDecision(
         new=new,
         old=_kept(policy, there, old) if there.old > old else there.old + back + started,
-        waits=_for_room(there, probe - new),
+        waits=_for_room(probe - new),
     )
 
 
@@ -118,14 +118,13 @@ def _kept(policy: RolloutPolicy, there: Standing, wanted: int) -> int:
     """Old workers that stay, `wanted` at least: more while they are needed to serve."""
     ready = there.new_ready + there.old_ready
     served = there.new_ready + there.old - there.old_idle  # ready now, or again in a moment
-    floor = there.target - policy.unavailable(there.target)
-    # Whoever is beyond the target goes because of scaling, whatever a rollout may take.
-    spare = max(ready - floor, served - there.target, 0) + there.old_idle
+    floor = there.demand - policy.unavailable(there.target)
+    # Whoever is beyond the demand goes because of scaling, whatever a rollout may take.
+    spare = max(ready - floor, served - there.demand, 0) + there.old_idle
     return max(wanted, there.old - spare, 0)
 
 
-def _for_room(there: Standing, missing: int) -> str:
+def _for_room(missing: int) -> str:
     if missing <= 0:
         return ""
-    drained = f": {there.leaving_old} of an old one still drain or end" if there.leaving_old else ""
-    return f"{missing} of the new revision wait for room (spec.rollout.maxSurge){drained}"
+    return f"{missing} of the new revision wait for room (spec.rollout.maxSurge)"

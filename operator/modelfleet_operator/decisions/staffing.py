@@ -108,7 +108,7 @@ def decide_staffing(scene: Scene) -> Staffing:
 def _standing(scene: Scene, old: list[Worker], strays: list[Worker]) -> Standing:
     seen, census = scene.seen, scene.census
     revision, fallback = scene.revision, scene.fallback
-    exist = [w for w in seen.workers if w.failure is None and w not in census.lost]
+    exist = _existing(scene)
     routable = {worker.uid for worker in old}
     gone_old = [w for w in exist if w.revision != revision and w.uid not in routable]
     return Standing(
@@ -155,23 +155,30 @@ def _rescue(scene: Scene, staffing: Staffing, old: Iterable[Worker]) -> list[Wor
             needed.append(max(able, key=lambda w: _use(scene, w)))
         elif back := scene.draining(revision):
             staffing.back.append((back[0], why))
-        elif revision in scene.past:
+        elif revision in scene.past and _has_room(scene, staffing, why):
             staffing.old.append((revision, why))
-            _make_room(scene, staffing, why)
     return needed
 
 
-def _make_room(scene: Scene, staffing: Staffing, why: str) -> None:
-    """A stream that runs comes before a worker that does not serve yet."""
+def _has_room(scene: Scene, staffing: Staffing, why: str) -> bool:
+    """A stream that began comes before a worker that does not serve yet, and before the surge."""
     if staffing.new:
         staffing.new -= 1
-        return
-    deployment, census = scene.seen.deployment, scene.census
-    limit = scene.target.replicas + deployment.rollout.surge(scene.target.replicas)
-    exist = [w for w in scene.seen.workers if w.failure is None and w not in census.lost]
+        return True
+    target, census = scene.target.replicas, scene.census
+    limit = target + scene.seen.deployment.rollout.surge(target)
+    if len(_existing(scene)) < limit:
+        return True
     loading = [w for w in census.current if not scene.has_served(w)]
-    if len(exist) >= limit and loading:
+    ends = any(w.stopping for w in census.leaving)
+    if loading and not ends:
         staffing.retired.append((min(loading, key=lambda w: _use(scene, w)), why))
+    return not loading and not ends
+
+
+def _existing(scene: Scene) -> list[Worker]:
+    """Those that hold an accelerator: draining and ending ones, too."""
+    return [w for w in scene.seen.workers if w.failure is None and w not in scene.census.lost]
 
 
 def _why_less(scene: Scene) -> str:
