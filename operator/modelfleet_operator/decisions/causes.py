@@ -52,7 +52,8 @@ def placement_limits(outlook: Outlook) -> tuple[bool, Reason, str]:
     where = f"new workers go to {placement.accelerator}"
     if placement.missing:
         why = _why_missing(placement.missing)
-        return True, Reason.ACCELERATOR_CLASS_MISSING, f"{why}; {where}" if where else why
+        rest = f"; {where}" if placement.accelerator else ""
+        return True, Reason.ACCELERATOR_CLASS_MISSING, f"{why}{rest}"
     if not placement.short:
         return False, Reason.AS_ASKED, where
     short = "; ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .causes import Cause, find_cause, placement_limits
 from .census import retry_at
 from .cost import cost_per_hour
-from .observed import GatewayReport, Observed, WorkerState
+from .observed import GatewayReport, Observed, Worker, WorkerState
 from .outlook import Outlook
 from .reasons import Reason
 from .status import (
@@ -140,7 +140,8 @@ def _reconciling(outlook: Outlook, cause: Cause | None) -> Finding:
         if cause.is_lasting:
             return "False", Reason.STALLED, "it does not get further by itself"
         return "True", cause.reason, cause.message
-    draining = sum(w.revision != outlook.seen.deployment.revision for w in census.leaving)
+    ending = _ending(outlook)
+    draining = sum(w.revision != outlook.seen.deployment.revision for w in ending)
     if census.old or draining:
         done = f"{census.ready_current} of {_replicas(target)} of the new revision ready"
         left = f"{len(census.old)} of an old one serve, {draining} drain or end"
@@ -152,13 +153,19 @@ def _reconciling(outlook: Outlook, cause: Cause | None) -> Finding:
             Reason.SCALING_UP if outlook.is_proven else Reason.STARTING,
             f"{census.ready_current} of {_replicas(target)} ready: {outlook.reason}",
         )
-    if census.leaving:
-        return (
-            "True",
-            Reason.SCALING_DOWN,
-            f"{len(census.leaving)} draining: {outlook.reason}",
-        )
+    if ending:
+        return "True", Reason.SCALING_DOWN, f"{len(ending)} draining: {outlook.reason}"
     return "False", Reason.AS_DESIRED, f"{_replicas(target)} wanted: {outlook.reason}"
+
+
+def _ending(outlook: Outlook) -> list[Worker]:
+    """Those that drain or end, and those whose end this plan begins."""
+    serving = {worker.uid for worker in outlook.census.serving}
+    return [
+        worker
+        for worker in outlook.seen.workers
+        if worker.uid not in serving and worker.failure is None and not worker.is_lost(outlook.now)
+    ]
 
 
 def _stalled(cause: Cause | None) -> Finding:
