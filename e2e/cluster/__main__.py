@@ -1,11 +1,13 @@
 """`python -m cluster`: what `make cluster` and `make cluster-down` run."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import build, down, up
+from .cluster import Cluster
 from .commands import say
 from .components import COMPONENTS
 from .errors import ClusterError
@@ -43,6 +45,12 @@ def build_command(
     up.prepare(component or COMPONENTS)
     if drop_caches:
         build.drop_go_caches()
+
+
+@app.command("load")
+def load_command(archive: Path) -> None:
+    """Give both nodes an image from an OCI or Docker archive that holds its name."""
+    Cluster().load_image(archive)
 
 
 def main() -> None:

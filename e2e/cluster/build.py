@@ -29,7 +29,7 @@ def build_missing(components: Iterable[Component]) -> None:
 
 
 def build(component: Component) -> None:
-    """Builds into a temporary folder and renames it: an interrupted build leaves no trace of use."""
+    """Builds into a temporary folder and renames it: an interrupted build counts for nothing."""
     target = component.folder
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{component.name}-", dir=target.parent) as parent:

@@ -1,4 +1,4 @@
-"""What the cluster is made of: programs built from Go modules whose hashes are in this repository."""
+"""What the cluster is made of: programs of Go modules whose hashes are in this repository."""
 
 import hashlib
 import re

@@ -13,7 +13,6 @@ from .layout import (
     ETCD_PEER_PORT,
     ETCD_PORT,
     HOST_ADDRESS,
-    KUBECONFIG,
     PKI,
     RUN,
     SERVICE_NETWORK,
@@ -45,7 +44,9 @@ def start_etcd() -> None:
 
 
 def start_apiserver() -> None:
-    """Listens on the host's address of the nodes' network, which nothing outside reaches."""
+    """Listens on the host's address of the nodes' network; does nothing if it runs."""
+    if processes.find("kube-apiserver", "kube-apiserver") is not None:
+        return
     processes.start(
         *("kube-apiserver", program("kube-apiserver"), "--etcd-servers", ETCD),
         *("--bind-address", HOST_ADDRESS, "--advertise-address", HOST_ADDRESS),
@@ -106,7 +107,7 @@ def stop_apiserver() -> None:
     """Ends it at once, without the minute of grace that load balancers would want."""
     pid = processes.find("kube-apiserver", "kube-apiserver")
     if pid is not None:
-        processes.stop([pid], patience=5)
+        processes.stop([pid], patience=2)
 
 
 def wait_for_apiserver(patience: float = 60.0) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelfleet" / "cluster"
 IMAGES = CACHE / "images"
+IMAGE_STORE = CACHE / "buildah"
 RUN = CACHE / "run"  # everything a running cluster writes; gone after `make cluster-down`
 LOGS = RUN / "logs"
 PKI = RUN / "pki"
@@ -29,7 +30,6 @@ ETCD_PEER_PORT = 12380
 CGROUP = "modelfleet"  # the nodes' cgroups are below it
 
 PAUSE_IMAGE = "localhost/modelfleet/pause:1"
-BASE_IMAGE = "localhost/modelfleet/base:bookworm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import processes
 from .commands import command
+from .errors import NotRunningError
 from .layout import HOST_ADDRESS, HOST_LINK, NODES, SERVICE_NETWORK, Node
 
 PART = "network"
@@ -30,9 +31,7 @@ def make_network() -> None:
 
 def connect(node: Node, holder: int) -> None:
     """Gives a node its cable, its address and the routes to the pods of the others."""
-    network = processes.find(PART, "sleep")
-    assert network is not None, "the network is made before the nodes"
-    add_cable(network, node.name, "eth0", near=holder)
+    add_cable(bridge_holder(), node.name, "eth0", near=holder)
     inside(holder, "ip", "link", "set", "lo", "up")
     inside(holder, "ip", "address", "add", f"{node.address}/24", "dev", "eth0")
     inside(holder, "ip", "link", "set", "eth0", "up")
@@ -66,6 +65,19 @@ def has_own_network(pid: int) -> bool:
     """Whether the process has left the host's network namespace."""
     own = Path("/proc/self/ns/net").readlink()
     return Path(f"/proc/{pid}/ns/net").readlink() != own
+
+
+def is_connected(node: Node) -> bool:
+    """Whether the node's cable is in the bridge; the kernel removes it after the node's end."""
+    return node.name in inside(bridge_holder(), "ip", "-brief", "link")
+
+
+def bridge_holder() -> int:
+    """The process whose network namespace has the bridge."""
+    pid = processes.find(PART, "sleep")
+    if pid is None:
+        raise NotRunningError("The network is not there: `make cluster-down`, `make cluster`.")
+    return pid
 
 
 def is_gone() -> bool:

@@ -15,8 +15,8 @@ from .cgroups import make_cgroup
 from .commands import command
 from .components import program
 from .errors import NotRunningError
-from .layout import KUBECONFIG, LOGS, PKI, POD_NETWORK, Node
-from .node_configuration import cni, containerd, kubelet, kube_proxy
+from .layout import PKI, Node
+from .node_configuration import cni, containerd, kube_proxy, kubelet
 
 # Paths that node programs have built in and the two nodes must not share with each other or with
 # the machine; a fresh tmpfs over each, seen by the node alone.
@@ -25,7 +25,7 @@ PRIVATE = ("/run", "/var/lib/kubelet", "/var/lib/cni", "/opt/cni", "/opt/contain
 
 def start_node(node: Node) -> None:
     """Starts everything; the node registers itself a few seconds later."""
-    node.folder.mkdir(parents=True)
+    node.folder.mkdir(parents=True, exist_ok=True)
     make_cgroup(node)
     write_configuration(node)
     namespaces = ("--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts")
@@ -48,7 +48,7 @@ def start_node(node: Node) -> None:
 
 def write_configuration(node: Node) -> None:
     """One file for each program of the node."""
-    (node.folder / "cni").mkdir()
+    (node.folder / "cni").mkdir(exist_ok=True)
     (node.folder / "cni" / "10-modelfleet.conflist").write_text(cni(node))
     (node.folder / "containerd.toml").write_text(containerd(node))
     (node.folder / "kubelet.yaml").write_text(yaml.safe_dump(kubelet(node)))
@@ -112,9 +112,24 @@ def holder(node: Node) -> int:
     return pid
 
 
+def stop_node(node: Node) -> None:
+    """Kills the holder of the namespaces, and with it everything inside."""
+    processes.stop([holder(node)], with_signal=signal.SIGKILL)
+    processes.wait_until(f"{node.name}'s cable to go", lambda: not network.is_connected(node))
+    node.socket.unlink(missing_ok=True)
+
+
 def load_image(node: Node, archive: Path) -> None:
-    """Imports an OCI archive into the node's containerd, where pods find it by its name."""
-    command(
-        *("ctr", "--address", node.socket, "--namespace", "k8s.io", "images", "import"),
-        *("--no-unpack", archive),
-    )
+    """Imports an OCI or Docker archive into the node's containerd, where pods find it by name."""
+    images(node, "import", str(archive))
+
+
+def has_image(node: Node, reference: str | None) -> bool:
+    """Whether the node has an image of this name; never without a name."""
+    return reference is not None and bool(images(node, "list", "--quiet", f"name=={reference}"))
+
+
+def images(node: Node, *arguments: str) -> str:
+    """Containerd's own client, in the namespace that the kubelet uses."""
+    address = ("--address", node.socket, "--namespace", "k8s.io")
+    return command("ctr", *address, "images", *arguments).strip()

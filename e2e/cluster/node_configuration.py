@@ -4,8 +4,17 @@ import json
 from typing import Any
 
 from .certificates import AUTHORITY
-from .layout import CGROUP, DNS_DOMAIN, DNS_SERVICE_ADDRESS, HOST_ADDRESS, PAUSE_IMAGE
-from .layout import PKI, POD_NETWORK, RUN, Node
+from .layout import (
+    CGROUP,
+    DNS_DOMAIN,
+    DNS_SERVICE_ADDRESS,
+    HOST_ADDRESS,
+    PAUSE_IMAGE,
+    PKI,
+    POD_NETWORK,
+    RUN,
+    Node,
+)
 
 JsonObject = dict[str, Any]
 
@@ -29,7 +38,7 @@ def cni(node: Node) -> str:
 
 
 def containerd(node: Node) -> str:
-    """containerd 1.6, version 2 of its configuration."""
+    """The configuration of containerd 1.6, in its version 2."""
     folder = node.folder / "containerd"
     return f"""\
 version = 2

@@ -1,4 +1,4 @@
-"""Debian's packages that the cluster runs on, installed once and without starting their services."""
+"""Debian's packages that the cluster runs on, installed without starting their services."""
 
 import os
 import shutil

@@ -1,12 +1,18 @@
-"""Kernel settings that the kubelet changes for the whole machine, put back when the cluster goes."""
+"""Kernel settings that the kubelet changes for the whole machine; they are put back."""
 
 import json
 from pathlib import Path
 
 from .layout import CACHE
 
-SETTINGS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
-SETTINGS += ("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")
+SETTINGS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
 # Not in the run folder: it is the last thing to go, and the only thing that cannot be made again.
 MEMORY = CACHE / "tunables.json"
 
