@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from ..decisions import rendering
+from ..decisions.announcements import announce
 from ..decisions.memory import Memory
 from ..decisions.names import owners
 from ..decisions.observed import Deployment, Observed, Worker
@@ -61,6 +62,7 @@ class _Written:
     status: Mapping[str, Any]
     memory: Mapping[str, Any]
     at: float
+    told: Status | None  # the same as a value: Events tell what the next one changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class ClusterBody:
             return Memory(), None
         if known and recalled[1] is not None:
             uid = known.body["metadata"]["uid"]
-            self._written[key] = _Written(uid, stored, memory, at=0.0)
+            self._written[key] = _Written(uid, stored, memory, at=0.0, told=recalled[1])
         return recalled
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
@@ -241,7 +243,11 @@ class ClusterBody:
             )
         except RejectedError as error:
             raise PassingError(str(error)) from error
-        self._written[deployment.key] = _Written(deployment.uid, rendered, dumped, now)
+        self._written[deployment.key] = _Written(deployment.uid, rendered, dumped, now, status)
+        known = self._known(deployment.key)
+        for news in announce(last.told if last else None, status):
+            if known is not None:
+                await self._tell(known, news.kind, news.reason, news.note)
 
     async def _tell(self, known: Known, kind: Any, reason: str, note: str) -> None:
         try:
