@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .errors import WorkerError
+from .quantization.scheme import Override, Quantization, Weights
 from .spec import Dtype, ModelSpec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -74,6 +75,19 @@ def worker(
     dtype: Annotated[
         Dtype, typer.Option(help="Of weights and activations; Auto: the checkpoint's.")
     ] = Dtype.AUTO,
+    weights: Annotated[
+        Weights, typer.Option(help="Quantizes linear layers while they are loaded.")
+    ] = Weights.NONE,
+    group_size: Annotated[
+        int, typer.Option(help="Inputs that share a scale in int4: 32, 64 or 128.")
+    ] = 128,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=FORMAT",
+            help="Other weights for modules, like '*.down_proj=int8'; the first match decides.",
+        ),
+    ] = None,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens; default and upper bound: the model's.")
     ] = None,
@@ -130,6 +144,11 @@ def worker(
             source=source,
             revision=revision,
             dtype=dtype,
+            quantization=Quantization(
+                weights=weights,
+                group_size=group_size,
+                overrides=tuple(map(Override.parse, override or ())),
+            ),
             context_length=context_length,
             max_sequences=max_sequences,
             max_batch_tokens=max_batch_tokens,

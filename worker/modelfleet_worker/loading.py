@@ -26,7 +26,7 @@ class Loaded:
 
     @property
     def digest(self) -> str:
-        """Of weights, dtype, tokenizer and chat template."""
+        """Of weights, dtype, quantization, tokenizer and chat template."""
         parts = f"{self.model.digest} {self.tokenizer.digest} {sorted(self.eos_ids)}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
@@ -73,6 +73,7 @@ def cpu_loader(model_dir: Path) -> Loader:
         model = load_model(
             folder,
             dtype=spec.dtype,
+            quantization=spec.quantization,
             context_length=spec.context_length,
             kv_cache_bytes=spec.kv_cache_bytes,
             max_sequences=spec.max_sequences or 64,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from modelfleet_proto import worker_pb2 as pb
 
 from .errors import InvalidRequestError
+from .quantization.scheme import AS_STORED, Override, Quantization, Weights, read_weights
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -30,6 +31,7 @@ class ModelSpec:
     source: str  # hf://OWNER/NAME or file:///PATH
     revision: str = "main"
     dtype: Dtype = Dtype.AUTO
+    quantization: Quantization = AS_STORED
     context_length: int | None = None  # tokens; None: the model's own
     max_sequences: int | None = None  # slots; None: 64, or the calibration's
     max_batch_tokens: int = 2048
@@ -63,12 +65,21 @@ class ModelSpec:
             source=spec.source,
             revision=spec.revision or "main",
             dtype=read_dtype(spec.dtype) if spec.dtype else Dtype.AUTO,
+            quantization=_quantization(spec.quantization),
             context_length=spec.context_length or None,
             max_sequences=spec.max_sequences or None,
             max_batch_tokens=spec.max_batch_tokens or 2048,
             kv_cache_bytes=spec.kv_cache_bytes or None,
             prefix_caching=not spec.disable_prefix_caching,
         )
+
+
+def _quantization(told: pb.Quantization) -> Quantization:
+    return Quantization(
+        weights=read_weights(told.weights) if told.weights else Weights.NONE,
+        group_size=told.group_size or AS_STORED.group_size,
+        overrides=tuple(Override(o.modules, read_weights(o.weights)) for o in told.overrides),
+    )
 
 
 def read_dtype(name: str) -> Dtype:

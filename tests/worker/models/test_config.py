@@ -79,7 +79,6 @@ def test_knows_what_sets_the_families_apart():
             "GPT2LMHeadModel; supported are Llama",
         ),
         ({"architectures": None, "model_type": "bert"}, r"none \(model_type 'bert'\)"),
-        ({"quantization_config": {"quant_method": "awq"}}, r"is quantized \(awq\)"),
         ({"hidden_size": None}, "hidden_size is None: a positive integer"),
         ({"hidden_size": "64"}, "hidden_size is '64'"),
         ({"num_hidden_layers": True}, "num_hidden_layers is True"),

@@ -27,7 +27,12 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._files = _files(folder)
         self._digests: dict[str, str] = {}
+        self.folder = folder
         self.total_bytes = sum(_size(path) for path in self._files)
+
+    def names(self) -> frozenset[str]:
+        """Of all tensors, from the files' headers. Raises ModelError."""
+        return frozenset(name for path in self._files for name in _keys(path))
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and tensor, mapped from the file: copy what you keep. Raises ModelError."""
@@ -42,10 +47,7 @@ class Checkpoint:
                         self._record(name, tensor)
                         yield name, tensor
             except (SafetensorError, OSError) as error:
-                raise ModelError(
-                    f"{path} is not a sound safetensors file ({error}): truncated or damaged?"
-                    " Fetch it again"
-                ) from error
+                raise _unsound(path, error) from error
 
     def _record(self, name: str, tensor: torch.Tensor) -> None:
         if name in self._digests:
@@ -60,6 +62,20 @@ class Checkpoint:
         """Hex, of all tensors read."""
         lines = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
         return xxhash.xxh3_128_hexdigest(lines.encode())
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise _unsound(path, error) from error
+
+
+def _unsound(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path} is not a sound safetensors file ({error}): truncated or damaged? Fetch it again"
+    )
 
 
 def _files(folder: Path) -> dict[Path, set[str]]:

@@ -83,12 +83,6 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
     """A Llama-family config.json of transformers 4 or 5. Raises ModelError."""
     family = _family(raw)
     fields = _Fields(raw)
-    if "quantization_config" in raw:
-        method = (raw["quantization_config"] or {}).get("quant_method", "unknown")
-        raise ModelError(
-            f"the checkpoint is quantized ({method}); weights in float32, bfloat16 or float16"
-            " are expected: use the unquantized model"
-        )
     fields.require("hidden_act", "silu")
     fields.require("partial_rotary_factor", 1.0)
     heads = fields.integer("num_attention_heads")

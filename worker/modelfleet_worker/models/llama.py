@@ -5,13 +5,14 @@ Shapes: T tokens of all sequences one after another, H query heads, G KV heads, 
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import LlamaConfig
+from .linear import Linear
 
 
 class Attention(Protocol):
@@ -33,49 +34,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normed x [..., size]."""
         return functional.rms_norm(x, self.weight.shape, self.weight, self._eps)
-
-
-class Linear(nn.Module):
-    """A projection whose weights nobody initializes: they come from a checkpoint.
-
-    nn.Linear would draw random ones, which on the meta device imports seconds of Python.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
-        super().__init__()
-        self.weight: Tensor | None = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self._packed: Tensor | None = None
-
-    def pack(self) -> None:
-        """Lays the weight out as oneDNN computes with it, and lets go of the plain one.
-
-        Otherwise oneDNN and MKL do it in every call: decoding takes two to three times as long.
-        """
-        if self.weight is not None and can_pack(self.weight.dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)  # noqa: SLF001
-            self.weight = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The projection [T, outputs] of x [T, inputs]."""
-        if self._packed is None:
-            return functional.linear(x, cast("Tensor", self.weight), self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
-            x, self._packed, self.bias, "none", [], ""
-        )
-        return out
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN computes in it."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's gap
-        return False
-    supported = {
-        torch.float32: True,
-        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),  # noqa: SLF001
-        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),  # noqa: SLF001
-    }
-    return bool(supported.get(dtype, False))
 
 
 class Embedding(nn.Module):

@@ -15,9 +15,13 @@ from ..engine.runner import TorchRunner
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..progress import Report
+from ..quantization.scheme import AS_STORED, HEAD, Quantization
+from ..quantization.stored import StoredFormat, stored_format
+from .assembly import Assembly
 from .checkpoint import Checkpoint
 from .config import LlamaConfig, eos_token_ids, read_config, read_json
-from .llama import Linear, Llama
+from .linear import Linear
+from .llama import Llama
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 # Unless the size is given: a share of what is available, and no more than several workers that
@@ -32,6 +36,7 @@ def load_model(
     *,
     dtype: str = "Auto",
     context_length: int | None = None,
+    quantization: Quantization = AS_STORED,
     kv_cache_bytes: int | None = None,
     max_sequences: int,
     max_batch_tokens: int,
@@ -40,13 +45,13 @@ def load_model(
     """Loads the model onto the CPU. Raises ModelError.
 
     `dtype` is Auto (the checkpoint's), Float32, BFloat16 or Float16; `context_length` (tokens)
-    defaults to the model's own.
+    defaults to the model's own. What `quantization` leaves alone stays in `dtype`.
     """
     torch.set_num_threads(usable_cores())
     config = read_config(folder)
     kind = _dtype(dtype, folder)
     context = _context(config, context_length)
-    model, weights = _load_weights(folder, config, kind, progress)
+    model, weights = _load_weights(folder, config, kind, quantization, progress)
     progress("Cache", 0.0)
     blocks = _cache_blocks(config, kind, kv_cache_bytes, max_sequences * context)
     runner = TorchRunner(model, num_blocks=blocks, context_length=context)
@@ -61,93 +66,78 @@ def load_model(
             max_sequences=max_sequences,
             vocab_size=config.vocab_size,
         ),
-        digest=xxhash.xxh3_128_hexdigest(f"{weights} {kind} {config}".encode()),
+        digest=xxhash.xxh3_128_hexdigest(f"{weights} {kind} {config} {quantization}".encode()),
         eos_token_ids=eos_token_ids(folder),
     )
 
 
-def build_model(config: LlamaConfig, state: dict[str, Tensor]) -> Llama:
-    """The module around weights that are in memory already; it empties `state`."""
-    with torch.device("meta"):
-        model = Llama(config)
-    if config.tied_embeddings:
-        state["lm_head.weight"] = state["embed_tokens.weight"]
-    model.load_state_dict(state, assign=True)
-    model.requires_grad_(False).eval()
-    state.clear()  # packing lets go of each weight in turn, so that there are never two of all
-    for module in model.modules():
-        if isinstance(module, Linear):
-            module.pack()
-    return model
-
-
 def _load_weights(
-    folder: Path, config: LlamaConfig, dtype: torch.dtype, progress: Report
+    folder: Path,
+    config: LlamaConfig,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    progress: Report,
 ) -> tuple[Llama, str]:
-    with torch.device("meta"):
-        parameters = dict(Llama(config).named_parameters())
-    needed = sum(p.numel() for p in parameters.values()) * dtype.itemsize
-    if config.tied_embeddings:  # the head is a packed copy of the embedding
-        needed += config.vocab_size * config.hidden_size * dtype.itemsize
+    stored = stored_format(read_json(folder / "config.json"))
+    if stored is not None and quantization != AS_STORED:
+        raise ModelError(
+            f"the checkpoint is quantized already ({stored}): ask for no quantization, or use the"
+            " unquantized model"
+        )
+    checkpoint = Checkpoint(folder)
+    needed = _needed_memory(config, dtype, quantization, checkpoint, quantized=stored is not None)
     if needed > (room := available_memory()):
         raise ModelError(
-            f"the weights need {_gib(needed)} as {dtype}, but {_gib(room)} of memory are available"
+            f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available"
         )
-    state = {name: torch.empty(p.shape, dtype=dtype) for name, p in parameters.items()}
-    targets = _targets(config, state)
-    checkpoint = Checkpoint(folder)
+    assembly = Assembly(
+        config, dtype=dtype, quantization=quantization, stored=stored, names=checkpoint.names()
+    )
     read, total = 0, max(1, checkpoint.total_bytes)
     progress("Weights", 0.0)
     for name, tensor in checkpoint.tensors():
-        target = targets.pop(name, None)
-        if target is not None:
-            _fill(name, target, tensor)
-        elif not name.endswith(_DERIVED) and not (
-            config.tied_embeddings and name == "lm_head.weight"
-        ):
+        if not assembly.take(name, tensor) and not _may_be_ignored(name, tensor, config, stored):
             raise ModelError(f"{folder}: the tensor {name} does not belong to the architecture")
         read += tensor.nbytes
-        progress("Weights", read / total)
-    if targets:
-        missing = sorted(targets)
-        raise ModelError(f"{folder} lacks {len(missing)} tensors, the first is {missing[0]}")
-    return build_model(config, state), checkpoint.digest
+        progress("Weights", min(1.0, read / total))
+    try:
+        return assembly.finish(), checkpoint.digest
+    except ModelError as error:
+        raise ModelError(f"{folder} {error}") from error
 
 
-def _targets(config: LlamaConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Where each tensor of the checkpoint goes: a parameter, or some rows of a merged one."""
-    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    merged = {
-        "qkv_proj": {"q_proj": query, "k_proj": key, "v_proj": key},
-        "gate_up_proj": {
-            "gate_proj": config.intermediate_size,
-            "up_proj": config.intermediate_size,
-        },
-    }
-    targets: dict[str, Tensor] = {}
-    for name, parameter in state.items():
-        stored = name if name.startswith("lm_head") else f"model.{name}"
-        parts = next((m for m in merged if f".{m}." in name), None)
-        if parts is None:
-            targets[stored] = parameter
-            continue
-        rows = torch.split(parameter, list(merged[parts].values()))
-        for part, target in zip(merged[parts], rows, strict=True):
-            targets[stored.replace(parts, part)] = target
-    return targets
+def _may_be_ignored(
+    name: str, tensor: Tensor, config: LlamaConfig, stored: StoredFormat | None
+) -> bool:
+    if name.endswith(_DERIVED) or (config.tied_embeddings and name == "lm_head.weight"):
+        return True
+    # Packers of GPTQ write a bias for every projection, of zeros where the model has none.
+    return stored is not None and name.endswith(".bias") and not tensor.any()
 
 
-def _fill(name: str, target: Tensor, tensor: Tensor) -> None:
-    if tensor.shape != target.shape:
-        raise ModelError(
-            f"the tensor {name} is {list(tensor.shape)}, but config.json asks for"
-            f" {list(target.shape)}"
-        )
-    if tensor.dtype not in _DTYPES.values():
-        raise ModelError(
-            f"the tensor {name} is {tensor.dtype}; float32, bfloat16 or float16 is expected"
-        )
-    target.copy_(tensor)
+def _needed_memory(
+    config: LlamaConfig,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    checkpoint: Checkpoint,
+    *,
+    quantized: bool,
+) -> int:
+    """Bytes of the model as it will stand, by the numbers of config.json."""
+    with torch.device("meta"):
+        model = Llama(config)
+    embedding = config.vocab_size * config.hidden_size * dtype.itemsize
+    if quantized:  # packed, it is about as large as its files; a tied head is a copy
+        return checkpoint.total_bytes + config.tied_embeddings * embedding
+    needed = 0.0
+    for name, module in model.named_modules():
+        sizes = [p.numel() for p in module.parameters(recurse=False)]
+        scheme = None
+        if isinstance(module, Linear):
+            module_name = name if name == HEAD else f"model.{name}"
+            scheme = quantization.scheme_of(module_name, module.inputs)
+        needed += sum(sizes) * (scheme.bytes_per_weight if scheme else dtype.itemsize)
+    return int(needed)
 
 
 def _dtype(asked: str, folder: Path) -> torch.dtype:

@@ -1,0 +1,241 @@
+"""Puts a model together from a checkpoint's tensors in whatever order they come.
+
+A projection is quantized and packed as soon as its last tensor is there, so that there is never
+more than one layer in two forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..quantization.kernels import pack
+from ..quantization.scheme import HEAD, Quantization
+from ..quantization.stored import StoredFormat
+from ..quantization.weights import QuantizedWeight, can_stack, quantize, stacked
+from .config import LlamaConfig
+from .linear import Linear, QuantizedLinear, SplitLinear
+from .llama import Llama
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(slots=True, kw_only=True)
+class Part:
+    """A projection as the checkpoint has it: alone, or one of those that we merge."""
+
+    name: str  # model.layers.0.self_attn.q_proj
+    inputs: int
+    outputs: int
+    bias: bool
+    missing: set[str]  # suffixes: weight, bias, or those of the stored format
+    found: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Projection:
+    module: str  # layers.0.self_attn.qkv_proj
+    parts: list[Part]
+
+    @property
+    def complete(self) -> bool:
+        return not any(part.missing for part in self.parts)
+
+
+class Assembly:
+    """A Llama on the meta device that becomes real tensor by tensor."""
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        stored: StoredFormat | None,
+        names: frozenset[str],
+    ) -> None:
+        with torch.device("meta"):
+            self._model = Llama(config)
+        self._config, self._dtype = config, dtype
+        self._quantization, self._stored = quantization, stored
+        self._plain: dict[str, str] = {}  # a tensor's name -> the parameter that it is
+        self._suffixes: dict[str, tuple[_Projection, Part, str]] = {}
+        self._modules: list[str] = []
+        for name, module in self._model.named_modules():
+            if isinstance(module, Linear):
+                self._expect_projection(_Projection(name, self._parts(name, module, names)))
+            else:
+                for parameter, _ in module.named_parameters(recurse=False):
+                    self._plain[f"model.{name}.{parameter}"] = f"{name}.{parameter}"
+        if unused := quantization.unused_overrides(self._modules):
+            raise ModelError(
+                f"the override {unused[0]} matches no module; there are {self._modules[0]} and so"
+                f" on to {self._modules[-1]}"
+            )
+
+    def _parts(self, name: str, module: Linear, names: frozenset[str]) -> list[Part]:
+        stored = name if name == HEAD else f"model.{name}"
+        parts = []
+        for part, outputs in _merged(self._config).get(name.rpartition(".")[2], {"": None}).items():
+            full = f"{stored.rpartition('.')[0]}.{part}" if part else stored
+            missing = {"weight"}
+            if self._stored is not None and self._stored.holds(full, names):
+                missing = self._stored.suffixes(full, names)
+            if module.bias is not None:
+                missing.add("bias")
+            parts.append(
+                Part(
+                    name=full,
+                    inputs=module.inputs,
+                    outputs=outputs or module.outputs,
+                    bias=module.bias is not None,
+                    missing=missing,
+                )
+            )
+        return parts
+
+    def _expect_projection(self, projection: _Projection) -> None:
+        self._modules += [part.name for part in projection.parts]
+        if projection.module == HEAD and self._config.tied_embeddings:
+            return  # built from the embedding at the end
+        for part in projection.parts:
+            for suffix in part.missing:
+                self._suffixes[f"{part.name}.{suffix}"] = projection, part, suffix
+
+    def take(self, name: str, tensor: Tensor) -> bool:
+        """Copies what it needs of the tensor; False: it has no place here. Raises ModelError."""
+        if name in self._plain:
+            parameter = self._plain.pop(name)
+            self._set(parameter, self._checked(name, tensor, self._shape(parameter)))
+            return True
+        if name not in self._suffixes:
+            return False
+        projection, part, suffix = self._suffixes.pop(name)
+        if suffix == "weight" and tensor.dtype in FLOATS:
+            part.found[suffix] = self._checked(name, tensor, (part.outputs, part.inputs))
+        elif suffix == "bias":
+            part.found[suffix] = self._checked(name, tensor, (part.outputs,))
+        elif suffix == "weight" and (self._stored is None or part.missing <= {"weight", "bias"}):
+            raise _wrong_type(name, tensor)
+        else:
+            part.found[suffix] = tensor.clone()
+        part.missing.remove(suffix)
+        if projection.complete:
+            self._replace(projection.module, self._built(projection))
+            for done in projection.parts:
+                done.found.clear()
+        return True
+
+    def finish(self) -> Llama:
+        """The model. Raises ModelError if tensors are missing."""
+        if missing := sorted([*self._plain, *self._suffixes]):
+            raise ModelError(f"lacks {len(missing)} tensors, the first is {missing[0]}")
+        model = self._model
+        if self._config.tied_embeddings:
+            head = model.lm_head
+            part = Part(
+                name=HEAD, inputs=head.inputs, outputs=head.outputs, bias=False, missing=set()
+            )
+            part.found["weight"] = model.embed_tokens.weight.data
+            self._replace(HEAD, self._built(_Projection(HEAD, [part])))
+        return model.requires_grad_(False).eval()
+
+    def _built(self, projection: _Projection) -> nn.Module:
+        """One module of all parts where their formats allow it."""
+        runs = list(_alike([(part, self._quantized(part)) for part in projection.parts]))
+        modules = [
+            self._quantized_linear([p for p, _ in run], [w for _, w in run if w is not None])
+            if run[0][1] is not None
+            else self._linear([p for p, _ in run])
+            for run in runs
+        ]
+        return modules[0] if len(modules) == 1 else SplitLinear(modules)
+
+    def _quantized(self, part: Part) -> QuantizedWeight | None:
+        if "weight" in part.found and part.found["weight"].dtype in FLOATS:
+            if self._stored is not None:
+                return None
+            scheme = self._quantization.scheme_of(part.name, part.inputs)
+            return None if scheme is None else quantize(part.found.pop("weight"), scheme)
+        if self._stored is None:
+            raise AssertionError("only stored formats have other tensors")
+        return self._stored.read(part.name, part.found, part.outputs, part.inputs)
+
+    def _quantized_linear(self, parts: list[Part], weights: list[QuantizedWeight]) -> nn.Module:
+        bias = torch.cat([p.found["bias"] for p in parts]) if parts[0].bias else None
+        return QuantizedLinear(pack(stacked(weights), self._dtype), bias)
+
+    def _linear(self, parts: list[Part]) -> Linear:
+        with torch.device("meta"):
+            outputs = sum(part.outputs for part in parts)
+            linear = Linear(parts[0].inputs, outputs, bias=parts[0].bias)
+        linear.weight = _parameter([part.found["weight"] for part in parts])
+        if parts[0].bias:
+            linear.bias = _parameter([part.found["bias"] for part in parts])
+        linear.pack()
+        return linear
+
+    def _checked(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A copy of a tensor of weights, in the model's type."""
+        if tensor.shape != shape:
+            raise ModelError(
+                f"the tensor {name} is {list(tensor.shape)}, but config.json asks for {list(shape)}"
+            )
+        if tensor.dtype not in FLOATS:
+            raise _wrong_type(name, tensor)
+        return tensor.to(self._dtype, copy=True)
+
+    def _shape(self, parameter: str) -> tuple[int, ...]:
+        return tuple(self._model.get_parameter(parameter).shape)
+
+    def _set(self, parameter: str, tensor: Tensor) -> None:
+        module, _, name = parameter.rpartition(".")
+        setattr(self._model.get_submodule(module), name, _parameter([tensor]))
+
+    def _replace(self, module: str, by: nn.Module) -> None:
+        self._model.set_submodule(module, by)
+
+
+def _merged(config: LlamaConfig) -> dict[str, dict[str, int | None]]:
+    """Our merged projections: the names and outputs of their parts in checkpoints."""
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    inner = config.intermediate_size
+    return {
+        "qkv_proj": {"q_proj": query, "k_proj": key, "v_proj": key},
+        "gate_up_proj": {"gate_proj": inner, "up_proj": inner},
+    }
+
+
+_Weighted = tuple[Part, QuantizedWeight | None]
+
+
+def _alike(parts: list[_Weighted]) -> Iterator[list[_Weighted]]:
+    """Runs of neighbours that can be one projection."""
+    run: list[_Weighted] = []
+    for part in parts:
+        if run and not _together(run[0][1], part[1]):
+            yield run
+            run = []
+        run.append(part)
+    yield run
+
+
+def _together(a: QuantizedWeight | None, b: QuantizedWeight | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return can_stack([a, b])
+
+
+def _parameter(tensors: list[Tensor]) -> nn.Parameter:
+    whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return nn.Parameter(whole, requires_grad=False)
+
+
+def _wrong_type(name: str, tensor: Tensor) -> ModelError:
+    return ModelError(
+        f"the tensor {name} is {tensor.dtype}; float32, bfloat16 or float16 is expected"
+    )

@@ -1,0 +1,80 @@
+"""Linear projections: plain, quantized, and several side by side."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..quantization.kernels import Kernel
+
+
+class Linear(nn.Module):
+    """A projection whose weights nobody initializes: they come from a checkpoint.
+
+    nn.Linear would draw random ones, which on the meta device imports seconds of Python.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.weight: Tensor | None = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self._packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """Lays the weight out as oneDNN computes with it, and lets go of the plain one.
+
+        Otherwise oneDNN and MKL do it in every call: decoding takes two to three times as long.
+        """
+        if self.weight is not None and can_pack(self.weight.dtype):
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)  # noqa: SLF001
+            self.weight = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projection [T, outputs] of x [T, inputs]."""
+        if self._packed is None:
+            return functional.linear(x, cast("Tensor", self.weight), self.bias)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            x, self._packed, self.bias, "none", [], ""
+        )
+        return out
+
+
+class QuantizedLinear(nn.Module):
+    """A projection by a kernel that holds its own packed weights."""
+
+    def __init__(self, kernel: Kernel, bias: Tensor | None) -> None:
+        super().__init__()
+        self.kernel, self.bias = kernel, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projection [T, outputs] of x [T, inputs]."""
+        out = self.kernel(x)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+class SplitLinear(nn.Module):
+    """Projections of one input that are merged elsewhere, but here are of different formats."""
+
+    def __init__(self, parts: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The projections of x [T, inputs], side by side."""
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN computes in it."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's gap
+        return False
+    supported = {
+        torch.float32: True,
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),  # noqa: SLF001
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),  # noqa: SLF001
+    }
+    return bool(supported.get(dtype, False))

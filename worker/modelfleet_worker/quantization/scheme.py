@@ -1,0 +1,121 @@
+"""Which modules of a model are quantized, and to what. Imports no torch."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ..errors import InvalidRequestError
+
+GROUP_SIZES = (32, 64, 128)  # inputs that share a scale; what the kernels have loops for
+HEAD = "lm_head"
+
+
+class Weights(enum.StrEnum):
+    """How the weights of a linear projection are kept."""
+
+    NONE = "none"  # as they are
+    INT8 = "int8"  # one scale an output
+    INT4 = "int4"  # a scale and a zero point for each group of inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """The grid that weights are rounded to: `group` inputs of one output share a scale."""
+
+    bits: int  # 4 or 8
+    group: int | None  # None: all inputs of an output
+    symmetric: bool  # without zero points
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """About; scales and zero points included."""
+        extra = 0.0 if self.group is None else (4.0 if self.symmetric else 6.0) / self.group
+        return self.bits / 8 + extra
+
+    def __str__(self) -> str:
+        group = "per output" if self.group is None else f"groups of {self.group}"
+        return f"int{self.bits}, {group}{'' if self.symmetric else ', zero points'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Another format for modules; `*` in the pattern stands for anything, dots included."""
+
+    pattern: str
+    weights: Weights
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """From PATTERN=FORMAT, as flags have it. Raises InvalidRequestError."""
+        pattern, equals, weights = text.rpartition("=")
+        if not pattern or not equals:
+            raise InvalidRequestError(
+                f"expected an override as PATTERN=FORMAT, like '*.down_proj=int8', found {text!r}"
+            )
+        return cls(pattern, read_weights(weights))
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.weights}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """What to do to a model while it is loaded. The first override that matches decides.
+
+    Names are the checkpoint's: model.layers.0.self_attn.q_proj, lm_head. The head stays at int8
+    where the rest is int4, unless an override says otherwise: it decides every token.
+    """
+
+    weights: Weights = Weights.NONE
+    group_size: int = 128  # of int4; a layer whose inputs it does not divide takes the next smaller
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.group_size not in GROUP_SIZES:
+            known = ", ".join(map(str, GROUP_SIZES))
+            raise InvalidRequestError(f"expected a group size of {known}, found {self.group_size}")
+
+    def scheme_of(self, module: str, inputs: int) -> Scheme | None:
+        """Of a projection with so many inputs; None: it stays as it is."""
+        match self._format_of(module):
+            case Weights.INT8:
+                return Scheme(bits=8, group=None, symmetric=True)
+            case Weights.INT4:
+                fitting = [g for g in GROUP_SIZES if g <= self.group_size and inputs % g == 0]
+                return Scheme(bits=4, group=max(fitting), symmetric=False) if fitting else None
+            case Weights.NONE:
+                return None
+
+    def _format_of(self, module: str) -> Weights:
+        for override in self.overrides:
+            if fnmatchcase(module, override.pattern):
+                return override.weights
+        if module == HEAD and self.weights is Weights.INT4:
+            return Weights.INT8
+        return self.weights
+
+    def unused_overrides(self, modules: list[str]) -> list[str]:
+        """Overrides that match no module: a misspelt pattern would otherwise go unnoticed."""
+        return [
+            str(override)
+            for override in self.overrides
+            if not any(fnmatchcase(module, override.pattern) for module in modules)
+        ]
+
+    def __str__(self) -> str:
+        """All that decides the logits: part of the model's digest."""
+        return " ".join([self.weights, f"g{self.group_size}", *map(str, self.overrides)])
+
+
+AS_STORED = Quantization()
+
+
+def read_weights(name: str) -> Weights:
+    """Raises InvalidRequestError with the names that exist."""
+    try:
+        return Weights(name.lower())
+    except ValueError as error:
+        known = ", ".join(Weights)
+        raise InvalidRequestError(f"expected weights of {known}, found {name!r}") from error
