@@ -1,10 +1,13 @@
 """What a worker is told to load, checked before anything is read."""
 
+from typing import Any
+
 import pytest
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
+from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
 from modelfleet_worker.spec import Dtype, ModelSpec
 
 
@@ -24,6 +27,11 @@ def test_every_field_arrives():
         max_batch_tokens=64,
         kv_cache_bytes=2**20,
         disable_prefix_caching=True,
+        quantization=pb.Quantization(
+            weights="int4",
+            group_size=32,
+            overrides=[pb.QuantizationOverride(modules="*.down_proj", weights="int8")],
+        ),
     )
     assert ModelSpec.from_proto(told) == ModelSpec(
         model="ns/name",
@@ -35,6 +43,11 @@ def test_every_field_arrives():
         max_batch_tokens=64,
         kv_cache_bytes=2**20,
         prefix_caching=False,
+        quantization=Quantization(
+            weights=Weights.INT4,
+            group_size=32,
+            overrides=(Override("*.down_proj", Weights.INT8),),
+        ),
     )
 
 
@@ -43,10 +56,16 @@ def test_every_field_arrives():
     [
         pytest.param({"model": "smollm2"}, "namespace/name", id="a short name"),
         pytest.param({"source": ""}, "no source", id="no source"),
+        pytest.param(
+            {"quantization": {"weights": "int3"}}, "none, int8, int4, found 'int3'", id="int3"
+        ),
+        pytest.param(
+            {"quantization": {"group_size": 48}}, "32, 64, 128, found 48", id="an odd group"
+        ),
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
     ],
 )
-def test_says_what_it_expected(wrong: dict[str, str], message: str):
+def test_says_what_it_expected(wrong: dict[str, Any], message: str):
     told = pb.ModelSpec(**({"model": "a/b", "source": "hf://a/b"} | wrong))
     with pytest.raises(InvalidRequestError, match=message):
         ModelSpec.from_proto(told)
