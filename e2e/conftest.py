@@ -43,9 +43,12 @@ def administrator(request: pytest.FixtureRequest) -> Kube:
 @pytest.fixture(scope="session")
 def installation(administrator: Kube, request: pytest.FixtureRequest) -> Installation:
     """The chart, installed with today's images; stays when the tests have ended."""
-    installation = Installation(administrator)
-    if "KUBECONFIG" not in os.environ:
-        installation.load_images(request.getfixturevalue("machine"))
+    if "KUBECONFIG" in os.environ:
+        installation = Installation(administrator)
+    else:
+        machine: Cluster = request.getfixturevalue("machine")
+        installation = Installation(administrator, machine.program("helm"))
+        installation.load_images(machine)
     installation.install()
     return installation
 

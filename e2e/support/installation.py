@@ -14,7 +14,7 @@ import yaml
 
 from cluster.cluster import Cluster
 from images import operator_image, worker_image
-from kube import Kube, eventually
+from kube import Kube
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "modelfleet"
@@ -30,6 +30,7 @@ class Installation:
     """One release of the chart."""
 
     kube: Kube
+    helm_binary: Path = Path("helm")
     release: str = "modelfleet"
     namespace: str = NAMESPACE
     operator: str = field(default_factory=lambda: os.environ.get("MODELFLEET_OPERATOR_IMAGE", ""))
@@ -70,7 +71,7 @@ class Installation:
     def helm(self, *arguments: str, stdin: str | None = None) -> str:
         """What helm prints; a failure of it fails the test with its words."""
         ended = subprocess.run(
-            [str(self.kube.program("helm")), *arguments],
+            [str(self.helm_binary), *arguments],
             env={**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)},
             input=stdin,
             text=True,
