@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from . import accelerator
+from .accelerator import AcceleratorClass
 from .errors import ManifestError
-from .spec import API_VERSION, KIND, Metadata, ModelDeployment
+from .spec import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,7 +40,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def load_manifests(paths: Iterable[Path]) -> list[ModelDeployment]:
-    """Every ModelDeployment in the files, in order.
+    """Every ModelDeployment in the files, in order; AcceleratorClasses are checked and left out.
 
     ManifestError lists all that is wrong in all files: file, document, field, what was expected and
     what was found.
@@ -54,6 +56,10 @@ def load_manifests(paths: Iterable[Path]) -> list[ModelDeployment]:
             continue
         for number, document in documents:
             where = f"{path}, document {number}"
+            if _is_class(document):
+                problems, _ = _validated(AcceleratorClass, document)
+                wrong += [f"{where}: {problem}" for problem in problems]
+                continue
             problems, deployment = check_manifest(document)
             wrong += [f"{where}: {problem}" for problem in problems]
             if deployment is None:
@@ -65,6 +71,8 @@ def load_manifests(paths: Iterable[Path]) -> list[ModelDeployment]:
                     "rename one of them, or give it another namespace"
                 )
             found.append(deployment)
+    if not found and not wrong:
+        wrong.append(f"expected a {KIND} in one of the files, found {accelerator.KIND} only")
     if wrong:
         raise ManifestError("\n".join(wrong))
     return found
@@ -80,10 +88,24 @@ def check_manifest(document: Any) -> tuple[list[str], ModelDeployment | None]:
             f"expected kind {KIND} of apiVersion {API_VERSION}, found kind {_shown(kind)} of "
             f"apiVersion {_shown(version)}: remove or correct this document"
         ], None
+    return _validated(ModelDeployment, document)
+
+
+_Object = TypeVar("_Object", bound=ApiModel)
+
+
+def _validated(model: type[_Object], document: dict[str, Any]) -> tuple[list[str], _Object | None]:
     try:
-        return [], ModelDeployment.model_validate(document)
+        return [], model.model_validate(document)
     except ValidationError as error:
-        return [_sentence(details, document) for details in error.errors()], None
+        return [_sentence(details, model) for details in error.errors()], None
+
+
+def _is_class(document: Any) -> bool:
+    asked = (accelerator.KIND, API_VERSION)
+    return (
+        isinstance(document, dict) and (document.get("kind"), document.get("apiVersion")) == asked
+    )
 
 
 def observed_manifest(body: Mapping[str, Any]) -> tuple[list[str], ModelDeployment | None]:
@@ -135,13 +157,13 @@ _EXPECTED = {
 }
 
 
-def _sentence(error: ErrorDetails, document: dict[str, Any]) -> str:
+def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
     """`spec.scaling.minReplicas: expected a whole number, found "two"`."""
     location, context = error["loc"], error.get("ctx", {})
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     path = path.lstrip(".") or "the object"
     if error["type"] == "extra_forbidden":
-        return f"{path}: there is no such field{_suggestion(location, document)}"
+        return f"{path}: there is no such field{_suggestion(location, model)}"
     if error["type"] == "missing":
         return f"{path}: this field is required and missing"
     if error["type"] == "value_error":
@@ -155,16 +177,15 @@ def _sentence(error: ErrorDetails, document: dict[str, Any]) -> str:
     return f"{path}: {said}, found {_shown(error['input'])}"
 
 
-def _suggestion(location: tuple[int | str, ...], document: dict[str, Any]) -> str:
-    fields = list(_fields_at(location[:-1]))
+def _suggestion(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    fields = list(_fields_at(location[:-1], model))
     close = difflib.get_close_matches(str(location[-1]), fields, n=1)
     if close:
         return f"; did you mean {close[0]}?"
     return f"; fields here are {', '.join(sorted(fields))}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> Iterator[str]:
-    model: type[BaseModel] = ModelDeployment
+def _fields_at(location: tuple[int | str, ...], model: type[BaseModel]) -> Iterator[str]:
     for part in location:
         for field in model.model_fields.values():
             if field.alias == part:

@@ -64,6 +64,9 @@ async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) ->
     """Runs until a signal; returns the exit code. StartError when it cannot start."""
     check_for_one_machine(manifests)
     check_port(options.host, options.port)
+    for manifest in manifests:
+        if manifest.spec.placement.accelerators:
+            log.info("spec.placement is ignored: this is one machine", model=manifest.full_name)
     with StateDirectory(options.state_dir).held() as state:
         return await _LocalFleet(manifests, options, state).run()
 

@@ -45,6 +45,32 @@ def test_units_become_seconds_and_bytes(tmp_path: Path):
     assert deployment.spec.engine.kv_cache_memory == 3 * 2**29
 
 
+CLASS = HEAD.replace("ModelDeployment", "AcceleratorClass") + "metadata: {name: a10}\n"
+
+
+def test_accelerator_classes_may_stand_beside_deployments(tmp_path: Path):
+    path = written(tmp_path, f"{CLASS}spec: {{price: {{onDemand: '0.75'}}}}\n---\n{GOOD}")
+    assert [d.full_name for d in load_manifests([path])] == ["default/smol"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CLASS + "spec: {prices: {}}\n---\n" + GOOD, "there is no such field; did you mean price"),
+        (CLASS + "spec: {price: {onDemand: 1}}\n---\n" + GOOD, 'an amount of money such as "2.50"'),
+        (
+            CLASS + "spec: {tolerations: [{key: a, seconds: 3}]}\n---\n" + GOOD,
+            "spec.tolerations[0].seconds: there is no such field",
+        ),
+        (CLASS + "spec: {}\n", "expected a ModelDeployment in one of the files"),
+    ],
+)
+def test_what_is_wrong_with_a_class_is_said_as_well(tmp_path: Path, text: str, said: str):
+    with pytest.raises(ManifestError) as error:
+        load_manifests([written(tmp_path, text)])
+    assert said in str(error.value)
+
+
 def test_what_kubectl_get_prints_can_be_read_again(tmp_path: Path):
     text = GOOD.replace(
         "metadata: {",
