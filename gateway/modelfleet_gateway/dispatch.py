@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -195,23 +196,17 @@ class Dispatcher:
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
 
-    def apply(self, view: View) -> bool:
-        """Puts a view in force; False for one of a leader that was replaced."""
+    def apply(self, view: View, changed: Collection[str] | None = None) -> bool:
+        """Puts a view in force; False for one of a leader that was replaced.
+
+        `changed` names the models that differ from the view before; None: any of them may.
+        """
         if is_outdated(view, self.view):
             log.warning("an outdated view is ignored", term=view.term, version=view.version)
             return False
         self.view = view
-        for model in self.desks.keys() - view.routes.keys():
-            desk = self.desks.pop(model)
-            self._sync_workers(desk, Route(model=model))
-            desk.close()
-        for model, route in view.routes.items():
-            if model not in self.desks:
-                self.desks[model] = Desk(route, self._metrics.model(model), self.urgent)
-            desk = self.desks[model]
-            desk.route = route
-            self._sync_workers(desk, route)
-            desk.serve()
+        for model in self.desks.keys() | view.routes.keys() if changed is None else changed:
+            self._sync(model, view.routes.get(model))
         self.urgent.set()  # the operator waits for its view to be in force
         return True
 
@@ -231,6 +226,20 @@ class Dispatcher:
         """Closes every channel."""
         await self._tasks.close()
         await asyncio.gather(*(worker.close() for worker in self._watches))
+
+    def _sync(self, model: str, route: Route | None) -> None:
+        if route is None:
+            desk = self.desks.pop(model, None)
+            if desk is not None:
+                self._sync_workers(desk, Route(model=model))
+                desk.close()
+            return
+        if model not in self.desks:
+            self.desks[model] = Desk(route, self._metrics.model(model), self.urgent)
+        desk = self.desks[model]
+        desk.route = route
+        self._sync_workers(desk, route)
+        desk.serve()
 
     def _sync_workers(self, desk: Desk, route: Route) -> None:
         wanted = {worker.worker_id: worker for worker in route.workers}

@@ -14,8 +14,8 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 
 from .channels import METADATA, open_channel
 from .dispatch import Dispatcher
-from .signals import build_signals
-from .view import parse_view
+from .signals import Reporter
+from .view import changed_view, parse_view
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
 URGENT_PAUSE: Final = 0.02  # seconds between signals at least
@@ -33,12 +33,13 @@ class OperatorLink:
         self._gateway_id = gateway_id
         self._dispatcher = dispatcher
         self._heard = False  # whether the operator of this session has sent anything
+        self._follows = False  # whether its view was put in force: changes are to that one
 
     async def run(self) -> None:
         """Connects, follows redirects, comes back after a loss, for ever."""
         address, pause = self._address, FIRST_PAUSE
         while True:
-            self._heard = False
+            self._heard = self._follows = False
             leader = None
             try:
                 leader = await self._session(address)
@@ -58,24 +59,40 @@ class OperatorLink:
 
     async def _session(self, address: str) -> str | None:
         """One stream, until it ends; the leader's address if it is elsewhere."""
+        reporter = Reporter(self._dispatcher)
         async with open_channel(address) as channel:
-            call = fleet_pb2_grpc.FleetStub(channel).Connect(self._messages(), metadata=METADATA)
+            stub = fleet_pb2_grpc.FleetStub(channel)
+            call = stub.Connect(self._messages(reporter), metadata=METADATA)
             while isinstance(message := await call.read(), fleet_pb2.OperatorMessage):
-                if message.WhichOneof("message") == "redirect":
-                    return message.redirect.address
-                view = parse_view(message.view)
-                if not self._heard:
-                    log.info("connected to the operator", operator=address, term=view.term)
-                self._heard = True
-                self._dispatcher.apply(view)
+                match message.WhichOneof("message"):
+                    case "redirect":
+                        return message.redirect.address
+                    case "view":
+                        self._take_view(address, message.view, reporter)
+                    case "change":
+                        self._take_change(message.change)
         return None
 
-    async def _messages(self) -> AsyncIterator[fleet_pb2.GatewayMessage]:
-        yield fleet_pb2.GatewayMessage(hello=fleet_pb2.GatewayHello(gateway_id=self._gateway_id))
+    def _take_view(self, address: str, message: fleet_pb2.View, reporter: Reporter) -> None:
+        view = parse_view(message)
+        if not self._heard:
+            log.info("connected to the operator", operator=address, term=view.term)
+        self._heard = True
+        self._follows = self._dispatcher.apply(view)
+        reporter.takes_partial = message.takes_partial
+
+    def _take_change(self, message: fleet_pb2.ViewChange) -> None:
+        if self._follows and self._dispatcher.view is not None:
+            view = changed_view(self._dispatcher.view, message)
+            self._dispatcher.apply(view, {*message.removed, *(m.model for m in message.models)})
+
+    async def _messages(self, reporter: Reporter) -> AsyncIterator[fleet_pb2.GatewayMessage]:
+        hello = fleet_pb2.GatewayHello(gateway_id=self._gateway_id, takes_changes=True)
+        yield fleet_pb2.GatewayMessage(hello=hello)
         loop = asyncio.get_running_loop()
         while True:
             self._dispatcher.urgent.clear()
-            yield fleet_pb2.GatewayMessage(signals=build_signals(self._dispatcher, loop.time()))
+            yield fleet_pb2.GatewayMessage(signals=reporter.signals(loop.time()))
             await asyncio.sleep(URGENT_PAUSE)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIGNAL_PAUSE - URGENT_PAUSE):

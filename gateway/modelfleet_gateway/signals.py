@@ -7,26 +7,50 @@ from modelfleet_proto import fleet_pb2
 from .dispatch import Desk, Dispatcher
 
 
-def build_signals(dispatcher: Dispatcher, now: float) -> fleet_pb2.Signals:
-    """Every model and worker of the view in force. `now`: seconds on the loop's clock."""
-    signals = fleet_pb2.Signals()
-    if dispatcher.view is not None:
-        signals.term = dispatcher.view.term
-        signals.version = dispatcher.view.version
-    for desk in dispatcher.desks.values():
-        signals.models.append(_model(desk, now))
-        for worker in desk.workers.values():
-            entry = signals.workers.add(
-                worker_id=worker.worker_id, reachable=worker.reachable, running=worker.running
-            )
-            if worker.stats is not None:
-                entry.stats.CopyFrom(worker.stats)
-    return signals
+class Reporter:
+    """The signals of one stream: everything first, then what changed where that is understood."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._said: dict[str, object] = {}  # by model
+        self.takes_partial = False  # what the operator's view says
+
+    def signals(self, now: float) -> fleet_pb2.Signals:
+        """Of the models in force, with their workers. `now`: seconds on the loop's clock."""
+        dispatcher = self._dispatcher
+        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._said))
+        if dispatcher.view is not None:
+            signals.term = dispatcher.view.term
+            signals.version = dispatcher.view.version
+        for model in self._said.keys() - dispatcher.desks.keys():
+            del self._said[model]
+        for model, desk in dispatcher.desks.items():
+            says = _content(desk, now)
+            if signals.partial and self._said.get(model) == says:
+                continue
+            self._said[model] = says
+            _add(signals, desk, now)
+        return signals
 
 
-def _model(desk: Desk, now: float) -> fleet_pb2.ModelSignals:
+def _content(desk: Desk, now: float) -> object:
+    """All that the signals of a model say, in the cheapest form that can be compared."""
     meter = desk.meter
-    return fleet_pb2.ModelSignals(
+    return (
+        len(desk.line),
+        desk.running,
+        meter.last_request,
+        desk.line.oldest_wait(now),
+        (meter.requests, meter.refusals, meter.resumed),
+        (meter.prompt_tokens, meter.completion_tokens),
+        desk.awaited_revisions,
+        [(w.worker_id, w.reachable, w.running, w.stats) for w in desk.workers.values()],
+    )
+
+
+def _add(signals: fleet_pb2.Signals, desk: Desk, now: float) -> None:
+    meter = desk.meter
+    signals.models.add(
         model=desk.route.model,
         waiting=len(desk.line),
         running=desk.running,
@@ -39,3 +63,9 @@ def _model(desk: Desk, now: float) -> fleet_pb2.ModelSignals:
         completion_tokens=meter.completion_tokens,
         awaited_revisions=sorted(desk.awaited_revisions),
     )
+    for worker in desk.workers.values():
+        entry = signals.workers.add(
+            worker_id=worker.worker_id, reachable=worker.reachable, running=worker.running
+        )
+        if worker.stats is not None:
+            entry.stats.CopyFrom(worker.stats)

@@ -82,31 +82,39 @@ def make_view(routes: tuple[Route, ...], *, term: int = 0, version: int = 0) -> 
 
 def parse_view(message: fleet_pb2.View) -> View:
     """The view that the operator sent."""
-    return make_view(
-        tuple(
-            Route(
-                model=model.model,
-                served_names=tuple(model.served_names),
-                max_queue=model.max_queue,
-                hold_timeout=model.hold_timeout,
-                workers=tuple(
-                    WorkerRoute(
-                        worker_id=worker.worker_id,
-                        address=worker.address,
-                        routable=worker.routable,
-                        revision=worker.revision,
-                    )
-                    for worker in model.workers
-                ),
-                created=model.created,
-                eta=model.eta,
-                phase=model.phase,
-                revisions=frozenset(model.revisions),
+    routes = tuple(parse_route(model) for model in message.models)
+    return make_view(routes, term=message.term, version=message.version)
+
+
+def changed_view(view: View, message: fleet_pb2.ViewChange) -> View:
+    """The view as it is after a change that the operator sent."""
+    routes = dict(view.routes)
+    for model in message.removed:
+        routes.pop(model, None)
+    routes.update((model.model, parse_route(model)) for model in message.models)
+    return make_view(tuple(routes.values()), term=view.term, version=message.version)
+
+
+def parse_route(model: fleet_pb2.ModelRoute) -> Route:
+    """One model, as the operator sent it."""
+    return Route(
+        model=model.model,
+        served_names=tuple(model.served_names),
+        max_queue=model.max_queue,
+        hold_timeout=model.hold_timeout,
+        workers=tuple(
+            WorkerRoute(
+                worker_id=worker.worker_id,
+                address=worker.address,
+                routable=worker.routable,
+                revision=worker.revision,
             )
-            for model in message.models
+            for worker in model.workers
         ),
-        term=message.term,
-        version=message.version,
+        created=model.created,
+        eta=model.eta,
+        phase=model.phase,
+        revisions=frozenset(model.revisions),
     )
 
 

@@ -197,6 +197,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
     def __init__(self) -> None:
         self.view = fleet_pb2.View(term=1, version=1)
         self.redirect = ""
+        self.changes: list[fleet_pb2.ViewChange] = []  # sent next, instead of a view
         self.hellos: list[str] = []
         self.signals: list[fleet_pb2.Signals] = []
         self.address = ""
@@ -221,6 +222,11 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         for event in self._changed:
             event.set()
 
+    def change(self, change: fleet_pb2.ViewChange) -> None:
+        self.changes.append(change)
+        for event in self._changed:
+            event.set()
+
     async def Connect(self, requests, context):  # noqa: N802 - the protocol's name
         if self.redirect:
             yield fleet_pb2.OperatorMessage(redirect=fleet_pb2.Redirect(address=self.redirect))
@@ -238,7 +244,10 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         reader = asyncio.create_task(read())
         try:
             while True:
-                yield fleet_pb2.OperatorMessage(view=self.view)
+                if self.changes:
+                    yield fleet_pb2.OperatorMessage(change=self.changes.pop(0))
+                else:
+                    yield fleet_pb2.OperatorMessage(view=self.view)
                 await changed.wait()
                 changed.clear()
         finally:

@@ -77,6 +77,53 @@ async def test_a_view_of_a_lower_term_is_ignored():
         assert fleet.gateway.dispatcher.view.term == 5
 
 
+async def test_a_change_touches_only_the_models_that_it_names():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        dispatcher, operator = fleet.gateway.dispatcher, fleet.operator
+        kept = dispatcher.desks[MODEL].workers["w-0"]
+        new = fleet_pb2.ModelRoute(model="default/new", served_names=["new"])
+        operator.change(fleet_pb2.ViewChange(version=7, models=[new]))
+        await eventually(lambda: "new" in dispatcher.view.names)
+        assert dispatcher.desks[MODEL].workers["w-0"] is kept
+        assert await ask(fleet) == expected_text("p", 8)
+        await eventually(lambda: operator.signals[-1].version == 7)
+
+        operator.change(fleet_pb2.ViewChange(version=8, removed=["default/new"]))
+        await eventually(lambda: "new" not in dispatcher.view.names)
+        assert dispatcher.desks.keys() == {MODEL}
+        assert dispatcher.view.term == 1
+
+
+async def test_a_change_of_a_leader_that_was_replaced_is_ignored():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        fleet.push(route(worker, served=("tiny",)), term=5)
+        await eventually(lambda: fleet.gateway.dispatcher.view.term == 5)
+        fleet.push(route(worker, served=("old",)), term=4)
+        stale = fleet_pb2.ModelRoute(model="default/stale", served_names=["stale"])
+        fleet.operator.change(fleet_pb2.ViewChange(version=99, models=[stale]))
+        await eventually(lambda: not fleet.operator.changes)
+        fleet.push(route(worker, served=("newer",)), term=5)
+        await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
+        assert "stale" not in fleet.gateway.dispatcher.view.names
+
+
+async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        idle = fleet_pb2.ModelRoute(model="default/idle")
+        view = fleet_pb2.View(term=1, version=2, models=[route(worker), idle], takes_partial=True)
+        fleet.operator.push(view)
+        signals = fleet.operator.signals
+        await eventually(lambda: signals[-1].partial and not signals[-1].models)
+        told = len(signals)
+        await ask(fleet)
+        await eventually(lambda: any(s.models and s.models[0].requests for s in signals[told:]))
+        assert {m.model for s in signals[told:] for m in s.models} == {MODEL}
+        assert not signals[0].partial, "the first of a stream says everything"
+
+
 async def test_a_worker_that_is_not_routable_gets_nothing_new():
     stopped, other = ScriptedWorker("w-0"), ScriptedWorker("w-1")
     async with running_fleet(stopped, other) as fleet:

@@ -13,6 +13,7 @@ import pytest
 from modelfleet_operator.decisions.observed import WorkerState
 from modelfleet_operator.decisions.plan import Route, WorkerRoute
 from modelfleet_operator.fleet import SILENCE, Fleet, serve
+from modelfleet_operator.fleet_view import REMOVALS_KEPT, FleetView
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
 
@@ -78,6 +79,15 @@ class GatewayDouble:
         assert message.HasField("view"), message
         return message.view
 
+    async def change(self):
+        message = await self.receive()
+        assert message.HasField("change"), message
+        return message.change
+
+    async def say_partly(self, version: int, *models: fleet_pb2.ModelSignals) -> None:
+        signals = fleet_pb2.Signals(term=3, version=version, models=models, partial=True)
+        await self._call.write(fleet_pb2.GatewayMessage(signals=signals))
+
     async def say(self, view, *, waiting=0, running=0, reachable=None, stats=None) -> None:
         """Signals that acknowledge this view."""
         workers = []
@@ -94,11 +104,13 @@ class GatewayDouble:
 
 
 @contextlib.asynccontextmanager
-async def connected(service: Service, name="gw", version=None) -> AsyncIterator[GatewayDouble]:
+async def connected(
+    service: Service, name="gw", version=None, takes_changes=False
+) -> AsyncIterator[GatewayDouble]:
     metadata = call_metadata("gateway", version) if version else call_metadata("gateway")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         call = fleet_pb2_grpc.FleetStub(channel).Connect(metadata=metadata)
-        hello = fleet_pb2.GatewayHello(gateway_id=name)
+        hello = fleet_pb2.GatewayHello(gateway_id=name, takes_changes=takes_changes)
         await call.write(fleet_pb2.GatewayMessage(hello=hello))
         yield GatewayDouble(call)
         call.cancel()
@@ -122,6 +134,101 @@ async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
             assert second.models[0].workers[0].routable
             served.fleet.withdraw(MODEL)
             assert not (await gateway.view()).models
+
+
+async def test_a_gateway_that_takes_changes_gets_what_differs():
+    others = [f"default/other-{n}" for n in range(3)]
+    async with service(MODEL, *others) as served:
+        for model in others:
+            served.fleet.publish(route(model=model))
+        served.fleet.publish(route())
+        async with (
+            connected(served, takes_changes=True) as gateway,
+            connected(served, "old") as old,
+        ):
+            assert len((await gateway.view()).models) == len((await old.view()).models) == 4
+            served.fleet.publish(route(at("127.0.0.1:7000")))
+            served.fleet.withdraw(others[0])
+            change = await gateway.change()
+            assert [m.model for m in change.models] == [MODEL]
+            assert change.models[0].workers[0].address == "127.0.0.1:7000"
+            assert list(change.removed) == [others[0]]
+            whole = await old.view()
+            assert (len(whole.models), whole.version) == (3, change.version)
+
+
+async def test_a_new_leader_begins_with_the_whole_view():
+    async with service(MODEL) as served, connected(served, takes_changes=True) as gateway:
+        served.fleet.publish(route())
+        await gateway.view()
+        served.fleet.lead(4, [MODEL])
+        served.fleet.publish(route())
+        assert (await gateway.view()).term == 4
+
+
+async def test_a_gateway_that_missed_too_much_gets_the_whole_view():
+    view = FleetView(1)
+    view.put(route())
+    for number in range(3 * REMOVALS_KEPT):
+        view.put(route(model=f"default/m{number}"))
+        view.drop(f"default/m{number}")
+    assert view.change(1) is None
+    latest = view.change(view.version - 2)
+    assert latest is not None
+    assert list(latest.removed) == [f"default/m{3 * REMOVALS_KEPT - 1}"]
+    assert [m.model for m in view.whole().models] == [MODEL]
+
+
+async def test_partial_signals_say_nothing_new_of_the_models_that_they_leave_out():
+    other = "default/other"
+    async with service(MODEL, other) as served:
+        served.fleet.publish(route())
+        served.fleet.publish(route(model=other))
+        async with connected(served, takes_changes=True) as gateway:
+            view = await gateway.view()
+            await gateway.say(view, waiting=1)
+            await served.until(lambda: served.fleet.signals(other).waiting == 1)
+            served.woken.clear()
+            await gateway.say_partly(view.version)
+            await gateway.say_partly(view.version, fleet_pb2.ModelSignals(model=MODEL, waiting=4))
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 4)
+            assert served.fleet.signals(other).waiting == 1
+            assert served.woken == [MODEL]
+
+
+async def test_having_taken_a_change_is_news_for_the_models_in_it():
+    async with service(MODEL, "default/other") as served:
+        served.fleet.publish(route())
+        served.fleet.publish(route(model="default/other"))
+        async with connected(served, takes_changes=True) as gateway:
+            await gateway.say(await gateway.view())
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            served.fleet.publish(route(model="default/new"))
+            change = await gateway.change()
+            served.woken.clear()
+            await gateway.say_partly(
+                change.version, fleet_pb2.ModelSignals(model="default/new", waiting=1)
+            )
+            await served.until(lambda: served.woken == ["default/new"])
+            served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+            change = await gateway.change()
+            await gateway.say_partly(change.version)
+            await served.until(lambda: served.woken == ["default/new", MODEL])
+
+
+async def test_the_silence_of_a_gateway_is_news_for_every_model(monkeypatch):
+    monkeypatch.setattr("modelfleet_operator.fleet.SILENCE", 0.2)
+    async with service(MODEL) as served:
+        served.fleet.publish(route())
+        async with connected(served) as gateway:
+            view = await gateway.view()
+            await gateway.say(view)
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            served.woken.clear()
+            served.now[0] += 1
+            await served.until(lambda: served.woken == ["all"])
+            await gateway.say(view)
+            await served.until(lambda: served.woken == ["all", "all"])
 
 
 async def test_no_view_is_sent_before_every_model_is_known():

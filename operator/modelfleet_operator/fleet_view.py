@@ -1,0 +1,135 @@
+"""The view as it is published: each part with the version that brought it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from modelfleet_proto import fleet_pb2
+
+from .decisions.plan import Route, WorkerRoute
+
+REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    route: Route
+    message: fleet_pb2.ModelRoute
+    since: dict[object, int]  # the model, its workers and their routability -> version
+
+
+class FleetView:
+    """One term's view. Work and messages grow with what changes, not with what is there."""
+
+    def __init__(self, term: int = 0) -> None:
+        self.term = term
+        self.version = 0
+        self._models: dict[str, _Published] = {}
+        self._changed: dict[str, int] = {}  # model, removed ones too -> version, oldest first
+        self._floor = 0  # changes since an earlier version are not known any more
+        self._whole: fleet_pb2.View | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def route(self, model: str) -> Route | None:
+        """As it was published last."""
+        published = self._models.get(model)
+        return published.route if published else None
+
+    def put(self, route: Route) -> bool:
+        """Whether that changed anything."""
+        before = self._models.get(route.model)
+        if before is not None and before.route == route:
+            return False
+        self._advance(route.model)
+        known: set[object] = {route.model}
+        for worker in route.workers:
+            known |= {identity(worker), routability(worker)}
+        old = before.since if before else {}
+        since = {what: old.get(what, self.version) for what in known}
+        self._models[route.model] = _Published(route, _model_route(route), since)
+        return True
+
+    def drop(self, model: str) -> bool:
+        """Whether it was there."""
+        if self._models.pop(model, None) is None:
+            return False
+        self._advance(model)
+        if len(self._changed) > len(self._models) + REMOVALS_KEPT:
+            removed = [name for name in self._changed if name not in self._models]
+            for name in removed[: REMOVALS_KEPT // 2]:
+                self._floor = self._changed.pop(name)
+        return True
+
+    def since(self, model: str, what: object) -> int | None:
+        """The version that brought it; None: it is not in the view."""
+        published = self._models.get(model)
+        return published.since.get(what) if published else None
+
+    def changed_since(self, version: int) -> Iterator[str]:
+        """Models that came, went or changed after that version, the latest first."""
+        for model, changed in reversed(self._changed.items()):
+            if changed <= version:
+                return
+            yield model
+
+    def whole(self) -> fleet_pb2.View:
+        """For a gateway that knows nothing of this term."""
+        if self._whole is None or self._whole.version != self.version:
+            self._whole = fleet_pb2.View(
+                term=self.term,
+                version=self.version,
+                models=[self._models[model].message for model in sorted(self._models)],
+                takes_partial=True,
+            )
+        return self._whole
+
+    def change(self, version: int) -> fleet_pb2.ViewChange | None:
+        """What differs from that version; None if only the whole view can say it."""
+        if version < self._floor:
+            return None
+        models = list(self.changed_since(version))
+        return fleet_pb2.ViewChange(
+            version=self.version,
+            models=[self._models[model].message for model in models if model in self._models],
+            removed=[model for model in models if model not in self._models],
+        )
+
+    def _advance(self, model: str) -> None:
+        self.version += 1
+        self._changed.pop(model, None)
+        self._changed[model] = self.version
+
+
+def identity(worker: WorkerRoute) -> object:
+    """Another start of a worker has another address."""
+    return worker.id, worker.address
+
+
+def routability(worker: WorkerRoute) -> object:
+    """What a gateway knows once it has the view in which the worker became routable, or not."""
+    return worker.id, worker.address, worker.routable
+
+
+def _model_route(route: Route) -> fleet_pb2.ModelRoute:
+    return fleet_pb2.ModelRoute(
+        model=route.model,
+        served_names=route.served_names,
+        max_queue=route.max_queue,
+        hold_timeout=route.hold_timeout,
+        created=route.created,
+        eta=route.eta,
+        phase=route.phase,
+        revisions=route.revisions,
+        workers=[
+            fleet_pb2.WorkerRoute(
+                worker_id=worker.id,
+                address=worker.address,
+                routable=worker.routable,
+                revision=worker.revision,
+            )
+            for worker in route.workers
+        ],
+    )
