@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,10 +32,11 @@ _WAITING = {
     "PostStartHookError": Reason.CONTAINER_START,
     "CrashLoopBackOff": Reason.CONTAINER_START,  # a sidecar's: workers are never restarted
 }
-_ADVICE = {
-    Reason.IMAGE_PULL: "check the image's name, the registry and its pull secret",
-    Reason.CONTAINER_CONFIG: "create what is missing, it starts by itself then",
-}
+_MISSING = "create what is missing: it starts by itself then"
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "ContainerStatusUnknown"})
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*": (ErrImagePull: )?')
+# What the scheduler adds to why the nodes do not fit: what preemption would not bring either.
+_AFTERTHOUGHTS = re.compile(r",? (no new claims to deallocate,?|preemption: ).*$")
 # Of a pod that has ended: the kubelet or a controller ended it, or did not admit it.
 _EVICTED = frozenset({"Evicted", "Preempting", "Terminated", "Shutdown", "NodeShutdown"})
 
@@ -77,13 +79,14 @@ def _troubles(pod: Object) -> Iterator[Trouble]:
 
 def _waits(container: Object, reason: Reason) -> str:
     waiting = container["state"]["waiting"]
-    said = _shortened(waiting.get("message", "")) or waiting["reason"]
-    what = f"image {container['image']}" if reason is Reason.IMAGE_PULL else said
-    if reason is Reason.IMAGE_PULL and said != waiting["reason"]:
-        what += f": {said}"
+    said = _shortened(_BACK_OFF.sub("", waiting.get("message", ""))) or waiting["reason"]
     name = "" if container["name"] == WORKER else f"container {container['name']}: "
-    advice = _ADVICE.get(reason)
-    return f"{name}{what}{f' ({advice})' if advice else ''}"
+    if reason is Reason.IMAGE_PULL:
+        advice = "check its name, the registry and its pull secret"
+        return f"{name}image {container['image']} cannot be pulled ({advice}): {said}"
+    if reason is Reason.CONTAINER_CONFIG and ("not found" in said or "find key" in said):
+        return f"{name}{said} ({_MISSING})"
+    return f"{name}{said}"
 
 
 def _not_starting(pod: Object, since: float) -> Iterator[Trouble]:
@@ -145,6 +148,8 @@ def failure_of(pod: Object) -> tuple[str, Reason] | None:
 def _why_ended(ended: Object, status: Object) -> Reason:
     if ended.get("reason") == "OOMKilled":
         return Reason.OUT_OF_MEMORY
+    if ended.get("reason") in _NOT_STARTED:
+        return Reason.CONTAINER_START
     return Reason.EVICTED if status.get("reason") in _EVICTED else Reason.WORKER_FAILED
 
 
@@ -170,8 +175,7 @@ def _containers(status: Object) -> Iterator[Object]:
 
 
 def _scheduler_says(message: str) -> str:
-    """Without what preemption might do: it repeats the nodes."""
-    return _shortened(message.partition(" preemption:")[0])
+    return _shortened(_AFTERTHOUGHTS.sub("", message))
 
 
 def _shortened(text: str) -> str:

@@ -70,8 +70,8 @@ def terminated(**fields: Any) -> dict[str, Any]:
 
 
 NO_GPU = (
-    "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. preemption: 0/2 nodes are available: "
-    "2 No preemption victims found for incoming pod."
+    "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. no new claims to deallocate, "
+    "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
 )
 STARTED = condition("PodReadyToStartContainers", "True")
 
@@ -95,11 +95,16 @@ STARTED = condition("PodReadyToStartContainers", "True")
             pending(
                 STARTED,
                 containerStatuses=[
-                    container(waiting("ImagePullBackOff", 'Back-off pulling image "x": not found'))
+                    container(
+                        waiting(
+                            "ImagePullBackOff",
+                            'Back-off pulling image "x": ErrImagePull: failed: not found',
+                        )
+                    )
                 ],
             ),
             Reason.IMAGE_PULL,
-            ["registry.local/worker:2", "not found", "pull secret"],
+            ["image registry.local/worker:2 cannot be pulled", "pull secret): failed: not found"],
             id="no image",
         ),
         pytest.param(
@@ -131,6 +136,22 @@ STARTED = condition("PodReadyToStartContainers", "True")
             Reason.CONTAINER_CONFIG,
             ['secret "hub" not found', "create what is missing"],
             id="no Secret",
+        ),
+        pytest.param(
+            pending(
+                STARTED,
+                containerStatuses=[
+                    container(
+                        waiting(
+                            "CreateContainerConfigError",
+                            "container has runAsNonRoot and image will run as root",
+                        )
+                    )
+                ],
+            ),
+            Reason.CONTAINER_CONFIG,
+            ["image will run as root"],
+            id="an image of root",
         ),
         pytest.param(
             pending(
@@ -179,7 +200,8 @@ def test_says_why_it_does_not_start(status: dict[str, Any], reason: Reason, word
     assert trouble.since == PLACED_AT
     for word in words:
         assert word in trouble.message
-    assert "preemption" not in trouble.message
+    assert "reemption" not in trouble.message
+    assert "deallocate" not in trouble.message
 
 
 @pytest.mark.parametrize(
@@ -236,6 +258,17 @@ def test_a_start_may_take_a_while_before_it_is_trouble():
             "probe)",
             Reason.WORKER_FAILED,
             id="killed",
+        ),
+        pytest.param(
+            {
+                "phase": "Failed",
+                "containerStatuses": [
+                    container(terminated(reason="StartError", exitCode=128, message="no python"))
+                ],
+            },
+            "StartError, exit code 128: no python",
+            Reason.CONTAINER_START,
+            id="the image has no such command",
         ),
         pytest.param(
             {
