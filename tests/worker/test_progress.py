@@ -14,14 +14,38 @@ def test_a_local_model_spends_its_time_on_imports_and_weights():
     assert (progress.phase, progress.percent, progress.eta) == ("Weights", 50, T0 + 8)
 
 
+def after(*reports: tuple[str, float, float]) -> Progress:
+    """Reports of (phase, share, seconds since the start)."""
+    progress = Progress(started=T0)
+    for phase, share, seconds in reports:
+        progress = progress.advance(phase, share, T0 + seconds)
+    return progress
+
+
 def test_a_download_takes_most_of_the_way():
-    progress = Progress(started=T0).advance("Download", 1, T0 + 60).advance("Imports", 0, T0 + 60)
+    progress = after(("Download", 0, 0), ("Download", 0.5, 30))
+    assert (progress.percent, progress.eta) == (37.5, T0 + 80)
+    progress = after(("Download", 0, 0), ("Download", 1, 60), ("Imports", 0, 60))
     assert (progress.percent, progress.eta) == (75, T0 + 80)
 
 
+def test_a_download_that_goes_on_tells_its_own_pace():
+    """Four fifths were there; the last fifth at one percent a second."""
+    progress = after(("Download", 0.8, 0), ("Download", 0.9, 10))
+    assert round(progress.eta) == T0 + 20 + 33  # and what follows a download of 100 s
+
+
+def test_what_follows_a_download_has_a_pace_of_its_own():
+    """60 s of download, then a tenth of the rest in a second."""
+    fetched = (("Download", 0.0, 0.0), ("Download", 1.0, 60.0))
+    progress = after(*fetched, ("Imports", 0, 60), ("Imports", 1 / 3, 61))
+    assert (round(progress.percent, 6), round(progress.eta)) == (77.5, T0 + 70)
+
+
 def test_no_eta_before_something_was_seen():
-    assert Progress(started=T0).advance("Imports", 0.001, T0 + 1).eta == 0
-    assert Progress(started=T0).advance("Warmup", 1, T0).eta == 0
+    assert after(("Imports", 0.001, 1)).eta == 0
+    assert after(("Warmup", 1, 0)).eta == 0
+    assert after(("Download", 0.9, 1)).eta == 0
 
 
 @given(st.lists(st.tuples(PHASES, st.floats(-1, 2)), max_size=20))

@@ -11,6 +11,7 @@ from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.loading import Loaded, Loader, cpu_loader
 from modelfleet_worker.progress import Report
 from modelfleet_worker.spec import ModelSpec
+from modelfleet_worker.storage.cache import Cache
 
 MODELS = Path("~/.cache/modelfleet/models").expanduser()
 SOURCE = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.integration
 
 @cache
 def smollm2(spec: ModelSpec) -> Loaded:
-    return cpu_loader(MODELS)(spec, lambda phase, share: None)
+    remote = Cache(MODELS.parent / "remote")
+    return cpu_loader(MODELS, remote)(spec, lambda phase, share: None)
 
 
 def loader() -> Loader:

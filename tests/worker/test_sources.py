@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.sources import FolderSource, HubSource, local_folder, parse_source
+from modelfleet_worker.sources import (
+    ArtifactSource,
+    BucketSource,
+    FolderSource,
+    HubSource,
+    Source,
+    find_model,
+    parse_source,
+)
+from modelfleet_worker.storage.cache import Cache
 
 
 def folder(path: Path, *names: str) -> Path:
@@ -16,9 +25,14 @@ def folder(path: Path, *names: str) -> Path:
 
 
 def find(source: str, model_dir: Path = Path("/nowhere"), revision: str = "main") -> Path:
-    return local_folder(
-        source, revision=revision, model_dir=model_dir, report=lambda phase, share: None
+    found = find_model(
+        source,
+        revision=revision,
+        model_dir=model_dir,
+        cache=Cache(Path("/nowhere")),
+        report=lambda phase, share: None,
     )
+    return found.folder
 
 
 @pytest.mark.parametrize(
@@ -29,9 +43,17 @@ def find(source: str, model_dir: Path = Path("/nowhere"), revision: str = "main"
             HubSource("HuggingFaceTB/SmolLM2-135M-Instruct"),
         ),
         ("file:///models/a%20b", FolderSource(Path("/models/a b"))),
+        ("s3://bucket/llama/8b/", BucketSource("bucket", "llama/8b")),
+        ("s3://my.bucket", BucketSource("my.bucket", "")),
+        ("oci://r.example/team/smol:v1.0", ArtifactSource("r.example", "team/smol", "v1.0")),
+        ("oci://localhost:5000/smol:v1", ArtifactSource("localhost:5000", "smol", "v1")),
+        (
+            f"oci://r.example/smol@sha256:{'0a' * 32}",
+            ArtifactSource("r.example", "smol", f"sha256:{'0a' * 32}"),
+        ),
     ],
 )
-def test_reads_sources(source: str, parsed: HubSource | FolderSource):
+def test_reads_sources(source: str, parsed: Source):
     assert parse_source(source) == parsed
 
 
@@ -45,15 +67,26 @@ def test_reads_sources(source: str, parsed: HubSource | FolderSource):
         "hf://a/b/c",
         "hf://../etc",
         "hf://a/..",
-        "s3://bucket/key",
+        "gs://bucket/key",
+        "s3://",
+        "s3:///key",
+        "oci://r.example/smol",
+        "oci://r.example:v1",
+        "oci://r.example/Smol:v1",
+        "oci://r.example/../smol:v1",
         "file://models/relative",
         "file://~/models",
         "file:models",
     ],
 )
 def test_refuses_what_is_no_source_and_says_what_is(source: str):
-    with pytest.raises(ModelError, match=r"expected .*(hf://OWNER/NAME|file:///PATH)"):
+    with pytest.raises(ModelError, match=r"expected .*(hf://OWNER|file:///P|s3://B|oci://R)"):
         parse_source(source)
+
+
+def test_a_claim_is_a_thing_of_clusters():
+    with pytest.raises(ModelError, match="exists only in a cluster: use file:///PATH"):
+        parse_source("pvc://models/smol")
 
 
 def test_a_folder_with_safetensors_is_taken_as_it_is(tmp_path: Path):
@@ -85,3 +118,12 @@ def test_names_the_path_that_is_missing(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match=r"/file, found a file"):
         find((tmp_path / "file").as_uri())
+
+
+def test_the_only_model_below_a_folder_is_found_and_several_are_named(tmp_path: Path):
+    folder(tmp_path / "claim/llama/8b", "config.json", "model.safetensors")
+    folder(tmp_path / "claim/lost+found")
+    assert find((tmp_path / "claim").as_uri()) == tmp_path / "claim/llama/8b"
+    folder(tmp_path / "claim/smol/135m", "config.json", "model.safetensors")
+    with pytest.raises(ModelError, match=r"several models \(llama/8b, smol/135m.*name one"):
+        find((tmp_path / "claim").as_uri())

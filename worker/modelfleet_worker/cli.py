@@ -36,8 +36,8 @@ class Format(enum.StrEnum):
     JSON = "json"
 
 
-def _default_model_dir() -> Path:
-    return Path(os.environ.get("MODELFLEET_CACHE", "~/.cache/modelfleet")) / "models"
+def _cache_dir() -> Path:
+    return Path(os.environ.get("MODELFLEET_CACHE") or "~/.cache/modelfleet").expanduser()
 
 
 @app.command()
@@ -69,7 +69,7 @@ def worker(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="hf://OWNER/NAME or file:///PATH; without it, wait for LoadModel."),
+        typer.Option(help="hf://, file://, s3:// or oci://...; without it, wait for LoadModel."),
     ] = None,
     revision: Annotated[str, typer.Option(help="Of an hf:// source.")] = "main",
     dtype: Annotated[
@@ -127,6 +127,7 @@ def worker(
     from .quantities import parse_bytes
     from .server import ServerOptions, serve
     from .sources import parse_source
+    from .storage.cache import Cache
 
     if die_with_parent:
         lifeline.die_with_parent()
@@ -159,7 +160,9 @@ def worker(
         times = Calibration.read(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
-        loader = cpu_loader((model_dir or _default_model_dir()).expanduser())
+        limit = os.environ.get("MODELFLEET_CACHE_LIMIT")
+        cache = Cache(_cache_dir() / "remote", parse_bytes(limit) if limit else None)
+        loader = cpu_loader((model_dir or _cache_dir() / "models").expanduser(), cache)
     options = ServerOptions(
         listen=listen,
         worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",

@@ -19,6 +19,14 @@ class ModelError(WorkerError):
     """The model cannot be loaded: its source, its files, or the room it needs."""
 
 
+class UnreachableError(ModelError):
+    """Nobody answers where the model is; a copy that was fetched earlier may do."""
+
+
+class BrokenTransferError(WorkerError):
+    """A connection broke in the middle of a file: go on from there."""
+
+
 class RefusalError(WorkerError):
     """A call is refused; `status` is what its caller sees."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from .engine.device import LoadedModel
 from .engine.paced import Calibration, load_paced
 from .progress import Report
-from .sources import local_folder, parse_source
+from .sources import find_model, parse_source
 from .spec import ModelSpec
+from .storage.cache import Cache, LocalModel
 from .text.paced import PacedTokenizer
 from .text.tokenizer import Tokenizer
 
@@ -23,6 +24,7 @@ class Loaded:
     spec: ModelSpec
     model: LoadedModel
     tokenizer: Tokenizer
+    files: LocalModel | None = None  # in use: kept in the cache as long as this lives
 
     @property
     def digest(self) -> str:
@@ -56,12 +58,12 @@ def paced_loader(calibration: Calibration) -> Loader:
     return load
 
 
-def cpu_loader(model_dir: Path) -> Loader:
+def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
     """Torch on this machine's processors; `model_dir` may hold local copies of hub models."""
 
     def load(spec: ModelSpec, report: Report) -> Loaded:
-        folder = local_folder(
-            spec.source, revision=spec.revision, model_dir=model_dir, report=report
+        files = find_model(
+            spec.source, revision=spec.revision, model_dir=model_dir, cache=cache, report=report
         )
         # Imported here: torch and transformers take seconds, and only this device needs them.
         report("Imports", 0.0)
@@ -69,9 +71,9 @@ def cpu_loader(model_dir: Path) -> Loader:
         from .text.huggingface import HuggingFaceTokenizer
 
         # The tokenizer first: what is wrong with it shows before minutes of reading weights.
-        tokenizer = HuggingFaceTokenizer(folder)
+        tokenizer = HuggingFaceTokenizer(files.folder)
         model = load_model(
-            folder,
+            files.folder,
             dtype=spec.dtype,
             quantization=spec.quantization,
             context_length=spec.context_length,
@@ -80,6 +82,6 @@ def cpu_loader(model_dir: Path) -> Loader:
             max_batch_tokens=spec.max_batch_tokens,
             progress=report,
         )
-        return Loaded(spec=spec, model=model, tokenizer=tokenizer)
+        return Loaded(spec=spec, model=model, tokenizer=tokenizer, files=files)
 
     return load

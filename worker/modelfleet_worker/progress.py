@@ -12,6 +12,7 @@ Report = Callable[[str, float], None]
 # Share of the time that each phase takes, as loads were measured; a download dwarfs the rest.
 _SHARES = {"Imports": 0.3, "Weights": 0.5, "Cache": 0.05, "Warmup": 0.15}
 _DOWNLOAD = 0.75
+_ENOUGH = 0.02  # of something: less says little about its pace, and a guess would only jump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,24 +24,44 @@ class Progress:
     percent: float = 0.0
     downloads: bool = False
     eta: float = 0.0  # 0: not known yet
+    # What the pace is told from: a download may find half of its files there, fetched by another
+    # process, and what comes after it has a pace of its own.
+    from_share: float = 0.0
+    from_time: float = 0.0
 
     def advance(self, phase: str, share: float, now: float) -> Progress:
         """So much of a phase is done (0 to 1)."""
-        downloads = self.downloads or phase == "Download"
-        percent = max(self.percent, 100 * _overall(phase, min(max(share, 0.0), 1.0), downloads))
-        elapsed = now - self.started
-        # Too little has been seen below two percent; a guess would only jump.
-        eta = self.started + elapsed * 100 / percent if percent >= 2 and elapsed > 0 else 0.0
-        return replace(self, phase=phase, percent=percent, downloads=downloads, eta=eta)
+        share = min(max(share, 0.0), 1.0)
+        if phase == "Download":
+            return self._download(share, now)
+        done = _done(phase, share)
+        if done is None:  # a phase that has no share moves nothing
+            return replace(self, phase=phase)
+        percent = 100 * (_DOWNLOAD + (1 - _DOWNLOAD) * done if self.downloads else done)
+        begun = self.from_time or self.started
+        if self.phase == "Download":
+            begun = now
+        seen = now - begun
+        eta = begun + seen / done if done >= _ENOUGH and seen > 0 else self.eta
+        return replace(
+            self, phase=phase, percent=max(self.percent, percent), eta=eta, from_time=begun
+        )
+
+    def _download(self, share: float, now: float) -> Progress:
+        begun = self if self.downloads else replace(self, from_share=share, from_time=now)
+        seen, seconds, eta = share - begun.from_share, now - begun.from_time, 0.0
+        if seen >= _ENOUGH and seconds > 0:
+            whole = seconds / seen  # for all of it, at this pace
+            eta = now + whole * (1 - share) + whole * (1 - _DOWNLOAD) / _DOWNLOAD
+        percent = max(self.percent, 100 * _DOWNLOAD * share)
+        return replace(begun, phase="Download", percent=percent, downloads=True, eta=eta)
 
 
-def _overall(phase: str, share: float, downloads: bool) -> float:
-    if phase == "Download":
-        return _DOWNLOAD * share
+def _done(phase: str, share: float) -> float | None:
+    """Of all that is not the download."""
     before = 0.0
     for name, weight in _SHARES.items():
         if name == phase:
-            done = before + weight * share
-            return _DOWNLOAD + (1 - _DOWNLOAD) * done if downloads else done
+            return before + weight * share
         before += weight
-    return 0.0  # a phase that has no share moves nothing
+    return None

@@ -10,14 +10,24 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from .errors import ModelError
-from .hub import download
 from .progress import Report
+from .storage.cache import Cache, LocalModel
+from .storage.fetching import fetch_model
+from .storage.remote import Remote, check_weights
 
 log = structlog.get_logger()
 
+EXPECTED = "hf://OWNER/NAME, file:///PATH, s3://BUCKET/PREFIX or oci://REGISTRY/REPOSITORY:TAG"
+
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_PART}/{_PART}")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_BUCKET = re.compile(r"([a-z0-9][a-z0-9.-]+[a-z0-9])(?:/(.*))?")
+_ARTIFACT = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?|\[[0-9a-f:]+\](?::[0-9]+)?)"
+    r"/([a-z0-9]+(?:[-._/]+[a-z0-9]+)*)"
+    r"(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127})|@(sha256:[0-9a-f]{64}))"
+)
+_DEPTH = 2  # folders below the named one in which a model is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,55 +44,127 @@ class FolderSource:
     path: Path
 
 
-def parse_source(source: str) -> HubSource | FolderSource:
-    """Raises ModelError for anything but hf://OWNER/NAME and file:///PATH."""
+@dataclass(frozen=True, slots=True)
+class BucketSource:
+    """s3://BUCKET/PREFIX; the prefix has no slash at its end."""
+
+    bucket: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSource:
+    """oci://HOST/REPOSITORY:TAG or @DIGEST."""
+
+    host: str
+    repository: str
+    reference: str
+
+
+Source = HubSource | FolderSource | BucketSource | ArtifactSource
+
+
+def parse_source(source: str) -> Source:
+    """Raises ModelError for what is no source of a worker, and says what is."""
     scheme, separator, rest = source.partition("://")
-    if scheme == "hf" and separator:
-        if not _REPOSITORY.fullmatch(rest) or ".." in rest or "--" in rest:
-            raise ModelError(f"expected hf://OWNER/NAME, found {source!r}")
-        return HubSource(rest)
-    if scheme == "file" and separator:
-        parts = urlsplit(source)
-        path = unquote(parts.path)
-        if parts.netloc or not path.startswith("/") or parts.query or parts.fragment:
+    match scheme if separator else "":
+        case "hf":
+            return _parse_hub(source, rest)
+        case "file":
+            return _parse_folder(source)
+        case "s3":
+            bucket = _BUCKET.fullmatch(rest)
+            if not bucket:
+                raise ModelError(f"expected s3://BUCKET/PREFIX, found {source!r}")
+            return BucketSource(bucket[1], (bucket[2] or "").strip("/"))
+        case "oci":
+            artifact = _ARTIFACT.fullmatch(rest)
+            if not artifact:
+                raise ModelError(
+                    f"expected oci://REGISTRY/REPOSITORY:TAG or @sha256:DIGEST, found {source!r}"
+                )
+            return ArtifactSource(artifact[1], artifact[2], artifact[3] or artifact[4])
+        case "pvc":
             raise ModelError(
-                f"expected file:///PATH with an absolute path, found {source!r}: "
-                "~ and relative paths mean something else on every machine"
+                f"{source} is a PersistentVolumeClaim, which exists only in a cluster: use "
+                "file:///PATH on this machine"
             )
-        return FolderSource(Path(path))
-    raise ModelError(f"expected a source hf://OWNER/NAME or file:///PATH, found {source!r}")
+    raise ModelError(f"expected a source {EXPECTED}, found {source!r}")
 
 
-def local_folder(source: str, *, revision: str, model_dir: Path, report: Report) -> Path:
-    """The folder with the model's files, downloaded if need be. Raises ModelError.
+def _parse_hub(source: str, rest: str) -> HubSource:
+    if not _REPOSITORY.fullmatch(rest) or ".." in rest or "--" in rest:
+        raise ModelError(f"expected hf://OWNER/NAME, found {source!r}")
+    return HubSource(rest)
+
+
+def _parse_folder(source: str) -> FolderSource:
+    parts = urlsplit(source)
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or parts.query or parts.fragment:
+        raise ModelError(
+            f"expected file:///PATH with an absolute path, found {source!r}: "
+            "~ and relative paths mean something else on every machine"
+        )
+    return FolderSource(Path(path))
+
+
+def find_model(
+    source: str, *, revision: str, model_dir: Path, cache: Cache, report: Report
+) -> LocalModel:
+    """The folder with the model's files, fetched if need be. Raises ModelError.
 
     `model_dir` may hold OWNER/NAME as a local copy (an air-gapped mirror) of the default revision.
     """
-    match parse_source(source):
+    parsed = parse_source(source)
+    match parsed:
         case FolderSource(path):
-            if not path.is_dir():
-                found = "a file" if path.exists() else "nothing"
-                raise ModelError(f"expected a model folder at {path}, found {found}")
-            folder = path
+            found = LocalModel(path)
+        case HubSource(repository) if (
+            revision == "main"
+            and ((mirror := model_dir.expanduser() / repository) / "config.json").exists()
+        ):
+            log.info("using the local copy", source=source, folder=str(mirror))
+            found = LocalModel(mirror)
+        case _:
+            found = fetch_model(_remote(parsed, revision), cache, report)
+    folder = model_folder(found.folder)
+    check_weights(folder, (path.name for path in folder.iterdir()))
+    return LocalModel(folder, found.lock)
+
+
+def _remote(source: HubSource | BucketSource | ArtifactSource, revision: str) -> Remote:
+    """Imports what that kind needs, and nothing for the others."""
+    match source:
         case HubSource(repository):
-            mirror = model_dir.expanduser() / repository
-            if revision == "main" and (mirror / "config.json").exists():
-                log.info("using the local copy", source=source, folder=str(mirror))
-                folder = mirror
-            else:
-                folder = download(repository, revision, report)
-    check_weights(folder, {path.name for path in folder.iterdir()})
+            from .storage.hub import HubModel
+
+            return HubModel(repository, revision)
+        case BucketSource(bucket, prefix):
+            from .storage.s3 import BucketModel
+
+            return BucketModel(bucket, prefix)
+        case ArtifactSource(host, repository, reference):
+            from .storage.oci import ArtifactModel
+
+            return ArtifactModel(host, repository, reference)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself, or the only one a little below it that holds a model.
+
+    So an archive may have its own folders, and a claim with one model needs no path.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise ModelError(f"expected a model folder at {folder}, found {found}")
+    levels = [folder]
+    for _ in range(_DEPTH + 1):
+        models = [path for path in levels if (path / "config.json").is_file()]
+        if len(models) > 1:
+            names = ", ".join(str(path.relative_to(folder)) for path in models[:3])
+            raise ModelError(f"{folder} holds several models ({names}, ...): name one of them")
+        if models:
+            return models[0]
+        levels = sorted(p for level in levels for p in level.iterdir() if p.is_dir())
     return folder
-
-
-def check_weights(where: Path | str, names: set[str]) -> None:
-    """Raises ModelError unless the files include safetensors: pickles can run any code."""
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = sorted(name for name in names if any(Path(name).match(p) for p in _PICKLES))
-    if pickles:
-        raise ModelError(
-            f"{where} holds only pickled weights ({', '.join(pickles[:3])}), which can run any "
-            "code when read: convert them to safetensors"
-        )
-    raise ModelError(f"expected *.safetensors weights in {where}, found none")

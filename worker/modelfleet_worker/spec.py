@@ -28,7 +28,7 @@ class ModelSpec:
     """Raises InvalidRequestError for what can never be loaded, whatever the source holds."""
 
     model: str  # "namespace/name" of the deployment
-    source: str  # hf://OWNER/NAME or file:///PATH
+    source: str  # see sources.parse_source
     revision: str = "main"
     dtype: Dtype = Dtype.AUTO
     quantization: Quantization = AS_STORED
@@ -45,7 +45,7 @@ class ModelSpec:
             )
         if not self.source:
             raise InvalidRequestError(
-                f"{self.model} has no source: expected hf://OWNER/NAME or file:///PATH"
+                f"{self.model} has no source: expected one like hf://OWNER/NAME or file:///PATH"
             )
         sizes = {
             "context length": self.context_length,

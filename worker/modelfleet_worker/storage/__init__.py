@@ -1,0 +1,1 @@
+"""Models that are somewhere else, and the cache that they are fetched into."""
