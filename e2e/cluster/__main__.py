@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import build, down, up
+from . import argocd, build, down, kwok, up
 from .cluster import Cluster
 from .commands import say
 from .components import COMPONENTS
@@ -51,6 +51,34 @@ def build_command(
 def load_command(archive: Path) -> None:
     """Give both nodes an image from an OCI or Docker archive that holds its name."""
     Cluster().load_image(archive)
+
+
+@app.command("kwok")
+def kwok_command(
+    nodes: Annotated[int, typer.Argument(help="How many; 0 removes them and their pods.")],
+    gpus: Annotated[int, typer.Option(help="nvidia.com/gpu of each node.")] = 8,
+    pods: Annotated[int, typer.Option(help="Pods that fit on each node.")] = 1000,
+) -> None:
+    """Add nodes without machines, for tests of scale."""
+    if nodes:
+        kwok.start_nodes(nodes, gpus=gpus, pods=pods)
+    else:
+        kwok.stop_nodes()
+
+
+@app.command("argocd")
+def argocd_command(
+    setting: Annotated[
+        list[str] | None, typer.Option(help="KEY=FILE: an entry of the ConfigMap argocd-cm.")
+    ] = None,
+    stop: Annotated[bool, typer.Option(help="End it; its objects stay.")] = False,
+) -> None:
+    """Start Argo CD beside the cluster."""
+    if stop:
+        argocd.stop_argocd()
+    else:
+        pairs = (each.partition("=") for each in setting or [])
+        argocd.start_argocd({key: Path(file).read_text() for key, _, file in pairs})
 
 
 def main() -> None:

@@ -44,9 +44,7 @@ def start_etcd() -> None:
 
 
 def start_apiserver() -> None:
-    """Listens on the host's address of the nodes' network; does nothing if it runs."""
-    if processes.find("kube-apiserver", "kube-apiserver") is not None:
-        return
+    """Listens on the host's address of the nodes' network, which nothing outside reaches."""
     processes.start(
         *("kube-apiserver", program("kube-apiserver"), "--etcd-servers", ETCD),
         *("--bind-address", HOST_ADDRESS, "--advertise-address", HOST_ADDRESS),
@@ -81,7 +79,7 @@ def start_controller_manager() -> None:
     kubeconfig = PKI / "kube-controller-manager.kubeconfig"
     processes.start(
         *("kube-controller-manager", program("kube-controller-manager")),
-        *("--kubeconfig", kubeconfig, "--bind-address", "127.0.0.1"),
+        *("--kubeconfig", kubeconfig, "--bind-address", HOST_ADDRESS),
         *("--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig),
         *("--root-ca-file", AUTHORITY, "--client-ca-file", AUTHORITY),
         *("--service-account-private-key-file", PKI / "service-accounts.key"),
@@ -98,7 +96,7 @@ def start_scheduler() -> None:
     processes.start(
         *("kube-scheduler", program("kube-scheduler"), "--kubeconfig", kubeconfig),
         *("--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig),
-        *("--bind-address", "127.0.0.1", "--leader-elect=false", "--cert-dir", RUN),
+        *("--bind-address", HOST_ADDRESS, "--leader-elect=false", "--cert-dir", RUN),
         *("--kube-api-qps", "400", "--kube-api-burst", "800"),
     )
 
@@ -120,7 +118,7 @@ def is_ready() -> bool:
     context = ssl.create_default_context(cafile=str(AUTHORITY))
     context.load_cert_chain(PKI / "admin.crt", PKI / "admin.key")
     try:
-        with urllib.request.urlopen(f"{API_SERVER}/readyz", context=context, timeout=2) as answer:  # noqa: S310 - our own address
+        with urllib.request.urlopen(f"{API_SERVER}/readyz", context=context, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -22,7 +22,8 @@ def remove_cluster() -> None:
     processes.wait_until("the kernel to remove the network", network.is_gone)
     remove_cgroups()
     restore_tunables()
-    shutil.rmtree(RUN, ignore_errors=False) if RUN.exists() else None
+    if RUN.exists():
+        shutil.rmtree(RUN)
 
 
 def stop_processes() -> None:

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from .commands import command
 from .components import program
-from .layout import KUBECONFIG
+from .layout import DNS_SERVICE_ADDRESS, HOST_ADDRESS, KUBECONFIG
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -29,5 +30,7 @@ def apply(*objects: dict[str, Any]) -> None:
 
 
 def apply_manifest(name: str) -> None:
-    """Applies a file of manifests/."""
-    kubectl("apply", "--server-side", "--force-conflicts", "--filename", MANIFESTS / name)
+    """Applies a file of manifests/ with this cluster's addresses in it."""
+    addresses = {"host": HOST_ADDRESS, "dns": DNS_SERVICE_ADDRESS}
+    text = Template((MANIFESTS / name).read_text()).substitute(addresses)
+    kubectl("apply", "--server-side", "--force-conflicts", "--filename", "-", stdin=text)

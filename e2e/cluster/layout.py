@@ -7,27 +7,31 @@ from pathlib import Path
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelfleet" / "cluster"
 IMAGES = CACHE / "images"
 IMAGE_STORE = CACHE / "buildah"
-RUN = CACHE / "run"  # everything a running cluster writes; gone after `make cluster-down`
+# More than one cluster fits on a machine: each number has its own folder, addresses and names.
+NUMBER = int(os.environ.get("MODELFLEET_CLUSTER_NUMBER", "0"))
+# Everything that a running cluster writes; gone after `make cluster-down`.
+RUN = CACHE / (f"run-{NUMBER}" if NUMBER else "run")
 LOGS = RUN / "logs"
 PKI = RUN / "pki"
 KUBECONFIG = RUN / "admin.kubeconfig"
 
 # One bridge is the network between the nodes; the host has the first address on it.
-HOST_LINK = "modelfleet0"
-HOST_ADDRESS = "10.200.0.1"
-NODE_NETWORK = "10.200.0.0/24"
-POD_NETWORK = "10.244.0.0/16"
-SERVICE_NETWORK = "10.96.0.0/16"
-API_SERVICE_ADDRESS = "10.96.0.1"  # always the first of the service network
-DNS_SERVICE_ADDRESS = "10.96.0.10"
+HOST_LINK = f"modelfleet{NUMBER}"
+HOST_ADDRESS = f"10.{200 + NUMBER}.0.1"
+POD_NETWORK = f"10.{244 + NUMBER}.0.0/16"
+SERVICE_NETWORK = f"10.{96 + NUMBER}.0.0/16"
+API_SERVICE_ADDRESS = f"10.{96 + NUMBER}.0.1"  # always the first of the service network
+DNS_SERVICE_ADDRESS = f"10.{96 + NUMBER}.0.10"
 DNS_DOMAIN = "cluster.local"
 API_SERVER_PORT = 6443
 API_SERVER = f"https://{HOST_ADDRESS}:{API_SERVER_PORT}"
 METRICS_SERVER_PORT = 4443
-ETCD_PORT = 12379  # on loopback; not 2379, which another etcd of this machine may hold
-ETCD_PEER_PORT = 12380
+ARGO_CD_ADDRESS = f"10.{200 + NUMBER}.0.3"
+FAKE_POD_NETWORK = f"10.{230 + NUMBER}.0.0/16"  # of kwok's pods, which nobody can reach
+ETCD_PORT = 12379 + 2 * NUMBER  # on loopback; not 2379, which another etcd of this machine may hold
+ETCD_PEER_PORT = ETCD_PORT + 1
 
-CGROUP = "modelfleet"  # the nodes' cgroups are below it
+CGROUP = f"modelfleet-{NUMBER}" if NUMBER else "modelfleet"  # the nodes' cgroups are below it
 
 PAUSE_IMAGE = "localhost/modelfleet/pause:1"
 
@@ -46,12 +50,12 @@ class Node:
     @property
     def address(self) -> str:
         """Its address on the bridge."""
-        return f"10.200.0.{10 + self.number}"
+        return f"10.{200 + NUMBER}.0.{10 + self.number}"
 
     @property
     def pods(self) -> str:
         """The range its pods get their addresses from."""
-        return f"10.244.{self.number}.0/24"
+        return f"10.{244 + NUMBER}.{self.number}.0/24"
 
     @property
     def folder(self) -> Path:

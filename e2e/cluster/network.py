@@ -3,7 +3,7 @@
 The bridge lives in a network namespace of its own, held by one process: when that process ends, the
 kernel removes the bridge, every cable and every route through them, however the end came.
 
-    host 10.200.0.1 ── modelfleet0 ═╗
+    host 10.200.0.1  ── modelfleet0 ═╗
     node-1 10.200.0.11 ── eth0 ═════╬═ bridge
     node-2 10.200.0.12 ── eth0 ═════╝
 """
@@ -20,8 +20,7 @@ PART = "network"
 
 def make_network() -> None:
     """Makes the bridge and the host's cable to it."""
-    holder = processes.start(PART, "sleep", "infinity", prefix=("unshare", "--net"))
-    processes.wait_until("the namespace of the bridge", lambda: has_own_network(holder))
+    holder = hold_network(PART)
     inside(holder, "ip", "link", "add", "bridge", "type", "bridge")
     inside(holder, "ip", "link", "set", "bridge", "up")
     add_cable(holder, "host", HOST_LINK, near=1)
@@ -29,12 +28,17 @@ def make_network() -> None:
     command("ip", "link", "set", HOST_LINK, "up")
 
 
-def connect(node: Node, holder: int) -> None:
-    """Gives a node its cable, its address and the routes to the pods of the others."""
-    add_cable(bridge_holder(), node.name, "eth0", near=holder)
+def connect(port: str, holder: int, address: str) -> None:
+    """Gives the network namespace of a process a cable to the bridge and an address."""
+    add_cable(holder_of(PART), port, "eth0", near=holder)
     inside(holder, "ip", "link", "set", "lo", "up")
-    inside(holder, "ip", "address", "add", f"{node.address}/24", "dev", "eth0")
+    inside(holder, "ip", "address", "add", f"{address}/24", "dev", "eth0")
     inside(holder, "ip", "link", "set", "eth0", "up")
+
+
+def connect_node(node: Node, holder: int) -> None:
+    """Gives a node its cable, its address and the routes to the pods of the others."""
+    connect(node.name, holder, node.address)
     inside(holder, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
     # The way to services is kube-proxy's; the route only lets packets reach it.
     inside(holder, "ip", "route", "add", "default", "via", HOST_ADDRESS)
@@ -61,23 +65,25 @@ def inside(holder: int, *arguments: str) -> str:
     return command("nsenter", "--target", str(holder), "--net", *arguments)
 
 
-def has_own_network(pid: int) -> bool:
-    """Whether the process has left the host's network namespace."""
-    own = Path("/proc/self/ns/net").readlink()
-    return Path(f"/proc/{pid}/ns/net").readlink() != own
+def hold_network(part: str) -> int:
+    """Starts a process in a network namespace of its own; returns its process id."""
+    processes.start(part, "sleep", "infinity", prefix=("unshare", "--net"))
+    # The program is `unshare` until it has made the namespace and becomes `sleep`.
+    processes.wait_until(f"the namespace of {part}", lambda: processes.find(part, "sleep"))
+    return holder_of(part)
 
 
-def is_connected(node: Node) -> bool:
-    """Whether the node's cable is in the bridge; the kernel removes it after the node's end."""
-    return node.name in inside(bridge_holder(), "ip", "-brief", "link")
-
-
-def bridge_holder() -> int:
-    """The process whose network namespace has the bridge."""
-    pid = processes.find(PART, "sleep")
+def holder_of(part: str) -> int:
+    """The process that holds a namespace; raises NotRunningError."""
+    pid = processes.find(part, "sleep")
     if pid is None:
-        raise NotRunningError("The network is not there: `make cluster-down`, `make cluster`.")
+        raise NotRunningError(f"The namespace of {part} is gone: `make cluster` makes it again.")
     return pid
+
+
+def is_connected(port: str) -> bool:
+    """Whether the cable is in the bridge; the kernel removes it soon after its holder's end."""
+    return f"{port}@" in inside(holder_of(PART), "ip", "-brief", "link")
 
 
 def is_gone() -> bool:

@@ -14,7 +14,7 @@ from . import network, processes
 from .cgroups import make_cgroup
 from .commands import command
 from .components import program
-from .errors import NotRunningError
+from .errors import CommandError
 from .layout import PKI, Node
 from .node_configuration import cni, containerd, kube_proxy, kubelet
 
@@ -24,26 +24,31 @@ PRIVATE = ("/run", "/var/lib/kubelet", "/var/lib/cni", "/opt/cni", "/opt/contain
 
 
 def start_node(node: Node) -> None:
-    """Starts everything; the node registers itself a few seconds later."""
+    """Starts what does not run; the node registers itself a few seconds later."""
+    if processes.find(node.name, "sleep") is None:
+        make_namespaces(node)
+    start_containerd(node)
+    start_kubelet(node)
+    start_kube_proxy(node)
+
+
+def make_namespaces(node: Node) -> None:
+    """An empty machine: namespaces with a cable to the network, and configuration files."""
     node.folder.mkdir(parents=True, exist_ok=True)
     make_cgroup(node)
     write_configuration(node)
     namespaces = ("--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts")
     # tini buries the orphans that end up with the first process of a pid namespace.
-    holder_command = ("tini", "--", "sleep", "infinity")
-    processes.start(node.name, *holder_command, prefix=("unshare", *namespaces))
+    processes.start(node.name, "tini", "--", "sleep", "infinity", prefix=("unshare", *namespaces))
     processes.wait_until(
-        f"the namespaces of {node.name}", lambda: processes.find(node.name, "sleep") is not None
+        f"the namespaces of {node.name}", lambda: processes.find(node.name, "sleep")
     )
     inside(node, "hostname", node.name)
     inside(node, "mount", "--make-rshared", "/")
     for path in PRIVATE:
         Path(path).mkdir(parents=True, exist_ok=True)
         inside(node, "mount", "-t", "tmpfs", "tmpfs", path)
-    network.connect(node, holder(node))
-    start_containerd(node)
-    start_kubelet(node)
-    start_kube_proxy(node)
+    network.connect_node(node, holder(node))
 
 
 def write_configuration(node: Node) -> None:
@@ -58,24 +63,26 @@ def write_configuration(node: Node) -> None:
 def start_containerd(node: Node) -> None:
     """Returns when containerd answers."""
     start_inside(node, "containerd", "containerd", "--config", node.folder / "containerd.toml")
-    processes.wait_until(f"containerd of {node.name}", node.socket.exists)
+
+    def answers() -> bool:
+        try:
+            images(node, "list", "--quiet")
+        except CommandError:
+            return False
+        return True
+
+    processes.wait_until(f"containerd of {node.name}", answers)
 
 
 def start_kubelet(node: Node) -> None:
-    """Does nothing if it runs."""
-    if processes.find(f"{node.name}-kubelet", "kubelet") is None:
-        start_inside(
-            *(node, "kubelet", program("kubelet"), "--config", node.folder / "kubelet.yaml"),
-            *(
-                "--kubeconfig",
-                PKI / f"{node.name}.kubeconfig",
-                "--root-dir",
-                node.folder / "kubelet",
-            ),
-            *("--hostname-override", node.name, "--node-ip", node.address),
-            *("--cert-dir", node.folder / "kubelet-pki"),
-            *("--node-labels", f"topology.kubernetes.io/zone=zone-{node.number}"),
-        )
+    """The node is ready some seconds later."""
+    start_inside(
+        *(node, "kubelet", program("kubelet"), "--config", node.folder / "kubelet.yaml"),
+        *("--kubeconfig", PKI / f"{node.name}.kubeconfig", "--root-dir", node.folder / "kubelet"),
+        *("--hostname-override", node.name, "--node-ip", node.address),
+        *("--cert-dir", node.folder / "kubelet-pki"),
+        *("--node-labels", f"topology.kubernetes.io/zone=zone-{node.number}"),
+    )
 
 
 def stop_kubelet(node: Node, with_signal: int = signal.SIGKILL) -> None:
@@ -106,16 +113,13 @@ def inside(node: Node, *arguments: str) -> str:
 
 def holder(node: Node) -> int:
     """The process whose namespaces are the node's."""
-    pid = processes.find(node.name, "sleep")
-    if pid is None:
-        raise NotRunningError(f"{node.name} is not running: `make cluster-down`, `make cluster`.")
-    return pid
+    return network.holder_of(node.name)
 
 
 def stop_node(node: Node) -> None:
     """Kills the holder of the namespaces, and with it everything inside."""
     processes.stop([holder(node)], with_signal=signal.SIGKILL)
-    processes.wait_until(f"{node.name}'s cable to go", lambda: not network.is_connected(node))
+    processes.wait_until(f"{node.name}'s cable to go", lambda: not network.is_connected(node.name))
     node.socket.unlink(missing_ok=True)
 
 

@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .errors import NotReadyError
 from .layout import LOGS, RUN
@@ -29,24 +30,32 @@ class Process:
     program: str  # the base name of argv[0]
 
 
-def start(part: str, *arguments: str | Path, prefix: tuple[str, ...] = ()) -> int:
-    """Starts a part in the background, its output in its log; returns the process id.
+def start(
+    part: str,
+    *arguments: str | Path,
+    prefix: tuple[str, ...] = (),
+    environment: Mapping[str, str | Path] = MappingProxyType({}),
+) -> None:
+    """Starts a part in the background, its output in its log; does nothing if it runs.
 
-    The prefix is a command that enters namespaces before it becomes the program.
+    The prefix is a command that enters namespaces before it becomes the program. Of our own
+    environment only PATH is passed on.
     """
+    if find(part, Path(arguments[0]).name) is not None:
+        return
     LOGS.mkdir(parents=True, exist_ok=True)
     marks = {OWNER_VARIABLE: str(RUN), PART_VARIABLE: part}
+    own = {name: str(value) for name, value in environment.items()}
     with (LOGS / f"{part}.log").open("ab") as log:
-        process = subprocess.Popen(
+        subprocess.Popen(
             [*prefix, *map(str, arguments)],
-            env={"PATH": os.environ["PATH"], "HOME": str(RUN), **marks},
+            env={"PATH": os.environ["PATH"], "HOME": str(RUN), **own, **marks},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd="/",
             start_new_session=True,  # outlives us, and Ctrl-C in the terminal is not meant for it
         )
-    return process.pid
 
 
 def running() -> Iterator[Process]:
@@ -97,7 +106,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(what: str, true: Callable[[], bool], *, patience: float = 60.0) -> None:
+def wait_until(what: str, true: Callable[[], object], *, patience: float = 60.0) -> None:
     """Asks every tenth of a second; raises NotReadyError after `patience` seconds."""
     deadline = time.monotonic() + patience
     while not true():

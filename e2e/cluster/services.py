@@ -53,7 +53,7 @@ def start_metrics_server() -> None:
         *("--tls-private-key-file", PKI / "metrics-server.key"),
         *("--kubelet-preferred-address-types", "InternalIP"),
         *("--kubelet-certificate-authority", AUTHORITY),
-        *("--metric-resolution", "10s", "--cert-dir", RUN),
+        *("--metric-resolution", "10s", "--kubelet-request-timeout", "5s", "--cert-dir", RUN),
     )
 
 

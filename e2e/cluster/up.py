@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from . import processes
+from . import network, processes
 from .build import build_missing
 from .certificates import make_certificates
 from .commands import say
@@ -12,9 +12,8 @@ from .control_plane import is_ready, start_control_plane
 from .down import remove_cluster
 from .images import pause_archive
 from .kubectl import get
-from .layout import CACHE, KUBECONFIG, NODES, RUN
-from .network import make_network
-from .node import load_image, start_node
+from .layout import CACHE, KUBECONFIG, NODES, PAUSE_IMAGE, RUN
+from .node import has_image, load_image, start_node
 from .node_configuration import resolv_conf
 from .packages import install_missing
 from .services import metrics_are_served, start_services
@@ -45,25 +44,35 @@ def link_programs() -> None:
 
 
 def start_cluster() -> None:
-    """Returns when both nodes are ready; raises NotReadyError."""
+    """Starts what does not run, everything if need be; returns when both nodes are ready.
+
+    Raises NotReadyError.
+    """
     if is_up():
         say("The cluster is up.")
         return
-    remove_cluster()  # what a crash left
     started = time.monotonic()
-    RUN.mkdir(parents=True)
-    (RUN / "resolv.conf").write_text(resolv_conf())
-    remember_tunables()
-    make_certificates()
-    make_network()
+    if processes.find(network.PART, "sleep") is None:  # else only a part of it is missing
+        remove_cluster()  # what a crash left
+        lay_foundation()
     start_control_plane()
     for node in NODES:
         start_node(node)
-        load_image(node, pause_archive())
+        if not has_image(node, PAUSE_IMAGE):
+            load_image(node, pause_archive())
     start_services()
     processes.wait_until("the nodes", nodes_are_ready)
     processes.wait_until("the metrics API", metrics_are_served)
     say(f"The cluster is ready after {time.monotonic() - started:.0f} s.")
+
+
+def lay_foundation() -> None:
+    """What the parts of a cluster share, and what cannot be made again beneath them."""
+    RUN.mkdir(parents=True)
+    (RUN / "resolv.conf").write_text(resolv_conf())
+    remember_tunables()
+    make_certificates()
+    network.make_network()  # last: where it is, the rest is whole
 
 
 def is_up() -> bool:
