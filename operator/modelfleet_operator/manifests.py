@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from . import accelerator
 from .accelerator import AcceleratorClass
 from .errors import ManifestError
 from .spec import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
+
+_Object = TypeVar("_Object", bound=ApiModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -91,9 +94,6 @@ def check_manifest(document: Any) -> tuple[list[str], ModelDeployment | None]:
     return _validated(ModelDeployment, document)
 
 
-_Object = TypeVar("_Object", bound=ApiModel)
-
-
 def _validated(model: type[_Object], document: dict[str, Any]) -> tuple[list[str], _Object | None]:
     try:
         return [], model.model_validate(document)
@@ -113,9 +113,37 @@ def observed_manifest(body: Mapping[str, Any]) -> tuple[list[str], ModelDeployme
 
     Its metadata and status are the server's own business, so only what we read of them is taken.
     """
+    return _observed(ModelDeployment, body)
+
+
+def observed_class(body: Mapping[str, Any]) -> tuple[list[str], AcceleratorClass | None]:
+    """The same for an AcceleratorClass."""
+    return _observed(AcceleratorClass, body)
+
+
+def _observed(model: type[_Object], body: Mapping[str, Any]) -> tuple[list[str], _Object | None]:
+    """A field that we do not know is one of a newer CRD, whose operator is on its way.
+
+    The API server refused or dropped all others.
+    """
     ours = {field.alias for field in Metadata.model_fields.values()}
     metadata = {key: value for key, value in body["metadata"].items() if key in ours}
-    return check_manifest({**body, "metadata": metadata})
+    document = {**body, "metadata": metadata}
+    try:
+        return [], model.model_validate(document)
+    except ValidationError as error:
+        unknown = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+    return _validated(model, _without(document, unknown))
+
+
+def _without(document: dict[str, Any], locations: Iterable[tuple[int | str, ...]]) -> Any:
+    document = copy.deepcopy(document)
+    for *path, last in locations:
+        node: Any = document
+        for part in path:
+            node = node[part]
+        del node[last]
+    return document
 
 
 def _documents(path: Path) -> list[tuple[int, Any]]:

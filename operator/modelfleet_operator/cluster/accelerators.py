@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 
 from ..accelerator import AcceleratorSpec
 from ..decisions.observed import Accelerator
+from ..manifests import observed_class
 from .trouble import WORKER
 
 ACCELERATOR = "modelfleet.dev/accelerator"  # label: name of the class
@@ -36,13 +36,12 @@ class KnownClass:
 
 def read_class(body: Mapping[str, Any]) -> KnownClass | None:
     """None for one that its CRD should have refused; the log says why."""
-    metadata = body["metadata"]
-    try:
-        spec = AcceleratorSpec.model_validate(body.get("spec", {}))
-    except ValidationError as error:
-        log.warning("this AcceleratorClass is unusable", name=metadata["name"], error=str(error))
+    problems, found = observed_class(body)
+    if found is None:
+        name = body["metadata"]["name"]
+        log.warning("this AcceleratorClass is unusable", name=name, error="; ".join(problems))
         return None
-    return KnownClass(metadata["name"], metadata.get("generation", 0), spec)
+    return KnownClass(found.metadata.name, found.metadata.generation, found.spec)
 
 
 def placed(pod: dict[str, Any], known: KnownClass) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def placed(pod: dict[str, Any], known: KnownClass) -> dict[str, Any]:
         (worker,) = [c for c in spec["containers"] if c["name"] == WORKER]
         count = str(known.spec.resource.count)
         for bound in ("requests", "limits"):  # extended resources cannot be overcommitted
-            worker.setdefault("resources", {}).setdefault(bound, {})[
-                known.spec.resource.name
-            ] = count
+            worker.setdefault("resources", {}).setdefault(bound, {})[known.spec.resource.name] = (
+                count
+            )
     return pod

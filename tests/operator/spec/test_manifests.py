@@ -183,3 +183,25 @@ def test_durations_are_written_as_they_were_read(text: str):
 def test_quantities_are_bytes(text: str, count: int):
     assert parse_quantity(text) == count
     assert parse_quantity(show_quantity(parse_quantity(text))) == count
+
+
+def test_fields_of_a_newer_crd_are_passed_over_in_what_the_api_server_gives():
+    body = {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "smol", "namespace": "default"},
+        "spec": {
+            "model": {"source": "hf://owner/name", "ofTomorrow": [1]},
+            "scaling": {"minReplicas": 2},
+            "sectionOfTomorrow": {"x": 1},
+        },
+    }
+    problems, deployment = observed_manifest(body)
+    assert problems == []
+    assert deployment is not None
+    assert deployment.spec.scaling.min_replicas == 2
+
+    body["spec"]["scaling"]["minReplicas"] = "two"
+    problems, deployment = observed_manifest(body)
+    assert len(problems) == 1
+    assert "spec.scaling.minReplicas" in problems[0]
