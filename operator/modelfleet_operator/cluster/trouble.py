@@ -44,9 +44,7 @@ _EVICTED = frozenset({"Evicted", "Preempting", "Terminated", "Shutdown", "NodeSh
 def placed_at(pod: Object) -> float | None:
     """When the scheduler gave it its node, Unix seconds."""
     scheduled = _condition(pod, "PodScheduled")
-    if not pod.get("spec", {}).get("nodeName") or scheduled.get("status") != "True":
-        return None
-    return _time(scheduled, pod)
+    return _time(scheduled, pod) if scheduled.get("status") == "True" else None
 
 
 def trouble_of(pod: Object) -> Trouble | None:
@@ -97,7 +95,7 @@ def _not_starting(pod: Object, since: float) -> Iterator[Trouble]:
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     see = f"see the Events of: kubectl -n {namespace} describe pod {name}"
     if not status.get("startTime"):
-        node = pod["spec"]["nodeName"]
+        node = pod["spec"].get("nodeName", "")
         message = f"the kubelet of node {node} has not taken it: is the node alive? {see}"
         yield Trouble(reason=Reason.POD_NOT_STARTING, message=message, since=since)
     elif _condition(pod, "PodReadyToStartContainers").get("status") == "False":

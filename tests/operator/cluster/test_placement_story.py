@@ -1,0 +1,160 @@
+"""Accelerator classes and what is wrong with pods, told on a Kubernetes API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from kube_cluster import ApiServer, Cluster, eventually
+
+StartOperator = Callable[..., Any]
+PLACED = "2026-11-21T17:00:00Z"
+
+
+def unschedulable(why: str) -> dict[str, Any]:
+    """A pod's status since long ago."""
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": why,
+        "lastTransitionTime": PLACED,
+    }
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def waiting(reason: str, message: str) -> dict[str, Any]:
+    """A pod on a node whose worker does not start."""
+    container = {
+        "name": "worker",
+        "image": "worker:1",
+        "state": {"waiting": {"reason": reason, "message": message}},
+    }
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": PLACED}
+        for kind in ("PodScheduled", "PodReadyToStartContainers")
+    ]
+    return {
+        "phase": "Pending",
+        "startTime": PLACED,
+        "conditions": conditions,
+        "containerStatuses": [container],
+    }
+
+
+def accelerator(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["labels"].get("modelfleet.dev/accelerator", ""))
+
+
+def event_notes(api: ApiServer, reason: str) -> list[str]:
+    bodies = [json.loads(request.body) for request in api.asked("POST", "events")]
+    return [body["note"] for body in bodies if body["reason"] == reason]
+
+
+async def the_pod(api: ApiServer, of: str) -> str:
+    """The name of the only pod, once it is of this class."""
+    found = await eventually(
+        lambda: [name for name, pod in api.running().items() if accelerator(pod) == of]
+    )
+    assert len(api.running()) == 1
+    return str(found[0])
+
+
+async def test_a_pod_is_made_for_the_best_class(api: ApiServer, start_operator: StartOperator):
+    async with start_operator() as cluster:
+        await cluster.apply_class(
+            "h100",
+            resource={"name": "nvidia.com/gpu", "count": 2},
+            nodeSelector={"gpu": "h100"},
+        )
+        await cluster.apply(placement={"accelerators": ["h100"]})
+        name = await the_pod(api, "h100")
+        spec = api.pods()[name]["spec"]
+        await eventually(lambda: event_notes(api, "WorkerStarted"))
+
+    assert spec["nodeSelector"] == {"gpu": "h100"}
+    assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    assert "on h100" in event_notes(api, "WorkerStarted")[0]
+
+
+async def test_a_class_without_room_is_followed_by_the_next(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply_class("h100")
+        await cluster.apply_class("a10")
+        await cluster.apply(placement={"accelerators": ["h100", "a10"]})
+        first = await the_pod(api, "h100")
+        await cluster.report(first, unschedulable("0/2 nodes: 2 Insufficient nvidia.com/gpu."))
+        second = await the_pod(api, "a10")
+        await eventually(lambda: api.condition("PlacementLimited").get("status") == "True")
+
+    assert first not in api.pods()
+    assert api.pods()[second]["metadata"]["labels"]["modelfleet.dev/accelerator"] == "a10"
+    limited = api.condition("PlacementLimited")
+    assert limited["reason"] == "AcceleratorShort"
+    assert "2 Insufficient nvidia.com/gpu" in limited["message"]
+    assert any("a10 is tried" in note for note in event_notes(api, "WorkerStopped"))
+
+
+async def test_a_class_that_is_created_later_heals(api: ApiServer, start_operator: StartOperator):
+    async with start_operator() as cluster:
+        await cluster.apply(placement={"accelerators": ["h100"]})
+        stalled = await eventually(
+            lambda: api.condition("Stalled").get("status") == "True" and api.condition("Stalled")
+        )
+        assert stalled["reason"] == "AcceleratorClassMissing"
+        assert "h100" in stalled["message"]
+        assert not api.pods()
+        await cluster.apply_class("h100")
+        await the_pod(api, "h100")
+        await eventually(lambda: api.condition("Stalled").get("status") == "False")
+
+
+async def test_what_is_wrong_with_a_pod_is_the_condition_at_once_and_an_event_once(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply()
+        (name,) = await eventually(api.running)
+        for attempt in range(3):
+            reason = "ErrImagePull" if attempt % 2 else "ImagePullBackOff"
+            await cluster.report(name, waiting(reason, f"not found, attempt {attempt}"))
+        stalled = await eventually(
+            lambda: api.condition("Stalled").get("status") == "True" and api.condition("Stalled")
+        )
+        assert stalled["reason"] == "ImagePull"
+        await cluster.report(name, {"phase": "Running", "containerStatuses": []})
+        await eventually(lambda: api.condition("Stalled").get("status") == "False")
+        await eventually(lambda: event_notes(api, "Recovered"))
+
+    assert len(event_notes(api, "ImagePull")) == 1
+
+
+async def test_a_refusal_stands_until_a_pod_is_taken(
+    api: ApiServer, start_operator: StartOperator, monkeypatch: Any
+):
+    monkeypatch.setattr("modelfleet_operator.cluster.body.REFUSAL_STANDS", 0.3)
+    api.refuse_pods = 'pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 4'
+    seen: set[str] = set()
+    async with start_operator() as cluster:
+        await cluster.apply()
+        await eventually(lambda: api.condition("Stalled").get("status") == "True")
+        asked = len(api.asked("POST", "pods"))
+        while len(api.asked("POST", "pods")) < asked + 3:  # it is tried again and again
+            await eventually(
+                lambda: seen.add(api.condition("Stalled")["reason"]) or api.condition("Stalled")
+            )
+            await the_next_attempt(api, cluster)
+        api.refuse_pods = ""
+        await eventually(api.running)
+        await eventually(lambda: api.condition("Stalled").get("status") == "False")
+
+    assert seen == {"QuotaExceeded"}, "without a moment's doubt between the attempts"
+    assert len(event_notes(api, "QuotaExceeded")) == 1
+
+
+async def the_next_attempt(api: ApiServer, cluster: Cluster) -> None:
+    before = len(api.asked("POST", "pods"))
+    await eventually(lambda: len(api.asked("POST", "pods")) > before)
