@@ -28,6 +28,9 @@ KEPT = frozenset(
 )
 
 
+INT_OR_STRING = "x-kubernetes-int-or-string"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """One column of `kubectl get`."""
@@ -241,19 +244,24 @@ def _structural(
         name = reference.removeprefix("#/$defs/")
         beside = {key: value for key, value in node.items() if key != "$ref"}
         return _structural({**definitions[name], **beside}, definitions, rules)
-    if options := node.get("anyOf"):  # X | None: a CRD says it by leaving the field out
+    options = node.get("anyOf")
+    if options and INT_OR_STRING not in node:  # X | None: a CRD says it by leaving the field out
         (option,) = [o for o in options if o.get("type") != "null"]
         beside = {key: value for key, value in node.items() if key not in {"anyOf", "default"}}
         return _structural({**option, **beside}, definitions, rules)
     result: dict[str, Any] = {
         key: value for key, value in node.items() if key in KEPT or key.startswith("x-kubernetes-")
     }
+    if INT_OR_STRING in node:
+        result["anyOf"] = node["anyOf"]
     if "description" in result:
         result["description"] = _sentence(result["description"])
     if "items" in result:
         result["items"] = _structural(result["items"], definitions, rules)
     if maps := node.get("patternProperties"):  # a CRD's maps take any key: a rule checks them
         (values,) = maps.values()
+        result["additionalProperties"] = _structural(values, definitions, rules)
+    elif isinstance(values := node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(values, definitions, rules)
     if "properties" in result:
         result["properties"] = {
@@ -322,6 +330,8 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
 def _type(field: dict[str, Any]) -> str:
     if "enum" in field:
         return " or ".join(field["enum"])
+    if INT_OR_STRING in field:
+        return "integer or percent"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     if "additionalProperties" in field:

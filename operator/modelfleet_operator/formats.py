@@ -16,6 +16,40 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Annotates a field that is a count or a percentage ("25%"), as apps/v1 writes it."""
+
+    most: int  # the largest count; a percentage is 100% at most
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "maximum": self.most,
+            "maxLength": 4,
+            "pattern": f"^({_PERCENT})$",
+        }
+
+    def check(self, value: Any) -> int | str:
+        """The value itself; ValueError says what was expected."""
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        if is_count and 0 <= value <= self.most:
+            return int(value)
+        if isinstance(value, str) and re.fullmatch(_PERCENT, value):
+            return value
+        raise ValueError(f'expected a number from 0 to {self.most}, or percent such as "25%"')
+
+
+_PERCENT = "(0|[1-9][0-9]?|100)%"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """Annotates a field whose manifest value is a string of a pattern and of bounded length."""

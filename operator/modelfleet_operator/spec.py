@@ -18,8 +18,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
-from .formats import Duration, Format, Memory
+from .formats import Duration, Format, Memory, Portion
 
 GROUP, VERSION, KIND, PLURAL = "modelfleet.dev", "v1alpha1", "ModelDeployment", "modeldeployments"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -83,6 +84,13 @@ ServedName = Annotated[
 
 ClassName = Annotated[
     str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
+]
+
+
+OPEN_OBJECT: JsonDict = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+PodLabels = Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=64)]
+PodAnnotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=16_384)]], Field(max_length=64)
 ]
 
 
@@ -254,7 +262,9 @@ class Placement(ApiModel):
 
     rules = (
         Rule(
-            rule="self.accelerators.all(a, self.accelerators.exists_one(b, a == b))",
+            # The API server checks `default: {}` by the rules before it fills in what is in it.
+            rule="!has(self.accelerators) || "
+            "self.accelerators.all(a, self.accelerators.exists_one(b, a == b))",
             message="accelerators must name each class once",
         ),
     )
@@ -283,6 +293,57 @@ class ColdStart(ApiModel):
     """Requests that may wait in one gateway; one more is refused with 429. Default: 1000."""
 
 
+class Rollout(ApiModel):
+    """How a change of what runs in a worker replaces the workers that are there."""
+
+    rules = (
+        Rule(
+            rule="!has(self.maxSurge) || !has(self.maxUnavailable) || "
+            "!(string(self.maxSurge) in ['0', '0%'] && "
+            "string(self.maxUnavailable) in ['0', '0%'])",
+            message="maxSurge and maxUnavailable must not both be 0: nothing could be replaced",
+        ),
+    )
+
+    max_surge: Annotated[int | str, Portion(1000)] = 1
+    """Workers beyond those wanted that may exist while a change rolls, draining ones included since
+    each has its accelerator: a count, or percent of the wanted ones rounded up ("25%"). 0 where no
+    accelerator is to spare: old workers drain first then. Default: 1."""
+    max_unavailable: Annotated[int | str, Portion(1000)] = 0
+    """Ready workers that may be missing because a change rolls: a count, or percent of the wanted
+    ones rounded down ("25%"). Default: 0."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 10
+    """Old revisions that are kept as ControllerRevisions, beside those that are in use. Default:
+    10."""
+
+    @model_validator(mode="after")
+    def _something_moves(self) -> Self:
+        if {self.max_surge, self.max_unavailable} <= {0, "0%"}:
+            raise ValueError(self.rules[0].message)
+        return self
+
+
+class PodTemplateMetadata(ApiModel):
+    """Metadata of worker pods, beside Modelfleet's own."""
+
+    labels: PodLabels | None = None
+    """Labels; the prefix modelfleet.dev/ is Modelfleet's own. Default: none."""
+    annotations: PodAnnotations | None = None
+    """Annotations. Default: none."""
+
+
+class PodTemplate(ApiModel):
+    """What is laid under the worker pods."""
+
+    metadata: PodTemplateMetadata = PodTemplateMetadata()
+    """Labels and annotations of the pods. Default: none."""
+    spec: Annotated[dict[str, Any], Field(json_schema_extra=OPEN_OBJECT)] = {}
+    """A pod's spec, as in core/v1: pull secrets, service account, node affinity, sidecars. Its
+    container `worker` is laid under Modelfleet's own: env, envFrom, resources, volumeMounts. What
+    Modelfleet sets itself is refused here. On one machine (`modelfleet up`) only that container's
+    plain env counts. Default: empty."""
+
+
 class Spec(ApiModel):
     """What the user wants."""
 
@@ -296,6 +357,10 @@ class Spec(ApiModel):
     """On which nodes workers run. Default: every field's own default."""
     cold_start: ColdStart = ColdStart()
     """What happens to requests while no worker is ready. Default: every field's own default."""
+    rollout: Rollout = Rollout()
+    """How a change replaces the workers that are there. Default: every field's own default."""
+    pod_template: PodTemplate = PodTemplate()
+    """What is laid under the worker pods. Default: empty."""
 
 
 class Metadata(ApiModel):

@@ -5,13 +5,17 @@ from __future__ import annotations
 from .decisions.autoscale import ScalingPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
+from .decisions.rollout import RolloutPolicy
 from .formats import show_quantity
 from .spec import ModelDeployment
 
 
-def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 0.0) -> Deployment:
+def decision_view(
+    manifest: ModelDeployment, *, revision: str, drain_timeout: float, created: float = 0.0
+) -> Deployment:
     """All that decisions need; `created` (Unix seconds) counts where the manifest has none."""
     metadata, scaling, cold = manifest.metadata, manifest.spec.scaling, manifest.spec.cold_start
+    rollout = manifest.spec.rollout
     return Deployment(
         namespace=metadata.namespace,
         name=metadata.name,
@@ -30,6 +34,12 @@ def decision_view(manifest: ModelDeployment, *, revision: str, created: float = 
         ),
         accelerators=manifest.spec.placement.accelerators,
         fallback_after=manifest.spec.placement.fallback_after,
+        rollout=RolloutPolicy(
+            max_surge=rollout.max_surge,
+            max_unavailable=rollout.max_unavailable,
+            history_limit=rollout.revision_history_limit,
+        ),
+        drain_timeout=drain_timeout,
         served_names=manifest.served_names,
         max_queue=cold.max_queue,
         hold_timeout=cold.hold_timeout,

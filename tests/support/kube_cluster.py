@@ -20,6 +20,7 @@ from modelfleet_proto.handshake import call_metadata
 MODELS = "modelfleet.dev/v1alpha1/modeldeployments"
 CLASSES = "modelfleet.dev/v1alpha1/acceleratorclasses"
 PODS = "v1/pods"
+REVISIONS = "apps/v1/controllerrevisions"
 EVENTS = "events.k8s.io/v1/events"
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
@@ -119,6 +120,14 @@ class ApiServer(kmock.KubernetesEmulator):
             if resource.plural == "pods" and not pod.deleted
         }
 
+    def revisions(self) -> dict[str, dict[str, Any]]:
+        """The history that exists, by name."""
+        return {
+            name: kept.raw
+            for (resource, _, name), kept in self.objects.items()
+            if resource.plural == "controllerrevisions" and not kept.deleted
+        }
+
     def running(self) -> dict[str, dict[str, Any]]:
         """Pods that nobody ends."""
         return {n: p for n, p in self.pods().items() if "deletionTimestamp" not in p["metadata"]}
@@ -184,12 +193,16 @@ class Cluster:
         await self._send("DELETE", f"{self._models()}/{name}")
 
     async def apply_class(self, name: str, **spec: Any) -> None:
-        await self._send("POST", "/apis/modelfleet.dev/v1alpha1/acceleratorclasses", {
-            "apiVersion": "modelfleet.dev/v1alpha1",
-            "kind": "AcceleratorClass",
-            "metadata": {"name": name},
-            "spec": spec,
-        })
+        await self._send(
+            "POST",
+            "/apis/modelfleet.dev/v1alpha1/acceleratorclasses",
+            {
+                "apiVersion": "modelfleet.dev/v1alpha1",
+                "kind": "AcceleratorClass",
+                "metadata": {"name": name},
+                "spec": spec,
+            },
+        )
 
     async def start(self, pod: str) -> str:
         """The kubelet has started it; returns its address."""

@@ -17,6 +17,7 @@ from ..errors import PassingError, RejectedError
 from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .observing import Object, owned_by
 from .requests import answer, status_of, translated
+from .revisions import KnownRevision
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
@@ -28,6 +29,7 @@ class ClusterApi:
     def __init__(self, api_client: client.ApiClient) -> None:
         self._pods = client.CoreV1Api(api_client)
         self._objects = client.CustomObjectsApi(api_client)
+        self._apps = client.AppsV1Api(api_client)
         self._events = client.EventsV1Api(api_client)
 
     async def has_deployments(self, namespaces: Iterable[str]) -> bool:
@@ -45,34 +47,85 @@ class ClusterApi:
             ]
         return any(found["items"] for found in lists)
 
-    async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> bool:
-        """Whether it is new. That it was there already is success, if it is ours."""
+    async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> tuple[Object, bool]:
+        """The pod, and whether it is new. That it was there already is success, if it is ours."""
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        body: Any = client.V1Pod.from_dict(pod)
         try:
             with translated(f"creating pod {namespace}/{name}"):
-                await answer(
-                    self._pods.create_namespaced_pod_without_preload_content(
-                        namespace, body, _request_timeout=TIMEOUT
-                    )
-                )
+                return await self._post_pod(namespace, pod), True
         except PassingError as error:
             if status_of(error) != 409:
                 raise
-            await self._check_owner(namespace, name, owner_uid)
-            return False
-        return True
-
-    async def _check_owner(self, namespace: str, name: str, owner_uid: str) -> None:
         with translated(f"reading pod {namespace}/{name}"):
             text = await answer(
                 self._pods.read_namespaced_pod_without_preload_content(
                     name, namespace, _request_timeout=TIMEOUT
                 )
             )
-        if not owned_by(json.loads(text), owner_uid):
-            raise RejectedError(
-                f"pod {namespace}/{name} exists and belongs to somebody else: delete or rename it"
+        return _owned("pod", json.loads(text), owner_uid), False
+
+    async def _post_pod(self, namespace: str, pod: dict[str, Any]) -> Object:
+        body: Any = client.V1Pod.from_dict(pod)
+        created = await answer(
+            self._pods.create_namespaced_pod_without_preload_content(
+                namespace, body, field_validation="Strict", _request_timeout=TIMEOUT
+            )
+        )
+        found: Object = json.loads(created)
+        return found
+
+    async def create_revision(self, revision: dict[str, Any], owner_uid: str) -> Object:
+        """The ControllerRevision; that it was there already is success, if it is ours."""
+        name, namespace = revision["metadata"]["name"], revision["metadata"]["namespace"]
+        body: Any = client.V1ControllerRevision.from_dict(revision)
+        try:
+            with translated(f"creating controllerrevision {namespace}/{name}"):
+                text = await answer(
+                    self._apps.create_namespaced_controller_revision_without_preload_content(
+                        namespace, body, _request_timeout=TIMEOUT
+                    )
+                )
+                created: Object = json.loads(text)
+                return created
+        except PassingError as error:
+            if status_of(error) != 409:
+                raise
+        with translated(f"reading controllerrevision {namespace}/{name}"):
+            text = await answer(
+                self._apps.read_namespaced_controller_revision_without_preload_content(
+                    name, namespace, _request_timeout=TIMEOUT
+                )
+            )
+        return _owned("controllerrevision", json.loads(text), owner_uid)
+
+    async def renumber_revision(
+        self, namespace: str, revision: KnownRevision, metadata: dict[str, Any]
+    ) -> bool:
+        """Gives it its number, and metadata with it; whether it was there."""
+        patch = {"metadata": {"uid": revision.uid, **metadata}, "revision": revision.number}
+        doing = f"numbering controllerrevision {namespace}/{revision.name}"
+        with translated(doing), _gone_is_fine() as outcome:
+            await answer(
+                self._apps.patch_namespaced_controller_revision_without_preload_content(
+                    revision.name,
+                    namespace,
+                    patch,
+                    field_manager=FIELD_MANAGER,
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=TIMEOUT,
+                )
+            )
+        return outcome.found
+
+    async def delete_revision(self, namespace: str, name: str, uid: str) -> None:
+        """Gone is success."""
+        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
+        doing = f"deleting controllerrevision {namespace}/{name}"
+        with translated(doing), _gone_is_fine():
+            await answer(
+                self._apps.delete_namespaced_controller_revision_without_preload_content(
+                    name, namespace, body=options, _request_timeout=TIMEOUT
+                )
             )
 
     async def delete_pod(self, worker: Worker) -> bool:
@@ -86,8 +139,8 @@ class ClusterApi:
             )
         return outcome.found
 
-    async def label_pod(self, worker: Worker, labels: dict[str, str]) -> bool:
-        """Sets labels on exactly this pod; whether it was there."""
+    async def label_pod(self, worker: Worker, labels: dict[str, str | None]) -> bool:
+        """Sets labels on exactly this pod, or removes them (None); whether it was there."""
         patch = {"metadata": {"uid": worker.uid, "labels": labels}}
         with translated(f"labelling pod {worker.id}"), _gone_is_fine() as outcome:
             await answer(
@@ -159,6 +212,15 @@ class ClusterApi:
                     metadata["namespace"], event, _request_timeout=TIMEOUT
                 )
             )
+
+
+def _owned(kind: str, found: Object, owner_uid: str) -> Object:
+    if not owned_by(found, owner_uid):
+        name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+        raise RejectedError(
+            f"{kind} {name} exists and belongs to somebody else: delete or rename it"
+        )
+    return found
 
 
 class _Outcome:

@@ -9,51 +9,26 @@ from typing import Any
 import structlog
 
 from ..decisions import rendering
+from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
 from ..decisions.announcements import announce
 from ..decisions.memory import Memory
 from ..decisions.names import owners
 from ..decisions.observed import Deployment, Observed, Worker
-from ..decisions.plan import Action, Create, Remove, Stop, Unroute
-from ..decisions.reasons import Reason
 from ..decisions.status import Status
 from ..decisions.trouble import Refusal, refusal_reason
 from ..errors import PassingError, RejectedError
-from ..manifests import observed_manifest
-from ..spec import ModelDeployment
-from ..views import decision_view
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
-from .observing import Object, invalid_deployment, observed_worker, owned_by
-from .pods import UNROUTED_AT, PodSettings, revision, worker_pod
-from .storage import host_folder
+from .history import History
+from .known import Known, read_deployment
+from .observing import Object, observed_worker, owned_by
+from .pods import UNROUTED_AT, PodSettings, refused_host_path, worker_pod
+from .revisions import KnownRevision
+from .unseen import UnseenDeeds, UnseenObjects
 
 REFUSAL_STANDS = 20.0  # seconds until a pod that the API server refused is tried again
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A ModelDeployment as the index holds it: read once for each change, looked at often."""
-
-    body: Object
-    manifest: ModelDeployment | None  # None: it is not valid
-    error: str  # what its user must correct
-    revision: str
-    error_reason: Reason = Reason.INVALID_SPEC
-
-    @property
-    def is_deleting(self) -> bool:
-        """Its deletion is certain: foreground deletion waits for its pods."""
-        return "deletionTimestamp" in self.body["metadata"]
-
-
-@dataclass(slots=True)
-class _Done:
-    """What we did to a pod and its cached copy may not show yet."""
-
-    stopping: bool = False
-    unrouted_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +59,9 @@ class ClusterBody:
         self._pods: Mapping[str, Collection[Object]] = {}
         self._classes: Mapping[str, Collection[KnownClass]] = {}
         self._owners: dict[str, str] | None = None
-        self._done: dict[str, _Done] = {}  # by the pod's uid
+        self._deeds = UnseenDeeds()
+        self._made: UnseenObjects[Object] = UnseenObjects(_uid, lambda cached, made: True)
+        self._history = History(api, settings, clock, self._warn)
         self._written: dict[str, _Written] = {}
         self._refused: dict[str, _Refused] = {}
 
@@ -93,33 +70,28 @@ class ClusterBody:
         deployments: Mapping[str, Collection[Known]],
         pods: Mapping[str, Collection[Object]],
         classes: Mapping[str, Collection[KnownClass]],
+        revisions: Mapping[str, Collection[KnownRevision]],
     ) -> None:
         """The live indices, once kopf has made them."""
         self._deployments, self._pods, self._classes = deployments, pods, classes
+        self._history.attach(revisions)
 
     def read(self, body: Object) -> Known:
         """Validates a ModelDeployment for the index."""
-        problems, manifest = observed_manifest(body)
-        if manifest is None:
-            return Known(body, None, "; ".join(problems), "")
-        error, reason = "", Reason.INVALID_SPEC
-        folder = host_folder(manifest.spec.model.source)
-        if folder and not self._settings.allows_host_path(folder):
-            allowed = ", ".join(self._settings.host_paths) or "none"
-            reason = Reason.HOST_PATH_NOT_ALLOWED
-            error = (
-                f"spec.model.source: {folder} is not under the node's folders that this operator "
-                f"may mount ({allowed}): use another source, or ask for --host-path"
-            )
-        return Known(body, manifest, error, revision(manifest, self._settings), reason)
+        return read_deployment(body, self._settings)
 
     def names_changed(self) -> None:
         """A deployment came, went or changed: who owns which short name is asked again."""
         self._owners = None
 
-    def pod_gone(self, uid: str) -> None:
+    def pod_gone(self, key: str, uid: str) -> None:
         """What we did to it does not matter any more."""
-        self._done.pop(uid, None)
+        self._deeds.gone(uid)
+        self._made.gone(key, uid)
+
+    def revision_gone(self, key: str, uid: str) -> None:
+        """It may be written again."""
+        self._history.gone(key, uid)
 
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
@@ -131,13 +103,17 @@ class ClusterBody:
         if known is None:
             self._written.pop(key, None)
             self._refused.pop(key, None)
+            self._made.forget(key)
+            self._history.forget_all(key)
             return None
-        uid = known.body["metadata"]["uid"]
-        workers = tuple(w for pod in self._pods.get(key, ()) if (w := self._worker(pod, uid)))
+        uid = known.uid
+        pods = self._made.shown(key, self._pods.get(key, ()), self._clock())
+        workers = tuple(w for pod in pods if (w := self._worker(pod, uid)))
         return Observed(
             deployment=self._deployment(key, known, len(workers)),
             workers=workers,
             owners=self._name_owners(),
+            history=tuple(past.seen() for past in self._history.of(key, known)),
             accelerators={c.name: c.seen() for found in self._classes.values() for c in found},
         )
 
@@ -153,7 +129,7 @@ class ClusterBody:
             log.warning("the status is unreadable and begins anew", model=key, error=repr(error))
             return Memory(), None
         if known and recalled[1] is not None:
-            uid = known.body["metadata"]["uid"]
+            uid = known.uid
             self._written[key] = _Written(uid, stored, memory, at=0.0, told=recalled[1])
         return recalled
 
@@ -180,36 +156,27 @@ class ClusterBody:
             )
             raise PassingError(message) from error  # soon looked at again, and then a condition
         if done:
-            log.info(done, model=key, worker=_worker_of(action), reason=action.reason)
+            log.info(done, model=key, **_subject(action), reason=action.reason)
 
     async def _act(self, action: Action, known: Known, key: str) -> str:
         """What was done, for the log; empty if there was nothing to do any more."""
         match action:
-            case Create(revision=wanted, ordinal=ordinal):
-                if known.manifest is None or known.revision != wanted:
-                    return ""  # it changed since: the next look decides anew
-                pod = worker_pod(known.manifest, self._settings, revision=wanted, ordinal=ordinal)
-                if action.accelerator:
-                    class_ = next(iter(self._classes.get(action.accelerator, ())), None)
-                    if class_ is None:
-                        return ""
-                    pod = placed(pod, class_)
-                is_new = await self._api.create_pod(pod, known.body["metadata"]["uid"])
-                self._refused.pop(key, None)
-                if not is_new:
-                    return ""
-                where = f" on {action.accelerator}" if action.accelerator else ""
-                note = f"started {action.name}{where}: {action.reason}"
-                await self._tell(known, "Normal", "WorkerStarted", note)
-                return "worker started"
+            case Create():
+                return await self._create(action, known, key)
+            case Record() | Forget():
+                return await self._history.keep(action, key, known)
             case Unroute(worker=worker):
                 now = float(int(self._clock()))
                 await self._api.label_pod(worker, {UNROUTED_AT: str(int(now))})
-                self._done.setdefault(worker.uid, _Done()).unrouted_at = now
+                self._deeds.routed(worker.uid, now)
                 return "worker unrouted"
+            case Reroute(worker=worker):
+                await self._api.label_pod(worker, {UNROUTED_AT: None})
+                self._deeds.routed(worker.uid, None)
+                return "worker routed to again"
             case Stop(worker=worker) | Remove(worker=worker):
                 found = await self._api.delete_pod(worker)
-                self._done.setdefault(worker.uid, _Done()).stopping = True
+                self._deeds.stopped(worker.uid)
                 if not found:
                     return ""
                 died = isinstance(action, Remove)
@@ -220,6 +187,28 @@ class ClusterBody:
                     f"{'removed' if died else 'stopped'} {worker.name}: {action.reason}",
                 )
                 return "dead worker removed" if died else "worker stopped"
+
+    async def _create(self, action: Create, known: Known, key: str) -> str:
+        template = self._history.template(action.revision, key, known)
+        if template is None:
+            return ""  # it changed since: the next look decides anew
+        pod = worker_pod(known.metadata, template, revision=action.revision, ordinal=action.ordinal)
+        if folder := refused_host_path(template, self._settings):
+            raise RejectedError(f"revision {action.revision} mounts {folder}, not allowed any more")
+        if action.accelerator:
+            class_ = next(iter(self._classes.get(action.accelerator, ())), None)
+            if class_ is None:
+                return ""
+            pod = placed(pod, class_)
+        made, is_new = await self._api.create_pod(pod, known.uid)
+        self._refused.pop(key, None)
+        self._made.put(key, _uid(made), made, self._clock())
+        if not is_new:
+            return ""
+        where = f" on {action.accelerator}" if action.accelerator else ""
+        note = f"started {action.name}{where}: {action.reason}"
+        await self._tell(known, "Normal", "WorkerStarted", note)
+        return "worker started"
 
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> None:
         """Server-side apply, when something that is due differs from what was written last."""
@@ -249,6 +238,9 @@ class ClusterBody:
             if known is not None:
                 await self._tell(known, news.kind, news.reason, news.note)
 
+    async def _warn(self, known: Known, reason: str, note: str) -> None:
+        await self._tell(known, "Warning", reason, note)
+
     async def _tell(self, known: Known, kind: Any, reason: str, note: str) -> None:
         try:
             await self._api.post_event(known.body, kind=kind, reason=reason, note=note)
@@ -263,15 +255,8 @@ class ClusterBody:
         return None
 
     def _deployment(self, key: str, known: Known, workers: int) -> Deployment:
-        if known.manifest is None:
-            return invalid_deployment(known.body, known.error, workers)
-        deployment = decision_view(known.manifest, revision=known.revision)
-        return replace(
-            deployment,
-            error=known.error,
-            error_reason=known.error_reason,
-            refusal=self._refusal(key, deployment),
-        )
+        deployment = known.deployment(self._settings, workers)
+        return replace(deployment, refusal=self._refusal(key, deployment))
 
     def _refusal(self, key: str, deployment: Deployment) -> Refusal | None:
         """Why the API server took no pod; it stands until it takes one, or the object changes."""
@@ -290,15 +275,7 @@ class ClusterBody:
         if not owned_by(pod, owner_uid):
             # Of an earlier object of this name: the garbage collector ends it, its name is taken.
             return replace(worker, stopping=True, failure=None)
-        done = self._done.get(worker.uid)
-        if done is None:
-            return worker
-        return replace(
-            worker,
-            stopping=worker.stopping or done.stopping,
-            failure=None if done.stopping else worker.failure,
-            unrouted_at=done.unrouted_at if worker.unrouted_at is None else worker.unrouted_at,
-        )
+        return self._deeds.shown(worker)
 
     def _name_owners(self) -> Mapping[str, str]:
         if self._owners is None:
@@ -307,5 +284,17 @@ class ClusterBody:
         return self._owners
 
 
-def _worker_of(action: Action) -> str:
-    return action.name if isinstance(action, Create) else action.worker.name
+def _subject(action: Action) -> dict[str, str]:
+    """For the log."""
+    match action:
+        case Record() | Forget():
+            return {"revision": action.revision}
+        case Create():
+            return {"worker": action.name}
+        case _:
+            return {"worker": action.worker.name}
+
+
+def _uid(pod: Object) -> str:
+    uid: str = pod["metadata"]["uid"]
+    return uid

@@ -13,11 +13,12 @@ import kopf
 from .. import accelerator
 from ..spec import GROUP, PLURAL, VERSION
 from .accelerators import KnownClass, read_class
-from .body import Known
 from .connection import connection_info
+from .known import Known
 from .memo import OperatorMemo
 from .observing import Object
 from .pods import DEPLOYMENT
+from .revisions import KnownRevision, read_revision
 
 REGISTRY = kopf.OperatorRegistry()
 
@@ -37,7 +38,10 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
     settings.watching.label_selectors["v1", "pods"] = DEPLOYMENT  # not every pod of the cluster
     settings.watching.chunk_size = 500
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line for each event
-    memo.body.attach(indices["deployments"], indices["pods"], indices["classes"])
+    settings.watching.label_selectors["apps/v1", "controllerrevisions"] = DEPLOYMENT
+    memo.body.attach(
+        indices["deployments"], indices["pods"], indices["classes"], indices["revisions"]
+    )
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
@@ -50,6 +54,20 @@ def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str,
 def index_pod(body: kopf.Body, **_: Any) -> dict[str, Object]:
     """By `namespace/name` of the deployment."""
     return {_deployment_of(body): dict(body)}
+
+
+@kopf.index(
+    "apps",
+    "v1",
+    "controllerrevisions",
+    id="revisions",
+    labels={DEPLOYMENT: kopf.PRESENT},
+    registry=REGISTRY,
+)
+def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
+    """By `namespace/name` of the deployment."""
+    known = read_revision(dict(body))
+    return {_deployment_of(body): known} if known else {}
 
 
 @kopf.index(GROUP, VERSION, accelerator.PLURAL, id="classes", registry=REGISTRY)
@@ -87,8 +105,20 @@ async def deployment_changed(
 async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
     """Wakes the reconciler of the deployment it belongs to."""
     if event["type"] == "DELETED":
-        memo.body.pod_gone(body.meta["uid"])
+        memo.body.pod_gone(_deployment_of(body), body.meta["uid"])
     memo.reconcilers.wake(_deployment_of(body))
+
+
+@kopf.on.event(
+    "apps", "v1", "controllerrevisions", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY
+)
+async def revision_changed(
+    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
+) -> None:
+    """Only a deletion is news: it may be written again."""
+    if event["type"] == "DELETED":
+        memo.body.revision_gone(_deployment_of(body), body.meta["uid"])
+        memo.reconcilers.wake(_deployment_of(body))
 
 
 def _deployment_of(pod: kopf.Body) -> str:

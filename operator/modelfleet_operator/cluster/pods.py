@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..decisions.names import revision_hash, worker_name
+from ..decisions.reasons import Reason
 from ..spec import API_VERSION, KIND, ModelDeployment
 from ..views import model_flags
-from .storage import Storage, storage
+from .pod_template import Problem, host_paths, lay_under, problems
+from .storage import Storage, host_folder, storage
 
 DEPLOYMENT = "modelfleet.dev/deployment"
 REVISION = "modelfleet.dev/revision"
@@ -37,7 +40,7 @@ class PodSettings:
     def allows_host_path(self, path: str) -> bool:
         """Whether the administrator let pods mount this folder of the node."""
         path = posixpath.normpath(path)
-        return any(
+        return path.startswith("/") and any(
             posixpath.commonpath([path, allowed]) == allowed
             for allowed in map(posixpath.normpath, self.host_paths)
         )
@@ -48,42 +51,82 @@ def selector(deployment: str) -> str:
     return f"{DEPLOYMENT}={deployment}"
 
 
-def revision(manifest: ModelDeployment, settings: PodSettings) -> str:
+def pod_template(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
+    """All that workers of one revision have in common; it can be kept and used later.
+
+    Call `template_problems` first.
+    """
+    return lay_under(_pod_spec(manifest, settings), manifest.spec.pod_template)
+
+
+def template_problems(manifest: ModelDeployment, settings: PodSettings) -> list[Problem]:
+    """What the user must correct before a pod can be made."""
+    found = []
+    folder = host_folder(manifest.spec.model.source)
+    if folder and not settings.allows_host_path(folder):
+        found.append((Reason.HOST_PATH_NOT_ALLOWED, _not_allowed(folder, settings)))
+    ours = _pod_spec(manifest, settings)
+    found += problems(manifest.spec.pod_template, ours, settings.allows_host_path)
+    return found
+
+
+def _not_allowed(folder: str, settings: PodSettings) -> str:
+    allowed = ", ".join(settings.host_paths) or "none"
+    return (
+        f"spec.model.source: {folder} is not under the node's folders that this operator may mount "
+        f"({allowed}): use another source, or ask for --host-path"
+    )
+
+
+def refused_host_path(template: Mapping[str, Any], settings: PodSettings) -> str:
+    """A folder of the node that this template mounts and may not; empty: there is none."""
+    paths = (path for path in host_paths(template["spec"]) if path != settings.node_cache)
+    return next((path for path in paths if not settings.allows_host_path(path)), "")
+
+
+def revision(template: Mapping[str, Any]) -> str:
     """Changes with anything in the pod, the image included, and with nothing else."""
-    return revision_hash(_pod_spec(manifest, settings))
+    return revision_hash(template)
 
 
 def worker_pod(
-    manifest: ModelDeployment, settings: PodSettings, *, revision: str, ordinal: int
+    owner: Mapping[str, Any], template: Mapping[str, Any], *, revision: str, ordinal: int
 ) -> dict[str, Any]:
-    """The whole pod. Created twice, or by two leaders, it is still one: the name is its content."""
-    metadata = manifest.metadata
+    """The whole pod. Created twice, or by two leaders, it is still one: the name is its content.
+
+    `owner` is the metadata of the ModelDeployment.
+    """
+    given = template["metadata"]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": worker_name(metadata.name, revision, ordinal),
-            "namespace": metadata.namespace,
+            **given,
+            "name": worker_name(owner["name"], revision, ordinal),
+            "namespace": owner["namespace"],
             "labels": {
                 "app.kubernetes.io/name": "modelfleet-worker",
                 "app.kubernetes.io/managed-by": "modelfleet",
-                DEPLOYMENT: metadata.name,
+                **given.get("labels", {}),
+                DEPLOYMENT: owner["name"],
                 REVISION: revision,
                 ORDINAL: str(ordinal),
             },
-            # Deleting the ModelDeployment deletes its pods: the garbage collector does it.
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "name": metadata.name,
-                    "uid": metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
+            "ownerReferences": [owner_reference(owner)],
         },
-        "spec": _pod_spec(manifest, settings),
+        "spec": template["spec"],
+    }
+
+
+def owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
+    """Deleting the ModelDeployment deletes what has it: the garbage collector does it."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": owner["name"],
+        "uid": owner["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
     }
 
 

@@ -43,7 +43,8 @@ class Failures:
 class Memory:
     """One deployment's memory; wall-clock seconds, since monotonic clocks do not travel."""
 
-    target: int | None = None  # the last decision of the autoscaler
+    target: int | None = None  # workers wanted, as decided last
+    only_proves: bool = False  # of `target`, the one worker is there to prove its revision only
     peaks: Peaks = ()
     last_active: float = 0.0  # when a request was last there; 0: never
     revision: str = ""  # what `failures` is about: the one that the spec asks for
@@ -62,6 +63,7 @@ class Memory:
         """JSON types. It changes seldom: the time of the last request is kept to 10 s."""
         return {
             "target": self.target,
+            "only_proves": self.only_proves,
             "peaks": [list(peak) for peak in self.peaks],
             "last_active": math.floor(self.last_active / BUCKET) * BUCKET,
             "revision": self.revision,

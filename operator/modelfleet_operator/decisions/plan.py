@@ -166,7 +166,8 @@ def _decide_target(
             complete=signals.complete,
             waiting=signals.waiting,
             running=signals.running,
-            replicas=in_force,
+            # Silence keeps what load asked for, not what was there to prove a revision.
+            replicas=0 if memory.only_proves and not signals.complete else in_force,
             last_active=memory.last_active,
         ),
         memory.peaks,
@@ -175,7 +176,12 @@ def _decide_target(
     proven = memory.proven == deployment.revision
     if target == 0 and not proven and deployment.scaling.mode == "Auto":
         target, reason = 1, "a new revision starts one worker to prove itself"
-    memory = replace(memory, target=target, peaks=decision.peaks)
+    memory = replace(
+        memory,
+        target=target,
+        only_proves=target > decision.replicas,
+        peaks=decision.peaks,
+    )
     wanted = Target(replicas=target, demand=decision.replicas, reason=reason)
     return wanted, decision.look_again, memory
 

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
 from ..decisions.memory import Memory
 from ..decisions.names import owners, revision_hash
-from ..decisions.observed import Deployment, Observed, Worker
-from ..decisions.plan import Action, Create, Remove, Stop, Unroute
+from ..decisions.observed import Deployment, Observed, PastRevision, Worker
 from ..decisions.rendering import render
 from ..decisions.status import Status
 from ..spec import ModelDeployment
 from ..views import decision_view, model_flags
+from .pod_template import environment
 from .processes import Child
 from .state import StateDirectory
 
@@ -62,11 +63,15 @@ class LocalBody:
         now = time.time()
         self._manifests = {m.full_name: m for m in manifests}
         self._flags = {key: (*model_flags(m), *options.flags) for key, m in self._manifests.items()}
+        self._environments = {key: environment(m) for key, m in self._manifests.items()}
         # A microsecond apart: of two that ask for the same name, the first in the files has it.
         self._deployments: dict[str, Deployment] = {
             key: replace(
                 decision_view(
-                    manifest, revision=revision_hash(self._flags[key]), created=now + place * 1e-6
+                    manifest,
+                    revision=revision_hash([self._flags[key], self._environments[key]]),
+                    drain_timeout=options.drain_timeout,
+                    created=now + place * 1e-6,
                 ),
                 accelerators=(),  # there is one machine
             )
@@ -86,6 +91,8 @@ class LocalBody:
             deployment=self._deployments[key],
             workers=tuple(p.worker for p in self._processes.values() if p.key == key),
             owners=self._owners,
+            # The files do not change while it runs, so there is one revision of each.
+            history=(PastRevision(revision=self._deployments[key].revision, number=1),),
         )
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
@@ -102,6 +109,13 @@ class LocalBody:
                 if process is not None and process.worker.unrouted_at is None:
                     process.worker = replace(process.worker, unrouted_at=time.time())
                     self._wake(process.key)
+            case Reroute(worker=worker):
+                process = self._find(worker)
+                if process is not None:
+                    process.worker = replace(process.worker, unrouted_at=None)
+                    self._wake(process.key)
+            case Record() | Forget():
+                pass  # nothing outlives this process
             case Stop(worker=worker):
                 process = self._find(worker)
                 if process is not None:
@@ -168,6 +182,7 @@ class LocalBody:
             command,
             address_file=self._state.run / f"{worker.namespace}.{worker.name}",
             log_file=self._state.logs / f"{worker.namespace}.{worker.name}.log",
+            environment=self._environments[deployment.key],
             show=lambda line: self._show(worker.name, line),
         )
         process = _Process(worker=worker, key=deployment.key, child=child)

@@ -7,8 +7,9 @@ import collections
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import PassingError
 
@@ -38,8 +39,12 @@ class Child:
         address_file: Path,
         log_file: Path,
         show: Callable[[str], None],
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Child:
-        """Adds what every part understands; PassingError if there is no room for a process now."""
+        """Adds what every part understands, and `environment` to our own.
+
+        PassingError if there is no room for a process now.
+        """
         address_file.unlink(missing_ok=True)  # noqa: ASYNC240  a local file, microseconds
         flags = ("--address-file", str(address_file), "--die-with-parent")
         try:
@@ -50,7 +55,7 @@ class Child:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 process_group=0,  # Ctrl-C reaches us only, and we end things in order
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
         except OSError as error:
             raise PassingError(f"cannot start {command[0]}: {error.strerror}") from error

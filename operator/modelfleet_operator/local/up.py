@@ -23,6 +23,7 @@ from ..spec import ModelDeployment
 from .body import LocalBody, WorkerOptions
 from .gateway import Gateway, check_port
 from .narration import narrate
+from .pod_template import environment, ignored
 from .state import StateDirectory
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,6 +59,7 @@ def check_for_one_machine(manifests: Sequence[ModelDeployment]) -> None:
                 f"{manifest.full_name}: {source} is a PersistentVolumeClaim, which exists only in "
                 "a cluster: use file:///ABSOLUTE/PATH on this machine"
             )
+        environment(manifest)  # raises what is wrong with it
 
 
 async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) -> int:
@@ -67,6 +69,12 @@ async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) ->
     for manifest in manifests:
         if manifest.spec.placement.accelerators:
             log.info("spec.placement is ignored: this is one machine", model=manifest.full_name)
+        if fields := ignored(manifest):
+            log.info(
+                "of spec.podTemplate, this is ignored on one machine",
+                fields=", ".join(fields),
+                model=manifest.full_name,
+            )
     with StateDirectory(options.state_dir).held() as state:
         return await _LocalFleet(manifests, options, state).run()
 

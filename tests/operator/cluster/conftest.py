@@ -12,7 +12,7 @@ from typing import Any
 import kmock
 import pytest
 
-from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, ApiServer, Cluster
+from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, REVISIONS, ApiServer, Cluster
 from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.run import operate
@@ -24,6 +24,7 @@ async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server, kmock.Server(server):
         server.resources[MODELS] = resource("ModelDeployment", {"status", "scale"})
         server.resources[PODS] = resource("Pod", {"status"})
+        server.resources[REVISIONS] = resource("ControllerRevision", set())
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
         for plural, kind in [

@@ -17,6 +17,7 @@ from modelfleet_operator.cluster.body import ClusterBody
 from modelfleet_operator.cluster.handlers import deployment_changed
 from modelfleet_operator.cluster.memo import OperatorMemo
 from modelfleet_operator.cluster.pods import PodSettings
+from modelfleet_operator.cluster.revisions import read_revision
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
@@ -48,7 +49,13 @@ async def a_body(
     if not [name for (_, _, name) in api.objects if name == "smol"]:
         await Cluster(api).apply()
     body = ClusterBody(kubernetes, PodSettings(image="worker:1"), clock or Clock())
-    body.attach({KEY: [body.read(api.model())]}, {KEY: list(api.pods().values())}, {})
+    revisions = [read_revision(kept) for kept in api.revisions().values()]
+    body.attach(
+        {KEY: [body.read(api.model())]},
+        {KEY: list(api.pods().values())},
+        {},
+        {KEY: [kept for kept in revisions if kept is not None]},
+    )
     seen = body.observe(KEY)
     assert seen is not None
     return body, seen
@@ -120,7 +127,7 @@ async def test_a_status_is_not_written_to_a_namesake(api: ApiServer, kubernetes:
 async def test_a_status_that_somebody_spoiled_begins_anew(api: ApiServer, kubernetes: ClusterApi):
     body, _ = await a_body(api, kubernetes)
     spoiled = {**api.model(), "status": {"conditions": [{"type": "Ready"}], "memory": {"peaks": 1}}}
-    body.attach({KEY: [body.read(spoiled)]}, {}, {})
+    body.attach({KEY: [body.read(spoiled)]}, {}, {}, {})
     assert await body.recall(KEY) == (Memory(), None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelfleet_operator.cluster.pods import PodSettings, worker_pod
+from modelfleet_operator.cluster.pods import PodSettings, pod_template
 from modelfleet_operator.cluster.storage import Storage, storage
 from modelfleet_operator.spec import Model, ModelDeployment
 
@@ -107,7 +107,7 @@ def test_the_pod_is_made_of_it():
             "spec": {"model": {"source": "pvc://weights/smol"}},
         }
     )
-    spec = worker_pod(manifest, PodSettings(image="w:1"), revision="abc", ordinal=0)["spec"]
+    spec = pod_template(manifest, PodSettings(image="w:1"))["spec"]
     assert [v["name"] for v in spec["volumes"]] == ["cache", "model", "tmp"]
     (container,) = spec["containers"]
     assert [m["name"] for m in container["volumeMounts"]] == ["cache", "model", "tmp"]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from modelfleet_operator.cluster.observing import observed_worker
-from modelfleet_operator.cluster.pods import PodSettings, revision, worker_pod
+from modelfleet_operator.cluster import pods
+from modelfleet_operator.cluster.pods import PodSettings, pod_template, worker_pod
 from modelfleet_operator.spec import ModelDeployment
 
+OWNER = {"name": "smol", "namespace": "team", "uid": "owner"}
 SETTINGS = PodSettings(image="worker:1", device="cpu", drain_timeout=60)
 
 
@@ -25,7 +27,12 @@ def deployment(**spec: Any) -> ModelDeployment:
 
 
 def pod(manifest: ModelDeployment | None = None, settings: PodSettings = SETTINGS) -> Any:
-    return worker_pod(manifest or deployment(), settings, revision="abc", ordinal=2)
+    template = pod_template(manifest or deployment(), settings)
+    return worker_pod(OWNER, template, revision="abc", ordinal=2)
+
+
+def revision(manifest: ModelDeployment, settings: PodSettings) -> str:
+    return pods.revision(pod_template(manifest, settings))
 
 
 def container(manifest: ModelDeployment | None = None) -> Any:
@@ -91,8 +98,8 @@ def test_the_worker_is_told_everything_by_flags():
 
 
 def test_without_a_chosen_device_the_pod_may_choose_by_environment():
-    pod = worker_pod(deployment(), PodSettings(image="worker:1"), revision="abc", ordinal=2)
-    arguments = pod["spec"]["containers"][0]["args"]
+    built = pod(settings=PodSettings(image="worker:1"))
+    arguments = built["spec"]["containers"][0]["args"]
     assert not [argument for argument in arguments if argument.startswith("--device")]
 
 

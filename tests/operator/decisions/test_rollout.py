@@ -1,4 +1,4 @@
-"""How a change rolls: a table of counts, stories in simulated time, and what holds whatever happens."""
+"""How a change rolls: counts as a table, stories in simulated time, whatever may happen."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def standing(**changes) -> Standing:
             id="and wakes the old one for requests meanwhile",
         ),
         pytest.param(
-            {}, {"target": 0, "old": 2, "old_ready": 2, "new": 1}, 0, 0, id="none when none is wanted"
+            {}, {"target": 0, "old": 2, "old_ready": 2, "new": 1}, 0, 0, id="none if none is wanted"
         ),
         pytest.param(
             {}, {"target": 2, "new": 1, "new_ready": 1, "proven": True}, 1, 1,
@@ -258,7 +258,8 @@ def test_without_surge_a_revision_that_fails_gives_its_place_back():
     fleet.broken = {"bbbb"}
     fleet.change(revision="bbbb")
     fleet.run(60)
-    assert fleet.routable() and not fleet.alive("bbbb")
+    assert fleet.routable()
+    assert not fleet.alive("bbbb")
     created = len(fleet.created())
     fleet.run(3600, step=5)
     assert len(fleet.created()) == created, "no flapping"
@@ -310,6 +311,15 @@ def test_a_sleeping_fleet_answers_with_its_old_revision_while_the_new_one_fails(
     assert not fleet.alive("aaaa")
 
 
+def test_a_sleeping_fleet_proves_a_change_with_one_worker_though_no_gateway_says_anything():
+    fleet = SimulatedFleet(deployment())
+    fleet.run(100)
+    fleet.gateways = ()
+    fleet.change(revision="bbbb")
+    fleet.run(10)
+    assert fleet.alive() == ["tiny-bbbb-0"]
+
+
 def test_an_apply_of_the_old_yaml_keeps_what_still_runs():
     fleet = serving()
     fleet.change(revision="bbbb")
@@ -321,7 +331,8 @@ def test_an_apply_of_the_old_yaml_keeps_what_still_runs():
     assert len([n for n in fleet.routable() if "aaaa" in n]) == 3, "the draining one is back"
     fleet.run(20)
     assert not [name for time, name in fleet.created() if "aaaa" in name and time > 1005]
-    assert len(fleet.alive("aaaa")) == 3 and not fleet.alive("bbbb")
+    assert len(fleet.alive("aaaa")) == 3
+    assert not fleet.alive("bbbb")
     assert fleet.history == {"aaaa": 3, "bbbb": 2}, "renumbered, as apps/v1 does"
 
 
@@ -364,7 +375,8 @@ def test_an_external_count_changes_in_the_middle_of_a_change():
     fleet.run(5)
     fleet.change(scaling=policy(mode="External", replicas=1))
     watch(fleet, 40, most=4, least=1)
-    assert fleet.alive() == fleet.alive("bbbb") and len(fleet.alive()) == 1
+    assert fleet.alive() == fleet.alive("bbbb")
+    assert len(fleet.alive()) == 1
     fleet.change(scaling=policy(mode="External", replicas=0), revision="cccc")
     fleet.run(20)
     assert not fleet.workers, "nobody proves what nobody wants"

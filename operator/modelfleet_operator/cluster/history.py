@@ -1,0 +1,109 @@
+"""The history of each ModelDeployment: kept in ControllerRevisions, read for old pods."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+
+import structlog
+
+from ..decisions.actions import Forget, Record
+from ..errors import RejectedError
+from .api import ClusterApi
+from .known import Known
+from .observing import Object
+from .pods import PodSettings, pod_template
+from .revisions import KnownRevision, change_cause, controller_revision, read_revision
+from .unseen import UnseenObjects
+
+PAUSE = 60.0  # seconds until a history that the API server refused is tried again
+
+log = structlog.get_logger()
+
+
+class History:
+    """Of all deployments. Rollouts that fail need it; without it all else works."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        settings: PodSettings,
+        clock: Callable[[], float],
+        warn: Callable[[Known, str, str], Awaitable[None]],
+    ) -> None:
+        """`warn` posts an event: its object, reason and sentence."""
+        self._api = api
+        self._settings = settings
+        self._clock = clock
+        self._warn = warn
+        self._index: Mapping[str, Collection[KnownRevision]] = {}
+        self._unseen: UnseenObjects[KnownRevision] = UnseenObjects(
+            lambda kept: kept.uid, lambda cached, made: cached.number >= made.number
+        )
+        self._refused_until: dict[str, float] = {}
+
+    def attach(self, index: Mapping[str, Collection[KnownRevision]]) -> None:
+        """The live index, once kopf has made it."""
+        self._index = index
+
+    def of(self, key: str, known: Known) -> list[KnownRevision]:
+        """Every revision that is kept of this very object."""
+        kept = self._unseen.shown(key, self._index.get(key, ()), self._clock())
+        return [past for past in kept if past.owner_uid == known.uid]
+
+    def template(self, wanted: str, key: str, known: Known) -> Object | None:
+        """What a worker of this revision is made of; None: nobody knows any more."""
+        if known.manifest is not None and not known.error and known.revision == wanted:
+            return pod_template(known.manifest, self._settings)
+        kept = (past for past in self.of(key, known) if past.revision == wanted)
+        return next((past.template for past in kept), None)
+
+    def gone(self, key: str, uid: str) -> None:
+        """The watch said that one was deleted."""
+        self._unseen.gone(key, uid)
+
+    def forget_all(self, key: str) -> None:
+        """The deployment is gone; the garbage collector has the rest."""
+        self._unseen.forget(key)
+        self._refused_until.pop(key, None)
+
+    async def keep(self, action: Record | Forget, key: str, known: Known) -> str:
+        """What was done; empty: nothing."""
+        if self._clock() < self._refused_until.get(key, 0.0):
+            return ""
+        try:
+            if isinstance(action, Forget):
+                return await self._forget(action, key, known)
+            return await self._record(action, key, known)
+        except RejectedError as error:
+            self._refused_until[key] = self._clock() + PAUSE
+            log.warning("the history is not kept", model=key, error=str(error))
+            await self._warn(known, "HistoryNotKept", str(error))
+            return ""
+
+    async def _forget(self, action: Forget, key: str, known: Known) -> str:
+        for past in self.of(key, known):
+            if past.revision == action.revision:
+                await self._api.delete_revision(known.metadata["namespace"], past.name, past.uid)
+                self._unseen.put(key, past.uid, None, self._clock())
+        return "revision forgotten"
+
+    async def _record(self, action: Record, key: str, known: Known) -> str:
+        past = next((p for p in self.of(key, known) if p.revision == action.revision), None)
+        if past is not None:
+            renumbered = replace(past, number=action.number)
+            if await self._api.renumber_revision(
+                known.metadata["namespace"], renumbered, change_cause(known.metadata)
+            ):
+                self._unseen.put(key, past.uid, renumbered, self._clock())
+            return "revision recorded"
+        template = self.template(action.revision, key, known)
+        if template is None:
+            return ""
+        body = controller_revision(
+            known.metadata, template, revision=action.revision, number=action.number
+        )
+        made = read_revision(await self._api.create_revision(body, known.uid))
+        if made is not None:
+            self._unseen.put(key, made.uid, made, self._clock())
+        return "revision recorded"

@@ -1,0 +1,66 @@
+"""A ModelDeployment as the index holds it: read once for each change, looked at often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..decisions.observed import Deployment
+from ..decisions.reasons import Reason
+from ..manifests import observed_manifest
+from ..spec import ModelDeployment
+from ..views import decision_view
+from .observing import Object, invalid_deployment
+from .pods import PodSettings, pod_template, revision, template_problems
+
+_IN_THE_POD = {"model", "engine", "pod_template"}  # parts of the spec that make its revision
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The object and what we make of it."""
+
+    body: Object
+    manifest: ModelDeployment | None  # None: it is not valid
+    error: str  # what its user must correct
+    revision: str
+    error_reason: Reason = Reason.INVALID_SPEC
+
+    @property
+    def is_deleting(self) -> bool:
+        """Its deletion is certain: foreground deletion waits for its pods."""
+        return "deletionTimestamp" in self.metadata
+
+    @property
+    def metadata(self) -> Object:
+        """The object's own."""
+        metadata: Object = self.body["metadata"]
+        return metadata
+
+    @property
+    def uid(self) -> str:
+        """Another object of the same name has another."""
+        uid: str = self.metadata["uid"]
+        return uid
+
+    def deployment(self, settings: PodSettings, workers: int) -> Deployment:
+        """As decisions see it; `workers` is how many there are."""
+        if self.manifest is None:
+            return invalid_deployment(self.body, self.error, workers)
+        view = decision_view(
+            self.manifest, revision=self.revision, drain_timeout=settings.drain_timeout
+        )
+        return replace(view, error=self.error, error_reason=self.error_reason)
+
+
+def read_deployment(body: Object, settings: PodSettings) -> Known:
+    """Validates a ModelDeployment for the index."""
+    wrong, manifest = observed_manifest(body)
+    if manifest is None:
+        return Known(body, None, "; ".join(wrong), "")
+    problems = template_problems(manifest, settings)
+    if problems:
+        error = "; ".join(sentence for _, sentence in problems)
+        # No pod can be made of it, but it is another revision than the one that runs.
+        wanted = manifest.spec.model_dump(mode="json", include=_IN_THE_POD)
+        return Known(body, manifest, error, revision(wanted), problems[0][0])
+    return Known(body, manifest, "", revision(pod_template(manifest, settings)))

@@ -1,0 +1,84 @@
+"""The history of a ModelDeployment: one apps/v1 ControllerRevision for each revision it had.
+
+Each holds the whole pod template, so that a worker of an old revision can be started again as it
+was, whatever the spec, the flags and the operator's own code say by then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..decisions.observed import PastRevision
+from .pods import DEPLOYMENT, REVISION, owner_reference
+
+CHANGE_CAUSE = "kubernetes.io/change-cause"  # annotation that kubectl writes and shows
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRevision:
+    """A ControllerRevision as the index holds it; the template as text, since many are kept."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    revision: str
+    number: int
+    text: str
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """What a worker's pod of it is made of."""
+        template: dict[str, Any] = json.loads(self.text)
+        return template
+
+    def seen(self) -> PastRevision:
+        """As decisions see it."""
+        return PastRevision(revision=self.revision, number=self.number)
+
+
+def controller_revision(
+    owner: Object, template: Object, *, revision: str, number: int
+) -> dict[str, Any]:
+    """The object to create; `owner` is the metadata of the ModelDeployment."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {
+            "name": f"{owner['name']}-{revision}",
+            "namespace": owner["namespace"],
+            "labels": {DEPLOYMENT: owner["name"], REVISION: revision},
+            **change_cause(owner),
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "revision": number,
+        "data": {"spec": {"template": template}},
+    }
+
+
+def change_cause(owner: Object) -> dict[str, Any]:
+    """Metadata with the cause of the change, if whoever made it said one."""
+    cause = owner.get("annotations", {}).get(CHANGE_CAUSE)
+    return {"annotations": {CHANGE_CAUSE: cause}} if cause else {}
+
+
+def read_revision(body: Object) -> KnownRevision | None:
+    """None for one that is not as we write them."""
+    metadata = body["metadata"]
+    owners = [o["uid"] for o in metadata.get("ownerReferences", ()) if o.get("controller")]
+    revision = metadata.get("labels", {}).get(REVISION)
+    template = (body.get("data") or {}).get("spec", {}).get("template")
+    if not owners or not revision or not template or "spec" not in template:
+        return None
+    return KnownRevision(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=owners[0],
+        revision=revision,
+        number=body["revision"],
+        text=json.dumps({"metadata": {}, **template}, separators=(",", ":")),
+    )
