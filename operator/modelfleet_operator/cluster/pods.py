@@ -136,7 +136,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
         node_cache=settings.node_cache,
         hub_endpoint=settings.hub_endpoint,
         offline=settings.offline,
-        pull_secrets=settings.image_pull_secrets,
+        pull_secrets=_pull_secrets(manifest, settings),
         image_volumes=settings.image_volumes,
     )
     secrets = [{"name": name} for name in settings.image_pull_secrets]
@@ -155,6 +155,14 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
         "containers": [_container(manifest, settings, stored)],
         "volumes": [*stored.volumes, {"name": "tmp", "emptyDir": {}}],
     }
+
+
+def _pull_secrets(manifest: ModelDeployment, settings: PodSettings) -> list[str]:
+    """Of the whole pod: they open the registry of its model, too."""
+    given = manifest.spec.pod_template.spec.get("imagePullSecrets") or ()
+    # Nobody has looked at the template yet: what is no secret in it is told by its check.
+    told = [secret.get("name") for secret in given if isinstance(secret, dict)]
+    return list(dict.fromkeys([*settings.image_pull_secrets, *filter(None, told)]))
 
 
 def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage) -> dict[str, Any]:

@@ -98,17 +98,31 @@ def test_hub_settings_reach_workers_that_use_a_hub_and_no_others():
     )
 
 
-def test_the_pod_is_made_of_it():
+def pod_spec(settings: PodSettings, source: str, **template: Any) -> Any:
     manifest = ModelDeployment.model_validate(
         {
             "apiVersion": "modelfleet.dev/v1alpha1",
             "kind": "ModelDeployment",
             "metadata": {"name": "smol", "namespace": "team", "uid": "owner"},
-            "spec": {"model": {"source": "pvc://weights/smol"}},
+            "spec": {"model": {"source": source}, "podTemplate": {"spec": template}},
         }
     )
-    spec = pod_template(manifest, PodSettings(image="w:1"))["spec"]
+    return pod_template(manifest, settings)["spec"]
+
+
+def test_the_pod_is_made_of_it():
+    spec = pod_spec(PodSettings(image="w:1"), "pvc://weights/smol")
     assert [v["name"] for v in spec["volumes"]] == ["cache", "model", "tmp"]
     (container,) = spec["containers"]
     assert [m["name"] for m in container["volumeMounts"]] == ["cache", "model", "tmp"]
     assert "--source=file:///models/smol" in container["args"]
+
+
+def test_pull_secrets_of_operator_and_template_both_open_the_models_registry():
+    spec = pod_spec(
+        PodSettings(image="w:1", image_pull_secrets=("ours",)),
+        "oci://r.example/smol:v1",
+        imagePullSecrets=[{"name": "theirs"}, {"name": "ours"}],
+    )
+    (volume,) = [v for v in spec["volumes"] if v["name"] == "pull-secrets"]
+    assert [s["secret"]["name"] for s in volume["projected"]["sources"]] == ["ours", "theirs"]
