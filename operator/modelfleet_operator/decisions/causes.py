@@ -49,19 +49,16 @@ def placement_limits(outlook: Outlook) -> tuple[bool, Reason, str]:
     asked = outlook.seen.deployment.accelerators
     if not asked:
         return False, Reason.AS_ASKED, "spec.placement asks for no accelerator class"
-    where = f"new workers go to {placement.accelerator}"
-    if placement.missing:
-        why = _why_missing(placement.missing)
-        rest = f"; {where}" if placement.accelerator else ""
-        return True, Reason.ACCELERATOR_CLASS_MISSING, f"{why}{rest}"
-    if not placement.short:
-        return False, Reason.AS_ASKED, where
-    short = "; ".join(
-        f"{name} is short: {placement.shortages[name].why}" for name in placement.short
-    )
-    if placement.accelerator in placement.short:
-        where = f"new workers wait for {placement.accelerator}"
-    return True, Reason.ACCELERATOR_SHORT, f"{short}; {where}"
+    limits = [_why_missing(placement.missing)] if placement.missing else []
+    limits += [f"{name} is short: {placement.shortages[name].why}" for name in placement.short]
+    where = []
+    if placement.accelerator:
+        verb = "wait for" if placement.accelerator in placement.short else "go to"
+        where = [f"new workers {verb} {placement.accelerator}"]
+    if not limits:
+        return False, Reason.AS_ASKED, where[0]
+    reason = Reason.ACCELERATOR_CLASS_MISSING if placement.missing else Reason.ACCELERATOR_SHORT
+    return True, reason, "; ".join([*limits, *where])
 
 
 def _why_missing(missing: tuple[str, ...]) -> str:

@@ -13,14 +13,12 @@ def cost_per_hour(seen: Observed) -> Decimal | None:
     Starting, draining and dead workers count until they are gone, since their node is held; a
     worker that waits for its node costs nothing yet.
     """
-    asked = seen.deployment.accelerators
-    paid = [worker.accelerator for worker in seen.workers if worker.placed_at is not None]
-    prices = [_price(seen, name) for name in paid]
-    if not asked or None in prices or None in [_price(seen, name) for name in asked]:
-        return None
-    return sum((price for price in prices if price is not None), Decimal(0))
-
-
-def _price(seen: Observed, name: str) -> Decimal | None:
-    found = seen.accelerators.get(name)
-    return found.price if found else None
+    total = Decimal(0)
+    for worker in seen.workers:
+        if worker.placed_at is None:
+            continue
+        found = seen.accelerators.get(worker.accelerator)
+        if found is None or found.price is None:
+            return None
+        total += found.price
+    return total if total or seen.deployment.accelerators else None

@@ -287,6 +287,17 @@ def test_what_has_no_price_is_not_added_up():
     fleet = cluster(h100=0, a10=1)
     fleet.classes["h100"] = Accelerator(generation=1, price=Decimal("2.50"))
     fleet.run(10)
+    assert fleet.status.cost_per_hour == 0, "it waits for a node"
+    fleet.run(60)
+    assert fleet.on("a10") == 1
+    assert fleet.status.cost_per_hour is None
+
+
+def test_without_classes_nothing_is_known_of_the_cost():
+    fleet = Cluster(deployment(), room={"": 4})
+    fleet.look()
+    assert fleet.status.cost_per_hour is None
+    fleet.run(100)
     assert fleet.status.cost_per_hour is None
 
 
