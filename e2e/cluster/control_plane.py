@@ -3,6 +3,7 @@
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from . import processes
 from .certificates import AUTHORITY
@@ -10,6 +11,7 @@ from .components import program
 from .layout import (
     API_SERVER,
     API_SERVER_PORT,
+    AUDIT_LOG,
     ETCD_PEER_PORT,
     ETCD_PORT,
     HOST_ADDRESS,
@@ -71,6 +73,8 @@ def start_apiserver() -> None:
         *("--requestheader-username-headers", "X-Remote-User"),
         *("--requestheader-group-headers", "X-Remote-Group"),
         *("--requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+        *("--audit-policy-file", Path(__file__).parent / "audit-policy.yaml"),
+        *("--audit-log-path", AUDIT_LOG, "--audit-log-maxsize", "100", "--audit-log-maxbackup", "1"),
     )
 
 

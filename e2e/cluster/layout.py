@@ -12,6 +12,7 @@ NUMBER = int(os.environ.get("MODELFLEET_CLUSTER_NUMBER", "0"))
 # Everything that a running cluster writes; gone after `make cluster-down`.
 RUN = CACHE / (f"run-{NUMBER}" if NUMBER else "run")
 LOGS = RUN / "logs"
+AUDIT_LOG = LOGS / "audit.log"  # JSON lines: what Modelfleet's service accounts asked for
 PKI = RUN / "pki"
 KUBECONFIG = RUN / "admin.kubeconfig"
 
