@@ -74,7 +74,8 @@ def start_apiserver() -> None:
         *("--requestheader-group-headers", "X-Remote-Group"),
         *("--requestheader-extra-headers-prefix", "X-Remote-Extra-"),
         *("--audit-policy-file", Path(__file__).parent / "audit-policy.yaml"),
-        *("--audit-log-path", AUDIT_LOG, "--audit-log-maxsize", "100", "--audit-log-maxbackup", "1"),
+        *("--audit-log-path", AUDIT_LOG),
+        *("--audit-log-maxsize", "100", "--audit-log-maxbackup", "1"),
     )
 
 
