@@ -4,10 +4,11 @@ Pods get there only if they tolerate the taint, so nothing real lands on them by
 """
 
 import signal
+from collections import defaultdict
 
 from . import processes, up
 from .components import program
-from .kubectl import apply, kubectl
+from .kubectl import apply, get, kubectl
 from .layout import FAKE_POD_NETWORK, KUBECONFIG
 
 PART = "kwok"
@@ -49,11 +50,16 @@ def fake_node(name: str, amounts: dict[str, str]) -> dict[str, object]:
 
 def stop_nodes() -> None:
     """Removes the pods of the fake nodes, the nodes, and then kwok, which all of it needs."""
-    for node in kubectl("get", "nodes", "--selector", FAKE, "--output", "name").split():
-        kubectl("cordon", node)
-        bound = f"spec.nodeName={node.removeprefix('node/')}"
-        kubectl("delete", "pods", "--all-namespaces", "--field-selector", bound)
-        kubectl("delete", node)
+    fakes = {node["metadata"]["name"] for node in get("nodes", "--selector", FAKE)["items"]}
+    if fakes:
+        kubectl("cordon", "--selector", FAKE)
+    bound = defaultdict(list)
+    for pod in get("pods", "--all-namespaces")["items"]:
+        if pod["spec"].get("nodeName") in fakes:
+            bound[pod["metadata"]["namespace"]].append(pod["metadata"]["name"])
+    for namespace, pods in bound.items():
+        kubectl("delete", "pods", "--namespace", namespace, "--ignore-not-found", *pods)
+    kubectl("delete", "nodes", "--selector", FAKE)
     pid = processes.find(PART, "kwok")
     if pid is not None:
         processes.stop([pid], with_signal=signal.SIGTERM)

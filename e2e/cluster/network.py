@@ -3,7 +3,7 @@
 The bridge lives in a network namespace of its own, held by one process: when that process ends, the
 kernel removes the bridge, every cable and every route through them, however the end came.
 
-    host 10.200.0.1  ── modelfleet0 ═╗
+    host 10.200.0.1 ── modelfleet0 ═╗
     node-1 10.200.0.11 ── eth0 ═════╬═ bridge
     node-2 10.200.0.12 ── eth0 ═════╝
 """

@@ -17,7 +17,7 @@ from .node import has_image, load_image, start_node
 from .node_configuration import resolv_conf
 from .packages import install_missing
 from .services import metrics_are_served, start_services
-from .tunables import remember_tunables
+from .tunables import change_tunables
 
 NEEDED = ("kubernetes", "coredns", "metrics-server")
 
@@ -70,7 +70,7 @@ def lay_foundation() -> None:
     """What the parts of a cluster share, and what cannot be made again beneath them."""
     RUN.mkdir(parents=True)
     (RUN / "resolv.conf").write_text(resolv_conf())
-    remember_tunables()
+    change_tunables()
     make_certificates()
     network.make_network()  # last: where it is, the rest is whole
 
