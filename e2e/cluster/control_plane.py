@@ -115,7 +115,8 @@ def stop_apiserver() -> None:
 
 def wait_for_apiserver(patience: float = 60.0) -> None:
     """Returns when /readyz says so; raises NotReadyError."""
-    processes.wait_until("the API server", is_ready, patience=patience)
+    needs = {"etcd", "kube-apiserver"}
+    processes.wait_until("the API server", is_ready, needs=needs, patience=patience)
 
 
 def is_ready() -> bool:

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -106,10 +106,18 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(what: str, true: Callable[[], object], *, patience: float = 60.0) -> None:
-    """Asks every tenth of a second; raises NotReadyError after `patience` seconds."""
+def wait_until(
+    what: str, true: Callable[[], object], *, needs: Set[str] = frozenset(), patience: float = 60.0
+) -> None:
+    """Asks every tenth of a second; raises NotReadyError after `patience` seconds.
+
+    When a part that it needs has ended, waiting is in vain: raises NotReadyError at once.
+    """
     deadline = time.monotonic() + patience
     while not true():
+        for part in needs - {process.part for process in running()}:
+            words = (LOGS / f"{part}.log").read_text().splitlines()[-1:]
+            raise NotReadyError(f"{part} has ended: {''.join(words) or 'it said nothing'}")
         if time.monotonic() > deadline:
             raise NotReadyError(f"Waited {patience:.0f} s for {what}; see the logs in {LOGS}.")
         time.sleep(0.1)

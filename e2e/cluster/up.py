@@ -61,8 +61,8 @@ def start_cluster() -> None:
         if not has_image(node, PAUSE_IMAGE):
             load_image(node, pause_archive())
     start_services()
-    processes.wait_until("the nodes", nodes_are_ready)
-    processes.wait_until("the metrics API", metrics_are_served)
+    processes.wait_until("the nodes", nodes_are_ready, needs=parts())
+    processes.wait_until("the metrics API", metrics_are_served, needs=parts())
     say(f"The cluster is ready after {time.monotonic() - started:.0f} s.")
 
 
