@@ -51,6 +51,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self.numbers = itertools.count(1)
         self.seen: list[kmock.Request] = []  # all that the operator asked
         self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
+        self.refuse_revisions = ""  # why no history is taken
         self.refuse_leases = False  # an API server that is there for reading only
 
     async def _handle(self, request: kmock.Request) -> Any:
@@ -65,6 +66,9 @@ class ApiServer(kmock.KubernetesEmulator):
         creates = request.action == kmock.action.CREATE
         if creates and request.resource.plural == "pods" and self.refuse_pods:
             raise kmock.KubernetesError(status=403, reason="Forbidden", message=self.refuse_pods)
+        if creates and request.resource.plural == "controllerrevisions" and self.refuse_revisions:
+            message = self.refuse_revisions
+            raise kmock.KubernetesError(status=403, reason="Forbidden", message=message)
         if request.resource.plural == "leases":
             self._complete_lease(request)
         if request.action == kmock.action.CREATE:
@@ -95,9 +99,13 @@ class ApiServer(kmock.KubernetesEmulator):
     def _complete_lease(self, request: kmock.Request) -> None:
         if self.refuse_leases:
             raise kmock.KubernetesError(status=500, reason="Internal", message="no quorum")
+        if request.action == kmock.action.DELETE:
+            return
         metadata = request.data["metadata"]
         key = (request.resource, request.namespace, request.name)
         if request.name is not None and key in self.objects:
+            if self.objects[key].deleted:
+                return  # the emulator says 404
             found = self.objects[key].raw["metadata"]["resourceVersion"]
             asked = metadata.get("resourceVersion", found)
             if asked != found:
@@ -189,6 +197,10 @@ class Cluster:
     async def change(self, spec: dict[str, Any], name: str = "smol") -> None:
         await self._send("PATCH", f"{self._models()}/{name}", {"spec": spec})
 
+    async def annotate(self, annotations: dict[str, str], name: str = "smol") -> None:
+        metadata = {"annotations": annotations}
+        await self._send("PATCH", f"{self._models()}/{name}", {"metadata": metadata})
+
     async def delete(self, name: str = "smol") -> None:
         await self._send("DELETE", f"{self._models()}/{name}")
 
@@ -251,6 +263,7 @@ class Gateway:
     waiting: int = 0
     running: int = 0
     last_request: float = 0.0
+    taken: dict[str, int] = field(default_factory=dict)  # requests that a worker has, by its id
     _views: int = 0
 
     def route(self, model: str = "default/smol") -> fleet_pb2.ModelRoute | None:
@@ -306,7 +319,9 @@ class Gateway:
             workers=[
                 fleet_pb2.WorkerSignals(
                     worker_id=worker.worker_id,
-                    reachable=worker.routable,
+                    # As a gateway's: whether it hears the worker, routable or not.
+                    reachable=True,
+                    running=self.taken.get(worker.worker_id, 0),
                     stats=worker_pb2.Stats(
                         worker_id=worker.worker_id,
                         state=worker_pb2.WORKER_STATE_READY,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster import pods
+from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template, worker_pod
 from modelfleet_operator.spec import ModelDeployment
 
