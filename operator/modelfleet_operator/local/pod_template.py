@@ -14,21 +14,26 @@ WORKER = "worker"  # the container that is laid under Modelfleet's own
 def environment(manifest: ModelDeployment) -> dict[str, str]:
     """Variables of the worker that have a plain value; ManifestError for another shape."""
     where = f"{manifest.full_name}: spec.podTemplate.spec.containers"
-    container = _worker(manifest.spec.pod_template.spec)
-    try:
-        plain = {v["name"]: v["value"] for v in container.get("env") or () if "value" in v}
-    except (KeyError, TypeError) as error:
-        raise ManifestError(
-            f"{where}[{WORKER}].env: expected a list of names and values"
-        ) from error
-    for name, value in plain.items():
-        if not isinstance(value, str) or not isinstance(name, str) or "=" in name or not name:
-            raise ManifestError(f"{where}[{WORKER}].env[{name}]: expected a name, and a string")
-    return plain
+    containers = _objects(manifest.spec.pod_template.spec.get("containers"), where)
+    worker: dict[str, Any] = next((c for c in containers if c.get("name") == WORKER), {})
+    where += f"[{WORKER}].env"
+    variables = [v for v in _objects(worker.get("env"), where) if "value" in v]
+    for variable in variables:
+        name, value = variable.get("name"), variable["value"]
+        if not isinstance(name, str) or not name or "=" in name or not isinstance(value, str):
+            raise ManifestError(f"{where}: expected a name and a string, found {variable}")
+    return {variable["name"]: variable["value"] for variable in variables}
+
+
+def _objects(value: Any, where: str) -> list[dict[str, Any]]:
+    entries = value or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ManifestError(f"{where}: expected a list of objects")
+    return entries
 
 
 def ignored(manifest: ModelDeployment) -> list[str]:
-    """Fields of the template that mean nothing on one machine."""
+    """Fields of a template that `environment` took which mean nothing on one machine."""
     return sorted(_ignored(manifest))
 
 
@@ -38,16 +43,11 @@ def _ignored(manifest: ModelDeployment) -> Iterator[str]:
         if getattr(template.metadata, field):
             yield f"metadata.{field}"
     yield from (f"spec.{name}" for name in template.spec if name != "containers")
-    worker = _worker(template.spec)
-    yield from (f"spec.containers[{WORKER}].{n}" for n in worker if n not in ("name", "env"))
-    if any("value" not in variable for variable in worker.get("env") or ()):
-        yield f"spec.containers[{WORKER}].env without a value"
-    if any(c is not worker for c in template.spec.get("containers") or ()):
-        yield "spec.containers beside the worker"
-
-
-def _worker(spec: dict[str, Any]) -> dict[str, Any]:
-    containers = spec.get("containers") or []
-    if not isinstance(containers, list) or not all(isinstance(c, dict) for c in containers):
-        raise ManifestError("spec.podTemplate.spec.containers: expected a list of objects")
-    return next((c for c in containers if c.get("name") == WORKER), {})
+    for container in template.spec.get("containers") or ():
+        if container.get("name") != WORKER:
+            yield f"spec.containers[{container.get('name')}]"
+            continue
+        here = f"spec.containers[{WORKER}]"
+        yield from (f"{here}.{name}" for name in container if name not in ("name", "env"))
+        if any("value" not in variable for variable in container.get("env") or ()):
+            yield f"{here}.env without a value"

@@ -28,7 +28,7 @@ def test_the_workers_plain_environment_counts():
     manifest = deployment(spec={"containers": containers, "nodeSelector": {"zone": "a"}})
     assert environment(manifest) == {"A": "1"}
     assert ignored(manifest) == [
-        "spec.containers beside the worker",
+        "spec.containers[side]",
         "spec.containers[worker].env without a value",
         "spec.nodeSelector",
     ]
@@ -51,5 +51,5 @@ def test_without_a_template_there_is_nothing_to_say():
     ],
 )
 def test_another_shape_is_an_error_with_its_place(containers: Any):
-    with pytest.raises(ManifestError, match="podTemplate.spec.containers"):
+    with pytest.raises(ManifestError, match=r"podTemplate\.spec\.containers"):
         environment(deployment(spec={"containers": containers}))
