@@ -21,7 +21,7 @@ from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .history import History
 from .known import Known, read_deployment
-from .observing import Object, observed_worker, owned_by
+from .observing import KnownPod, Object, read_pod
 from .pods import UNROUTED_AT, PodSettings, refused_host_path, worker_pod
 from .revisions import KnownRevision
 from .unseen import UnseenDeeds, UnseenObjects
@@ -56,11 +56,12 @@ class ClusterBody:
         self._clock = clock
         # kopf's indices, key -> values; their content follows the watches.
         self._deployments: Mapping[str, Collection[Known]] = {}
-        self._pods: Mapping[str, Collection[Object]] = {}
+        self._pods: Mapping[str, Collection[KnownPod]] = {}
         self._classes: Mapping[str, Collection[KnownClass]] = {}
-        self._owners: dict[str, str] | None = None
         self._deeds = UnseenDeeds()
-        self._made: UnseenObjects[Object] = UnseenObjects(_uid, lambda cached, made: True)
+        self._made: UnseenObjects[KnownPod] = UnseenObjects(
+            lambda pod: pod.uid, lambda cached, made: True
+        )
         self._history = History(api, settings, clock, self._warn)
         self._written: dict[str, _Written] = {}
         self._refused: dict[str, _Refused] = {}
@@ -68,7 +69,7 @@ class ClusterBody:
     def attach(
         self,
         deployments: Mapping[str, Collection[Known]],
-        pods: Mapping[str, Collection[Object]],
+        pods: Mapping[str, Collection[KnownPod]],
         classes: Mapping[str, Collection[KnownClass]],
         revisions: Mapping[str, Collection[KnownRevision]],
     ) -> None:
@@ -77,12 +78,13 @@ class ClusterBody:
         self._history.attach(revisions)
 
     def read(self, body: Object) -> Known:
-        """Validates a ModelDeployment for the index."""
+        """Validates a ModelDeployment for the index, where it is not known already."""
+        metadata = {name: v for name, v in body["metadata"].items() if name != "managedFields"}
+        body = {**body, "metadata": metadata}
+        for known in self._deployments.get(f"{metadata['namespace']}/{metadata['name']}", ()):
+            if known.still_reads(body):
+                return replace(known, body=body)
         return read_deployment(body, self._settings)
-
-    def names_changed(self) -> None:
-        """A deployment came, went or changed: who owns which short name is asked again."""
-        self._owners = None
 
     def pod_gone(self, key: str, uid: str) -> None:
         """What we did to it does not matter any more."""
@@ -95,7 +97,7 @@ class ClusterBody:
 
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
-        return [key for key in self._deployments if self._known(key) is not None]
+        return [key for key in self._deployments if "/" in key and self._known(key) is not None]
 
     def observe(self, key: str) -> Observed | None:
         """From kopf's indices; None: it is gone or going."""
@@ -112,7 +114,7 @@ class ClusterBody:
         return Observed(
             deployment=self._deployment(key, known, len(workers)),
             workers=workers,
-            owners=self._name_owners(),
+            owners=self._owners(known),
             history=tuple(past.seen() for past in self._history.of(key, known)),
             accelerators={c.name: c.seen() for found in self._classes.values() for c in found},
         )
@@ -202,7 +204,7 @@ class ClusterBody:
             pod = placed(pod, class_)
         made, is_new = await self._api.create_pod(pod, known.uid)
         self._refused.pop(key, None)
-        self._made.put(key, _uid(made), made, self._clock())
+        self._made.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
         if not is_new:
             return ""
         where = f" on {action.accelerator}" if action.accelerator else ""
@@ -210,7 +212,7 @@ class ClusterBody:
         await self._tell(known, "Normal", "WorkerStarted", note)
         return "worker started"
 
-    async def write_status(self, seen: Observed, status: Status, memory: Memory) -> None:
+    async def write_status(self, seen: Observed, status: Status, memory: Memory) -> float | None:
         """Server-side apply, when something that is due differs from what was written last."""
         deployment, now = seen.deployment, self._clock()
         rendered, dumped = rendering.render(status), memory.dump()
@@ -222,7 +224,7 @@ class ClusterBody:
             and dumped == last.memory
             and not rendering.is_due(last.status, last.at, rendered, now)
         ):
-            return
+            return None if rendered == last.status else last.at + rendering.WRITE_INTERVAL
         try:
             await self._api.apply_status(
                 deployment.namespace,
@@ -237,6 +239,7 @@ class ClusterBody:
         for news in announce(last.told if last else None, status):
             if known is not None:
                 await self._tell(known, news.kind, news.reason, news.note)
+        return None
 
     async def _warn(self, known: Known, reason: str, note: str) -> None:
         await self._tell(known, "Warning", reason, note)
@@ -268,20 +271,18 @@ class ClusterBody:
             return None
         return refused.refusal
 
-    def _worker(self, pod: Object, owner_uid: str) -> Worker | None:
-        worker = observed_worker(pod)
-        if worker is None:
+    def _worker(self, pod: KnownPod, owner_uid: str) -> Worker | None:
+        if pod.worker is None:
             return None
-        if not owned_by(pod, owner_uid):
+        if pod.owner_uid != owner_uid:
             # Of an earlier object of this name: the garbage collector ends it, its name is taken.
-            return replace(worker, stopping=True, failure=None)
-        return self._deeds.shown(worker)
+            return replace(pod.worker, stopping=True, failure=None)
+        return self._deeds.shown(pod.worker)
 
-    def _name_owners(self) -> Mapping[str, str]:
-        if self._owners is None:
-            known = [(key, self._known(key)) for key in self._deployments]
-            self._owners = owners(self._deployment(key, k, 0) for key, k in known if k)
-        return self._owners
+    def _owners(self, known: Known) -> Mapping[str, str]:
+        """Who has the short names that it asks for: the index has their claimants."""
+        rivals = [r for name in known.served_names for r in self._deployments.get(name, ())]
+        return owners(r.deployment(self._settings, 0) for r in rivals if not r.is_deleting)
 
 
 def _subject(action: Action) -> dict[str, str]:
@@ -293,8 +294,3 @@ def _subject(action: Action) -> dict[str, str]:
             return {"worker": action.name}
         case _:
             return {"worker": action.worker.name}
-
-
-def _uid(pod: Object) -> str:
-    uid: str = pod["metadata"]["uid"]
-    return uid

@@ -16,7 +16,7 @@ from .accelerators import KnownClass, read_class
 from .connection import connection_info
 from .known import Known
 from .memo import OperatorMemo
-from .observing import Object
+from .observing import KnownPod, read_pod
 from .pods import DEPLOYMENT
 from .revisions import KnownRevision, read_revision
 
@@ -46,14 +46,15 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
 def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
-    """By `namespace/name`."""
-    return {f"{body.meta.namespace}/{body.meta.name}": memo.body.read(dict(body))}
+    """By `namespace/name`, and by each short name that it asks for, which has no slash."""
+    known = memo.body.read(dict(body))
+    return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
 @kopf.index("v1", "pods", id="pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
-def index_pod(body: kopf.Body, **_: Any) -> dict[str, Object]:
+def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
     """By `namespace/name` of the deployment."""
-    return {_deployment_of(body): dict(body)}
+    return {_deployment_of(body): read_pod(dict(body))}
 
 
 @kopf.index(
@@ -97,7 +98,6 @@ async def deployment_changed(
         return
     else:
         memo.seen[key] = seen
-    memo.body.names_changed()
     memo.reconcilers.wake(key)
 
 

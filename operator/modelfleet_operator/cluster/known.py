@@ -37,6 +37,20 @@ class Known:
         return metadata
 
     @property
+    def served_names(self) -> tuple[str, ...]:
+        """Short names that it asks for."""
+        return self.manifest.served_names if self.manifest else ()
+
+    def still_reads(self, body: Object) -> bool:
+        """Whether reading that would find the same: our own writes to the status change nothing."""
+        metadata = body["metadata"]
+        generation = metadata.get("generation")
+        return generation is not None and (metadata["uid"], generation) == (
+            self.uid,
+            self.metadata.get("generation"),
+        )
+
+    @property
     def uid(self) -> str:
         """Another object of the same name has another."""
         uid: str = self.metadata["uid"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..decisions.autoscale import ScalingPolicy
@@ -14,6 +15,25 @@ from .pods import ORDINAL, PORT, REVISION, UNROUTED_AT
 from .trouble import failure_of, placed_at, trouble_of
 
 Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPod:
+    """A pod as the index holds it: what decisions see of it, and nothing of the rest (20 KiB)."""
+
+    uid: str
+    owner_uid: str  # of its controller; empty: nobody's
+    worker: Worker | None  # None: its labels are not as we write them
+
+
+def read_pod(pod: Object) -> KnownPod:
+    """Reads it for the index."""
+    references = pod["metadata"].get("ownerReferences", ())
+    return KnownPod(
+        uid=pod["metadata"]["uid"],
+        owner_uid=next((r["uid"] for r in references if r.get("controller")), ""),
+        worker=observed_worker(pod),
+    )
 
 
 def observed_worker(pod: Object) -> Worker | None:

@@ -16,6 +16,7 @@ from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.body import ClusterBody
 from modelfleet_operator.cluster.handlers import deployment_changed
 from modelfleet_operator.cluster.memo import OperatorMemo
+from modelfleet_operator.cluster.observing import read_pod
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.revisions import read_revision
 from modelfleet_operator.decisions.actions import Create, Stop
@@ -52,7 +53,7 @@ async def a_body(
     revisions = [read_revision(kept) for kept in api.revisions().values()]
     body.attach(
         {KEY: [body.read(api.model())]},
-        {KEY: list(api.pods().values())},
+        {KEY: [read_pod(pod) for pod in api.pods().values()]},
         {},
         {KEY: [kept for kept in revisions if kept is not None]},
     )
