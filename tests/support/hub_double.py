@@ -24,8 +24,15 @@ class Hub(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes], *, token: str = "", gated: bool = False) -> None:
-        super().__init__(("127.0.0.1", 0), HubHandler)
+    def __init__(
+        self,
+        files: dict[str, bytes],
+        *,
+        token: str = "",
+        gated: bool = False,
+        host: str = "127.0.0.1",
+    ) -> None:
+        super().__init__((host, 0), HubHandler)
         self.files, self.token, self.gated = files, token, gated
         self.cut_after: int | None = None  # bytes of a body after which the connection breaks, once
         self.pace: float | None = None  # bytes a second
@@ -35,7 +42,7 @@ class Hub(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.server_address[0]}:{self.server_port}"
 
     def allows(self, authorization: str | None) -> bool:
         return not self.token or authorization == f"Bearer {self.token}"

@@ -15,13 +15,13 @@ class SlowLine:
     """A TCP proxy. `pace` is bytes a second towards the client over all connections together."""
 
     def __init__(self, target: str, pace: float) -> None:
-        host, _, port = target.rpartition(":")
+        host, _, port = target.rpartition(":")  # listens where its target does
         self._target = (host, int(port))
         self.pace = pace
         self.sent = 0  # bytes towards the clients
         self._turn = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = socket.create_server((host, 0))
+        self.url = f"http://{host}:{self._listener.getsockname()[1]}"
 
     def serve(self) -> None:
         with contextlib.suppress(OSError):  # closed
