@@ -9,58 +9,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.messages import Request, SamplingParams
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import Linear, QuantizedLinear, SplitLinear
 from modelfleet_worker.models.llama import Llama
-from modelfleet_worker.models.loader import load_model
-from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
+from modelfleet_worker.quantization.scheme import Quantization
 from modelfleet_worker.quantization.weights import quantize
+from quantized_models import asked, load, logits, model_of, tiny
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,  # large enough for clear winners
-}
 PROMPT = (3, 14, 15, 92, 65, 35, 89)
 
 
 def saved(folder: Path, **changes: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).eval()
+    model = tiny(**changes)
     model.save_pretrained(folder)
     return model
-
-
-def load(folder: Path, *, dtype: str = "Float32", **quantization: Any) -> LoadedModel:
-    return load_model(
-        folder,
-        dtype=dtype,
-        quantization=asked(**quantization),
-        max_sequences=4,
-        max_batch_tokens=64,
-        progress=lambda *_: None,
-    )
-
-
-def asked(weights: str = "none", overrides: tuple[str, ...] = (), **more: Any) -> Quantization:
-    return Quantization(
-        weights=Weights(weights), overrides=tuple(map(Override.parse, overrides)), **more
-    )
-
-
-def model_of(loaded: LoadedModel) -> Llama:
-    assert isinstance(loaded.runner, TorchRunner)
-    return loaded.runner._model
 
 
 def twin(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
@@ -148,25 +113,7 @@ def test_the_order_of_tensors_in_the_files_does_not_matter(tmp_path: Path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     second = load(tmp_path, weights="int4")
     assert second.digest == first.digest
-    ids, rows = torch.tensor(PROMPT), torch.arange(len(PROMPT))
-    assert logits(second, ids, rows).equal(logits(first, ids, rows))
-
-
-def logits(loaded: LoadedModel, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Teacher-forced, without a cache."""
-
-    class Causal:
-        def attend(self, layer, query, key, value):
-            q, k, v = (t[None].transpose(1, 2) for t in (query, key, value))
-            out = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=True
-            )
-            return out[0].transpose(0, 1)
-
-    runner = loaded.runner
-    assert isinstance(runner, TorchRunner)
-    with torch.inference_mode():
-        return runner._model(ids, runner._cos[: len(ids)], runner._sin[: len(ids)], Causal(), rows)
+    assert logits(second, torch.tensor(PROMPT)).equal(logits(first, torch.tensor(PROMPT)))
 
 
 def test_an_override_that_matches_nothing_is_an_error(tmp_path: Path):

@@ -32,6 +32,7 @@ class Part:
     inputs: int
     outputs: int
     bias: bool
+    stored: bool  # quantized in the checkpoint
     missing: set[str]  # suffixes: weight, bias, or those of the stored format
     found: dict[str, Tensor] = field(default_factory=dict)
 
@@ -78,12 +79,13 @@ class Assembly:
             )
 
     def _parts(self, name: str, module: Linear, names: frozenset[str]) -> list[Part]:
-        stored = name if name == HEAD else f"model.{name}"
+        ours = name if name == HEAD else f"model.{name}"
         parts = []
         for part, outputs in _merged(self._config).get(name.rpartition(".")[2], {"": None}).items():
-            full = f"{stored.rpartition('.')[0]}.{part}" if part else stored
+            full = f"{ours.rpartition('.')[0]}.{part}" if part else ours
             missing = {"weight"}
-            if self._stored is not None and self._stored.holds(full, names):
+            stored = self._stored is not None and self._stored.holds(full, names)
+            if self._stored is not None and stored:
                 missing = self._stored.suffixes(full, names)
             if module.bias is not None:
                 missing.add("bias")
@@ -93,6 +95,7 @@ class Assembly:
                     inputs=module.inputs,
                     outputs=outputs or module.outputs,
                     bias=module.bias is not None,
+                    stored=stored,
                     missing=missing,
                 )
             )
@@ -115,14 +118,12 @@ class Assembly:
         if name not in self._suffixes:
             return False
         projection, part, suffix = self._suffixes.pop(name)
-        if suffix == "weight" and tensor.dtype in FLOATS:
-            part.found[suffix] = self._checked(name, tensor, (part.outputs, part.inputs))
-        elif suffix == "bias":
+        if suffix == "bias":
             part.found[suffix] = self._checked(name, tensor, (part.outputs,))
-        elif suffix == "weight" and (self._stored is None or part.missing <= {"weight", "bias"}):
-            raise _wrong_type(name, tensor)
-        else:
+        elif part.stored:
             part.found[suffix] = tensor.clone()
+        else:
+            part.found[suffix] = self._checked(name, tensor, (part.outputs, part.inputs))
         part.missing.remove(suffix)
         if projection.complete:
             self._replace(projection.module, self._built(projection))
@@ -138,9 +139,14 @@ class Assembly:
         if self._config.tied_embeddings:
             head = model.lm_head
             part = Part(
-                name=HEAD, inputs=head.inputs, outputs=head.outputs, bias=False, missing=set()
+                name=HEAD,
+                inputs=head.inputs,
+                outputs=head.outputs,
+                bias=False,
+                stored=False,
+                missing=set(),
+                found={"weight": model.embed_tokens.weight.data},
             )
-            part.found["weight"] = model.embed_tokens.weight.data
             self._replace(HEAD, self._built(_Projection(HEAD, [part])))
         return model.requires_grad_(False).eval()
 
@@ -156,14 +162,10 @@ class Assembly:
         return modules[0] if len(modules) == 1 else SplitLinear(modules)
 
     def _quantized(self, part: Part) -> QuantizedWeight | None:
-        if "weight" in part.found and part.found["weight"].dtype in FLOATS:
-            if self._stored is not None:
-                return None
-            scheme = self._quantization.scheme_of(part.name, part.inputs)
-            return None if scheme is None else quantize(part.found.pop("weight"), scheme)
-        if self._stored is None:
-            raise AssertionError("only stored formats have other tensors")
-        return self._stored.read(part.name, part.found, part.outputs, part.inputs)
+        if part.stored and self._stored is not None:
+            return self._stored.read(part.name, part.found, part.outputs, part.inputs)
+        scheme = self._quantization.scheme_of(part.name, part.inputs)
+        return None if scheme is None else quantize(part.found.pop("weight"), scheme)
 
     def _quantized_linear(self, parts: list[Part], weights: list[QuantizedWeight]) -> nn.Module:
         bias = torch.cat([p.found["bias"] for p in parts]) if parts[0].bias else None
@@ -186,7 +188,9 @@ class Assembly:
                 f"the tensor {name} is {list(tensor.shape)}, but config.json asks for {list(shape)}"
             )
         if tensor.dtype not in FLOATS:
-            raise _wrong_type(name, tensor)
+            raise ModelError(
+                f"the tensor {name} is {tensor.dtype}; float32, bfloat16 or float16 is expected"
+            )
         return tensor.to(self._dtype, copy=True)
 
     def _shape(self, parameter: str) -> tuple[int, ...]:
@@ -233,9 +237,3 @@ def _together(a: QuantizedWeight | None, b: QuantizedWeight | None) -> bool:
 def _parameter(tensors: list[Tensor]) -> nn.Parameter:
     whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
     return nn.Parameter(whole, requires_grad=False)
-
-
-def _wrong_type(name: str, tensor: Tensor) -> ModelError:
-    return ModelError(
-        f"the tensor {name} is {tensor.dtype}; float32, bfloat16 or float16 is expected"
-    )

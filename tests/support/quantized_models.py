@@ -1,0 +1,75 @@
+"""Tiny models for tests of quantization, ours and transformers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from modelfleet_worker.engine.device import LoadedModel
+from modelfleet_worker.engine.runner import TorchRunner
+from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
+
+SIZES = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,  # large enough for clear winners
+}
+
+
+def tiny(**changes: Any) -> LlamaForCausalLM:
+    """transformers' model with random weights, always the same."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).eval()
+
+
+def asked(weights: str = "none", overrides: tuple[str, ...] = (), **more: Any) -> Quantization:
+    return Quantization(
+        weights=Weights(weights), overrides=tuple(map(Override.parse, overrides)), **more
+    )
+
+
+def load(folder: Path, *, dtype: str = "Float32", **quantization: Any) -> LoadedModel:
+    return load_model(
+        folder,
+        dtype=dtype,
+        quantization=asked(**quantization),
+        max_sequences=4,
+        max_batch_tokens=64,
+        progress=lambda *_: None,
+    )
+
+
+def model_of(loaded: LoadedModel) -> Llama:
+    assert isinstance(loaded.runner, TorchRunner)
+    return loaded.runner._model
+
+
+class Causal:
+    """Attention of one prompt to itself."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (t[None].transpose(1, 2) for t in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=True
+        )
+        return out[0].transpose(0, 1)
+
+
+def logits(loaded: LoadedModel, ids: Tensor) -> Tensor:
+    """Teacher-forced, [T, vocab] of ids [T]."""
+    runner = loaded.runner
+    assert isinstance(runner, TorchRunner)
+    cos, sin = runner._cos[: len(ids)], runner._sin[: len(ids)]
+    with torch.inference_mode():
+        return runner._model(ids, cos, sin, Causal(), torch.arange(len(ids)))

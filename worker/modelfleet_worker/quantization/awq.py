@@ -1,0 +1,79 @@
+"""Checkpoints of AWQ in its GEMM layout (AutoAWQ, llm-compressor's ancestors, auto-round)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .packing import unpack
+from .stored import check_tensor, refuse_unless
+from .weights import QuantizedWeight
+
+# Eight outputs share a word, in the order in which a CUDA kernel of AWQ's authors wants them.
+_INTERLEAVED = (0, 2, 4, 6, 1, 3, 5, 7)
+_PLACES = [_INTERLEAVED.index(output) for output in range(8)]
+_OUTPUTS_IN_WORD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Awq:
+    """qweight [K, N / 8], qzeros [G, N / 8] and scales [G, N]."""
+
+    group: int  # -1: all inputs
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Awq:
+        """Of a quantization_config. Raises ModelError."""
+        bits = raw.get("bits", raw.get("w_bit"))
+        refuse_unless(bits == 4, f"awq with {bits!r} bits", "awq with 4 bits")
+        version = str(raw.get("version", "gemm")).lower()
+        refuse_unless(version == "gemm", f"awq's layout {version!r}", "gemm")
+        group = raw.get("group_size", raw.get("q_group_size", 128))
+        whole = type(group) is int and (group > 0 or group == -1)
+        refuse_unless(whole, f"group_size {group!r}", "a positive number or -1")
+        return cls(group)
+
+    def __str__(self) -> str:
+        return "awq"
+
+    def holds(self, module: str, names: frozenset[str]) -> bool:
+        """Whether the projection is quantized in a checkpoint of tensors `names`."""
+        return f"{module}.qweight" in names
+
+    def suffixes(self, module: str, names: frozenset[str]) -> set[str]:
+        """The tensors of a quantized projection."""
+        return {"qweight", "qzeros", "scales"}
+
+    def read(
+        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
+    ) -> QuantizedWeight:
+        """The canonical form. Raises ModelError for tensors of other shapes or types."""
+        group = inputs if self.group == -1 else self.group
+        refuse_unless(
+            inputs % group == 0,
+            f"{module} of {inputs} inputs in groups of {group}",
+            "an equal size",
+        )
+        groups, words = inputs // group, -(-outputs // _OUTPUTS_IN_WORD)
+
+        def get(suffix: str, shape: tuple[int, int], *dtypes: torch.dtype) -> Tensor:
+            return check_tensor(module, suffix, tensors[suffix], shape, *dtypes)
+
+        scales = get("scales", (groups, outputs), torch.float16, torch.bfloat16, torch.float32)
+        return QuantizedWeight(
+            bits=4,
+            codes=_unpacked(get("qweight", (inputs, words), torch.int32))[:outputs],
+            scales=scales.t().float().contiguous(),
+            zeros=_unpacked(get("qzeros", (groups, words), torch.int32))[:outputs].to(torch.int16),
+        )
+
+
+def _unpacked(words: Tensor) -> Tensor:
+    """[.., N / 8] as int8 [N, ..], where 8 in the checkpoint is 0."""
+    interleaved = unpack(words, 4, dim=1).view(len(words), -1, len(_PLACES))
+    codes = interleaved[:, :, _PLACES].flatten(1).t().contiguous()
+    return codes.view(torch.int8).sub_(8)

@@ -1,0 +1,141 @@
+"""Checkpoints of compressed-tensors (llm-compressor): integers, packed or one a byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from .packing import WORD, unpack
+from .stored import check_tensor, order_of_groups, refuse_unless
+from .weights import QuantizedWeight
+
+_FORMATS = ("pack-quantized", "int-quantized")
+_BITS = (4, 8)
+_STRATEGIES = ("group", "channel")
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTensors:
+    """weight_packed [N, K * bits / 32] or weight [N, K] in int8, and weight_scale [N, G].
+
+    Zero points (weight_zero_point, packed along N) and groups of inputs out of order
+    (weight_g_idx) are optional. Activations that the recipe quantizes stay as they are here.
+    """
+
+    packed: bool
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> CompressedTensors:
+        """Of a quantization_config. Raises ModelError."""
+        groups = raw.get("config_groups")
+        if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
+            raise ModelError(f"quantization_config: config_groups is {groups!r}: objects expected")
+        own = {g.get("format") or raw.get("format") for g in groups.values()}
+        refuse_unless(
+            len(own) == 1 and own <= set(_FORMATS),
+            f"compressed-tensors' format {' and '.join(sorted(map(str, own))) or 'of no group'!r}",
+            " or ".join(_FORMATS),
+        )
+        for group in groups.values():
+            _check_weights(group.get("weights") or {})
+            activations = group.get("input_activations")
+            static = activations is not None and activations.get("dynamic") is not True
+            refuse_unless(not static, "a fixed scale of activations", "a dynamic one")
+        for feature in ("kv_cache_scheme", "sparsity_config", "transform_config"):
+            found = raw.get(feature)
+            refuse_unless(not found or found.get("format") == "dense", feature, "none")
+        return cls(packed=own == {"pack-quantized"})
+
+    def __str__(self) -> str:
+        return "compressed-tensors"
+
+    def holds(self, module: str, names: frozenset[str]) -> bool:
+        """Whether the projection is quantized in a checkpoint of tensors `names`."""
+        return f"{module}.weight_scale" in names
+
+    def suffixes(self, module: str, names: frozenset[str]) -> set[str]:
+        """The tensors of a quantized projection."""
+        needed = {"weight_packed", "weight_shape"} if self.packed else {"weight"}
+        optional = {"weight_zero_point", "weight_g_idx"}
+        return needed | {"weight_scale"} | {s for s in optional if f"{module}.{s}" in names}
+
+    def read(
+        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
+    ) -> QuantizedWeight:
+        """The canonical form. Raises ModelError for tensors of other shapes or types."""
+        scales = tensors["weight_scale"]
+        groups = scales.shape[-1] if scales.dim() else 0
+        if groups < 1 or inputs % groups:
+            raise ModelError(f"{module}: {inputs} inputs cannot be {groups} groups of equal size")
+        check_tensor(module, "weight_scale", scales, (outputs, groups), *_FLOATS)
+        bits, codes = self._codes(module, tensors, outputs, inputs)
+        zeros = self._zeros(module, tensors.get("weight_zero_point"), bits, (outputs, groups))
+        order = None
+        if "weight_g_idx" in tensors and (tensors["weight_g_idx"] != -1).any():
+            order = order_of_groups(module, "weight_g_idx", tensors["weight_g_idx"], inputs, groups)
+        return QuantizedWeight(
+            bits=bits,
+            codes=codes if order is None else codes[:, order],
+            scales=scales.float(),
+            zeros=zeros if zeros is not None and zeros.any() else None,
+            order=order,
+        )
+
+    def _codes(
+        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
+    ) -> tuple[int, Tensor]:
+        if not self.packed:
+            weight = check_tensor(
+                module, "weight", tensors["weight"], (outputs, inputs), torch.int8
+            )
+            return 8, weight.clone()
+        shape = check_tensor(
+            module, "weight_shape", tensors["weight_shape"], (2,), torch.int64, torch.int32
+        )
+        if shape.tolist() != [outputs, inputs]:
+            raise ModelError(
+                f"{module}.weight_shape says {shape.tolist()}, but config.json asks for"
+                f" {[outputs, inputs]}"
+            )
+        words = tensors["weight_packed"]
+        for bits in _BITS:
+            if words.shape == (outputs, -(-inputs * bits // WORD)) and words.dtype == torch.int32:
+                return bits, _signed(unpack(words, bits, dim=1)[:, :inputs], bits)
+        raise ModelError(
+            f"the tensor {module}.weight_packed is {words.dtype} {list(words.shape)}: neither 4 nor"
+            f" 8 bits of {[outputs, inputs]} in int32"
+        )
+
+    def _zeros(
+        self, module: str, zeros: Tensor | None, bits: int, shape: tuple[int, int]
+    ) -> Tensor | None:
+        if zeros is None:
+            return None
+        if not self.packed:
+            return check_tensor(module, "weight_zero_point", zeros, shape, torch.int8).to(
+                torch.int16
+            )
+        words = -(-shape[0] * bits // WORD)
+        check_tensor(module, "weight_zero_point", zeros, (words, shape[1]), torch.int32)
+        return _signed(unpack(zeros, bits, dim=0)[: shape[0]], bits).to(torch.int16)
+
+
+def _signed(codes: Tensor, bits: int) -> Tensor:
+    return codes.to(torch.int16).sub_(2 ** (bits - 1)).to(torch.int8)
+
+
+def _check_weights(weights: Mapping[str, Any]) -> None:
+    bits, kind = weights.get("num_bits"), weights.get("type", "int")
+    refuse_unless(
+        kind == "int" and bits in _BITS, f"{kind!r} weights of {bits!r} bits", "int of 4 or 8 bits"
+    )
+    strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "tensor")
+    refuse_unless(
+        strategy in _STRATEGIES, f"a scale for each {strategy}", f"for each {_STRATEGIES}"
+    )
