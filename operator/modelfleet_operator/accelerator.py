@@ -108,7 +108,8 @@ class AcceleratorSpec(ApiModel):
 
     rules = (
         Rule(
-            rule=f"self.nodeSelector.all(key, key.matches('^{_QUALIFIED}?{_WORD}$'))",
+            rule="!has(self.nodeSelector) || "
+            f"self.nodeSelector.all(key, key.matches('^{_QUALIFIED}?{_WORD}$'))",
             message="nodeSelector's keys must be keys of labels",
         ),
     )

@@ -268,8 +268,10 @@ def _structural(
             name: _structural(field, definitions, rules)
             for name, field in result["properties"].items()
         }
-    if isinstance(result.get("default"), dict):
-        result["default"] = {}  # the API server fills in the fields' own defaults
+    if isinstance(result.get("default"), dict | list):
+        # What is left out stays out: an operator that is older than the CRD, as during an upgrade,
+        # would not know a section that the API server filled in.
+        del result["default"]
     if node.get("title") in rules:
         result["x-kubernetes-validations"] = [rule.model_dump() for rule in rules[node["title"]]]
     return result

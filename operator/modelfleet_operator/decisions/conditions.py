@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .causes import Cause, find_cause, placement_limits
-from .census import retry_at
 from .cost import cost_per_hour
 from .observed import GatewayReport, Observed, Worker, WorkerState
 from .outlook import Outlook
@@ -214,9 +213,8 @@ def _cold_start(outlook: Outlook) -> ColdStart | None:
     if not outlook.missing or outlook.seen.deployment.error:
         return None
     learned = outlook.start_at + outlook.memory.cold_start_seconds
-    waiting = retry_at(outlook.memory.failures) > outlook.now
     return ColdStart(
-        phase="BackOff" if waiting else "Starting",
+        phase="BackOff" if outlook.start_at > outlook.now else "Starting",
         eta=learned if learned > outlook.now else 0.0,
     )
 

@@ -308,10 +308,26 @@ def test_the_schemas_defaults_change_nothing_that_is_read(document: dict[str, An
     assert check_manifest(with_defaults)[1] == check_manifest(document)[1]
 
 
+def test_the_api_server_fills_in_no_section_that_was_left_out():
+    document = manifest()
+    assert admitted(document)[0]["spec"].keys() == {"model"}, "an older operator may read it, too"
+
+
 def test_the_schemas_defaults_are_the_models():
-    with_defaults, _ = admitted(manifest())
-    read = ModelDeployment.model_validate(manifest())
-    assert read.spec.model_dump(mode="json", exclude_none=True) == with_defaults["spec"]
+    document = manifest()
+    for section in SCHEMA["properties"]["spec"]["properties"]:
+        document["spec"].setdefault(section, {})
+    with_defaults, _ = admitted(document)
+    read = ModelDeployment.model_validate(manifest()).spec.model_dump(mode="json")
+    assert _without_empty(read) == _without_empty(with_defaults["spec"])
+
+
+def _without_empty(value: Any) -> Any:
+    """What is left out, as the API server keeps it."""
+    if not isinstance(value, dict):
+        return value
+    fields = {name: _without_empty(field) for name, field in value.items()}
+    return {name: field for name, field in fields.items() if field not in (None, {}, [])}
 
 
 @each_object
