@@ -103,7 +103,7 @@ def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start
     eventually("it is ready", fleet.is_ready)
     assert ask(fleet).status_code == 200
     eventually("it sleeps", fleet.is_asleep)
-    assert fleet.status()["replicas"] == 0
+    eventually("nothing is left", lambda: fleet.status()["replicas"] == 0)
 
     answer = ask(fleet)
     assert answer.status_code == 200
