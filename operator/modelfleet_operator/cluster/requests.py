@@ -41,7 +41,7 @@ def translated(doing: str) -> Iterator[None]:
             raise PassingError(message) from error
         raise RejectedError(message) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise PassingError(f"{doing}: {error or type(error).__name__}") from error
+        raise PassingError(f"{doing}: {str(error) or type(error).__name__}") from error
 
 
 def status_of(error: Exception) -> int | None:

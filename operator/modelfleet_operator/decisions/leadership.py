@@ -14,12 +14,12 @@ from dataclasses import dataclass
 class Pace:
     """All in seconds. Without its leader a fleet is led again after `duration + poll` at most."""
 
-    duration: float = 12.0  # without a renewal, after which others may take it
+    duration: float = 15.0  # without a renewal, after which others may take it
     margin: float = 3.0  # before that the holder has stopped acting
     renew: float = 2.0  # between renewals
     retry: float = 0.5  # after a request that failed
     poll: float = 1.0  # between looks: so soon a candidate sees that the holder let go
-    request: float = 3.0  # that one request may take
+    request: float = 5.0  # that one request may take
 
     @property
     def leads_for(self) -> float:
