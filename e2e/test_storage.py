@@ -42,7 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(folder: Path) -> dict[str, bytes]:
     """A small Llama of random weights."""
-    return write_tiny_model(folder / "models/tiny", SMOLLM2)
+    files = write_tiny_model(folder / "models/tiny", SMOLLM2)
+    for path in (folder / "models/tiny").iterdir():
+        path.chmod(0o644)
+    return files
 
 
 @pytest.fixture(scope="module")

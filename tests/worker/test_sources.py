@@ -1,5 +1,7 @@
 """Sources: what is a source, which folder it names, and what a folder must hold."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,28 @@ def test_the_only_model_below_a_folder_is_found_and_several_are_named(tmp_path: 
     folder(tmp_path / "claim/smol/135m", "config.json", "model.safetensors")
     with pytest.raises(ModelError, match=r"several models \(llama/8b, smol/135m.*name one"):
         find((tmp_path / "claim").as_uri())
+
+
+def test_files_that_the_worker_may_not_read_are_named(tmp_path: Path):
+    closed = folder(tmp_path / "closed", "config.json", "model.safetensors")
+    (closed / "model.safetensors").chmod(0)
+    unlisted = folder(tmp_path / "unlisted", "config.json", "model.safetensors")
+    unlisted.chmod(0)
+    for place in (tmp_path, *tmp_path.parents[:2]):  # pytest keeps them to itself
+        place.chmod(0o755)
+    for place in (closed, unlisted):
+        told = as_nobody(lambda place=place: find(place.as_uri()))
+        assert "cannot be read by user 65534" in told
+
+
+def as_nobody(act: Callable[[], object]) -> str:
+    """What the error says when a user without rights does it; root may read everything."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ModelError) as caught:
+            act()
+    finally:
+        os.seteuid(0)
+    return str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from .errors import ModelError
 from .progress import Report
 from .storage.cache import Cache, LocalModel
 from .storage.fetching import fetch_model
-from .storage.remote import Remote, check_weights
+from .storage.remote import Remote, check_weights, is_wanted
 
 log = structlog.get_logger()
 
@@ -128,9 +129,29 @@ def find_model(
             found = LocalModel(mirror)
         case _:
             found = fetch_model(_remote(parsed, revision), cache, report)
-    folder = model_folder(found.folder)
-    check_weights(folder, (path.name for path in folder.iterdir()))
+    try:
+        folder = model_folder(found.folder)
+        check_weights(folder, (path.name for path in folder.iterdir()))
+        _check_readable(folder)
+    except OSError as error:
+        raise ModelError(
+            f"{found.folder} cannot be read by user {os.geteuid()}: {error}"
+        ) from error
     return LocalModel(folder, found.lock)
+
+
+def _check_readable(folder: Path) -> None:
+    """The libraries that read the files say of one they may not read that it is not there."""
+    closed = [
+        path.name
+        for path in folder.iterdir()
+        if is_wanted(path.name) and not os.access(path, os.R_OK, effective_ids=True)
+    ]
+    if closed:
+        raise ModelError(
+            f"{', '.join(sorted(closed)[:3])} in {folder} cannot be read by user {os.geteuid()}: "
+            "change the files' mode, or the pod's group (spec.podTemplate's fsGroup)"
+        )
 
 
 def _remote(source: HubSource | BucketSource | ArtifactSource, revision: str) -> Remote:
