@@ -28,7 +28,8 @@ def start_argocd(settings: dict[str, str] | None = None) -> None:
     up.prepare(["helm", "argo-cd"])
     crds = program("argocd").parent / "crds"
     kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", crds)
-    kubectl("wait", "--for=condition=Established", "--kustomize", crds, "--timeout=30s")
+    kinds = ("crd/applications.argoproj.io", "crd/appprojects.argoproj.io")
+    kubectl("wait", "--for=condition=Established", *kinds, "--timeout=30s")
     apply(*objects(settings or {}))
     if processes.find("argocd-application-controller", "argocd-application-controller") is None:
         stop_argocd()
