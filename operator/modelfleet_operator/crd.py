@@ -331,7 +331,7 @@ def _rows(schema: dict[str, Any], path: str) -> Iterator[str]:
 
 def _type(field: dict[str, Any]) -> str:
     if "enum" in field:
-        return " or ".join(field["enum"])
+        return " or ".join(map(str, field["enum"]))
     if INT_OR_STRING in field:
         return "integer or percent"
     if field["type"] == "array":

@@ -205,6 +205,48 @@ class Engine(ApiModel):
     """Whether prompts that begin alike share their KV cache. Default: true."""
 
 
+QuantizedWeights = Literal["None", "Int8", "Int4"]
+
+
+class QuantizationOverride(ApiModel):
+    """Another format for some modules."""
+
+    modules: Annotated[
+        str,
+        Format(
+            what="a module's name as in the checkpoint, with * for anything, like *.down_proj",
+            pattern=r"[A-Za-z0-9_.*]+",
+            max_length=256,
+        ),
+    ]
+    """Names of modules as in the checkpoint, with * for anything: model.layers.0.*, *.down_proj,
+    lm_head. A pattern that matches no module fails the load. Required."""
+    weights: QuantizedWeights
+    """Format of their weights: None, Int8 or Int4. Required."""
+
+
+class Quantization(ApiModel):
+    """What is done to the weights of linear layers while a worker loads them.
+
+    A checkpoint that is quantized already (AWQ, GPTQ, compressed-tensors) loads as it is.
+    """
+
+    weights: QuantizedWeights = "None"
+    """None: as the checkpoint has them. Int8: one scale an output. Int4: a scale and a zero point
+    for each group of inputs; the head (lm_head) is Int8 then. Default: None."""
+    group_size: Literal[32, 64, 128] | None = None
+    """Inputs that share a scale in Int4; a layer whose inputs it does not divide takes the next
+    smaller one. Default: 128."""
+    overrides: Annotated[
+        Annotated[
+            tuple[QuantizationOverride, ...],
+            Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ],
+        BeforeValidator(as_tuple),
+    ] = ()
+    """Formats of single modules; the first that matches decides. Default: none."""
+
+
 class Scaling(ApiModel):
     """How many workers, and when."""
 
@@ -349,6 +391,8 @@ class Spec(ApiModel):
 
     model: Model
     """Which model, and how its weights are read. Required."""
+    quantization: Quantization = Quantization()
+    """Weights of fewer bits. Default: every field's own default."""
     engine: Engine = Engine()
     """Limits of one worker's engine. Default: every field's own default."""
     scaling: Scaling = Scaling()

@@ -7,7 +7,7 @@ from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
 from .formats import show_quantity
-from .spec import ModelDeployment
+from .spec import ModelDeployment, Quantization
 
 
 def decision_view(
@@ -58,10 +58,22 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
         flags.append(f"--revision={model.revision}")
     if model.context_length is not None:
         flags.append(f"--context-length={model.context_length}")
+    flags += _quantization_flags(manifest.spec.quantization)
     flags.append(f"--max-sequences={engine.max_sequences}")
     flags.append(f"--max-batch-tokens={engine.max_batch_tokens}")
     if engine.kv_cache_memory is not None:
         flags.append(f"--kv-cache-memory={show_quantity(engine.kv_cache_memory)}")
     if not engine.prefix_caching:
         flags.append("--no-prefix-caching")
+    return flags
+
+
+def _quantization_flags(quantization: Quantization) -> list[str]:
+    # None of them by default: the pods of deployments without it stay as they are.
+    flags: list[str] = []
+    if quantization.weights != "None":
+        flags.append(f"--weights={quantization.weights.lower()}")
+    if quantization.group_size is not None:
+        flags.append(f"--group-size={quantization.group_size}")
+    flags += [f"--override={o.modules}={o.weights.lower()}" for o in quantization.overrides]
     return flags

@@ -12,7 +12,8 @@ from ..views import decision_view
 from .observing import Object, invalid_deployment
 from .pods import PodSettings, pod_template, revision, template_problems
 
-_IN_THE_POD = {"model", "engine", "pod_template"}  # parts of the spec that make its revision
+# Parts of the spec that make its revision.
+_IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
 
 
 @dataclass(frozen=True, slots=True)

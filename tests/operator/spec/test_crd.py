@@ -128,6 +128,16 @@ VALID = [
     pytest.param(manifest(scaling={"mode": "External", "replicas": 0}), id="scaled from outside"),
     pytest.param(manifest(scaling={"idleTimeout": "1h30m", "scaleDownDelay": "0s"}), id="times"),
     pytest.param(manifest(engine={"kvCacheMemory": "1.5Gi"}), id="memory"),
+    pytest.param(
+        manifest(
+            quantization={
+                "weights": "Int4",
+                "groupSize": 32,
+                "overrides": [{"modules": "*.down_proj", "weights": "Int8"}],
+            }
+        ),
+        id="quantization",
+    ),
     pytest.param(model(revision="v1.0", contextLength=4096), id="a revision"),
     pytest.param(model(tokenSecretRef={"name": "hub", "key": "token"}), id="a token"),
     pytest.param(model(servedNames=["gpt-4o", "smol:latest", "Qwen2.5"]), id="served names"),
@@ -189,6 +199,8 @@ INVALID = [
     pytest.param(manifest(engine={"maxSequences": 1.5}), id="a broken number"),
     pytest.param(manifest(engine={"prefixCaching": "true"}), id="a boolean in quotes"),
     pytest.param(manifest(engine={"kvCacheMemory": "2GB"}), id="an unknown unit"),
+    pytest.param(manifest(quantization={"groupSize": 48}), id="a group of another size"),
+    pytest.param(manifest(quantization={"weights": "int8"}), id="a format in small letters"),
     pytest.param(manifest(engine={"kvCacheMemory": "0"}), id="no memory"),
     pytest.param(manifest(engine={"kvCacheMemory": 1024}), id="a number for a quantity"),
     pytest.param(manifest(scaling={"minReplicas": -1}), id="less than none"),
@@ -219,7 +231,7 @@ INVALID = [
     pytest.param(manifest(podTemplate={"metadata": {"name": "x"}}), id="a name for all pods"),
     pytest.param(manifest(podTemplate={"metadata": {"labels": {"a": 1}}}), id="a number, a label"),
     pytest.param(manifest(placement={"spot": {"policy": "Never"}}), id="spot, a future field"),
-    pytest.param(manifest(quantization={"weights": "Int8"}), id="a field of the future"),
+    pytest.param(manifest(quantization={"kvCache": "Int8"}), id="a field of the future"),
     pytest.param(manifest(name="n" * 64), id="a name too long for a label"),
     pytest.param(manifest(name="a.b"), id="a name with a dot"),
 ]
@@ -374,7 +386,7 @@ def test_every_field_is_described_and_bounded_and_every_list_has_its_type(of: Ap
                 assert field["x-kubernetes-list-type"] in {"set", "map", "atomic"}, path
             if "additionalProperties" in field:
                 assert "maxProperties" in field, path
-            if kind == "integer" and part == "spec":
+            if kind == "integer" and part == "spec" and "enum" not in field:
                 assert {"minimum", "maximum"} <= field.keys(), path
 
 
