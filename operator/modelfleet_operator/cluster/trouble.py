@@ -13,6 +13,7 @@ from ..decisions.trouble import Trouble
 Object = Mapping[str, Any]
 
 WORKER = "worker"  # the container of ours; others come from a podTemplate
+TAKEN_WITHIN = 20.0  # seconds in which a kubelet takes a pod, even one with a lot to do
 MESSAGE_LENGTH = 600  # characters of a foreign message that are kept
 KILLED = 137  # exit code of a process that got SIGKILL
 
@@ -96,8 +97,8 @@ def _not_starting(pod: Object, since: float) -> Iterator[Trouble]:
     see = f"see the Events of: kubectl -n {namespace} describe pod {name}"
     if not status.get("startTime"):
         node = pod["spec"].get("nodeName", "")
-        message = f"the kubelet of node {node} has not taken it: is the node alive? {see}"
-        yield Trouble(reason=Reason.POD_NOT_STARTING, message=message, since=since)
+        message = f"the kubelet of node {node} has not taken it: see kubectl describe node {node}"
+        yield Trouble(reason=Reason.NODE_LOST, message=message, since=since + TAKEN_WITHIN)
     elif _condition(pod, "PodReadyToStartContainers").get("status") == "False":
         message = f"its volumes cannot be mounted, or it gets no network; {see}"
         yield Trouble(reason=Reason.POD_NOT_STARTING, message=message, since=since)

@@ -10,6 +10,7 @@ from .observed import Observed, Signals, Worker, WorkerState
 from .reasons import Reason
 
 UNWELL_TIMEOUT = 30.0  # seconds that a worker which was ready may fail or be unreachable
+LOST_NODE_TIMEOUT = 40.0  # seconds of NodeLost before a worker that never ran is placed anew
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
 STABLE = 60.0  # seconds without a failure, beyond the back-off, after which failures are forgotten
 ERROR_LENGTH = 500  # characters of a failure that are kept
@@ -158,9 +159,22 @@ def _why_end(
     message = signals.stats[worker.id].message if _failed(worker, signals) else ""
     if _failed(worker, signals) and worker.uid not in memory.was_ready:
         return message or "loading failed"
+    if _never_reached_its_node(worker, now):
+        return "the node that it was placed on does not answer"
     if worker.uid in unwell and now - unwell[worker.uid] >= UNWELL_TIMEOUT:
         return message or f"no gateway has reached it for {UNWELL_TIMEOUT:g} s"
     return ""
+
+
+def _never_reached_its_node(worker: Worker, now: float) -> bool:
+    """A scheduler that had not heard of the node's death yet placed it there: nothing runs."""
+    trouble = worker.trouble
+    return (
+        trouble is not None
+        and trouble.reason is Reason.NODE_LOST
+        and not worker.address
+        and now - trouble.since >= LOST_NODE_TIMEOUT
+    )
 
 
 def _remember_ready(memory: Memory, census: Census, now: float) -> Memory:

@@ -202,9 +202,9 @@ def _cold_start(outlook: Outlook) -> ColdStart | None:
     for worker in coming:
         stats = outlook.signals.stats.get(worker.id)
         learned = worker.created + outlook.memory.cold_start_seconds
-        eta = learned if learned > max(outlook.now, worker.created) else 0.0
         is_stuck = worker.trouble is not None and worker.trouble.is_told(outlook.now)
-        phase, percent = "Pending" if is_stuck else "Starting", 0
+        is_known = learned > max(outlook.now, worker.created) and not is_stuck
+        phase, percent, eta = "Pending" if is_stuck else "Starting", 0, learned if is_known else 0.0
         if stats is not None and stats.phase:
             phase, percent, eta = stats.phase, int(stats.percent), stats.eta or eta
         progress.append(ColdStart(phase=phase, percent=percent, eta=eta))

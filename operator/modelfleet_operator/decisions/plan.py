@@ -9,7 +9,7 @@ from . import draining
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
 from .autoscale import Load, decide_replicas
 from .causes import STALLED_AFTER
-from .census import UNWELL_TIMEOUT, Census, retry_at, take_census
+from .census import LOST_NODE_TIMEOUT, UNWELL_TIMEOUT, Census, retry_at, take_census
 from .conditions import make_status
 from .draining import may_stop_at_once, why_stop
 from .history import keep_history
@@ -131,6 +131,7 @@ def make_plan(
         *(alarm for w in left.serving if w.trouble for alarm in w.trouble.alarms),
         start_at if staffing.new else None,
         start_old_at if staffing.old else None,
+        *(w.trouble.since + LOST_NODE_TIMEOUT for w in left.serving if w.trouble),
         *(since + UNWELL_TIMEOUT for since in memory.unwell.values()),
         *(alarm for worker in left.leaving for alarm in draining.look_again(worker, seen)),
         *(w.ends_by + LOST_AFTER for w in left.leaving if w.ends_by is not None),

@@ -172,12 +172,6 @@ STARTED = condition("PodReadyToStartContainers", "True")
             id="a volume is not there",
         ),
         pytest.param(
-            {"phase": "Pending", "conditions": [condition("PodScheduled", "True")]},
-            Reason.POD_NOT_STARTING,
-            ["kubelet of node node-1"],
-            id="nobody is at home on its node",
-        ),
-        pytest.param(
             {
                 "phase": "Running",
                 "conditions": [
@@ -355,6 +349,16 @@ def test_a_pod_that_should_be_gone_and_is_not_is_lost():
     assert not ending.is_lost(PLACED_AT + 29)
     assert ending.is_lost(PLACED_AT + 30)
     assert not worker({"phase": "Running"}).is_lost(PLACED_AT + 9999)
+
+
+def test_a_pod_that_no_kubelet_takes_is_lost_with_its_node():
+    placed = {"phase": "Pending", "conditions": [condition("PodScheduled", "True")]}
+    trouble = worker(placed).trouble
+    assert trouble is not None
+    assert trouble.reason is Reason.NODE_LOST
+    assert "kubelet of node node-1" in trouble.message
+    assert not trouble.is_told(PLACED_AT + 19)
+    assert trouble.is_told(PLACED_AT + 20)
 
 
 def test_a_long_message_of_others_is_shortened():
