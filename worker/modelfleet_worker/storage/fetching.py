@@ -16,7 +16,7 @@ from .remote import Listing, Remote
 
 log = structlog.get_logger()
 
-_CONNECTIONS = 4
+_CONNECTIONS = 8
 _WRITE_EVERY = 0.2  # seconds between two notes of the progress
 
 
