@@ -43,11 +43,10 @@ def administrator(request: pytest.FixtureRequest) -> Kube:
 @pytest.fixture(scope="session")
 def installation(administrator: Kube, request: pytest.FixtureRequest) -> Installation:
     """The chart, installed with today's images; stays when the tests have ended."""
-    if "KUBECONFIG" in os.environ:
-        installation = Installation(administrator)
-    else:
+    installation = Installation(administrator)
+    if "KUBECONFIG" not in os.environ:
         machine: Cluster = request.getfixturevalue("machine")
-        installation = Installation(administrator, machine.program("helm"))
+        machine.program("helm")  # built if it is missing
         installation.load_images(machine)
     installation.install()
     return installation

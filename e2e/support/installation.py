@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,10 @@ from typing import Any
 import yaml
 
 from cluster.cluster import Cluster
+from helm import CHART, succeed
 from images import operator_image, worker_image
 from kube import Kube
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "modelfleet"
 NAMESPACE = "modelfleet-system"
 # What the worker image's e2e target leaves out: torch, as this environment has it installed.
 TORCH = Path(sys.prefix) / "lib" / "python3.11" / "site-packages"
@@ -30,7 +29,6 @@ class Installation:
     """One release of the chart."""
 
     kube: Kube
-    helm_binary: Path = Path("helm")
     release: str = "modelfleet"
     namespace: str = NAMESPACE
     operator: str = field(default_factory=lambda: os.environ.get("MODELFLEET_OPERATOR_IMAGE", ""))
@@ -57,30 +55,19 @@ class Installation:
 
     def install(self, chart: Path = CHART, changes: Mapping[str, Any] | None = None) -> None:
         """`helm upgrade --install --wait`; fails the test with helm's words."""
-        values = yaml.safe_dump({**self.values(), **(changes or {})})
-        self.helm(
-            "upgrade", "--install", self.release, str(chart), "--namespace", self.namespace,
-            "--create-namespace", "--wait", "--timeout", "3m", "--values", "-",
-            stdin=values,
-        )  # fmt: skip
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
+            yaml.safe_dump({**self.values(), **(changes or {})}, values)
+            self._helm(
+                "upgrade", "--install", self.release, str(chart), "--create-namespace", "--wait",
+                "--timeout", "3m", "--values", values.name,
+            )  # fmt: skip
 
     def uninstall(self) -> None:
         """`helm uninstall --wait`."""
-        self.helm("uninstall", self.release, "--namespace", self.namespace, "--wait")
+        self._helm("uninstall", self.release, "--wait")
 
-    def helm(self, *arguments: str, stdin: str | None = None) -> str:
-        """What helm prints; a failure of it fails the test with its words."""
-        ended = subprocess.run(
-            [str(self.helm_binary), *arguments],
-            env={**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)},
-            input=stdin,
-            text=True,
-            capture_output=True,
-            timeout=300,
-            check=False,
-        )
-        assert ended.returncode == 0, f"helm {arguments[0]}: {ended.stderr.strip()}"
-        return ended.stdout
+    def _helm(self, *arguments: str) -> None:
+        succeed(*arguments, "--namespace", self.namespace, kubeconfig=self.kube.kubeconfig)
 
     def endpoint(self) -> str:
         """The gateway's address on the service network, which this machine is connected to."""
