@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import pytest
@@ -97,9 +97,11 @@ class GatewayDouble:
             fleet_pb2.ModelSignals(model=m.model, waiting=waiting, running=running)
             for m in view.models
         ]
-        signals = fleet_pb2.Signals(
-            term=view.term, version=view.version, models=models, workers=workers
+        await self.send(
+            fleet_pb2.Signals(term=view.term, version=view.version, models=models, workers=workers)
         )
+
+    async def send(self, signals: fleet_pb2.Signals) -> None:
         await self._call.write(fleet_pb2.GatewayMessage(signals=signals))
 
 
@@ -309,6 +311,49 @@ async def test_a_gateway_that_knows_a_worker_is_unrouted_does_not_reach_it():
             await gateway.say(await gateway.view(), reachable=True, stats=READY)
             await served.until(lambda: served.woken == [MODEL])
             assert served.fleet.signals(MODEL).reach(WORKER) == "none"
+
+
+async def test_a_worker_that_is_routed_to_again_counts_once_the_gateway_knows():
+    async with service(MODEL) as served:
+        served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+        async with connected(served) as gateway:
+            old = await gateway.view()
+            await gateway.say(old, reachable=True, stats=READY)
+            await served.until(lambda: served.fleet.signals(MODEL).hears(WORKER))
+            served.fleet.publish(route(at("127.0.0.1:7000")))
+            assert served.fleet.signals(MODEL).reach(WORKER) == "none", (
+                "it does not route there yet"
+            )
+            await gateway.say(await gateway.view(), reachable=True, stats=READY)
+            await served.until(lambda: served.fleet.signals(MODEL).reach(WORKER) == "all")
+
+
+async def test_what_drains_and_what_streams_wait_for_is_heard():
+    async with service(MODEL) as served:
+        served.fleet.publish(
+            replace(route(at("127.0.0.1:7000", routable=False)), revisions=("aaaa", "bbbb"))
+        )
+        async with connected(served) as gateway:
+            view = await gateway.view()
+            assert list(view.models[0].revisions) == ["aaaa", "bbbb"]
+            worker = fleet_pb2.WorkerSignals(worker_id=WORKER, reachable=True, running=1)
+            model = fleet_pb2.ModelSignals(model=MODEL, awaited_revisions=["bbbb"])
+
+            async def say() -> None:
+                await gateway.send(
+                    fleet_pb2.Signals(
+                        term=view.term, version=view.version, models=[model], workers=[worker]
+                    )
+                )
+
+            await say()
+            await served.until(lambda: served.fleet.signals(MODEL).awaited == {"bbbb"})
+            assert not served.fleet.signals(MODEL).is_idle(WORKER)
+            served.woken.clear()
+            worker.running = 0
+            await say()
+            await served.until(lambda: served.woken == [MODEL])
+            assert served.fleet.signals(MODEL).is_idle(WORKER)
 
 
 async def test_silent_gateways_and_ended_ones_are_left_out():
