@@ -40,6 +40,17 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("MODELFLEET_CACHE") or "~/.cache/modelfleet").expanduser()
 
 
+def _cache_limit() -> int | None:
+    from .errors import UsageError
+    from .quantities import parse_bytes
+
+    limit = os.environ.get("MODELFLEET_CACHE_LIMIT")
+    try:
+        return parse_bytes(limit) if limit else None
+    except UsageError as error:
+        raise UsageError(f"MODELFLEET_CACHE_LIMIT: {error}") from error
+
+
 @app.command()
 def worker(
     listen: Annotated[
@@ -160,8 +171,7 @@ def worker(
         times = Calibration.read(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
-        limit = os.environ.get("MODELFLEET_CACHE_LIMIT")
-        cache = Cache(_cache_dir() / "remote", parse_bytes(limit) if limit else None)
+        cache = Cache(_cache_dir() / "remote", _cache_limit())
         loader = cpu_loader((model_dir or _cache_dir() / "models").expanduser(), cache)
     options = ServerOptions(
         listen=listen,

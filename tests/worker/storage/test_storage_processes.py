@@ -222,3 +222,16 @@ def test_a_worker_without_a_model_loads_no_client_of_any_store(tmp_path: Path):
         "assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_limit_that_is_no_size_ends_the_worker_with_one_line(tmp_path: Path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "modelfleet_worker", "--device", "cpu"],
+        env=os.environ | {"MODELFLEET_CACHE_LIMIT": "lots"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "MODELFLEET_CACHE_LIMIT: expected a size like 512Mi" in ended.stderr
