@@ -21,9 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CACHE = Path.home() / ".cache" / "modelfleet" / "cluster"
 ARCHIVES = CACHE / "images"
+STORE = CACHE / "buildah"
 CERTIFICATES = Path("/etc/ssl/certs")
 CERTIFICATE = CERTIFICATES / "ca-certificates.crt"
 KEPT = 4  # archives of each image: about 0.4 GB a piece
+STORE_LIMIT = 8e9  # bytes; beyond it, the layers that make a build fast are made anew
 
 SHARED = (".dockerignore", "LICENSE", "README.md", "hatch_build.py", "pyproject.toml", "proto")
 SOURCES = {  # what each image's Dockerfile copies
@@ -95,7 +97,7 @@ def _image(tree: Path, name: str, *, target: str) -> Image:
     tag = key.hexdigest()[:12]
     repository = f"localhost/modelfleet-{name}"
     image = Image(repository, tag, ARCHIVES / f"modelfleet-{name}-{tag}.tar")
-    with _locked(name):
+    with _locked("images"):
         if image.archive.exists():
             image.archive.touch()  # the newest are kept
             return image
@@ -106,6 +108,7 @@ def _image(tree: Path, name: str, *, target: str) -> Image:
             "--build-arg", f"VERSION={_version(tree)}", *_trust(), str(tree),
         )  # fmt: skip
         _export(image)
+        _bound_store()
         for old in sorted(
             ARCHIVES.glob(f"modelfleet-{name}-*.tar"), key=lambda file: -file.stat().st_mtime
         )[KEPT:]:
@@ -177,11 +180,19 @@ def _export(image: Image) -> None:
     half.replace(image.archive)
 
 
+def _bound_store() -> None:
+    """Every change of the code leaves some layers; all but the base go when they are too many."""
+    if int(_run("du", "--summarize", "--bytes", str(STORE)).split()[0]) > STORE_LIMIT:
+        base = base_image()
+        named = _buildah("images", "--format", "{{.ID}} {{.Name}}:{{.Tag}}").splitlines()
+        others = [line.split()[0] for line in named if line.split()[1] != base]
+        _buildah("rmi", "--force", *others)
+
+
 def _buildah(*arguments: str) -> str:
-    store = CACHE / "buildah"
-    store.mkdir(parents=True, exist_ok=True)
+    STORE.mkdir(parents=True, exist_ok=True)
     return _run(
-        "buildah", "--root", str(store / "root"), "--runroot", str(store / "run"),
+        "buildah", "--root", str(STORE / "root"), "--runroot", str(STORE / "run"),
         "--storage-driver", "overlay", *arguments,
     )  # fmt: skip
 
@@ -196,7 +207,7 @@ def _run(*command: str) -> str:
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
-    """Two builds of one image wait for each other instead of doing the work twice."""
+    """Two builds wait for each other instead of doing the work twice."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
