@@ -1,6 +1,6 @@
 """Argo CD beside the cluster: its controller, its repository server and redis, without its pods.
 
-They live in a network namespace of their own, because some of their ports open on every address.
+They live in namespaces of their own, because some of their ports open on every address.
 Applications sync to `https://kubernetes.default.svc` as usual, from `file://` repositories.
 """
 
@@ -8,13 +8,12 @@ import secrets
 import signal
 from pathlib import Path
 
-from . import network, processes, up
+from . import namespaces, network, processes, up
 from .components import program
 from .kubectl import apply, kubectl
-from .layout import ARGO_CD_ADDRESS, CACHE, KUBECONFIG, RUN
+from .layout import ARGO_CD, ARGO_CD_ADDRESS, CACHE, KUBECONFIG, RUN
 
 NAMESPACE = "argocd"
-HOLDER = "argocd"
 FOLDER = RUN / "argocd"
 REDIS = "127.0.0.1:6379"
 REPO_SERVER = "127.0.0.1:8081"
@@ -66,9 +65,9 @@ def objects(settings: dict[str, str]) -> list[dict[str, object]]:
 def start_processes() -> None:
     """redis, repository server and application controller."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    holder = network.hold_network(HOLDER)
-    network.connect(HOLDER, holder, ARGO_CD_ADDRESS)
-    enter = ("nsenter", "--target", str(holder), "--net")
+    namespaces.hold_machine(ARGO_CD)
+    network.connect(ARGO_CD, ARGO_CD_ADDRESS)
+    enter = namespaces.enter(ARGO_CD)
     environment: dict[str, str | Path] = {
         "PATH": f"{CACHE / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # its helm is ours
         "TMPDIR": FOLDER,
@@ -83,7 +82,16 @@ def start_processes() -> None:
     }
     redis, port = REDIS.split(":")
     processes.start(
-        *("argocd-redis", "redis-server", "--bind", redis, "--port", port),
+        *(
+            "argocd-redis",
+            "redis-server",
+            "--set-proc-title",
+            "no",
+            "--bind",
+            redis,
+            "--port",
+            port,
+        ),
         *("--save", "", "--dir", FOLDER),
         prefix=enter,
     )
@@ -104,6 +112,6 @@ def start_processes() -> None:
 
 def stop_argocd() -> None:
     """Ends the processes; the objects stay."""
-    ours = [each.pid for each in processes.running() if each.part.startswith(HOLDER)]
-    processes.stop(ours, with_signal=signal.SIGTERM)
-    processes.wait_until("Argo CD's cable to go", lambda: not network.is_connected(HOLDER))
+    if namespaces.is_held(ARGO_CD):
+        processes.stop([namespaces.holder(ARGO_CD)], with_signal=signal.SIGKILL)
+    processes.wait_until("Argo CD's cable to go", lambda: not network.is_connected(ARGO_CD))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from . import network, processes
+from . import namespaces, network, processes
 from .cgroups import make_cgroup
 from .commands import command
 from .components import program
@@ -25,30 +25,25 @@ PRIVATE = ("/run", "/var/lib/kubelet", "/var/lib/cni", "/opt/cni", "/opt/contain
 
 def start_node(node: Node) -> None:
     """Starts what does not run; the node registers itself a few seconds later."""
-    if processes.find(node.name, "sleep") is None:
-        make_namespaces(node)
+    if not namespaces.is_held(node.name):
+        make_machine(node)
     start_containerd(node)
     start_kubelet(node)
     start_kube_proxy(node)
 
 
-def make_namespaces(node: Node) -> None:
+def make_machine(node: Node) -> None:
     """An empty machine: namespaces with a cable to the network, and configuration files."""
     node.folder.mkdir(parents=True, exist_ok=True)
     make_cgroup(node)
     write_configuration(node)
-    namespaces = ("--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts")
-    # tini buries the orphans that end up with the first process of a pid namespace.
-    processes.start(node.name, "tini", "--", "sleep", "infinity", prefix=("unshare", *namespaces))
-    processes.wait_until(
-        f"the namespaces of {node.name}", lambda: processes.find(node.name, "sleep")
-    )
-    inside(node, "hostname", node.name)
-    inside(node, "mount", "--make-rshared", "/")
+    namespaces.hold_machine(node.name)
+    namespaces.inside(node.name, "hostname", node.name)
+    namespaces.inside(node.name, "mount", "--make-rshared", "/")
     for path in PRIVATE:
         Path(path).mkdir(parents=True, exist_ok=True)
-        inside(node, "mount", "-t", "tmpfs", "tmpfs", path)
-    network.connect_node(node, holder(node))
+        namespaces.inside(node.name, "mount", "-t", "tmpfs", "tmpfs", path)
+    network.connect_node(node)
 
 
 def write_configuration(node: Node) -> None:
@@ -101,24 +96,12 @@ def start_kube_proxy(node: Node) -> None:
 
 def start_inside(node: Node, name: str, *arguments: str | Path) -> None:
     """Starts one of the node's programs in its namespaces."""
-    enter = ("nsenter", "--target", str(holder(node)), "--pid", "--mount", "--net", "--uts")
-    processes.start(f"{node.name}-{name}", *arguments, prefix=enter)
-
-
-def inside(node: Node, *arguments: str) -> str:
-    """Runs a command in the node's namespaces and returns what it printed."""
-    enter = ("nsenter", "--target", str(holder(node)), "--pid", "--mount", "--net", "--uts")
-    return command(*enter, *arguments)
-
-
-def holder(node: Node) -> int:
-    """The process whose namespaces are the node's."""
-    return network.holder_of(node.name)
+    processes.start(f"{node.name}-{name}", *arguments, prefix=namespaces.enter(node.name))
 
 
 def stop_node(node: Node) -> None:
     """Kills the holder of the namespaces, and with it everything inside."""
-    processes.stop([holder(node)], with_signal=signal.SIGKILL)
+    processes.stop([namespaces.holder(node.name)], with_signal=signal.SIGKILL)
     processes.wait_until(f"{node.name}'s cable to go", lambda: not network.is_connected(node.name))
     node.socket.unlink(missing_ok=True)
 

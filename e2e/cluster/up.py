@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from . import network, processes
+from . import namespaces, network, processes
 from .build import build_missing
 from .certificates import make_certificates
 from .commands import say
@@ -52,7 +52,7 @@ def start_cluster() -> None:
         say("The cluster is up.")
         return
     started = time.monotonic()
-    if processes.find(network.PART, "sleep") is None:  # else only a part of it is missing
+    if not namespaces.is_held(network.PART):  # else only a part of it is missing
         remove_cluster()  # what a crash left
         lay_foundation()
     start_control_plane()
