@@ -34,13 +34,16 @@ end
 if holds("Stalled") then
   return {status = "Degraded", message = told("Stalled")}
 end
-if holds("Ready") then
-  return {status = "Healthy", message = told("Ready")}
+if not holds("Ready") then
+  local message = told("Ready")
+  local start = status.coldStart
+  if start ~= nil then
+    message = message .. " (" .. start.phase .. ", " .. start.percent .. " %)"
+  end
+  return progressing(message)
 end
-
-local message = told("Ready")
-local start = status.coldStart
-if start ~= nil then
-  message = message .. " (" .. start.phase .. ", " .. start.percent .. " %)"
+-- It serves, and is not yet what the spec asks for: kstatus calls that InProgress.
+if holds("Reconciling") then
+  return progressing(told("Reconciling"))
 end
-return progressing(message)
+return {status = "Healthy", message = told("Ready")}
