@@ -1,11 +1,11 @@
 """kopf's handlers: indices hold what is there, events wake the reconciler of what they concern.
 
 There are no timers, daemons or change handlers: those leave finalizers and annotations on objects.
+All handlers are asynchronous: kopf hands others to threads, at more than what they cost.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import kopf
@@ -19,6 +19,7 @@ from .memo import OperatorMemo
 from .observing import KnownPod, read_pod
 from .pods import DEPLOYMENT
 from .revisions import KnownRevision, read_revision
+from .tuning import tune
 
 REGISTRY = kopf.OperatorRegistry()
 
@@ -31,28 +32,22 @@ async def login(memo: OperatorMemo, **_: Any) -> kopf.ConnectionInfo:
 
 @kopf.on.startup(registry=REGISTRY)
 async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices: Any) -> None:
-    """Our own events are posted where things happen; kopf adds none, and waits for no peer."""
-    settings.posting.enabled = False
-    settings.peering.standalone = True
-    settings.networking.request_timeout = 30
-    settings.watching.label_selectors["v1", "pods"] = DEPLOYMENT  # not every pod of the cluster
-    settings.watching.chunk_size = 500
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it has a line for each event
-    settings.watching.label_selectors["apps/v1", "controllerrevisions"] = DEPLOYMENT
+    """Before the first watch."""
+    tune(settings)
     memo.body.attach(
         indices["deployments"], indices["pods"], indices["classes"], indices["revisions"]
     )
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
-def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
+async def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
     """By `namespace/name`, and by each short name that it asks for, which has no slash."""
     known = memo.body.read(dict(body))
     return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
 @kopf.index("v1", "pods", id="pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
-def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
+async def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
     """By `namespace/name` of the deployment."""
     return {_deployment_of(body): read_pod(dict(body))}
 
@@ -65,14 +60,14 @@ def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
     labels={DEPLOYMENT: kopf.PRESENT},
     registry=REGISTRY,
 )
-def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
+async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
     """By `namespace/name` of the deployment."""
     known = read_revision(dict(body))
     return {_deployment_of(body): known} if known else {}
 
 
 @kopf.index(GROUP, VERSION, accelerator.PLURAL, id="classes", registry=REGISTRY)
-def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
+async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
     """By name; one that cannot be used is as good as missing."""
     known = read_class(dict(body))
     return {known.name: known} if known else {}
