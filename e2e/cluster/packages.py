@@ -27,6 +27,7 @@ PACKAGES = {
     "openssl": "/usr/bin/openssl",
     "redis-server": "/usr/bin/redis-server",
     "git": "/usr/bin/git",
+    "docker-registry": "/usr/bin/docker-registry",
 }
 # invoke-rc.d asks this program before it starts a service; 101 means "not allowed".
 POLICY = Path("/usr/sbin/policy-rc.d")
