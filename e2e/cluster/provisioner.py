@@ -4,34 +4,34 @@ A process of its own, started by the cluster: `provisioner.py KUBECONFIG FOLDER`
 same folder, so ReadWriteMany works as well.
 """
 
+import contextlib
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config, watch
+from kubernetes import config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import ConflictError, DynamicApiError, NotFoundError
 from urllib3.exceptions import HTTPError
 
 PROVISIONER = "modelfleet.dev/host-folder"
 STORAGE_CLASS = "standard"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
-CONFLICT = 409
-GONE = 404
 
 
 def volume(claim: Any, folder: Path) -> dict[str, Any]:
     """The PersistentVolume that a pending claim asks for; its name is the claim's for ever."""
     return {
-        "metadata": {
-            "name": f"pvc-{claim.metadata.uid}",
-            "annotations": {PROVISIONED_BY: PROVISIONER},
-        },
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name_for(claim), "annotations": {PROVISIONED_BY: PROVISIONER}},
         "spec": {
             "storageClassName": STORAGE_CLASS,
-            "capacity": {"storage": claim.spec.resources.requests["storage"]},
-            "accessModes": claim.spec.access_modes,
+            "capacity": {"storage": claim.spec.resources.requests.storage},
+            "accessModes": list(claim.spec.accessModes),
             "persistentVolumeReclaimPolicy": "Delete",
             "claimRef": {
                 "apiVersion": "v1",
@@ -45,47 +45,56 @@ def volume(claim: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def look(api: client.CoreV1Api, root: Path) -> None:
-    """Makes what is claimed and removes what is released."""
-    for claim in api.list_persistent_volume_claim_for_all_namespaces().items:
-        if claim.spec.storage_class_name == STORAGE_CLASS and claim.spec.volume_name is None:
-            provide(api, claim, root / f"pvc-{claim.metadata.uid}")
-    for existing in api.list_persistent_volume().items:
-        ours = (existing.metadata.annotations or {}).get(PROVISIONED_BY) == PROVISIONER
-        if ours and existing.status.phase == "Released":
-            shutil.rmtree(existing.spec.host_path.path, ignore_errors=True)
-            try:
-                api.delete_persistent_volume(existing.metadata.name)
-            except ApiException as error:
-                if error.status != GONE:
-                    raise
+def name_for(claim: Any) -> str:
+    """The name of a claim's volume."""
+    return f"pvc-{claim.metadata.uid}"
 
 
-def provide(api: client.CoreV1Api, claim: Any, folder: Path) -> None:
-    """Makes the folder, then the volume; both may be there already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o777)  # the kubelet gives folders of the host to no user
-    try:
-        api.create_persistent_volume(volume(claim, folder))
-    except ApiException as error:
-        if error.status != CONFLICT:
-            raise
+class Provisioner:
+    """Knows the API and the folder that holds all volumes."""
+
+    def __init__(self, api: DynamicClient, root: Path) -> None:
+        self.claims = api.resources.get(api_version="v1", kind="PersistentVolumeClaim")
+        self.volumes = api.resources.get(api_version="v1", kind="PersistentVolume")
+        self.root = root
+
+    def look(self) -> None:
+        """Makes what is claimed and removes what is released."""
+        for claim in self.claims.get().items:
+            if claim.spec.storageClassName == STORAGE_CLASS and not claim.spec.volumeName:
+                self.provide(claim)
+        for existing in self.volumes.get().items:
+            annotations = existing.metadata.annotations or {}
+            ours = dict(annotations).get(PROVISIONED_BY) == PROVISIONER
+            if ours and existing.status.phase == "Released":
+                shutil.rmtree(existing.spec.hostPath.path, ignore_errors=True)
+                with contextlib.suppress(NotFoundError):
+                    self.volumes.delete(name=existing.metadata.name)
+
+    def provide(self, claim: Any) -> None:
+        """Makes the folder, then the volume; both may be there already."""
+        folder = self.root / name_for(claim)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)  # the kubelet gives folders of the host to no user
+        with contextlib.suppress(ConflictError):
+            self.volumes.create(body=volume(claim, folder))
+
+    def run(self) -> None:
+        """Looks again after every change of a claim, at the latest after five seconds."""
+        while True:
+            self.look()
+            # A volume is released a moment after its claim has gone, which nothing here waits for.
+            for _ in self.claims.watch(timeout=5):
+                self.look()
 
 
 def main(kubeconfig: str, root: Path) -> None:
-    """Looks again after every change of a claim or a volume, and once a minute."""
-    config.load_kube_config(kubeconfig)
-    api = client.CoreV1Api()
+    """Starts again when the API server does, as it does in tests."""
     while True:
         try:
-            look(api, root)
-            # A released volume follows the deletion of its claim within moments; both are events.
-            for _ in watch.Watch().stream(
-                api.list_persistent_volume_claim_for_all_namespaces, timeout_seconds=60
-            ):
-                look(api, root)
-        except (ApiException, HTTPError) as error:  # the API server restarts under us in tests
-            sys.stderr.write(f"asking again in a second: {error}\n")
+            Provisioner(DynamicClient(config.new_client_from_config(kubeconfig)), root).run()
+        except (ApiException, HTTPError, DynamicApiError) as error:
+            sys.stderr.write(f"again in a second: {error}\n")
             time.sleep(1)
 
 
