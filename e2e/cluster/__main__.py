@@ -38,7 +38,7 @@ def build_command(
         typer.Option(help=f"One of {', '.join(COMPONENTS)}; all if none is named."),
     ] = None,
     drop_caches: Annotated[
-        bool, typer.Option(help="Afterwards drop Go's own module and build caches (4 GB).")
+        bool, typer.Option(help="Afterwards drop Go's own module and build caches (gigabytes).")
     ] = False,
 ) -> None:
     """Install the packages and build the components that are missing."""

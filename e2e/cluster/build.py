@@ -55,7 +55,7 @@ def build(component: Component) -> None:
 
 
 def drop_go_caches() -> None:
-    """Frees the 4 GB that the builds needed: all of Go's module and build caches."""
+    """Frees what the builds needed, gigabytes: all of Go's module and build caches."""
     subprocess.run(["go", "clean", "-cache", "-modcache"], check=True)
 
 
