@@ -1,0 +1,116 @@
+"""The life of a release of the chart: test, upgrade, another scope, uninstall, install again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+from helm import CHART, succeed
+from installation import Installation
+from kube import Kube, eventually, model_deployment
+from traffic import Traffic
+
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+CRD = "modeldeployments.modelfleet.dev"
+
+
+def test_helm_test_asks_the_gateway(installation: Installation):
+    told = succeed(
+        *("test", installation.release, "--namespace", installation.namespace, "--logs"),
+        kubeconfig=installation.kube.kubeconfig,
+    )
+    assert "Phase:          Succeeded" in told
+    assert "/readyz: ready" in told
+
+
+def test_an_upgrade_replaces_every_pod_and_loses_no_request(
+    installation: Installation, gateway: str, kube: Kube
+):
+    """Where only restricted pods may start: gateways, operators and workers."""
+    kube("label", "namespace", installation.namespace, kube.namespace, RESTRICTED, "--overwrite")
+    kube.apply(model_deployment("steady"))
+    kube.wait("Ready", "modeldeployment/steady")
+    before = uids(installation)
+    with Traffic(gateway, f"{kube.namespace}/steady", clients=4) as traffic:
+        traffic.wait_for_answers(8)
+        annotations = {"podAnnotations": {"e2e/upgraded": str(time.time_ns())}}
+        values = installation.values()
+        installation.install(
+            changes={part: {**values[part], **annotations} for part in ("operator", "gateway")}
+        )
+        eventually("the old pods are gone", lambda: not uids(installation) & before, 180)
+        traffic.wait_for_answers(8)
+    traffic.check()
+
+
+def test_an_upgrade_changes_the_crd(installation: Installation, tmp_path: Path):
+    changed = tmp_path / "chart"
+    shutil.copytree(CHART, changed)
+    file = changed / "files" / "crds" / "modelfleet.dev_modeldeployments.yaml"
+    crd = yaml.safe_load(file.read_text())
+    crd["spec"]["names"]["categories"].append("upgraded")
+    file.write_text(yaml.safe_dump(crd, sort_keys=False))
+
+    installation.install(chart=changed)
+    assert "upgraded" in installation.kube.get("crd", CRD)["spec"]["names"]["categories"]
+    installation.install()
+    assert "upgraded" not in installation.kube.get("crd", CRD)["spec"]["names"]["categories"]
+
+
+def test_one_namespace_is_all_it_looks_at(
+    installation: Installation, kube: Kube, other_namespace: Kube
+):
+    try:
+        installation.install(changes={"scope": {"namespaces": [kube.namespace]}})
+        for namespace in (kube, other_namespace):
+            namespace.apply(model_deployment("scoped"))
+        kube.wait("Ready", "modeldeployment/scoped")
+        assert other_namespace.model("scoped").get("status") is None
+        operator = f"system:serviceaccount:{installation.namespace}:{installation.release}-operator"
+        for namespace, answer in ((kube, "yes"), (other_namespace, "no")):
+            asked = namespace.run("auth", "can-i", "create", "pods", "--as", operator)
+            assert asked.stdout.strip() == answer
+    finally:
+        installation.install()
+    other_namespace.wait("Ready", "modeldeployment/scoped")
+
+
+def test_uninstalled_it_leaves_what_users_made_and_comes_back_to_it(
+    installation: Installation, kube: Kube
+):
+    kube.apply(model_deployment("kept"))
+    kube.wait("Ready", "modeldeployment/kept")
+    (worker,) = kube.workers("kept")
+
+    installation.uninstall()
+    assert installation.pods("operator") == []
+    assert kube.model("kept")["metadata"]["uid"]
+    assert kube.workers("kept")[0]["metadata"]["uid"] == worker["metadata"]["uid"]
+    kube.apply(model_deployment("unseen"))
+    kube("delete", "modeldeployment", "unseen", "--timeout=20s")  # no finalizer waits for anybody
+
+    started = time.monotonic()
+    installation.install()
+    kube.apply(model_deployment("new"))
+    kube.wait("Ready", "modeldeployment/new")
+    assert ask(installation.endpoint(), f"{kube.namespace}/new")
+    took = time.monotonic() - started
+    print(f"helm install to first token: {took:.1f} s")  # read by people: docs/performance.md
+    assert took < 60
+    kube.wait("Ready", "modeldeployment/kept")
+    assert kube.workers("kept")[0]["metadata"]["uid"] == worker["metadata"]["uid"]
+
+
+def ask(endpoint: str, model: str) -> str:
+    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
+    answer = httpx.post(f"{endpoint}/v1/chat/completions", json=body, timeout=30).raise_for_status()
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def uids(installation: Installation) -> set[str]:
+    pods = [*installation.pods("operator"), *installation.pods("gateway")]
+    return {pod["metadata"]["uid"] for pod in pods}
