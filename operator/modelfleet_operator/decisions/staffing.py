@@ -95,8 +95,10 @@ def decide_staffing(scene: Scene) -> Staffing:
     _start_old(scene, staffing, decision.old - len(old))
     needed = _rescue(scene, staffing, census.old)
     takes_over = f"revision {scene.revision} takes over"
+    making_room = [worker for worker, _ in staffing.retired]
+    current = [w for w in census.current if w not in making_room]
     staffing.retired += [
-        *_least_useful(scene, census.current, len(census.current) - decision.new, _why_less(scene)),
+        *_least_useful(scene, current, len(current) - decision.new, _why_less(scene)),
         *((w, "its revision was never ready") for w in strays if w not in needed),
         *_least_useful(
             scene, (w for w in old if w not in needed), len(old) - decision.old, takes_over
