@@ -170,6 +170,15 @@ def test_what_a_dead_process_left_half_fetched_makes_room_first(tmp_path: Path):
     assert idle.is_dir()
 
 
+def test_a_removal_that_was_killed_is_ended_by_the_next(tmp_path: Path):
+    entry = Cache(tmp_path).entry("s3://bucket/a", "v1")
+    (entry.path / "removed/deep").mkdir(parents=True)
+    fill(entry)()
+    with entry.exclusive():
+        entry.clear()
+    assert [path.name for path in entry.path.iterdir()] == ["lock"]
+
+
 def test_a_model_being_fetched_counts_with_all_that_it_will_have(tmp_path: Path):
     cache = Cache(tmp_path, limit=10 * MB)
     other = cache.entry("s3://bucket/other", "v1")

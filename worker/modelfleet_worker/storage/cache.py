@@ -95,6 +95,11 @@ class Entry:
         except BlockingIOError:
             lock.close()
             raise
+        except OSError as error:
+            lock.close()
+            raise ModelError(
+                f"{self.path} is on a file system without locks ({error}): put the cache elsewhere"
+            ) from error
         return lock
 
     def complete(self) -> None:
@@ -106,10 +111,12 @@ class Entry:
 
     def clear(self) -> None:
         """Frees its disk space; the caller holds it exclusively. Its lock stays: others wait."""
+        removed = self.path / "removed"
+        shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed here
         if self.model.exists():
-            self.model.rename(self.path / "removed")  # never half a model under its name
-        for name in ("removed", "partial"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            self.model.rename(removed)  # never half a model under its name
+        for folder in (removed, self.partial):
+            shutil.rmtree(folder, ignore_errors=True)
         for name in ("size", "progress"):
             (self.path / name).unlink(missing_ok=True)
 
