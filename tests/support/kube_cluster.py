@@ -120,6 +120,13 @@ class ApiServer(kmock.KubernetesEmulator):
         leases = [o for (resource, *_), o in self.objects.items() if resource.plural == "leases"]
         return next((o.raw["spec"]["holderIdentity"] for o in leases if not o.deleted), "")
 
+    async def lose(self, plural: str, name: str) -> None:
+        """Deletes it while nobody watches: every watch begins anew, as after a long gap."""
+        (key,) = [k for k in self._objects if (k[0].plural, k[2]) == (plural, name)]
+        del self._objects[key]
+        for bus in self._buses.values():
+            await bus.put({"type": "ERROR", "object": {"code": 410}})
+
     def pods(self) -> dict[str, dict[str, Any]]:
         """Those that exist, by name."""
         return {

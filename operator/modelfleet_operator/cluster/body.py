@@ -65,6 +65,7 @@ class ClusterBody:
         self._history = History(api, settings, clock, self._warn)
         self._written: dict[str, _Written] = {}
         self._refused: dict[str, _Refused] = {}
+        self._lost: set[str] = set()  # uids that the indices hold and the API server has not
 
     def attach(
         self,
@@ -95,6 +96,19 @@ class ClusterBody:
         """It may be written again."""
         self._history.gone(key, uid)
 
+    def cached(self) -> dict[str, str]:
+        """All that the indices hold: uid -> key of the deployment."""
+        found = {known.uid: key for key in self.keys() for known in self._deployments[key]}
+        found |= {pod.uid: key for key, pods in self._pods.items() for pod in pods}
+        found |= self._history.cached()
+        return {uid: key for uid, key in found.items() if uid not in self._lost}
+
+    def lost(self, key: str, uid: str) -> None:
+        """It was deleted and no watch has said so: it does not count any more."""
+        self._lost.add(uid)
+        self.pod_gone(key, uid)
+        self._history.lost(key, uid)
+
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
         return [key for key in self._deployments if "/" in key and self._known(key) is not None]
@@ -109,7 +123,8 @@ class ClusterBody:
             self._history.forget_all(key)
             return None
         uid = known.uid
-        pods = self._made.shown(key, self._pods.get(key, ()), self._clock())
+        cached = [pod for pod in self._pods.get(key, ()) if pod.uid not in self._lost]
+        pods = self._made.shown(key, cached, self._clock())
         workers = tuple(w for pod in pods if (w := self._worker(pod, uid)))
         return Observed(
             deployment=self._deployment(key, known, len(workers)),
@@ -253,7 +268,7 @@ class ClusterBody:
 
     def _known(self, key: str) -> Known | None:
         for known in self._deployments.get(key, ()):
-            if not known.is_deleting:
+            if not known.is_deleting and known.uid not in self._lost:
                 return known
         return None
 
@@ -282,7 +297,8 @@ class ClusterBody:
     def _owners(self, known: Known) -> Mapping[str, str]:
         """Who has the short names that it asks for: the index has their claimants."""
         rivals = [r for name in known.served_names for r in self._deployments.get(name, ())]
-        return owners(r.deployment(self._settings, 0) for r in rivals if not r.is_deleting)
+        there = (r for r in rivals if not r.is_deleting and r.uid not in self._lost)
+        return owners(rival.deployment(self._settings, 0) for rival in there)
 
 
 def _subject(action: Action) -> dict[str, str]:

@@ -85,6 +85,8 @@ async def deployment_changed(
 ) -> None:
     """Wakes its reconciler; our own writes to its status change no generation and wake nobody."""
     memo.first_event.set()
+    if event["type"] is None:
+        memo.listed_anew()
     key = f"{body.meta.namespace}/{body.meta.name}"
     seen = (body.meta["uid"], body.meta.get("generation"), "deletionTimestamp" in body.meta)
     if event["type"] == "DELETED":
@@ -99,6 +101,8 @@ async def deployment_changed(
 @kopf.on.event("v1", "pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
 async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
     """Wakes the reconciler of the deployment it belongs to."""
+    if event["type"] is None:
+        memo.listed_anew()
     if event["type"] == "DELETED":
         memo.body.pod_gone(_deployment_of(body), body.meta["uid"])
     memo.reconcilers.wake(_deployment_of(body))

@@ -41,6 +41,7 @@ class History:
             lambda kept: kept.uid, lambda cached, made: cached.number >= made.number
         )
         self._refused_until: dict[str, float] = {}
+        self._lost: set[str] = set()  # uids that the index may still hold
 
     def attach(self, index: Mapping[str, Collection[KnownRevision]]) -> None:
         """The live index, once kopf has made it."""
@@ -48,7 +49,8 @@ class History:
 
     def of(self, key: str, known: Known) -> list[KnownRevision]:
         """Every revision that is kept of this very object."""
-        kept = self._unseen.shown(key, self._index.get(key, ()), self._clock())
+        cached = [past for past in self._index.get(key, ()) if past.uid not in self._lost]
+        kept = self._unseen.shown(key, cached, self._clock())
         return [past for past in kept if past.owner_uid == known.uid]
 
     def template(self, wanted: str, key: str, known: Known) -> Object | None:
@@ -61,6 +63,15 @@ class History:
     def gone(self, key: str, uid: str) -> None:
         """The watch said that one was deleted."""
         self._unseen.gone(key, uid)
+
+    def lost(self, key: str, uid: str) -> None:
+        """One was deleted and no watch has said so."""
+        self._lost.add(uid)
+        self.gone(key, uid)
+
+    def cached(self) -> dict[str, str]:
+        """All that the index holds: uid -> key of the deployment."""
+        return {past.uid: key for key, kept in self._index.items() for past in kept}
 
     def forget_all(self, key: str) -> None:
         """The deployment is gone; the garbage collector has the rest."""

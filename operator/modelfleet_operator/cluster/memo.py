@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,13 @@ class OperatorMemo:
     body: ClusterBody
     reconcilers: Reconcilers
     kubeconfig: Path | None = None
+    listed_anew: Callable[[], None] = lambda: None  # told of each object of a list
     first_event: asyncio.Event = field(default_factory=asyncio.Event)  # every index is complete
     # key -> (uid, generation, whether it is being deleted), as last seen in an event
     seen: dict[str, tuple[str, int | None, bool]] = field(default_factory=dict)
+
+    def lost(self, uid: str, key: str) -> None:
+        """Something was deleted and no watch has said so."""
+        self.body.lost(key, uid)
+        self.seen.pop(key, None)
+        self.reconcilers.wake(key)

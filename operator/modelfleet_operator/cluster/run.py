@@ -27,6 +27,7 @@ from .lease import Elector, Fence, raise_lost
 from .memo import OperatorMemo
 from .options import OperatorOptions
 from .probes import probes
+from .sweep import Sweeper
 
 FIRST_LOOK = 2.0  # seconds between asking whether there is anything to wait for
 GRACE = 2.0  # seconds that gateways' streams get when the operator ends
@@ -75,7 +76,8 @@ async def operate(
     metrics.leader.set_function(lambda: fence.leads)
     async with contextlib.AsyncExitStack() as stack:
         connect = _Connections(configuration, metrics, stack)
-        api = ClusterApi(await connect(fence.check))
+        api_client = await connect(fence.check)
+        api = ClusterApi(api_client)
         body = ClusterBody(api, options.pods, time.time)
         fleet = Fleet(
             time.time,
@@ -106,7 +108,9 @@ async def operate(
                     seen=lambda holder: fleet.follow(holder.partition("@")[2]),
                     pace=options.lease_pace,
                 )
-                work = _work(api, options, memo, fleet, elector, is_warm)
+                sweeper = Sweeper(api_client, options.namespaces, body.cached, memo.lost)
+                memo.listed_anew = sweeper.ask
+                work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
                 await _first_of(stop.wait(), watching, work)
         finally:
             # Last, because kopf ends by cancelling every task that is younger than itself.
@@ -149,6 +153,7 @@ async def _work(
     memo: OperatorMemo,
     fleet: Fleet,
     elector: Elector,
+    sweeper: Sweeper,
     is_warm: asyncio.Event,
 ) -> None:
     """Stands by with all that it needs to know, then decides for the cluster."""
@@ -158,7 +163,7 @@ async def _work(
     log.info("leading", term=term)
     fleet.lead(term, memo.body.keys())
     try:
-        await _first_of(memo.reconcilers.run(), elector.keep())
+        await _first_of(memo.reconcilers.run(), elector.keep(), sweeper.run())
     finally:
         fleet.end()
         await elector.release()

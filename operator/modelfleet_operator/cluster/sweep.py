@@ -1,0 +1,125 @@
+"""Finds what watches lost: kopf lists anew after a gap, but keeps what was deleted in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, NoReturn
+
+import structlog
+from kubernetes.aio import client
+
+from ..errors import PassingError, RejectedError
+from ..spec import GROUP, PLURAL, VERSION
+from .pods import DEPLOYMENT
+from .requests import answer, translated
+
+PERIOD = 300.0  # seconds between sweeps that nothing asked for
+PAUSE = 2.0  # seconds from an object that was listed anew to the sweep: the others come, too
+PAGE = 1000
+TIMEOUT = 60.0  # seconds a page may take
+_NAMES_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+
+log = structlog.get_logger()
+
+List = Callable[..., Awaitable[Any]]
+
+
+class Sweeper:
+    """Compares the indices with the API server now and then, and after each gap."""
+
+    def __init__(
+        self,
+        api_client: client.ApiClient,
+        namespaces: Collection[str],
+        cached: Callable[[], Mapping[str, str]],
+        lost: Callable[[str, str], None],
+    ) -> None:
+        """`cached`: uid -> deployment of all that the indices hold. `lost` is told of both.
+
+        `namespaces` empty: all.
+        """
+        self._pods = client.CoreV1Api(api_client)
+        self._objects = client.CustomObjectsApi(api_client)
+        self._namespaces = namespaces
+        self._cached = cached
+        self._lost = lost
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """There was a gap: sweep soon."""
+        self._asked.set()
+
+    async def run(self) -> NoReturn:
+        """At once, and then for ever."""
+        while True:
+            self._asked.clear()
+            try:
+                await self.sweep()
+            except (PassingError, RejectedError) as error:
+                log.warning("the indices are not compared", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD * random.uniform(0.75, 1.0)):
+                    await self._asked.wait()
+            await asyncio.sleep(PAUSE)
+
+    async def sweep(self) -> None:
+        """What was cached before the lists began and is in none of them is gone."""
+        cached = self._cached()
+        there: set[str] = set()
+        for list_, options in self._lists():
+            there |= await self._uids(list_, options)
+        for uid in cached.keys() - there:
+            log.warning("a watch has missed that it was deleted", uid=uid, model=cached[uid])
+            self._lost(uid, cached[uid])
+
+    def _lists(self) -> list[tuple[List, dict[str, Any]]]:
+        pods, objects = self._pods, self._objects
+        ours: dict[str, Any] = {"group": GROUP, "version": VERSION, "plural": PLURAL}
+        history: dict[str, Any] = {
+            "group": "apps",
+            "version": "v1",
+            "plural": "controllerrevisions",
+            "label_selector": DEPLOYMENT,
+        }
+        if not self._namespaces:
+            everywhere = objects.list_cluster_custom_object_without_preload_content
+            return [
+                (everywhere, ours),
+                (everywhere, history),
+                (
+                    pods.list_pod_for_all_namespaces_without_preload_content,
+                    {"label_selector": DEPLOYMENT},
+                ),
+            ]
+        here = objects.list_namespaced_custom_object_without_preload_content
+        return [
+            found
+            for namespace in self._namespaces
+            for found in (
+                (here, {**ours, "namespace": namespace}),
+                (here, {**history, "namespace": namespace}),
+                (
+                    pods.list_namespaced_pod_without_preload_content,
+                    {"namespace": namespace, "label_selector": DEPLOYMENT},
+                ),
+            )
+        ]
+
+    async def _uids(self, list_: List, options: dict[str, Any]) -> set[str]:
+        found: set[str] = set()
+        page: dict[str, str] = {}
+        while True:
+            request = list_(
+                **options, **page, limit=PAGE, _headers=_NAMES_ONLY, _request_timeout=TIMEOUT
+            )
+            with translated("listing what there is"):
+                listed = json.loads(await answer(request))
+            found.update(item["metadata"]["uid"] for item in listed["items"])
+            token = listed["metadata"].get("continue")
+            if not token:
+                return found
+            page = {"_continue": token}

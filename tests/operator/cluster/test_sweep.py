@@ -1,0 +1,50 @@
+"""What was deleted while no watch looked is found by comparing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from kubernetes.aio import client
+
+from kube_cluster import ApiServer, Cluster, eventually
+from modelfleet_operator.cluster.sweep import Sweeper
+
+StartOperator = Callable[..., Any]
+
+
+@pytest.fixture
+async def api_client(api: ApiServer) -> AsyncIterator[client.ApiClient]:
+    configuration = client.Configuration(host=str(api.url).rstrip("/"))
+    async with client.ApiClient(configuration) as made:
+        yield made
+
+
+@pytest.mark.parametrize("namespaces", [(), ("default",)], ids=["everywhere", "one namespace"])
+async def test_finds_what_is_cached_and_not_there(
+    api: ApiServer, api_client: client.ApiClient, namespaces: tuple[str, ...]
+):
+    await Cluster(api).apply()
+    there = api.model()["metadata"]["uid"]
+    lost: list[tuple[str, str]] = []
+    cached = {there: "default/smol", "uid-of-a-pod": "default/smol"}
+    sweeper = Sweeper(api_client, namespaces, lambda: cached, lambda *said: lost.append(said))
+    await sweeper.sweep()
+    assert lost == [("uid-of-a-pod", "default/smol")]
+    asked = [request for request in api.seen if request.method.value == "GET"]
+    assert asked
+    assert all("PartialObjectMetadataList" in request.headers["Accept"] for request in asked)
+
+
+async def test_a_pod_whose_end_no_watch_told_is_replaced(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply()
+        (name,) = await eventually(api.running)
+        uid = api.pods()[name]["metadata"]["uid"]
+        await eventually(lambda: api.model().get("status", {}).get("replicas") == 1)
+        await api.lose("pods", name)
+        (successor,) = await eventually(api.running)
+        assert api.pods()[successor]["metadata"]["uid"] != uid
