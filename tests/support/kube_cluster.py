@@ -51,6 +51,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self.numbers = itertools.count(1)
         self.seen: list[kmock.Request] = []  # all that the operator asked
         self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
+        self.refusal_status = 403
         self.refuse_revisions = ""  # why no history is taken
         self.refuse_leases = False  # an API server that is there for reading only
 
@@ -65,7 +66,10 @@ class ApiServer(kmock.KubernetesEmulator):
         data = request.data
         creates = request.action == kmock.action.CREATE
         if creates and request.resource.plural == "pods" and self.refuse_pods:
-            raise kmock.KubernetesError(status=403, reason="Forbidden", message=self.refuse_pods)
+            reason = "Forbidden" if self.refusal_status == 403 else "Conflict"
+            raise kmock.KubernetesError(
+                status=self.refusal_status, reason=reason, message=self.refuse_pods
+            )
         if creates and request.resource.plural == "controllerrevisions" and self.refuse_revisions:
             message = self.refuse_revisions
             raise kmock.KubernetesError(status=403, reason="Forbidden", message=message)

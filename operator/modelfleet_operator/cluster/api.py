@@ -56,12 +56,19 @@ class ClusterApi:
         except PassingError as error:
             if status_of(error) != 409:
                 raise
-        with translated(f"reading pod {namespace}/{name}"):
-            text = await answer(
-                self._pods.read_namespaced_pod_without_preload_content(
-                    name, namespace, _request_timeout=TIMEOUT
+            conflict = error
+        try:
+            with translated(f"reading pod {namespace}/{name}"):
+                text = await answer(
+                    self._pods.read_namespaced_pod_without_preload_content(
+                        name, namespace, _request_timeout=TIMEOUT
+                    )
                 )
-            )
+        except RejectedError as error:
+            if status_of(error) != 404:
+                raise
+            # Many pods at once conflict over a ResourceQuota's count, too: then there is none.
+            raise conflict from error
         return _owned("pod", json.loads(text), owner_uid), False
 
     async def _post_pod(self, namespace: str, pod: dict[str, Any]) -> Object:

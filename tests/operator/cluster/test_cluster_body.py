@@ -168,6 +168,16 @@ async def test_a_pod_of_an_earlier_object_of_this_name_is_nothing_to_route_to(
     assert left_over.stopping
 
 
+async def test_a_conflict_over_a_quota_is_no_refusal(api: ApiServer, kubernetes: ClusterApi):
+    body, seen = await a_body(api, kubernetes)
+    api.refuse_pods, api.refusal_status = "Operation cannot be fulfilled on resourcequotas", 409
+    with pytest.raises(PassingError, match="cannot be fulfilled"):
+        await body.carry_out(create(seen), seen)
+    again = body.observe(KEY)
+    assert again is not None
+    assert again.deployment.refusal is None
+
+
 async def test_stopping_a_pod_spares_its_namesake(api: ApiServer, kubernetes: ClusterApi):
     body, seen = await a_body(api, kubernetes)
     await body.carry_out(create(seen), seen)
