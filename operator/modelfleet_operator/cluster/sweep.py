@@ -118,7 +118,8 @@ class Sweeper:
             )
             with translated("listing what there is"):
                 listed = json.loads(await answer(request))
-            found.update(item["metadata"]["uid"] for item in listed["items"])
+            # Where there are none, the API server says null.
+            found.update(item["metadata"]["uid"] for item in listed["items"] or ())
             token = listed["metadata"].get("continue")
             if not token:
                 return found
