@@ -18,6 +18,7 @@ GROUP, VERSION, PLURAL = "modelfleet.dev", "v1alpha1", "modeldeployments"
 FAKE = "kwok.x-k8s.io/node"  # annotation and taint of nodes that kwok plays
 CLASS = "benchmark-fake"
 NODE_PODS = 500
+STAGES = ("node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-delete")
 AT_ONCE = 20  # requests of the benchmark at the same time
 
 
@@ -30,7 +31,7 @@ def node(number: int) -> dict[str, Any]:
         "metadata": {
             "name": f"benchmark-fake-{number}",
             "annotations": {FAKE: "fake", "node.alpha.kubernetes.io/ttl": "0"},
-            "labels": {"type": "kwok", "kubernetes.io/os": "linux"},
+            "labels": {FAKE: "fake", "kubernetes.io/os": "linux"},
         },
         "spec": {"taints": [{"key": FAKE, "value": "fake", "effect": "NoSchedule"}]},
         "status": {"capacity": resources, "allocatable": resources},
@@ -43,7 +44,7 @@ def accelerator_class() -> dict[str, Any]:
         "kind": "AcceleratorClass",
         "metadata": {"name": CLASS},
         "spec": {
-            "nodeSelector": {"type": "kwok"},
+            "nodeSelector": {FAKE: "fake"},
             "tolerations": [{"key": FAKE, "operator": "Exists"}],
         },
     }
@@ -213,7 +214,11 @@ class Fleet:
 
 @contextlib.contextmanager
 def fake_nodes(kwok: Path, kubeconfig: Path, log: Path):
-    """Kwok plays the kubelets of every node that carries its annotation."""
+    """Kwok plays the kubelets of every node that carries its annotation.
+
+    Its stages lie beside the program, as `make cluster` builds it.
+    """
+    kwok = kwok.resolve()
     with log.open("w") as output:
         process = subprocess.Popen(
             [
@@ -222,6 +227,8 @@ def fake_nodes(kwok: Path, kubeconfig: Path, log: Path):
                 kubeconfig,
                 "--manage-all-nodes=false",
                 f"--manage-nodes-with-annotation-selector={FAKE}=fake",
+                *(f"--config={kwok.parent / 'stage' / stage}.yaml" for stage in STAGES),
+                "--node-lease-duration-seconds=40",
             ],
             stdout=output,
             stderr=output,
