@@ -12,9 +12,11 @@ import yaml
 from helm import CHART, succeed
 from installation import Installation
 from kube import Kube, eventually, model_deployment
+from renderings import TEMPLATE, VALUES
 from traffic import Traffic
 
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+FOREIGN = {"HTTPRoute", "ServiceMonitor"}
 CRD = "modeldeployments.modelfleet.dev"
 
 
@@ -27,38 +29,47 @@ def test_helm_test_asks_the_gateway(installation: Installation):
     assert "/readyz: ready" in told
 
 
-def test_an_upgrade_replaces_every_pod_and_loses_no_request(
-    installation: Installation, gateway: str, kube: Kube
+def test_an_upgrade_changes_crd_and_pods_and_loses_no_request(
+    installation: Installation, gateway: str, kube: Kube, tmp_path: Path
 ):
     """Where only restricted pods may start: gateways, operators and workers."""
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    crd = chart / "files" / "crds" / "modelfleet.dev_modeldeployments.yaml"
+    definition = yaml.safe_load(crd.read_text())
+    definition["spec"]["names"]["categories"].append("upgraded")
+    crd.write_text(yaml.safe_dump(definition, sort_keys=False))
     kube("label", "namespace", installation.namespace, kube.namespace, RESTRICTED, "--overwrite")
     kube.apply(model_deployment("steady"))
     kube.wait("Ready", "modeldeployment/steady")
     before = uids(installation)
     with Traffic(gateway, f"{kube.namespace}/steady", clients=4) as traffic:
         traffic.wait_for_answers(8)
-        annotations = {"podAnnotations": {"e2e/upgraded": str(time.time_ns())}}
-        values = installation.values()
-        installation.install(
-            changes={part: {**values[part], **annotations} for part in ("operator", "gateway")}
-        )
+        values, other = installation.values(), {"podAnnotations": {"e2e/at": str(time.time_ns())}}
+        changes = {part: {**values[part], **other} for part in ("operator", "gateway")}
+        changes["gateway"]["autoscaling"] = {"enabled": True}
+        installation.install(chart, changes)
         eventually("the old pods are gone", lambda: not uids(installation) & before, 180)
+        system = installation.kube.within(installation.namespace)
+        autoscaler = f"horizontalpodautoscaler/{installation.release}-gateway"
+        system.wait("ScalingActive", autoscaler, 120)
         traffic.wait_for_answers(8)
     traffic.check()
-
-
-def test_an_upgrade_changes_the_crd(installation: Installation, tmp_path: Path):
-    changed = tmp_path / "chart"
-    shutil.copytree(CHART, changed)
-    file = changed / "files" / "crds" / "modelfleet.dev_modeldeployments.yaml"
-    crd = yaml.safe_load(file.read_text())
-    crd["spec"]["names"]["categories"].append("upgraded")
-    file.write_text(yaml.safe_dump(crd, sort_keys=False))
-
-    installation.install(chart=changed)
     assert "upgraded" in installation.kube.get("crd", CRD)["spec"]["names"]["categories"]
-    installation.install()
-    assert "upgraded" not in installation.kube.get("crd", CRD)["spec"]["names"]["categories"]
+
+
+def test_the_api_server_takes_all_that_the_chart_can_render(
+    installation: Installation, tmp_path: Path
+):
+    """But for the kinds of others (Prometheus operator, Gateway API), which need not be there."""
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(VALUES["everything"]))
+    text = succeed(*TEMPLATE, "--no-hooks", "--values", str(values))
+    ours = [each for each in yaml.safe_load_all(text) if each and each["kind"] not in FOREIGN]
+    assert {"Ingress", "NetworkPolicy", "HorizontalPodAutoscaler"} <= {
+        each["kind"] for each in ours
+    }
+    stdin = yaml.safe_dump_all(ours)
+    installation.kube("apply", "--dry-run=server", "-f", "-", stdin=stdin)
 
 
 def test_one_namespace_is_all_it_looks_at(

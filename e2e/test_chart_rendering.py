@@ -11,63 +11,10 @@ import pytest
 import yaml
 
 from helm import CHART, helm, succeed
+from renderings import NO_CRDS, TEMPLATE, VALUES
 
 GOLDEN = Path(__file__).parent / "golden"
 CRDS = Path(__file__).parents[1] / "crds"
-
-# A helm that was built without its release's flags believes that Kubernetes is at 1.20.
-TEMPLATE = ("template", "modelfleet", str(CHART), "-n", "modelfleet-system", "--kube-version=1.34")
-
-NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
-VALUES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "one-namespace": {"scope": {"namespaces": ["team-a"]}, "networkPolicy": {"enabled": True}},
-    "air-gapped": {
-        "images": {"registry": "mirror.example/models/", "pullSecrets": ["mirror"]},
-        "worker": {
-            "hub": {"endpoint": "http://hub.example", "offline": True},
-            "hostPaths": ["/srv/models", "/srv/cache"],
-            "nodeCache": "/srv/cache",
-        },
-    },
-    "everything": {
-        "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
-        "networkPolicy": {"enabled": True},
-        "argocd": {"healthCheck": {"enabled": True}},
-        "example": {"enabled": True},
-        "gateway": {
-            "autoscaling": {"enabled": True},
-            "ingress": {
-                "enabled": True,
-                "className": "nginx",
-                "host": "llm.example",
-                "tlsSecret": "llm-tls",
-                "annotations": {"nginx.ingress.kubernetes.io/proxy-buffering": "off"},
-            },
-            "httpRoute": {
-                "enabled": True,
-                "parentRefs": [{"name": "public", "namespace": "gateways"}],
-                "hostnames": ["llm.example"],
-            },
-        },
-    },
-    "minimal": {
-        "fullnameOverride": "mf",
-        "rbac": {"create": False},
-        "images": {"operator": {"digest": "sha256:" + "0" * 64}, "worker": {"tag": "1.2.3"}},
-        "operator": {
-            "replicas": 1,
-            "serviceAccount": {"create": False, "name": "mine"},
-            "podDisruptionBudget": {"enabled": False},
-            "topologySpread": {"topologyKeys": []},
-            "nodeSelector": {"kubernetes.io/os": "linux"},
-            "tolerations": [{"operator": "Exists"}],
-            "priorityClassName": "system-cluster-critical",
-            "env": [{"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}],
-        },
-        "gateway": {"replicas": 1, "podDisruptionBudget": {"enabled": False}},
-    },
-}
 
 
 def render(values: dict[str, Any], folder: Path) -> str:
