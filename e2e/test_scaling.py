@@ -38,7 +38,7 @@ def test_a_real_autoscaler_of_kubernetes_drives_it(kube: Kube, gateway: str):
     if kube.run("get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes").returncode:
         pytest.skip("this cluster has no metrics API")
     worker = {"name": "worker", "resources": {"requests": {"cpu": "20m"}}}
-    manifest = model_deployment(scaling={"mode": "External", "minReplicas": 1})
+    manifest = model_deployment(scaling={"mode": "External", "replicas": 1})
     manifest["spec"]["podTemplate"]["spec"]["containers"][0] |= worker
     kube.apply(manifest)
     kube.wait("Ready", "modeldeployment/model")
