@@ -56,6 +56,10 @@ cluster: install ## A Kubernetes on this machine (Linux, root, Go); builds it th
 cluster-down: install ## Remove that Kubernetes without a trace
 	@PYTHONPATH=e2e $(BIN)/python -m cluster down
 
+.PHONY: images
+images: install ## Build the images for the cluster on this machine (docs/images.md)
+	@$(BIN)/python e2e/images.py
+
 .PHONY: e2e
 e2e: install model ## The product on a real Kubernetes, under traffic and faults (see docs/cluster.md)
 	$(BIN)/pytest e2e
