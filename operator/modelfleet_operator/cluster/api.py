@@ -17,7 +17,6 @@ from ..errors import PassingError, RejectedError
 from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .observing import Object, owned_by
 from .requests import answer, status_of, translated
-from .revisions import KnownRevision
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
@@ -104,25 +103,6 @@ class ClusterApi:
                 )
             )
         return _owned("controllerrevision", json.loads(text), owner_uid)
-
-    async def renumber_revision(
-        self, namespace: str, revision: KnownRevision, metadata: dict[str, Any]
-    ) -> bool:
-        """Gives it its number, and metadata with it; whether it was there."""
-        patch = {"metadata": {"uid": revision.uid, **metadata}, "revision": revision.number}
-        doing = f"numbering controllerrevision {namespace}/{revision.name}"
-        with translated(doing), _gone_is_fine() as outcome:
-            await answer(
-                self._apps.patch_namespaced_controller_revision_without_preload_content(
-                    revision.name,
-                    namespace,
-                    patch,
-                    field_manager=FIELD_MANAGER,
-                    _content_type="application/merge-patch+json",
-                    _request_timeout=TIMEOUT,
-                )
-            )
-        return outcome.found
 
     async def delete_revision(self, namespace: str, name: str, uid: str) -> None:
         """Gone is success."""

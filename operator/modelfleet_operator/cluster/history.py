@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 
 import structlog
 
@@ -13,7 +12,7 @@ from .api import ClusterApi
 from .known import Known
 from .observing import Object
 from .pods import PodSettings, pod_template
-from .revisions import KnownRevision, change_cause, controller_revision, read_revision
+from .revisions import KnownRevision, controller_revision, read_revision
 from .unseen import UnseenObjects
 
 PAUSE = 60.0  # seconds until a history that the API server refused is tried again
@@ -95,26 +94,26 @@ class History:
     async def _forget(self, action: Forget, key: str, known: Known) -> str:
         for past in self.of(key, known):
             if past.revision == action.revision:
-                await self._api.delete_revision(known.metadata["namespace"], past.name, past.uid)
-                self._unseen.put(key, past.uid, None, self._clock())
+                await self._delete(past, key, known)
         return "revision forgotten"
 
     async def _record(self, action: Record, key: str, known: Known) -> str:
         past = next((p for p in self.of(key, known) if p.revision == action.revision), None)
-        if past is not None:
-            renumbered = replace(past, number=action.number)
-            if await self._api.renumber_revision(
-                known.metadata["namespace"], renumbered, change_cause(known.metadata)
-            ):
-                self._unseen.put(key, past.uid, renumbered, self._clock())
-            return "revision recorded"
-        template = self.template(action.revision, key, known)
+        template = past.template if past else self.template(action.revision, key, known)
         if template is None:
             return ""
         body = controller_revision(
             known.metadata, template, revision=action.revision, number=action.number
         )
+        if past is not None:
+            # Its number could be patched, but the API server compares `data` byte by byte with what
+            # Go would write, so that most patches of what Python wrote seem to change it.
+            await self._delete(past, key, known)
         made = read_revision(await self._api.create_revision(body, known.uid))
         if made is not None:
             self._unseen.put(key, made.uid, made, self._clock())
         return "revision recorded"
+
+    async def _delete(self, past: KnownRevision, key: str, known: Known) -> None:
+        await self._api.delete_revision(known.metadata["namespace"], past.name, past.uid)
+        self._unseen.put(key, past.uid, None, self._clock())

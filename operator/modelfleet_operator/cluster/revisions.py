@@ -52,7 +52,7 @@ def controller_revision(
             "name": f"{owner['name']}-{revision}",
             "namespace": owner["namespace"],
             "labels": {DEPLOYMENT: owner["name"], REVISION: revision},
-            **change_cause(owner),
+            **_change_cause(owner),
             "ownerReferences": [owner_reference(owner)],
         },
         "revision": number,
@@ -60,7 +60,7 @@ def controller_revision(
     }
 
 
-def change_cause(owner: Object) -> dict[str, Any]:
+def _change_cause(owner: Object) -> dict[str, Any]:
     """Metadata with the cause of the change, if whoever made it said one."""
     cause = owner.get("annotations", {}).get(CHANGE_CAUSE)
     return {"annotations": {CHANGE_CAUSE: cause}} if cause else {}
