@@ -94,7 +94,7 @@ def test_a_recipe_that_is_not_known_is_refused(config: dict[str, Any], message: 
 
 def test_a_checkpoint_is_not_quantized_twice(tmp_path: Path):
     folder = copied("awq-auto-round", tmp_path)
-    with pytest.raises(ModelError, match=r"is quantized already \(awq\): ask for no quantization"):
+    with pytest.raises(ModelError, match=r"q_proj is quantized already \(awq\): ask for no"):
         load(folder, weights="int8")
 
 

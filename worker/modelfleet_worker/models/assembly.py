@@ -6,14 +6,14 @@ more than one layer in two forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..quantization.kernels import pack
+from ..quantization.kernels import Kernel, pack
 from ..quantization.scheme import HEAD, Quantization
 from ..quantization.stored import StoredFormat
 from ..quantization.weights import QuantizedWeight, can_stack, quantize, stacked
@@ -58,11 +58,14 @@ class Assembly:
         quantization: Quantization,
         stored: StoredFormat | None,
         names: frozenset[str],
+        kernel: Callable[[QuantizedWeight, torch.dtype], Kernel] | None = pack,
+        prepack: bool = True,
     ) -> None:
         with torch.device("meta"):
             self._model = Llama(config)
         self._config, self._dtype = config, dtype
         self._quantization, self._stored = quantization, stored
+        self._kernel, self._prepack = kernel, prepack
         self._plain: dict[str, str] = {}  # a tensor's name -> the parameter that it is
         self._suffixes: dict[str, tuple[_Projection, Part, str]] = {}
         self._modules: list[str] = []
@@ -79,21 +82,24 @@ class Assembly:
             )
 
     def _parts(self, name: str, module: Linear, names: frozenset[str]) -> list[Part]:
-        ours = name if name == HEAD else f"model.{name}"
         parts = []
-        for part, outputs in _merged(self._config).get(name.rpartition(".")[2], {"": None}).items():
-            full = f"{ours.rpartition('.')[0]}.{part}" if part else ours
+        for full, outputs in stored_parts(self._config, name, module.outputs).items():
             missing = {"weight"}
             stored = self._stored is not None and self._stored.holds(full, names)
             if self._stored is not None and stored:
                 missing = self._stored.suffixes(full, names)
+                if self._quantization.scheme_of(full, module.inputs) is not None:
+                    raise ModelError(
+                        f"{full} is quantized already ({self._stored}): ask for no quantization of"
+                        " it, or use the unquantized model"
+                    )
             if module.bias is not None:
                 missing.add("bias")
             parts.append(
                 Part(
                     name=full,
                     inputs=module.inputs,
-                    outputs=outputs or module.outputs,
+                    outputs=outputs,
                     bias=module.bias is not None,
                     stored=stored,
                     missing=missing,
@@ -152,13 +158,21 @@ class Assembly:
 
     def _built(self, projection: _Projection) -> nn.Module:
         """One module of all parts where their formats allow it."""
+        if self._kernel is None:  # rounded, and put back: for evaluation
+            for part in projection.parts:
+                if (weight := self._quantized(part)) is not None:
+                    part.found["weight"] = weight.dequantized().to(self._dtype)
+            return self._linear(projection.parts)
         runs = list(_alike([(part, self._quantized(part)) for part in projection.parts]))
-        modules = [
-            self._quantized_linear([p for p, _ in run], [w for _, w in run if w is not None])
-            if run[0][1] is not None
-            else self._linear([p for p, _ in run])
-            for run in runs
-        ]
+        modules: list[nn.Module] = []
+        for run in runs:
+            parts = [part for part, _ in run]
+            weights = [weight for _, weight in run if weight is not None]
+            if not weights:
+                modules.append(self._linear(parts))
+                continue
+            bias = torch.cat([p.found["bias"] for p in parts]) if parts[0].bias else None
+            modules.append(QuantizedLinear(self._kernel(stacked(weights), self._dtype), bias))
         return modules[0] if len(modules) == 1 else SplitLinear(modules)
 
     def _quantized(self, part: Part) -> QuantizedWeight | None:
@@ -167,10 +181,6 @@ class Assembly:
         scheme = self._quantization.scheme_of(part.name, part.inputs)
         return None if scheme is None else quantize(part.found.pop("weight"), scheme)
 
-    def _quantized_linear(self, parts: list[Part], weights: list[QuantizedWeight]) -> nn.Module:
-        bias = torch.cat([p.found["bias"] for p in parts]) if parts[0].bias else None
-        return QuantizedLinear(pack(stacked(weights), self._dtype), bias)
-
     def _linear(self, parts: list[Part]) -> Linear:
         with torch.device("meta"):
             outputs = sum(part.outputs for part in parts)
@@ -178,7 +188,8 @@ class Assembly:
         linear.weight = _parameter([part.found["weight"] for part in parts])
         if parts[0].bias:
             linear.bias = _parameter([part.found["bias"] for part in parts])
-        linear.pack()
+        if self._prepack:
+            linear.pack()
         return linear
 
     def _checked(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -204,14 +215,18 @@ class Assembly:
         self._model.set_submodule(module, by)
 
 
-def _merged(config: LlamaConfig) -> dict[str, dict[str, int | None]]:
-    """Our merged projections: the names and outputs of their parts in checkpoints."""
+def stored_parts(config: LlamaConfig, name: str, outputs: int) -> dict[str, int]:
+    """A projection of ours as checkpoints have it: names, and the outputs of each in our order."""
     query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
     inner = config.intermediate_size
-    return {
+    merged = {
         "qkv_proj": {"q_proj": query, "k_proj": key, "v_proj": key},
         "gate_up_proj": {"gate_proj": inner, "up_proj": inner},
     }
+    if name == HEAD:
+        return {HEAD: outputs}
+    parent, _, own = name.rpartition(".")
+    return {f"model.{parent}.{p}": n for p, n in merged.get(own, {own: outputs}).items()}
 
 
 _Weighted = tuple[Part, QuantizedWeight | None]

@@ -79,11 +79,6 @@ def _load_weights(
     progress: Report,
 ) -> tuple[Llama, str]:
     stored = stored_format(read_json(folder / "config.json"))
-    if stored is not None and quantization != AS_STORED:
-        raise ModelError(
-            f"the checkpoint is quantized already ({stored}): ask for no quantization, or use the"
-            " unquantized model"
-        )
     checkpoint = Checkpoint(folder)
     needed = _needed_memory(config, dtype, quantization, checkpoint, quantized=stored is not None)
     if needed > (room := available_memory()):

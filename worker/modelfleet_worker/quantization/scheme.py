@@ -71,6 +71,7 @@ class Quantization:
     weights: Weights = Weights.NONE
     group_size: int = 128  # of int4; a layer whose inputs it does not divide takes the next smaller
     overrides: tuple[Override, ...] = ()
+    symmetric: bool = False  # int4 without zero points, as checkpoints have it
 
     def __post_init__(self) -> None:
         if self.group_size not in GROUP_SIZES:
@@ -84,7 +85,11 @@ class Quantization:
                 return Scheme(bits=8, group=None, symmetric=True)
             case Weights.INT4:
                 fitting = [g for g in GROUP_SIZES if g <= self.group_size and inputs % g == 0]
-                return Scheme(bits=4, group=max(fitting), symmetric=False) if fitting else None
+                return (
+                    Scheme(bits=4, group=max(fitting), symmetric=self.symmetric)
+                    if fitting
+                    else None
+                )
             case Weights.NONE:
                 return None
 
@@ -106,7 +111,8 @@ class Quantization:
 
     def __str__(self) -> str:
         """All that decides the logits: part of the model's digest."""
-        return " ".join([self.weights, f"g{self.group_size}", *map(str, self.overrides)])
+        grid = f"g{self.group_size}{' symmetric' if self.symmetric else ''}"
+        return " ".join([self.weights, grid, *map(str, self.overrides)])
 
 
 AS_STORED = Quantization()

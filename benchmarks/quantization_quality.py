@@ -1,0 +1,140 @@
+"""What each way to quantize SmolLM2 costs: perplexity and KL on real text, with 95 % intervals.
+
+The text: ABC news (the Lee background corpus) and articles of Wikipedia, both inside the wheel of
+gensim 4.4.0; calibration is on the Python reference, which has nothing in common with them:
+
+    pip download --no-deps gensim==4.4.0 -d /tmp/corpus
+    python benchmarks/quantization_quality.py /tmp/corpus/gensim-*.whl FOLDER_OF_SMOLLM2
+
+Minutes a method. Results of windows are kept in --work as they come; started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import datetime
+import html
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from modelfleet_worker.engine.host import usable_cores
+from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.quantization.calibration import windows
+from modelfleet_worker.quantization.checkpoints import Method, Plan, quantize_checkpoint
+from modelfleet_worker.quantization.evaluation import compare, summarize
+from modelfleet_worker.quantization.plain import load_plain
+from modelfleet_worker.quantization.scheme import Quantization, Weights
+
+NEWS = "gensim/test/test_data/lee_background.cor"
+WIKIPEDIA = (
+    "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+)
+WIKIPEDIA_CHARACTERS = 160_000
+TOKENS = 100_000
+ORIGINAL = "original"
+
+AT_LOAD = {
+    "--weights int8": Quantization(weights=Weights.INT8),
+    "--weights int4 (g128)": Quantization(weights=Weights.INT4),
+    "--weights int4 --group-size 32": Quantization(weights=Weights.INT4, group_size=32),
+}
+WRITTEN = {f"quantize --method {method}": method for method in Method if method != Method.INT8}
+
+
+def corpus(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as packed:
+        news = packed.read(NEWS).decode()
+        dump = bz2.decompress(packed.read(WIKIPEDIA)).decode()
+    articles = (prose(a) for a in re.findall(r"<text[^>]*>(.*?)</text>", dump, re.DOTALL))
+    long_ones = "\n\n".join(a for a in articles if len(a) > 5000)
+    return f"{news}\n\n{long_ones[:WIKIPEDIA_CHARACTERS]}"
+
+
+def prose(markup: str) -> str:
+    """The sentences of an article: without templates, tables, references, links and headings."""
+    text = html.unescape(markup)
+    text = re.sub(r"<!--.*?-->|<ref[^>/]*/>|<ref.*?</ref>", "", text, flags=re.DOTALL)
+    for _ in range(4):  # they nest
+        text = re.sub(r"\{\{[^{}]*\}\}|\{\|[^{}]*\|\}|\[\[(File|Image):[^\[\]]*\]\]", "", text)
+        text = re.sub(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]", r"\1", text)
+    text = re.sub(r"\[https?://\S+ ?([^\]]*)\]|<[^>]+>|'{2,}", r"\1", text)
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if len(line) > 80 and line[0].isalnum())
+
+
+def models(folder: Path, work: Path, samples: int) -> dict[str, Callable[[], Llama]]:
+    """By name, how to get each; checkpoints that are not there yet are written."""
+    kind = torch.bfloat16
+    found: dict[str, Callable[[], Llama]] = {
+        name: lambda q=q: load_plain(folder, q, dtype=kind) for name, q in AT_LOAD.items()
+    }
+    for name, method in WRITTEN.items():
+        target = work / method
+
+        def written(target: Path = target, method: Method = method) -> Llama:
+            if not target.exists():
+                quantize_checkpoint(
+                    folder, target, Plan(method=method, samples=samples), lambda _: None
+                )
+            return load_plain(target, dtype=kind)
+
+        found[name] = written
+    # The floor of all figures: the same weights, activations rounded otherwise.
+    found["none, computed in float32"] = lambda: load_plain(folder)
+    return found
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("wheel", type=Path)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--work", type=Path, default=Path("/tmp/quantization-quality"))
+    arguments.add_argument("--samples", type=int, default=64, help="calibration, 512 tokens each")
+    arguments.add_argument("--methods", nargs="*", help="parts of names; default: all")
+    options = arguments.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(usable_cores())
+    texts = windows(options.folder, corpus(options.wheel))
+    texts = texts[:: max(1, len(texts) // (TOKENS // 511 + 1))]
+    original = load_plain(options.folder, dtype=torch.bfloat16)
+    rows: dict[str, list[list[float]]] = {}
+    for name, load in models(options.folder, options.work, options.samples).items():
+        if options.methods and not any(part in name for part in options.methods):
+            continue
+        path = options.work / f"{re.sub('[^a-z0-9]+', '-', name)}.jsonl"
+        done = [json.loads(line) for line in path.open()] if path.exists() else []
+        model = load()
+        with path.open("a") as log:
+            for ids in texts[len(done) :]:
+                done.append(compare(original, model, ids))
+                log.write(f"{json.dumps(done[-1])}\n")
+                log.flush()
+        rows[name] = done
+        print(row(name, summarize(done)), flush=True)
+    print(
+        f"\n{datetime.date.today()}, torch {version('torch')}, computed in bfloat16; text: news and"
+        f" Wikipedia of gensim 4.4.0; calibration: the Python reference, {options.samples} x 512"
+        " tokens. 95 % intervals by resampling windows of 512 tokens.\n"
+    )
+    print("| weights | tokens | perplexity | ratio to the original's | KL, nats a token | same |")
+    print("|---|---|---|---|---|---|")
+    for name, values in rows.items():
+        print(row(name, summarize(values)))
+
+
+def row(name: str, cost) -> str:
+    return (
+        f"| {name} | {cost.tokens} | {cost.perplexity} | {cost.perplexity_ratio}"
+        f" | {cost.divergence} | {cost.same_choice} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

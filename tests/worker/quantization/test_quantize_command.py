@@ -1,0 +1,184 @@
+"""`modelfleet quantize`: what it writes, who reads it, and that calibrating is worth it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from modelfleet_worker.errors import ModelError, UsageError
+from modelfleet_worker.quantization.calibration import calibrate, default_text
+from modelfleet_worker.quantization.checkpoints import Method, Plan, quantize_checkpoint
+from modelfleet_worker.quantization.evaluation import evaluate
+from modelfleet_worker.quantization.plain import load_plain
+from modelfleet_worker.quantization.scheme import Override
+from quantized_models import load, logits, tiny
+
+IDS = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79])
+
+
+def saved(folder: Path, **changes: Any) -> Path:
+    tiny(**changes).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def texts(count: int = 12, length: int = 128) -> list[Tensor]:
+    """Random ids: the tiny models know no language. Skewed, so that inputs differ in size."""
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.rand(length, generator=generator).pow(3) * 96).long() for _ in range(count)]
+
+
+@pytest.fixture
+def without_tokenizer(monkeypatch):
+    """The tiny models have none: windows are given."""
+    monkeypatch.setattr("modelfleet_worker.quantization.checkpoints.windows", lambda *_: texts())
+
+
+def plan(method: str, **changes: Any) -> Plan:
+    return Plan(method=Method(method), group_size=changes.pop("group_size", 32), **changes)
+
+
+def quantized(folder: Path, method: str, **changes: Any) -> Path:
+    target = folder / method
+    quantize_checkpoint(folder / "original", target, plan(method, **changes), lambda _: None)
+    return target
+
+
+def theirs(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
+@pytest.mark.usefixtures("without_tokenizer")
+def test_transformers_reads_what_is_written(tmp_path: Path, method: str, tied: bool):
+    saved(tmp_path / "original", tie_word_embeddings=tied)
+    target = quantized(tmp_path, method)
+    assert any(name.endswith("weight_packed") for name in load_file(target / "model.safetensors"))
+    with torch.inference_mode():
+        expected = theirs(target)(IDS[None]).logits[0]
+    found = logits(load(target), IDS)
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.usefixtures("without_tokenizer")
+def test_calibrated_weights_are_closer_than_the_nearest(tmp_path: Path):
+    saved(tmp_path / "original", num_hidden_layers=3)
+    original = load_plain(tmp_path / "original")
+    models = {m: load_plain(quantized(tmp_path, m)) for m in Method}
+    costs = {m: evaluate(original, model, texts(30)[12:]) for m, model in models.items()}
+    divergence = {str(name): cost.divergence.value for name, cost in costs.items()}
+    assert evaluate(original, original, texts(1)).divergence.value == 0
+    assert divergence["int8"] < divergence["gptq"] < divergence["int4"]
+    assert divergence["awq"] < divergence["int4"]
+    for cost in costs.values():
+        assert cost.divergence.low <= cost.divergence.value <= cost.divergence.high
+        assert cost.tokens == 18 * 127
+
+
+@pytest.mark.usefixtures("without_tokenizer")
+def test_awq_changes_the_weights_but_not_the_model(tmp_path: Path):
+    """Were nothing rounded, scaling would be invisible: with int8 it nearly is."""
+    saved(tmp_path / "original")
+    model = load_plain(tmp_path / "original", prepack=False)
+    before = model.layers[0].input_layernorm.weight.clone()
+    fine = Plan(method=Method.AWQ, group_size=32, overrides=(Override.parse("*=int8"),))
+    calibrate(model, texts(), fine.quantization, awq=True, progress=lambda _: None)
+    assert not before.equal(model.layers[0].input_layernorm.weight)
+    cost = evaluate(load_plain(tmp_path / "original"), model, texts())
+    assert cost.divergence.value < 1e-2
+
+
+def test_modules_of_different_formats_are_told_apart(tmp_path: Path):
+    saved(tmp_path / "original")
+    overrides = tuple(map(Override.parse, ("*.0.mlp.down_proj=int8", "*.k_proj=none")))
+    target = quantized(tmp_path, "int4", overrides=overrides)
+    groups = json.loads((target / "config.json").read_text())["quantization_config"]
+    by_bits = {g["weights"]["num_bits"]: g["targets"] for g in groups["config_groups"].values()}
+    assert by_bits[8] == ["model.layers.0.mlp.down_proj"]
+    assert "model.layers.1.mlp.down_proj" in by_bits[4]
+    assert r"re:.*\.q_proj$" in by_bits[4]
+    names = load_file(target / "model.safetensors").keys()
+    assert "model.layers.0.self_attn.k_proj.weight" in names
+    found = logits(load(target), IDS)
+    with torch.inference_mode():
+        expected = theirs(target)(IDS[None]).logits[0]
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_loading_with_int4_is_loading_what_int4_writes(tmp_path: Path):
+    saved(tmp_path / "original")
+    written = load(quantized(tmp_path, "int4"))
+    at_load = load(
+        tmp_path / "original",
+        weights="int4",
+        group_size=32,
+        overrides=("lm_head=none",),
+        symmetric=True,
+    )
+    assert logits(written, IDS).equal(logits(at_load, IDS))
+
+
+@pytest.mark.parametrize("again", ["int4", "gptq"])
+def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, again: str):
+    saved(tmp_path / "original")
+    target = quantized(tmp_path, "int8")
+    with pytest.raises(ModelError, match=r"is quantized already \(compressed-tensors\): start"):
+        quantize_checkpoint(target, tmp_path / "twice", plan(again), lambda _: None)
+
+
+def test_nothing_is_overwritten(tmp_path: Path):
+    saved(tmp_path / "original")
+    (tmp_path / "int4").mkdir()
+    with pytest.raises(UsageError, match="exists already"):
+        quantized(tmp_path, "int4")
+
+
+def test_every_python_has_text_to_calibrate_with():
+    assert len(default_text()) > 300_000
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "modelfleet_worker.quantization", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def test_the_command_tells_its_progress_and_what_it_wrote(tmp_path: Path):
+    saved(tmp_path / "original")
+    done = command(tmp_path / "original", tmp_path / "small", "--method=int4", "--group-size=32")
+    assert done.returncode == 0, done.stderr
+    assert "100 %" in done.stderr
+    assert f"{tmp_path / 'small'}: 0 MB of 0 MB" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method=int3"], "'int3' is not one of"),
+        (["--group-size=48"], "expected a group size of 32, 64, 128, found 48"),
+        (["--method=int8", f"--calibration={__file__}"], "int8 looks at no text"),
+        (["--override=x=int8"], "override x=int8 matches no module"),
+        (["--calibration=/nowhere", "--method=gptq"], "/nowhere cannot be read"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, arguments, message: str):
+    saved(tmp_path / "original")
+    done = command(tmp_path / "original", tmp_path / "small", *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert message in line
+    assert not (tmp_path / "small").exists()

@@ -1,0 +1,120 @@
+"""`modelfleet quantize`: a checkpoint in, a smaller one out."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..models.assembly import FLOATS, stored_parts
+from ..models.checkpoint import Checkpoint
+from ..models.config import LlamaConfig, read_config, read_json
+from ..models.linear import Linear
+from ..models.llama import Llama
+from .calibration import Calibrated, Progress, calibrate, default_text, windows
+from .plain import load_plain
+from .scheme import HEAD, Override, Quantization, Scheme, Weights
+from .stored import stored_format
+from .weights import quantize
+from .writing import packed_tensors, quantization_config, write_checkpoint
+
+
+class Method(enum.StrEnum):
+    """How weights are rounded."""
+
+    INT8 = "int8"  # to nearest, one scale an output
+    INT4 = "int4"  # to nearest, a scale for each group
+    AWQ = "awq"  # int4, inputs scaled by calibration
+    GPTQ = "gptq"  # int4, errors made up for by calibration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do with a checkpoint."""
+
+    method: Method
+    group_size: int = 128
+    overrides: tuple[Override, ...] = ()
+    text: str | None = None  # for calibration; None: the Python reference
+    samples: int = 64  # windows of the text
+
+    @property
+    def quantization(self) -> Quantization:
+        """The head stays as it is: readers of the format expect it, and a tied one has no own."""
+        weights = Weights.INT8 if self.method is Method.INT8 else Weights.INT4
+        return Quantization(
+            weights=weights,
+            group_size=self.group_size,
+            overrides=(Override(HEAD, Weights.NONE), *self.overrides),
+            # With zero points transformers 5.23 does not load compressed-tensors (its model
+            # expects them unpacked); without, everybody reads it.
+            symmetric=True,
+        )
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the method looks at text."""
+        return self.method in (Method.AWQ, Method.GPTQ)
+
+
+def quantize_checkpoint(source: Path, target: Path, plan: Plan, progress: Progress) -> None:
+    """Writes `target`. Raises ModelError and UsageError."""
+    if (stored := stored_format(read_json(source / "config.json"))) is not None:
+        raise ModelError(f"{source} is quantized already ({stored}): start from the original")
+    config = read_config(source)
+    schemes = projections(config, plan.quantization)
+    calibrated = Calibrated()
+    if plan.calibrates:
+        texts = windows(source, plan.text or default_text(), plan.samples)
+        model = load_plain(source, prepack=False)
+        awq = plan.method is Method.AWQ
+        calibrated = calibrate(model, texts, plan.quantization, awq=awq, progress=progress)
+    tensors = _tensors(Checkpoint(source), schemes, calibrated, plan, progress)
+    write_checkpoint(source, target, tensors, quantization_config(schemes))
+    progress(1.0)
+
+
+def projections(config: LlamaConfig, quantization: Quantization) -> dict[str, Scheme]:
+    """Names as in the checkpoint of all that is quantized. Raises ModelError if nothing is."""
+    with torch.device("meta"):
+        model = Llama(config)
+    names: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            names |= dict.fromkeys(stored_parts(config, name, module.outputs), module.inputs)
+    if unused := quantization.unused_overrides(list(names)):
+        raise ModelError(f"the override {unused[0]} matches no module, like {next(iter(names))}")
+    schemes = {name: quantization.scheme_of(name, inputs) for name, inputs in names.items()}
+    found = {name: scheme for name, scheme in schemes.items() if scheme is not None}
+    if not found:
+        raise ModelError("no module is left to quantize: leave out overrides")
+    return found
+
+
+def _tensors(
+    checkpoint: Checkpoint,
+    schemes: dict[str, Scheme],
+    calibrated: Calibrated,
+    plan: Plan,
+    progress: Progress,
+) -> Iterator[tuple[str, Tensor]]:
+    read = 0
+    for name, tensor in checkpoint.tensors():
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and module in schemes:
+            if tensor.dtype not in FLOATS or tensor.dim() != 2:
+                raise ModelError(f"the tensor {name} is {tensor.dtype} {list(tensor.shape)}")
+            weight = calibrated.weights.pop(module, None) or quantize(tensor, schemes[module])
+            yield from packed_tensors(module, weight)
+        elif name in calibrated.norms:
+            yield name, calibrated.norms.pop(name).to(tensor.dtype)
+        else:
+            yield name, tensor.clone()
+        read += tensor.nbytes
+        if not plan.calibrates:
+            progress(read / max(1, checkpoint.total_bytes))

@@ -1,0 +1,82 @@
+"""What a change of the weights cost: perplexity and KL divergence on text, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.llama import Llama
+from .plain import logits
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with the ends of its 95 % interval, by resampling windows of text."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one model against the original, over `tokens` predicted tokens."""
+
+    tokens: int
+    perplexity: Estimate
+    perplexity_ratio: Estimate  # to the original's, on the same windows
+    divergence: Estimate  # mean KL(original || this), nats a token
+    same_choice: Estimate  # share of tokens whose likeliest successor is the same
+
+
+def compare(original: Llama, other: Llama, ids: Tensor) -> list[float]:
+    """Of one window: its predicted tokens, both mean losses, the divergence and same choices."""
+    truth = logits(original, ids)[:-1].log_softmax(-1)
+    own = truth if other is original else logits(other, ids)[:-1].log_softmax(-1)
+    losses = [-float(each.gather(1, ids[1:, None]).mean()) for each in (truth, own)]
+    divergence = float(torch.sum(truth.exp() * (truth - own), dim=-1).mean())
+    same = float((own.argmax(-1) == truth.argmax(-1)).float().mean())
+    return [len(ids) - 1, *losses, divergence, same]
+
+
+def summarize(windows: list[list[float]]) -> Cost:
+    """Of what `compare` said of windows of one length."""
+    rows = torch.tensor(windows, dtype=torch.float64)
+    return Cost(
+        tokens=int(rows[:, 0].sum()),
+        perplexity=_estimate(rows[:, 2], math.exp),
+        perplexity_ratio=_estimate(rows[:, 2] - rows[:, 1], math.exp),
+        divergence=_estimate(rows[:, 3], float),
+        same_choice=_estimate(rows[:, 4], float),
+    )
+
+
+def evaluate(
+    original: Llama,
+    other: Llama,
+    texts: list[Tensor],
+    progress: Callable[[float], None] = lambda _: None,
+) -> Cost:
+    """Over windows of token ids of one length."""
+    rows = []
+    for i, ids in enumerate(texts):
+        rows.append(compare(original, other, ids))
+        progress((i + 1) / len(texts))
+    return summarize(rows)
+
+
+def _estimate(values: Tensor, transform: Callable[[float], float]) -> Estimate:
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator)
+    means = values[picks].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Estimate(value=transform(float(values.mean())), low=transform(low), high=transform(high))

@@ -1,0 +1,62 @@
+"""A model outside an engine: whole texts through it, one after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..models.assembly import Assembly
+from ..models.checkpoint import Checkpoint
+from ..models.config import read_config, read_json
+from ..models.llama import Llama, rope_tables
+from .scheme import AS_STORED, Quantization
+from .stored import stored_format
+
+
+class SelfAttention:
+    """One sequence attends to nothing but itself; there is no cache."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The attention of query [T, H, D] to key and value [T, G, D], [T, H, D]."""
+        q, k, v = (x[None].transpose(1, 2) for x in (query, key, value))
+        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+
+def load_plain(
+    folder: Path,
+    quantization: Quantization = AS_STORED,
+    *,
+    dtype: torch.dtype = torch.float32,
+    prepack: bool = True,
+) -> Llama:
+    """The model, quantized weights put back to `dtype`. Raises ModelError."""
+    checkpoint = Checkpoint(folder)
+    assembly = Assembly(
+        read_config(folder),
+        dtype=dtype,
+        quantization=quantization,
+        stored=stored_format(read_json(folder / "config.json")),
+        names=checkpoint.names(),
+        kernel=None,
+        prepack=prepack,
+    )
+    for name, tensor in checkpoint.tensors():
+        assembly.take(name, tensor)
+    return assembly.finish()
+
+
+def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [tokens, 1, D] of the first positions."""
+    return rope_tables(model.config, tokens, model.norm.weight.dtype)
+
+
+@torch.inference_mode()
+def logits(model: Llama, ids: Tensor) -> Tensor:
+    """Teacher-forced, float32 [T, vocab] of ids [T]."""
+    cos, sin = rope(model, len(ids))
+    out: Tensor = model(ids, cos, sin, SelfAttention(), torch.arange(len(ids)))
+    return out
