@@ -115,9 +115,14 @@ class ClusterApi:
                 )
             )
 
-    async def delete_pod(self, worker: Worker) -> bool:
-        """Ends it gracefully; whether it was there. Another pod of the same name is left alone."""
-        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=worker.uid))
+    async def delete_pod(self, worker: Worker, grace: int | None) -> bool:
+        """Ends it; whether it was there. Another pod of the same name is left alone.
+
+        `grace` is in seconds; None: as its spec says.
+        """
+        options = client.V1DeleteOptions(
+            grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=worker.uid)
+        )
         with translated(f"deleting pod {worker.id}"), _gone_is_fine() as outcome:
             await answer(
                 self._pods.delete_namespaced_pod_without_preload_content(

@@ -26,6 +26,9 @@ from .pods import UNROUTED_AT, PodSettings, refused_host_path, worker_pod
 from .revisions import KnownRevision
 from .unseen import UnseenDeeds, UnseenObjects
 
+# Seconds that an idle worker gets to end. One whose Python is not up yet cannot hear SIGTERM: it is
+# its container's first process, so the kernel drops a signal that nobody handles.
+IDLE_GRACE = 10
 REFUSAL_STANDS = 20.0  # seconds until a pod that the API server refused is tried again
 
 log = structlog.get_logger()
@@ -192,7 +195,8 @@ class ClusterBody:
                 self._deeds.routed(worker.uid, None)
                 return "worker routed to again"
             case Stop(worker=worker) | Remove(worker=worker):
-                found = await self._api.delete_pod(worker)
+                in_a_hurry = isinstance(action, Stop) and action.is_idle
+                found = await self._api.delete_pod(worker, IDLE_GRACE if in_a_hurry else None)
                 self._deeds.stopped(worker.uid)
                 if not found:
                     return ""

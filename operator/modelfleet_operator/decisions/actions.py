@@ -60,6 +60,7 @@ class Stop:
 
     worker: Worker
     reason: str
+    is_idle: bool = False  # nothing runs on it, so nothing is lost if it does not end by itself
 
 
 @dataclass(frozen=True, slots=True)

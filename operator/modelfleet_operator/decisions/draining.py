@@ -9,7 +9,7 @@ from .observed import Observed, Signals, Worker, WorkerState
 SETTLE = 1.0  # seconds after which a worker's Stats are newer than its unrouting
 
 
-def may_stop_at_once(worker: Worker, signals: Signals, memory: Memory) -> bool:
+def is_idle(worker: Worker, signals: Signals, memory: Memory) -> bool:
     """Whether nothing can run on it, so that there is nothing to wait for."""
     never_served = worker.uid not in memory.was_ready and not signals.gateways
     return never_served or signals.is_idle(worker.id)

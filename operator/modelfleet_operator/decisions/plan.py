@@ -11,7 +11,7 @@ from .autoscale import Load, decide_replicas
 from .causes import STALLED_AFTER
 from .census import LOST_NODE_TIMEOUT, UNWELL_TIMEOUT, Census, retry_at, take_census
 from .conditions import make_status
-from .draining import may_stop_at_once, why_stop
+from .draining import is_idle, why_stop
 from .history import keep_history
 from .memory import Memory
 from .names import lowest_free, worker_name
@@ -86,18 +86,18 @@ def make_plan(
     records, forgotten = keep_history(seen, signals, memory)
     actions: list[Action] = [*records]
     actions += [Remove(w, f"it ended: {w.failure}") for w in census.dead]
-    actions += [Stop(worker, why) for worker, why in census.failing]
+    actions += [Stop(w, why, is_idle(w, signals, memory)) for w, why in census.failing]
     # Before another class gets a worker for it: only one of the two is ever waiting.
     actions += [Stop(worker, why) for worker, why in placement.moved]
     actions += [
-        Stop(w, why) if may_stop_at_once(w, signals, memory) else Unroute(w, why)
+        Stop(w, why, is_idle=True) if is_idle(w, signals, memory) else Unroute(w, why)
         for w, why in staffing.retired
     ]
     actions += [Reroute(worker, why) for worker, why in staffing.back]
     left = census.without([worker.uid for worker, _ in staffing.retired])
     left = left.with_back([worker for worker, _ in staffing.back], deployment.revision)
     actions += [
-        Stop(worker, why)
+        Stop(worker, why, is_idle(worker, signals, memory))
         for worker in left.leaving
         if (why := why_stop(worker, seen, signals, now, memory, left))
     ]

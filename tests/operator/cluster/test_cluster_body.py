@@ -189,6 +189,18 @@ async def test_stopping_a_pod_spares_its_namesake(api: ApiServer, kubernetes: Cl
     assert not api.pods()
 
 
+@pytest.mark.parametrize(("is_idle", "grace"), [(True, 10), (False, None)])
+async def test_only_an_idle_worker_is_given_less_time_than_its_pod_says(
+    api: ApiServer, kubernetes: ClusterApi, is_idle: bool, grace: int | None
+):
+    body, seen = await a_body(api, kubernetes)
+    await body.carry_out(create(seen), seen)
+    body, seen = await a_body(api, kubernetes)
+    await body.carry_out(Stop(seen.workers[0], "because", is_idle=is_idle), seen)
+    (delete,) = api.asked("DELETE", "pods")
+    assert json.loads(delete.body).get("gracePeriodSeconds") == grace
+
+
 async def test_what_was_done_is_seen_before_the_watch_shows_it(
     api: ApiServer, kubernetes: ClusterApi
 ):

@@ -64,6 +64,7 @@ def test_scaling_down_prefers_one_that_is_not_ready_and_stops_it_at_once():
     there = [worker(0), worker(1)]
     plan = plan_for(*there, signals=ready(there[0]), scaling=policy(mode="External", replicas=1))
     assert [(type(a), a.worker.name) for a in plan.actions] == [(Stop, "tiny-aaaa-1")]
+    assert plan.actions[0].is_idle, "it may be too young to hear that it should end"
 
 
 def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
