@@ -102,8 +102,11 @@ def test_a_limit_range_that_the_worker_exceeds(kube: Kube):
 def test_a_namespace_that_allows_no_such_pod(kube: Kube):
     label = "pod-security.kubernetes.io/enforce"
     kube("label", "namespace", kube.namespace, f"{label}=restricted", "--overwrite")
-    sidecar = template()  # it says nothing of its rights, so it would have too many
-    sidecar["spec"]["containers"].append({"name": "sidecar", "image": "localhost/no/such:image"})
+    sidecar = template()
+    rights = {"privileged": True, "allowPrivilegeEscalation": True}
+    sidecar["spec"]["containers"].append(
+        {"name": "sidecar", "image": "localhost/no/such:image", "securityContext": rights}
+    )
     kube.apply(model_deployment(podTemplate=sidecar))
     found = eventually(
         "it shows", lambda: says(kube, "model", "Ready", "PodSecurity", "False"), SHOWN
