@@ -263,6 +263,12 @@ def worker(context: typer.Context) -> None:
     _become("modelfleet_worker", context.args)
 
 
+@app.command(context_settings=_PASS_ON)
+def quantize(context: typer.Context) -> None:
+    """Write a checkpoint with weights of 4 or 8 bits."""
+    _become("modelfleet_worker.quantization", context.args)
+
+
 def _become(module: str, arguments: list[str]) -> NoReturn:
     """Replaces this process, so that signals and the exit code are the part's own."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606

@@ -57,7 +57,7 @@ def test_decisions_import_nothing_that_acts():
 
 
 def test_every_command_explains_itself():
-    for command in ("up", "status", "operator", "gateway", "worker"):
+    for command in ("up", "status", "operator", "gateway", "worker", "quantize"):
         done = modelfleet(command, "--help")
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()
@@ -66,6 +66,7 @@ def test_every_command_explains_itself():
 def test_gateway_and_worker_are_the_parts_own_command_lines():
     assert "--operator" in modelfleet("gateway", "--help").stdout
     assert "--worker-id" in modelfleet("worker", "--help").stdout
+    assert "--calibration" in modelfleet("quantize", "--help").stdout
 
 
 def test_says_its_version():
