@@ -410,6 +410,10 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "$/h", "Age"]
 
 
+def test_what_nobody_has_looked_at_yet_is_in_progress_to_kstatus():
+    assert SCHEMA["properties"]["status"]["default"] == {"observedGeneration": -1}
+
+
 def test_a_status_that_we_write_fits_the_schema_with_every_field():
     status = Status(
         observed_generation=3,
