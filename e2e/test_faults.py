@@ -103,9 +103,9 @@ def test_a_namespace_that_allows_no_such_pod(kube: Kube):
     label = "pod-security.kubernetes.io/enforce"
     kube("label", "namespace", kube.namespace, f"{label}=restricted", "--overwrite")
     sidecar = template()
-    rights = {"privileged": True, "allowPrivilegeEscalation": True}
+    ports = [{"containerPort": 8081, "hostPort": 18081}]
     sidecar["spec"]["containers"].append(
-        {"name": "sidecar", "image": "localhost/no/such:image", "securityContext": rights}
+        {"name": "sidecar", "image": "localhost/no/such:image", "ports": ports}
     )
     kube.apply(model_deployment(podTemplate=sidecar))
     found = eventually(
