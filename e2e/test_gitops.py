@@ -162,7 +162,7 @@ def test_argo_cd_syncs_a_commit_and_knows_its_health(
     argo.apply(application("fleet", repository, installation, kube.namespace))
     try:
         with Application(argo, "fleet") as fleet:
-            fleet.wait_for(first, "Healthy")
+            fleet.wait_for(first, "Healthy", 240)  # Argo CD reads the whole cluster first
             kill_worker(kube.workers("gitops")[0])  # the operator has much to write about it
             eventually("it is replaced", lambda: ready(kube) < 2)
             eventually("it is whole again", lambda: ready(kube) == 2)
