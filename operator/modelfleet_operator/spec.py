@@ -271,8 +271,8 @@ class Scaling(ApiModel):
     max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Workers at most in mode Auto; mode External ignores it. Default: minReplicas, at least 1."""
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Workers wanted in mode External, where the scale subresource writes. An HPA reads it before it
-    writes, so give it a first value. Default: minReplicas."""
+    """Workers wanted in mode External, where the scale subresource writes. An HPA reads it before
+    it writes, so give it a first value. Default: minReplicas."""
     target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] = 16
     """Requests, waiting in gateways and running on workers together, that one worker should have;
     mode Auto adds workers above it. Default: 16."""
