@@ -30,6 +30,7 @@ def earlier(installation: Installation, machine: Cluster) -> Iterator[tuple[Inst
     installation.install()
 
 
+@pytest.mark.timeout(900)  # six rollouts, on a machine that may be busy
 def test_an_upgrade_from_an_earlier_version_keeps_every_model_serving(
     earlier: tuple[Installation, Path], installation: Installation, gateway: str, kube: Kube
 ):
