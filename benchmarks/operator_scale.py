@@ -100,6 +100,7 @@ def operator(namespace: str, kubeconfig: Path, log: Path, profile: Path | None):
             ],
             stdout=output,
             stderr=output,
+            start_new_session=True,  # its own share of the processor
         )
         try:
             for _ in range(600):

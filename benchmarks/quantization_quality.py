@@ -16,6 +16,7 @@ import bz2
 import datetime
 import html
 import json
+import random
 import re
 import zipfile
 from collections.abc import Callable
@@ -27,10 +28,10 @@ import torch
 from modelfleet_worker.engine.host import usable_cores
 from modelfleet_worker.models.llama import Llama
 from modelfleet_worker.quantization.calibration import windows
-from modelfleet_worker.quantization.checkpoints import Method, Plan, quantize_checkpoint
-from modelfleet_worker.quantization.evaluation import compare, summarize
+from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantization.evaluation import compare, logprobs, summarize
 from modelfleet_worker.quantization.plain import load_plain
-from modelfleet_worker.quantization.scheme import Quantization, Weights
+from modelfleet_worker.quantization.scheme import Method, Quantization, Weights
 
 NEWS = "gensim/test/test_data/lee_background.cor"
 WIKIPEDIA = (
@@ -98,42 +99,49 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, default=Path("/tmp/quantization-quality"))
     arguments.add_argument("--samples", type=int, default=64, help="calibration, 512 tokens each")
     arguments.add_argument("--methods", nargs="*", help="parts of names; default: all")
+    arguments.add_argument("--table", action="store_true", help="only print what is there")
     options = arguments.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    path = options.work / "windows.jsonl"
+    if not options.table:
+        measure(options, path)
+    rows = [json.loads(line) for line in path.open()]
+    print(
+        f"{datetime.date.today()}, torch {version('torch')}, computed in bfloat16; text: news and"
+        f" Wikipedia of gensim 4.4.0, {sum(row[ORIGINAL][0] for row in rows)} tokens; calibration:"
+        f" the Python reference, {options.samples} x 512 tokens. 95 % intervals by resampling"
+        " windows of 512 tokens.\n\n"
+        "| weights | perplexity | of the original's | KL, nats a token | same choice |\n"
+        "|---|---|---|---|---|"
+    )
+    for name in rows[0]:
+        cost = summarize([row[name] for row in rows])
+        print(
+            f"| {name} | {cost.perplexity} | {cost.perplexity_ratio} | {cost.divergence}"
+            f" | {cost.same_choice} |"
+        )
+
+
+def measure(options: argparse.Namespace, path: Path) -> None:
+    """A line for each window of text, with all models' figures."""
     torch.set_num_threads(usable_cores())
     texts = windows(options.folder, corpus(options.wheel))
     texts = texts[:: max(1, len(texts) // (TOKENS // 511 + 1))]
+    random.Random(0).shuffle(texts)  # cut short, it is still of both kinds
+    found = {
+        name: load()
+        for name, load in models(options.folder, options.work, options.samples).items()
+        if not options.methods or any(part in name for part in options.methods)
+    }
     original = load_plain(options.folder, dtype=torch.bfloat16)
-    rows: dict[str, list[list[float]]] = {}
-    for name, load in models(options.folder, options.work, options.samples).items():
-        if options.methods and not any(part in name for part in options.methods):
-            continue
-        path = options.work / f"{re.sub('[^a-z0-9]+', '-', name)}.jsonl"
-        done = [json.loads(line) for line in path.open()] if path.exists() else []
-        model = load()
-        with path.open("a") as log:
-            for ids in texts[len(done) :]:
-                done.append(compare(original, model, ids))
-                log.write(f"{json.dumps(done[-1])}\n")
-                log.flush()
-        rows[name] = done
-        print(row(name, summarize(done)), flush=True)
-    print(
-        f"\n{datetime.date.today()}, torch {version('torch')}, computed in bfloat16; text: news and"
-        f" Wikipedia of gensim 4.4.0; calibration: the Python reference, {options.samples} x 512"
-        " tokens. 95 % intervals by resampling windows of 512 tokens.\n"
-    )
-    print("| weights | tokens | perplexity | ratio to the original's | KL, nats a token | same |")
-    print("|---|---|---|---|---|---|")
-    for name, values in rows.items():
-        print(row(name, summarize(values)))
-
-
-def row(name: str, cost) -> str:
-    return (
-        f"| {name} | {cost.tokens} | {cost.perplexity} | {cost.perplexity_ratio}"
-        f" | {cost.divergence} | {cost.same_choice} |"
-    )
+    done = len(path.read_text().splitlines()) if path.exists() else 0
+    with path.open("a") as log:
+        for ids in texts[done:]:
+            truth = logprobs(original, ids)
+            row = {ORIGINAL: compare(truth, truth, ids)}
+            row |= {n: compare(truth, logprobs(model, ids), ids) for n, model in found.items()}
+            log.write(f"{json.dumps(row)}\n")
+            log.flush()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def deployment(number: int, replicas: int) -> dict[str, Any]:
         "metadata": {"name": f"model-{number}"},
         "spec": {
             "model": {"source": "hf://benchmark/model"},
-            "scaling": {"minReplicas": replicas, "maxReplicas": replicas + 1},
+            "scaling": {"minReplicas": replicas},  # and so many at most: edits move both
             "placement": {"accelerators": [CLASS]},
         },
     }
@@ -232,6 +232,7 @@ def fake_nodes(kwok: Path, kubeconfig: Path, log: Path):
             ],
             stdout=output,
             stderr=output,
+            start_new_session=True,  # its own share of the processor, as on nodes
         )
         try:
             yield

@@ -22,6 +22,7 @@ from ..reconciler import Reconcilers
 from .api import ClusterApi
 from .body import ClusterBody
 from .connection import Client, load_configuration
+from .garbage import collect_rarely
 from .handlers import REGISTRY
 from .lease import Elector, Fence, raise_lost
 from .memo import OperatorMemo
@@ -111,7 +112,7 @@ async def operate(
                 sweeper = Sweeper(api_client, options.namespaces, body.cached, memo.lost)
                 memo.listed_anew = sweeper.ask
                 work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
-                await _first_of(stop.wait(), watching, work)
+                await _first_of(stop.wait(), watching, work, collect_rarely())
         finally:
             # Last, because kopf ends by cancelling every task that is younger than itself.
             kopf_stop.set()
