@@ -86,7 +86,12 @@ async def operate(
             wake_all=lambda: reconcilers.wake_all(),  # noqa: PLW0108
         )
         reconcilers = Reconcilers(body, fleet, time.time, metrics=metrics)
-        memo = OperatorMemo(body=body, reconcilers=reconcilers, kubeconfig=options.kubeconfig)
+        memo = OperatorMemo(
+            body=body,
+            reconcilers=reconcilers,
+            kubeconfig=options.kubeconfig,
+            scoped=bool(options.namespaces),
+        )
         is_warm = asyncio.Event()
         await stack.enter_async_context(
             probes(options.metrics_listen, metrics.registry, is_warm.is_set)

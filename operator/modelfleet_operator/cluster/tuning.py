@@ -12,8 +12,13 @@ import kopf
 from .pods import DEPLOYMENT
 
 
-def tune(settings: kopf.OperatorSettings) -> None:
-    """Our own events are posted where things happen; kopf adds none, and waits for no peer."""
+def tune(settings: kopf.OperatorSettings, *, scoped: bool) -> None:
+    """Our own events are posted where things happen; kopf adds none, and waits for no peer.
+
+    `scoped`: the operator looks after some namespaces only. Then it may list neither namespaces nor
+    CRDs, which kopf would ask for again and again before it watches anything.
+    """
+    settings.scanning.disabled = scoped
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
