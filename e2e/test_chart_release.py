@@ -69,7 +69,9 @@ def test_the_api_server_takes_all_that_the_chart_can_render(
         each["kind"] for each in ours
     }
     stdin = yaml.safe_dump_all(ours)
-    installation.kube("apply", "--dry-run=server", "-f", "-", stdin=stdin)
+    installation.kube.within(installation.namespace)(
+        "apply", "--dry-run=server", "-f", "-", stdin=stdin
+    )
 
 
 def test_one_namespace_is_all_it_looks_at(

@@ -102,15 +102,11 @@ def test_nothing_asks_for_every_right(tmp_path: Path):
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
-def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes_and_crds(tmp_path: Path):
-    rendered = objects(
-        {"scope": {"namespaces": ["a", "b"]}, "rbac": {"aggregate": False}}, tmp_path
-    )
+def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes(tmp_path: Path):
+    values = {"scope": {"namespaces": ["a", "b"]}, "rbac": {"aggregate": False}}
+    rendered = objects(values, tmp_path)
     (cluster,) = [each for each in rendered if each["kind"] == "ClusterRole"]
-    assert [rule["resources"] for rule in cluster["rules"]] == [
-        ["acceleratorclasses"],
-        ["customresourcedefinitions"],
-    ]
+    assert [rule["resources"] for rule in cluster["rules"]] == [["acceleratorclasses"]]
     verbs = {verb for rule in cluster["rules"] for verb in rule["verbs"]}
     assert verbs == {"list", "watch"}
     roles = {each["metadata"]["namespace"] for each in rendered if each["kind"] == "Role"}
