@@ -44,7 +44,8 @@ def load(folder: Path, *, dtype: str = "Float32", **quantization: Any) -> Loaded
         folder,
         dtype=dtype,
         quantization=asked(**quantization),
-        max_sequences=4,
+        kv_cache_bytes=64 << 20,
+        max_sequences=8,
         max_batch_tokens=64,
         progress=lambda *_: None,
     )

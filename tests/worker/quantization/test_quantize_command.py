@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from modelfleet_worker.errors import ModelError, UsageError
 from modelfleet_worker.quantization.calibration import calibrate, default_text
-from modelfleet_worker.quantization.checkpoints import Method, Plan, quantize_checkpoint
+from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
 from modelfleet_worker.quantization.evaluation import evaluate
 from modelfleet_worker.quantization.plain import load_plain
-from modelfleet_worker.quantization.scheme import Override
+from modelfleet_worker.quantization.scheme import Method, Override
 from quantized_models import load, logits, tiny
 
 IDS = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,10 @@ from ..models.linear import Linear
 from ..models.llama import Llama
 from .calibration import Calibrated, Progress, calibrate, default_text, windows
 from .plain import load_plain
-from .scheme import HEAD, Override, Quantization, Scheme, Weights
+from .scheme import HEAD, Method, Override, Quantization, Scheme, Weights
 from .stored import stored_format
 from .weights import quantize
 from .writing import packed_tensors, quantization_config, write_checkpoint
-
-
-class Method(enum.StrEnum):
-    """How weights are rounded."""
-
-    INT8 = "int8"  # to nearest, one scale an output
-    INT4 = "int4"  # to nearest, a scale for each group
-    AWQ = "awq"  # int4, inputs scaled by calibration
-    GPTQ = "gptq"  # int4, errors made up for by calibration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

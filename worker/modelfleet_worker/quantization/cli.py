@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,12 +16,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typer.exceptions import TyperException
 
 from ..errors import UsageError, WorkerError
-from .calibration import Progress as Report
-from .calibration import windows
-from .checkpoints import Method, Plan, quantize_checkpoint
-from .evaluation import Cost, evaluate
-from .plain import load_plain
-from .scheme import Override
+from .scheme import Method, Override
+
+if TYPE_CHECKING:
+    from .calibration import Progress as Report
+    from .evaluation import Cost
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 REPORT = "quantization_report.json"
@@ -61,6 +60,12 @@ def quantize(
     ] = None,
 ) -> int:
     """Write a checkpoint with quantized weights (compressed-tensors, pack-quantized)."""
+    # Here: what imports torch takes seconds, and --help needs none of it.
+    from .calibration import windows
+    from .checkpoints import Plan, quantize_checkpoint
+    from .evaluation import evaluate
+    from .plain import load_plain
+
     plan = Plan(
         method=method,
         group_size=group_size,

@@ -38,10 +38,16 @@ class Cost:
     same_choice: Estimate  # share of tokens whose likeliest successor is the same
 
 
-def compare(original: Llama, other: Llama, ids: Tensor) -> list[float]:
-    """Of one window: its predicted tokens, both mean losses, the divergence and same choices."""
-    truth = logits(original, ids)[:-1].log_softmax(-1)
-    own = truth if other is original else logits(other, ids)[:-1].log_softmax(-1)
+def logprobs(model: Llama, ids: Tensor) -> Tensor:
+    """Of all tokens after each of ids [T] but the last, [T - 1, vocab]."""
+    return logits(model, ids)[:-1].log_softmax(-1)
+
+
+def compare(truth: Tensor, own: Tensor, ids: Tensor) -> list[float]:
+    """Of one window: its predicted tokens, both mean losses, the divergence and same choices.
+
+    `truth` and `own` are the original's and the other model's `logprobs` of ids [T].
+    """
     losses = [-float(each.gather(1, ids[1:, None]).mean()) for each in (truth, own)]
     divergence = float(torch.sum(truth.exp() * (truth - own), dim=-1).mean())
     same = float((own.argmax(-1) == truth.argmax(-1)).float().mean())
@@ -69,7 +75,7 @@ def evaluate(
     """Over windows of token ids of one length."""
     rows = []
     for i, ids in enumerate(texts):
-        rows.append(compare(original, other, ids))
+        rows.append(compare(logprobs(original, ids), logprobs(other, ids), ids))
         progress((i + 1) / len(texts))
     return summarize(rows)
 

@@ -20,6 +20,15 @@ class Weights(enum.StrEnum):
     INT4 = "int4"  # a scale and a zero point for each group of inputs
 
 
+class Method(enum.StrEnum):
+    """How `modelfleet quantize` rounds weights."""
+
+    INT8 = "int8"  # to nearest, one scale an output
+    INT4 = "int4"  # to nearest, a scale for each group
+    AWQ = "awq"  # int4, inputs scaled by calibration
+    GPTQ = "gptq"  # int4, errors made up for by calibration
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """The grid that weights are rounded to: `group` inputs of one output share a scale."""
