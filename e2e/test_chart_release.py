@@ -82,7 +82,7 @@ def test_one_namespace_is_all_it_looks_at(
         for namespace in (kube, other_namespace):
             namespace.apply(model_deployment("scoped"))
         kube.wait("Ready", "modeldeployment/scoped")
-        assert other_namespace.model("scoped").get("status") is None
+        assert "conditions" not in other_namespace.model("scoped").get("status", {})
         operator = f"system:serviceaccount:{installation.namespace}:{installation.release}-operator"
         for namespace, answer in ((kube, "yes"), (other_namespace, "no")):
             asked = namespace.run("auth", "can-i", "create", "pods", "--as", operator)
