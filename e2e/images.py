@@ -43,7 +43,7 @@ GENERATED = re.compile(r"(^|/)__pycache__/|_pb2")
 # A Debian that is small and holds the Python that both images need; pip comes with venv.
 PACKAGES = "python3,python3-venv,ca-certificates"
 SUITE = "bookworm"
-NEVER_READ = ("var/cache/apt/archives", "var/lib/apt/lists")
+NEVER_READ: tuple[str, ...] = ("var/cache/apt/archives", "var/lib/apt/lists")
 NEVER_READ += ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
 
 
