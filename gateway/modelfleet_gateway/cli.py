@@ -34,6 +34,15 @@ def gateway(
     address_file: Annotated[
         Path | None, typer.Option(help="Gets the actual HOST:PORT once it listens.")
     ] = None,
+    linger: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="MODELFLEET_GATEWAY_LINGER",
+            help="Seconds after SIGTERM in which it still takes requests, telling each client to "
+            "connect anew: for use behind a load balancer.",
+        ),
+    ] = 0.0,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that running requests may take after SIGTERM.")
     ] = 30.0,
@@ -63,6 +72,7 @@ def gateway(
                 listen=listen,
                 gateway_id=gateway_id,
                 address_file=address_file,
+                linger=linger,
                 drain_timeout=drain_timeout,
                 max_body_bytes=max_body_bytes,
             ),

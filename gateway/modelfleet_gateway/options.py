@@ -19,7 +19,8 @@ class Options:
     listen: str = "127.0.0.1:8080"  # HOST:PORT; port 0 picks one
     gateway_id: str = "gateway"
     address_file: Path | None = None  # gets the actual HOST:PORT once requests are accepted
-    drain_timeout: float = 30.0  # seconds that running requests may take after SIGTERM
+    linger: float = 0.0  # seconds after SIGTERM in which requests are still taken
+    drain_timeout: float = 30.0  # seconds that running requests may take after that
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
 
 

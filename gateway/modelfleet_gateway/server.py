@@ -19,6 +19,7 @@ from .errors import StartupError
 from .fleet import OperatorLink
 from .metrics import Metrics
 from .options import Options, split_address
+from .parting import Parting
 from .tasks import TaskBag, supervise
 
 KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
@@ -72,7 +73,7 @@ class Gateway:
         self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
         self._server = HttpServer(
             uvicorn.Config(
-                self.app.starlette,
+                Parting(self.app.starlette, lambda: self.app.draining),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -97,15 +98,19 @@ class Gateway:
             await self.dispatcher.close()
 
     def drain(self) -> None:
-        """Takes nothing new and finishes what runs; whatever is left at the end gets an error.
+        """Lingers, takes nothing new and finishes what runs; what is left at the end gets an error.
 
         A second call ends what runs at once.
         """
         if self.app.draining:
+            self._server.should_exit = True
             self._end()
             return
-        log.info("draining", timeout=self._options.drain_timeout)
+        log.info("draining", linger=self._options.linger, timeout=self._options.drain_timeout)
         self.app.draining = True
+        asyncio.get_running_loop().call_later(self._options.linger, self._close)
+
+    def _close(self) -> None:
         self._server.should_exit = True
         asyncio.get_running_loop().call_later(self._options.drain_timeout, self._end)
 

@@ -95,6 +95,28 @@ async def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
         assert await asyncio.wait_for(gateway.process.wait(), 5) == 0
 
 
+async def test_a_gateway_that_lingers_answers_and_lets_each_client_go(tmp_path):
+    worker = ScriptedWorker(tokens=2)
+    async with (
+        operator_of(worker) as operator,
+        gateway_process(operator, tmp_path, "--linger", "1") as gateway,
+        httpx.AsyncClient(base_url=gateway.url) as client,  # one connection, kept alive
+    ):
+        assert "connection" not in (await client.get("/v1/models")).headers
+        gateway.process.send_signal(signal.SIGTERM)
+
+        async def told_to_go() -> bool:
+            answer = await client.get("/v1/models")
+            assert answer.status_code == 200
+            return answer.headers.get("connection") == "close"
+
+        while not await told_to_go():
+            pass
+        assert (await client.get("/v1/models")).status_code == 200, "a new connection is taken"
+        assert (await client.get("/readyz")).status_code == 503
+        assert await asyncio.wait_for(gateway.process.wait(), 5) == 0
+
+
 async def test_the_drain_timeout_ends_what_still_runs_with_an_error(tmp_path):
     worker = ScriptedWorker(tokens=100_000, pace=0.01)
     async with (
