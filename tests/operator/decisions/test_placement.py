@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Action, Create, Stop
@@ -314,6 +314,15 @@ EVENTS = st.lists(
 
 @settings(max_examples=20, deadline=None)
 @given(events=EVENTS)
+@example(
+    events=[
+        ("room", "h100", 2),
+        ("replicas", "", 3),
+        ("run", "", 75),
+        ("replicas", "", 0),
+        ("run", "", 5),
+    ]
+)
 def test_whatever_happens_nothing_waits_twice_and_it_settles_where_room_is(events):
     fleet = cluster(h100=1, a10=1)
     fleet.run(5, step=1)
@@ -330,8 +339,9 @@ def test_whatever_happens_nothing_waits_twice_and_it_settles_where_room_is(event
                 fleet.classes.pop(name, None)
             case "run":
                 for _ in range(count // 5):
+                    before = len(fleet.alive())
                     fleet.run(5, step=5)
-                    check(fleet)
+                    check(fleet, before)
     fleet.classes = {name: Accelerator(generation=1) for name in ("h100", "a10")}
     fleet.room = {"h100": 9, "a10": 9}
     fleet.run(700, step=5)
@@ -339,8 +349,9 @@ def test_whatever_happens_nothing_waits_twice_and_it_settles_where_room_is(event
     assert fleet.status.ready_replicas == wanted
 
 
-def check(fleet: Cluster) -> None:
-    assert len(fleet.alive()) <= fleet.deployment.scaling.max_replicas + 1
+def check(fleet: Cluster, before: int) -> None:
+    # Workers beyond a maximum that has just been lowered take a moment to drain.
+    assert len(fleet.alive()) <= max(before, fleet.deployment.scaling.max_replicas + 1)
     assert set(fleet.memory.shortages) <= set(fleet.deployment.accelerators)
     for _, action in fleet.actions:
         if isinstance(action, Create):
