@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.cluster import Cluster
-from installation import NAMESPACE
+from installation import Installation
 from kube import Kube, Object, eventually
 from operators import holder, operators, waiting_deployment
 
@@ -18,9 +18,9 @@ PAUSE = 60.0  # seconds for which a leader is stopped
 
 
 @pytest.fixture
-def kube(administrator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
+def kube(administrator: Kube, installation: Installation) -> Iterator[Kube]:
     """A namespace for which the test's own operators act, and the chart's do not."""
-    system = administrator.within(NAMESPACE)
+    system = administrator.within(installation.namespace)
     installed = [d["metadata"]["name"] for d in system.items("deployments", COMPONENT)]
     for name in installed:
         system("scale", "deployment", name, "--replicas=0")
@@ -32,6 +32,7 @@ def kube(administrator: Kube, request: pytest.FixtureRequest) -> Iterator[Kube]:
     administrator("delete", "namespace", name, "--wait=false")
     for name in installed:
         system("scale", "deployment", name, "--replicas=2")
+        system("rollout", "status", "deployment", name, "--timeout=60s", timeout=70)
 
 
 COMPONENT = "app.kubernetes.io/component=operator"
