@@ -52,9 +52,9 @@ def installation(administrator: Kube, request: pytest.FixtureRequest) -> Install
     return installation
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def gateway(installation: Installation) -> str:
-    """http://HOST:PORT of the gateway, as this machine reaches it."""
+    """http://HOST:PORT of the gateway; another one when it was installed anew."""
     return installation.endpoint()
 
 
