@@ -15,7 +15,7 @@ from installation import Installation
 from kube import Kube, eventually, model_deployment
 from traffic import Traffic
 
-EARLIER = "586d13b549d34e9f5a83a3df4831ee462905a7dd"  # v0.1.0-alpha.1; clones may lack the tag
+EARLIER = "17e8af871bbffbbf02e9901839dc4f08b37dacf4"  # v0.1.0-alpha.1; clones may lack the tag
 
 
 @pytest.fixture(scope="module")
