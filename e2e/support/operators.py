@@ -33,7 +33,7 @@ class HostOperator:
 
     @classmethod
     def start(cls, kube: Kube) -> HostOperator:
-        """Returns when it is ready to lead."""
+        """Begins; see `is_ready`."""
         fleet, probes = (f"127.0.0.1:{_free_port()}" for _ in range(2))
         descriptor, log = tempfile.mkstemp(prefix="modelfleet-operator-", suffix=".log")
         with os.fdopen(descriptor, "wb") as output:
@@ -48,13 +48,11 @@ class HostOperator:
                 stdout=output,
                 stderr=output,
             )
-        operator = cls(kube, process, fleet, probes, Path(log))
-        eventually("the operator is ready", operator.is_ready, 60)
-        return operator
+        return cls(kube, process, fleet, probes, Path(log))
 
     def is_ready(self) -> bool:
         """It has seen the cluster: it leads, or it could."""
-        assert self.process.poll() is None, f"it ended: {self.said()[-2000:]}"
+        self._is_alive()
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://{self.probes}/readyz", timeout=1)
             return True
@@ -62,7 +60,11 @@ class HostOperator:
 
     def leads(self) -> bool:
         """By the Lease."""
+        self._is_alive()
         return holder(self.kube).endswith(f"@{self.fleet}")
+
+    def _is_alive(self) -> None:
+        assert self.process.poll() is None, f"it ended: {self.said()[-2000:]}"
 
     def send(self, number: signal.Signals) -> None:
         """A signal."""
@@ -84,6 +86,7 @@ def operators(kube: Kube, count: int) -> Iterator[list[HostOperator]]:
     try:
         for _ in range(count):
             started.append(HostOperator.start(kube))
+            eventually("the operator is ready", started[-1].is_ready, 60)
             eventually("the first one leads", started[0].leads, 30)
         yield started
     finally:
