@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from background import Background
 from cluster.argocd import NAMESPACE, start_argocd, stop_argocd
 from cluster.cluster import Cluster
 from helm import CHART
@@ -50,22 +50,13 @@ class Repository:
         return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()
 
 
-class Application:
+class Application(Background):
     """An Application, and every state that it was seen in."""
 
     def __init__(self, argo: Kube, name: str) -> None:
+        super().__init__()
         self._argo, self._name = argo, name
         self.seen: list[tuple[str, str, str]] = []  # commit, sync status, health
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="application")
-
-    def __enter__(self) -> Application:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def state(self) -> tuple[str, str, str]:
         status = self._argo.get("application", self._name).get("status", {})
@@ -90,8 +81,8 @@ class Application:
         """Whether that commit was what the cluster held, look by look."""
         return [sync for c, sync, _ in self.seen if c == commit]
 
-    def _watch(self) -> None:
-        while not self._stop.wait(0.3):
+    def work(self) -> None:
+        while not self.ending.wait(0.3):
             state = self.state()
             if not self.seen or self.seen[-1] != state:
                 self.seen.append(state)

@@ -13,7 +13,6 @@ from .layout import FAKE_POD_NETWORK, KUBECONFIG
 
 PART = "kwok"
 FAKE = "kwok.x-k8s.io/node"  # the annotation that kwok looks for; our label and our taint, too
-TOLERATION = {"key": FAKE, "operator": "Equal", "value": "fake", "effect": "NoSchedule"}
 STAGES = ("node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-delete")
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import openai
+
+from background import Background
 
 _REFUSALS = (429, 503)
 
@@ -32,7 +31,7 @@ class Account:
         return [question for question, texts in self.texts.items() if len(texts) > 1]
 
 
-class Traffic:
+class Traffic(Background):
     """Clients that ask one model without pause, half of them streaming, until the block ends."""
 
     def __init__(
@@ -47,25 +46,11 @@ class Traffic:
         timeout: float = 300,
     ) -> None:
         """`endpoint` is the gateway's http://HOST:PORT; `timeout` in seconds, of one request."""
+        super().__init__()
         self.account = Account()
         self._endpoint, self._model, self._clients = endpoint, model, clients
         self._tokens, self._questions, self._timeout = tokens, questions, timeout
         self._extra = {"ignore_eos": True} if ignore_eos else {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def wait_for_answers(self, count: int, within: float = 120) -> None:
         """Returns when so many more requests were answered."""
@@ -83,6 +68,10 @@ class Traffic:
         assert not account.garbled, {q: account.texts[q] for q in account.garbled}
         assert account.answered, "no request was answered, so nothing was tested"
 
+    def work(self) -> None:
+        """Asks until the block ends."""
+        asyncio.run(self._run())
+
     async def _run(self) -> None:
         async with openai.AsyncOpenAI(
             base_url=f"{self._endpoint}/v1",
@@ -94,7 +83,7 @@ class Traffic:
 
     async def _ask(self, client: openai.AsyncOpenAI, number: int) -> None:
         for turn in itertools.count(number):
-            if self._stop.is_set():
+            if self.ending.is_set():
                 return
             question = f"Question {turn % self._questions}: what is new?"
             started = time.monotonic()

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
+from background import Background
 from kube import Kube, Object
 
 PATIENCE = 10.0  # seconds that status may take to follow; the kubelet reports a pod's end late
 
 
-class Truth:
+class Truth(Background):
     """Polls a ModelDeployment and its pods until the block ends."""
 
     def __init__(self, kube: Kube, name: str) -> None:
+        super().__init__()
         self._kube, self._name = kube, name
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="truth")
         self._since: dict[str, float] = {}  # lie -> since when, monotonic
         self.looks = 0
         self.lies: dict[str, float] = {}  # lie -> how long it lasted, seconds
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def check(self) -> None:
         """No difference lasted longer than the watches need."""
@@ -42,8 +26,8 @@ class Truth:
         told = {lie: seconds for lie, seconds in self.lies.items() if seconds > PATIENCE}
         assert not told, told
 
-    def _watch(self) -> None:
-        while not self._stop.wait(1.0):
+    def work(self) -> None:
+        while not self.ending.wait(1.0):
             model = self._kube.find("modeldeployment", self._name)
             if model is None or "status" not in model:
                 continue
