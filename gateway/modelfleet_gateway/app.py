@@ -57,7 +57,8 @@ class App:
         return JSONResponse(models, headers={"x-request-id": request_id(request)})
 
     async def _model(self, request: Request) -> Response:
-        card = model_card(self._dispatcher.view_in_force(), request.path_params["name"])
+        name = request.path_params["name"]
+        card = model_card(name, await self._dispatcher.find(name))
         return JSONResponse(card, headers={"x-request-id": request_id(request)})
 
     async def _healthz(self, _: Request) -> Response:

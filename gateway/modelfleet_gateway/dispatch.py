@@ -18,6 +18,8 @@ from .tasks import TaskBag, supervise
 from .view import Route, View, is_outdated, not_ready
 from .workers import Lease, Worker
 
+OPERATOR_PATIENCE = 10.0  # seconds that a request for an unknown model waits for the operator
+
 log = structlog.get_logger()
 
 
@@ -191,6 +193,7 @@ class Dispatcher:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.view: View | None = None
+        self.is_current = asyncio.Event()  # the operator would tell us if the view changed
         self.desks: dict[str, Desk] = {}
         self.urgent = asyncio.Event()  # the operator should hear at once what changed
         self._tasks = TaskBag()
@@ -218,9 +221,27 @@ class Dispatcher:
             )
         return self.view
 
-    def desk(self, name: str) -> Desk:
-        """The desk of the model that answers to this name."""
-        return self.desks[self.view_in_force().resolve(name).model]
+    async def find(self, name: str) -> Route:
+        """The route of the model that answers to this name.
+
+        Without an operator the view may be old and the model new: it is waited for.
+        UnknownModelError if there is none for sure, NotReadyError if nobody could say.
+        """
+        try:
+            return self.view_in_force().resolve(name)
+        except UnknownModelError:
+            if self.is_current.is_set():
+                raise
+        try:
+            async with asyncio.timeout(OPERATOR_PATIENCE):
+                await self.is_current.wait()
+        except TimeoutError:
+            raise NotReadyError(
+                f"The model {name!r} is not known here, and the operator, which might know it, is "
+                "away. Try again later.",
+                retry_after=OPERATOR_PATIENCE,
+            ) from None
+        return self.view_in_force().resolve(name)
 
     async def close(self) -> None:
         """Closes every channel."""
@@ -233,6 +254,7 @@ class Dispatcher:
             if desk is not None:
                 self._sync_workers(desk, Route(model=model))
                 desk.close()
+                self._metrics.forget(model)
             return
         if model not in self.desks:
             self.desks[model] = Desk(route, self._metrics.model(model), self.urgent)

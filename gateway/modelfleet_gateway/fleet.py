@@ -20,7 +20,7 @@ from .view import changed_view, parse_view
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
 URGENT_PAUSE: Final = 0.02  # seconds between signals at least
 FIRST_PAUSE: Final = 0.1  # seconds of the back-off, doubled up to the longest
-LONGEST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ class OperatorLink:
         self._dispatcher = dispatcher
         self._heard = False  # whether the operator of this session has sent anything
         self._follows = False  # whether its view was put in force: changes are to that one
+        self._told = ("", "")  # what the log said last: nobody reads it again every two seconds
 
     async def run(self) -> None:
         """Connects, follows redirects, comes back after a loss, for ever."""
@@ -46,13 +47,16 @@ class OperatorLink:
                 reason = f"redirected to {leader}" if leader else "the operator ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            self._dispatcher.is_current.clear()
             if self._heard and not leader:
                 pause = FIRST_PAUSE
-            log.warning(
-                "not connected to the operator; the last view stays in force",
-                operator=address,
-                reason=reason,
-            )
+            if self._heard or self._told != (address, reason):
+                log.warning(
+                    "not connected to the operator; the last view stays in force",
+                    operator=address,
+                    reason=reason,
+                )
+            self._told = address, reason
             address = leader or self._address
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -79,6 +83,8 @@ class OperatorLink:
             log.info("connected to the operator", operator=address, term=view.term)
         self._heard = True
         self._follows = self._dispatcher.apply(view)
+        if self._follows:
+            self._dispatcher.is_current.set()
         reporter.takes_partial = message.takes_partial
 
     def _take_change(self, message: fleet_pb2.ViewChange) -> None:

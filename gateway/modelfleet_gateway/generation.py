@@ -87,7 +87,8 @@ class GenerationEndpoint:
     async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed."""
         fields = parse(self._kind, body)
-        desk = self._dispatcher.desk(fields.model)
+        route = await self._dispatcher.find(fields.model)
+        desk = self._dispatcher.desks[route.model]
         exchange.begin(desk)
         created = time.time()
         requests = fields.worker_requests(

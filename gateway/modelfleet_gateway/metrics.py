@@ -17,6 +17,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._meters: dict[str, ModelMeter] = {}
+        self._shown: set[str] = set()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(
@@ -52,13 +53,28 @@ class Metrics:
 
     def answered(self, model: str, code: int) -> None:
         """A request ended with this HTTP status; `model` is empty when it named none that is."""
-        self.requests.labels(model, str(code)).inc()
+        if not model or model in self._shown:
+            self.requests.labels(model, str(code)).inc()
 
     def model(self, name: str) -> ModelMeter:
-        """The meter of one model; the same one for as long as the gateway lives."""
-        if name not in self._meters:
-            self._meters[name] = ModelMeter(self, name)
-        return self._meters[name]
+        """The meter of a model that there is; the same one when it comes back."""
+        self._shown.add(name)
+        meter = self._meters.get(name)
+        if meter is None:
+            meter = self._meters[name] = ModelMeter(self, name)
+        else:
+            meter.show(self)
+        return meter
+
+    def forget(self, name: str) -> None:
+        """The model is gone, and so are its series. What it counted stays, should it come back."""
+        self._shown.discard(name)
+        for metric in (
+            self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
+            self.lost, self.queue_depth, self.in_flight, self.ready_workers, self.queue_wait,
+            self.ttft, self.tpot,
+        ):  # fmt: skip
+            metric.remove_by_labels({"model": name})
 
 
 class ModelMeter:
@@ -66,6 +82,17 @@ class ModelMeter:
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._model = model
+        self.show(metrics)
+        self.requests = 0
+        self.refusals = 0
+        self.resumed = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.last_request = 0.0  # seconds since the epoch; 0: none yet
+
+    def show(self, metrics: Metrics) -> None:
+        """Its series begin (again)."""
+        model = self._model
         self._refusals = metrics.refusals
         self._resumed = metrics.resumed.labels(model)
         self._lost = metrics.lost.labels(model)
@@ -77,12 +104,6 @@ class ModelMeter:
         self.queue_wait = metrics.queue_wait.labels(model)
         self.ttft = metrics.ttft.labels(model)
         self.tpot = metrics.tpot.labels(model)
-        self.requests = 0
-        self.refusals = 0
-        self.resumed = 0
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.last_request = 0.0  # seconds since the epoch; 0: none yet
 
     def arrived(self) -> None:
         """A request came."""

@@ -5,7 +5,14 @@ import json
 
 import openai
 import pytest
-from gateway_doubles import MODEL, ScriptedWorker, expected_text, running_fleet
+from gateway_doubles import (
+    MODEL,
+    ScriptedWorker,
+    eventually,
+    expected_text,
+    route,
+    running_fleet,
+)
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -240,6 +247,24 @@ async def test_metrics_tell_what_happened():
     assert f'modelfleet_gateway_time_to_first_token_seconds_count{{model="{MODEL}"}} 2.0' in text
     assert f'modelfleet_gateway_ready_workers{{model="{MODEL}"}} 1.0' in text
     assert f'modelfleet_gateway_in_flight{{model="{MODEL}"}} 0.0' in text
+
+
+async def test_the_series_of_a_model_go_with_it_and_its_counts_come_back():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        await fleet.client.completions.create(model="tiny", prompt="p")
+        fleet.push()
+        await eventually(lambda: not fleet.gateway.dispatcher.desks)
+        assert MODEL not in (await fleet.http.get("/metrics")).text
+        fleet.push(route(worker))
+        await fleet.ready(1)
+        await fleet.client.completions.create(model="tiny", prompt="p")
+        text = (await fleet.http.get("/metrics")).text
+        assert f'modelfleet_gateway_requests_total{{code="200",model="{MODEL}"}} 1.0' in text
+        assert f'modelfleet_gateway_ready_workers{{model="{MODEL}"}} 1.0' in text
+        # To the operator it counts on from the gateway's start.
+        signals = fleet.operator.signals
+        await eventually(lambda: signals[-1].models and signals[-1].models[0].requests == 2)
 
 
 async def test_every_line_of_a_stream_is_json_or_the_end_mark():

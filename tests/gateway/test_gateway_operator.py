@@ -3,6 +3,8 @@
 import asyncio
 
 import httpx
+import openai
+import pytest
 from gateway_doubles import (
     MODEL,
     OperatorDouble,
@@ -13,8 +15,12 @@ from gateway_doubles import (
     running_fleet,
 )
 
+from modelfleet_gateway.dispatch import Dispatcher
+from modelfleet_gateway.errors import NotReadyError, UnknownModelError
+from modelfleet_gateway.metrics import Metrics
 from modelfleet_gateway.options import Options
 from modelfleet_gateway.server import Gateway, address_of, listen
+from modelfleet_gateway.view import Route, make_view
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 
@@ -149,6 +155,36 @@ async def test_goes_on_without_an_operator_and_finds_it_again():
         await eventually(lambda: "again" in fleet.gateway.dispatcher.view.names)
         assert await ask(fleet, "again") == expected_text("p", 8)
     assert fleet.operator.hellos == ["gw-1", "gw-1"]
+
+
+async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        await fleet.operator.stop()
+        await eventually(lambda: not fleet.gateway.dispatcher.is_current.is_set())
+        early = asyncio.create_task(ask(fleet, "new"))
+        card = asyncio.create_task(fleet.http.get("/v1/models/new"))
+        await asyncio.sleep(0.1)
+        assert not early.done()
+        assert not card.done()
+        fleet.operator.view.models[0].served_names.append("new")
+        await fleet.operator.start()
+        assert await early == expected_text("p", 8)
+        assert (await card).json()["root"] == MODEL
+        with pytest.raises(openai.NotFoundError, match="does not exist here"):
+            await ask(fleet, "other")
+
+
+@pytest.mark.looptime
+async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good():
+    dispatcher = Dispatcher(Metrics())
+    dispatcher.apply(make_view((Route(model="default/old"),)))
+    assert (await dispatcher.find("default/old")).model == "default/old"
+    with pytest.raises(NotReadyError, match=r"'new' is not known here, and the operator"):
+        await dispatcher.find("new")
+    dispatcher.is_current.set()
+    with pytest.raises(UnknownModelError):
+        await dispatcher.find("new")
 
 
 async def test_follows_a_redirect_to_the_leader():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from ..view import View
+from ..view import Route, View
 from .shapes import Json
 
 
 def model_list(view: View) -> Json:
     """Every name that answers."""
-    return {"object": "list", "data": [model_card(view, name) for name in view.names]}
+    return {"object": "list", "data": [model_card(name, view.resolve(name)) for name in view.names]}
 
 
-def model_card(view: View, name: str) -> Json:
+def model_card(name: str, route: Route) -> Json:
     """One model; `root` is the deployment that answers."""
-    route = view.resolve(name)
     return {
         "id": name,
         "object": "model",
