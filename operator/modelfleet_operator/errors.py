@@ -25,3 +25,7 @@ class RejectedError(ModelfleetError):
 
 class LeadershipLostError(ModelfleetError):
     """This replica could not renew its Lease in time: another one may lead, so it must end."""
+
+
+class WatchLostError(ModelfleetError):
+    """The watches do not see what the API server has: only a new start helps."""

@@ -8,10 +8,12 @@ import json
 import socket
 import time
 from collections.abc import Iterable, Iterator
+from http import HTTPStatus
 from typing import Any, Literal
 
 from kubernetes.aio import client
 
+from .. import accelerator
 from ..decisions.observed import Worker
 from ..errors import PassingError, RejectedError
 from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
@@ -20,6 +22,7 @@ from .requests import answer, status_of, translated
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
+RESOURCES = frozenset({PLURAL, accelerator.PLURAL})
 
 
 class ClusterApi:
@@ -31,9 +34,22 @@ class ClusterApi:
         self._apps = client.AppsV1Api(api_client)
         self._events = client.EventsV1Api(api_client)
 
+    async def missing_resources(self) -> frozenset[str]:
+        """What the API server does not serve of our group: a CRD is not installed (yet)."""
+        with translated(f"asking for the resources of {API_VERSION}"):
+            try:
+                told = await self._objects.get_api_resources(
+                    GROUP, VERSION, _request_timeout=TIMEOUT
+                )
+            except client.ApiException as error:
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+                return RESOURCES
+        return RESOURCES - {resource.name for resource in told.resources}
+
     async def has_deployments(self, namespaces: Iterable[str]) -> bool:
         """Whether there is any ModelDeployment in these namespaces; empty: in all."""
-        with translated(f"listing {PLURAL}.{GROUP} (is its CRD installed?)"):
+        with translated(f"listing {PLURAL}.{GROUP}"):
             lists: list[Any] = [
                 await self._objects.list_namespaced_custom_object(
                     GROUP, VERSION, namespace, PLURAL, limit=1, _request_timeout=TIMEOUT

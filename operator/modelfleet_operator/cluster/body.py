@@ -101,7 +101,12 @@ class ClusterBody:
 
     def cached(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
-        found = {known.uid: key for key in self.keys() for known in self._deployments[key]}
+        found = {
+            known.uid: key
+            for key, there in self._deployments.items()
+            for known in there
+            if "/" in key  # else it is a short name
+        }
         found |= {pod.uid: key for key, pods in self._pods.items() for pod in pods}
         found |= self._history.cached()
         return {uid: key for uid, key in found.items() if uid not in self._lost}

@@ -33,7 +33,7 @@ async def login(memo: OperatorMemo, **_: Any) -> kopf.ConnectionInfo:
 @kopf.on.startup(registry=REGISTRY)
 async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices: Any) -> None:
     """Before the first watch."""
-    tune(settings, scoped=memo.scoped)
+    tune(settings)
     memo.body.attach(
         indices["deployments"], indices["pods"], indices["classes"], indices["revisions"]
     )

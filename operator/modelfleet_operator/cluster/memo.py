@@ -18,7 +18,6 @@ class OperatorMemo:
     body: ClusterBody
     reconcilers: Reconcilers
     kubeconfig: Path | None = None
-    scoped: bool = False  # some namespaces only
     listed_anew: Callable[[], None] = lambda: None  # told of each object of a list
     first_event: asyncio.Event = field(default_factory=asyncio.Event)  # every index is complete
     # key -> (uid, generation, whether it is being deleted), as last seen in an event

@@ -19,6 +19,7 @@ from ..errors import ModelfleetError, StartError
 from ..fleet import Fleet, serve
 from ..metrics import Metrics
 from ..reconciler import Reconcilers
+from ..spec import GROUP
 from .api import ClusterApi
 from .body import ClusterBody
 from .connection import Client, load_configuration
@@ -90,7 +91,6 @@ async def operate(
             body=body,
             reconcilers=reconcilers,
             kubeconfig=options.kubeconfig,
-            scoped=bool(options.namespaces),
         )
         is_warm = asyncio.Event()
         await stack.enter_async_context(
@@ -99,6 +99,7 @@ async def operate(
         # The Lease has a connection of its own: nothing queues before a renewal.
         lease_client = await connect(lambda: None)
         ready, kopf_stop = asyncio.Event(), asyncio.Event()
+        await _crds_are_installed(api)
         watching = asyncio.create_task(_watch(options, memo, ready, kopf_stop))
         try:
             await _first_of(ready.wait(), watching)
@@ -167,12 +168,38 @@ async def _work(
     is_warm.set()
     term = await elector.acquire()
     log.info("leading", term=term)
-    fleet.lead(term, memo.body.keys())
     try:
-        await _first_of(memo.reconcilers.run(), elector.keep(), sweeper.run())
+        await _first_of(_lead(term, memo, fleet, sweeper), elector.keep())
     finally:
         fleet.end()
         await elector.release()
+
+
+async def _lead(term: int, memo: OperatorMemo, fleet: Fleet, sweeper: Sweeper) -> None:
+    # A view that lacks a deployment tells gateways that it does not exist.
+    await sweeper.compare()
+    fleet.lead(term, memo.body.keys())
+    await _first_of(memo.reconcilers.run(), sweeper.run())
+
+
+async def _crds_are_installed(api: ClusterApi) -> None:
+    """Watches begin once, with what is served then."""
+    told: frozenset[str] = frozenset()
+    while True:
+        try:
+            missing = await api.missing_resources()
+        except ModelfleetError as error:
+            log.warning("cannot ask for the CRDs yet", error=str(error))
+        else:
+            if not missing:
+                return
+            if missing != told:
+                log.warning(
+                    "waiting for CRDs: install the chart's",
+                    missing=[f"{plural}.{GROUP}" for plural in sorted(missing)],
+                )
+            told = missing
+        await asyncio.sleep(FIRST_LOOK)
 
 
 async def _indices_are_complete(

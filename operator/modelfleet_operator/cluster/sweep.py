@@ -1,4 +1,8 @@
-"""Finds what watches lost: kopf lists anew after a gap, but keeps what was deleted in it."""
+"""Finds what watches lost.
+
+kopf lists anew after a gap, but keeps what was deleted in it; and a watch that sees nothing at all
+looks like a cluster where nothing happens.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,21 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 import structlog
 from kubernetes.aio import client
 
-from ..errors import PassingError, RejectedError
+from ..errors import PassingError, RejectedError, WatchLostError
 from ..spec import GROUP, PLURAL, VERSION
 from .pods import DEPLOYMENT
 from .requests import answer, translated
 
 PERIOD = 300.0  # seconds between sweeps that nothing asked for
 PAUSE = 2.0  # seconds from an object that was listed anew to the sweep: the others come, too
+LAG = 30.0  # seconds that a watch may be behind the API server
 PAGE = 1000
 TIMEOUT = 60.0  # seconds a page may take
 _NAMES_ONLY = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
@@ -37,11 +43,13 @@ class Sweeper:
         namespaces: Collection[str],
         cached: Callable[[], Mapping[str, str]],
         lost: Callable[[str, str], None],
+        lag: float = LAG,
     ) -> None:
         """`cached`: uid -> deployment of all that the indices hold. `lost` is told of both.
 
         `namespaces` empty: all.
         """
+        self._lag = lag
         self._pods = client.CoreV1Api(api_client)
         self._objects = client.CustomObjectsApi(api_client)
         self._namespaces = namespaces
@@ -54,27 +62,51 @@ class Sweeper:
         self._asked.set()
 
     async def run(self) -> NoReturn:
-        """At once, and then for ever."""
+        """Compares now and then, for ever. WatchLostError: only a new start helps."""
         while True:
-            self._asked.clear()
-            try:
-                await self.sweep()
-            except (PassingError, RejectedError) as error:
-                log.warning("the indices are not compared", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD * random.uniform(0.75, 1.0)):
                     await self._asked.wait()
             await asyncio.sleep(PAUSE)
+            await self.compare()
 
-    async def sweep(self) -> None:
-        """What was cached before the lists began and is in none of them is gone."""
+    async def compare(self) -> None:
+        """Until both know the same; an API server that does not answer is asked again later.
+
+        WatchLostError when a deployment stays unseen for longer than a watch may be behind.
+        """
+        self._asked.clear()
+        try:
+            unseen = await self.sweep()
+            deadline = time.monotonic() + self._lag
+            while unseen and time.monotonic() < deadline:
+                await asyncio.sleep(PAUSE)
+                unseen &= await self.sweep()
+        except (PassingError, RejectedError) as error:
+            log.warning("the indices are not compared", error=str(error))
+            return
+        if unseen:
+            raise WatchLostError(
+                f"{len(unseen)} ModelDeployments that the API server has were never seen by the "
+                "watch: this replica ends, and watches anew when it is started again"
+            )
+
+    async def sweep(self) -> set[str]:
+        """What was cached before the lists began and is in none of them is gone.
+
+        Returns the uids of deployments that exist and are not cached.
+        """
         cached = self._cached()
-        there: set[str] = set()
+        deployments, there = set[str](), set[str]()
         for list_, options in self._lists():
-            there |= await self._uids(list_, options)
+            found = await self._uids(list_, options)
+            there |= found
+            if options.get("plural") == PLURAL:
+                deployments |= found
         for uid in cached.keys() - there:
             log.warning("a watch has missed that it was deleted", uid=uid, model=cached[uid])
             self._lost(uid, cached[uid])
+        return deployments - self._cached().keys()
 
     def _lists(self) -> list[tuple[List, dict[str, Any]]]:
         pods, objects = self._pods, self._objects

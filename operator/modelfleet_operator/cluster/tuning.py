@@ -12,13 +12,11 @@ import kopf
 from .pods import DEPLOYMENT
 
 
-def tune(settings: kopf.OperatorSettings, *, scoped: bool) -> None:
-    """Our own events are posted where things happen; kopf adds none, and waits for no peer.
-
-    `scoped`: the operator looks after some namespaces only. Then it may list neither namespaces nor
-    CRDs, which kopf would ask for again and again before it watches anything.
-    """
-    settings.scanning.disabled = scoped
+def tune(settings: kopf.OperatorSettings) -> None:
+    """Our own events are posted where things happen; kopf adds none, and waits for no peer."""
+    # No right to list namespaces and CRDs is needed. And kopf, which asks anew what is served when
+    # a CRD changes, would end our watches for good where discovery leaves it out for a moment.
+    settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.networking.request_timeout = 30

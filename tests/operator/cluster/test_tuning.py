@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import kopf
-import pytest
 
 from modelfleet_operator.cluster.tuning import tune
 
 
-@pytest.mark.parametrize("scoped", [True, False])
-def test_an_operator_of_some_namespaces_does_not_ask_which_there_are(scoped: bool):
+def test_what_namespaces_and_crds_there_are_is_not_watched():
     settings = kopf.OperatorSettings()
-    tune(settings, scoped=scoped)
-    assert settings.scanning.disabled is scoped
+    tune(settings)
+    assert settings.scanning.disabled
