@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -98,8 +97,8 @@ def load_library() -> ctypes.CDLL | None:
         return None
     source = _SOURCE.read_bytes()
     digest = hashlib.sha256(source + " ".join(_FLAGS).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("MODELFLEET_CACHE") or "~/.cache/modelfleet").expanduser()
-    path = cache / "kernels" / f"native-{digest}.so"
+    # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
+    path = Path(f"~/.cache/modelfleet/kernels/native-{digest}.so").expanduser()
     try:
         if not path.exists():
             compile_library(path)
