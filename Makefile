@@ -62,7 +62,13 @@ images: install ## Build the images for the cluster on this machine (docs/images
 
 .PHONY: e2e
 e2e: install model ## The product on a real Kubernetes, under traffic and faults (see docs/cluster.md)
+ifdef KUBECONFIG
 	$(BIN)/pytest e2e
+else
+	@PYTHONPATH=e2e $(BIN)/python -m cluster build
+	@$(BIN)/python e2e/images.py
+	$(BIN)/pytest e2e --numprocesses 2 --dist loadfile
+endif
 
 .PHONY: demo
 demo: install model ## One YAML to a fleet that answers, sleeps and wakes

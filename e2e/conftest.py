@@ -1,7 +1,8 @@
 """A cluster with Modelfleet on it, and a namespace for each test.
 
 With KUBECONFIG set, that cluster is used (its nodes must be able to pull the images named by
-MODELFLEET_OPERATOR_IMAGE and MODELFLEET_WORKER_IMAGE); without it, one is started on this machine.
+MODELFLEET_OPERATOR_IMAGE and MODELFLEET_WORKER_IMAGE); without it, one is started on this machine,
+and another one for each further process of pytest-xdist.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+# gw0 has the cluster of `make cluster`, gw1 the next one. Read when the cluster's modules are.
+if process := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"):
+    os.environ["MODELFLEET_CLUSTER_NUMBER"] = process
+
 from cluster.cluster import Cluster
 from installation import Installation
 from kube import Kube, eventually
@@ -22,13 +27,18 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def machine() -> Cluster:
-    """The cluster on this machine, with power over its parts; skips the test on any other."""
+def machine() -> Iterator[Cluster]:
+    """The cluster on this machine, with power over its parts; skips the test on any other.
+
+    The first stays when the tests have ended, for whoever wants to look.
+    """
     if "KUBECONFIG" in os.environ:
         pytest.skip("this needs power over nodes, which only the cluster on this machine gives")
     cluster = Cluster()
     cluster.start()
-    return cluster
+    yield cluster
+    if process not in ("", "0"):
+        cluster.stop()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ def start_argocd(settings: dict[str, str] | None = None) -> None:
     crds = program("argocd").parent / "crds"
     kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", crds)
     kinds = ("crd/applications.argoproj.io", "crd/appprojects.argoproj.io")
+    # It fails on an object that has no conditions at all, which a new CRD has not.
+    kubectl("wait", "--for=jsonpath={.status.conditions}", *kinds, "--timeout=30s")
     kubectl("wait", "--for=condition=Established", *kinds, "--timeout=30s")
     apply(*objects(settings or {}))
     if processes.find("argocd-application-controller", "argocd-application-controller") is None:
