@@ -67,7 +67,7 @@ ifdef KUBECONFIG
 else
 	@PYTHONPATH=e2e $(BIN)/python -m cluster build
 	@$(BIN)/python e2e/images.py
-	$(BIN)/pytest e2e --numprocesses 2 --dist loadfile
+	$(BIN)/pytest e2e --numprocesses 2 --dist loadfile --no-loadscope-reorder
 endif
 
 .PHONY: demo

@@ -87,8 +87,10 @@ def _namespace(administrator: Kube, test: str) -> Iterator[Kube]:
     name = f"e2e-{words[:40].strip('-')}-{next(_numbers)}"
     administrator("delete", "namespace", name, "--ignore-not-found", timeout=120)
     administrator("create", "namespace", name)
-    yield administrator.within(name)
+    kube = administrator.within(name)
+    yield kube
+    kube("delete", "modeldeployments", "--all", "--wait=false")
+    kube("delete", "pods", "--all", "--grace-period=1", "--wait=false")  # nobody is served any more
     administrator("delete", "namespace", name, "--wait=false")
-    pods = administrator.within(name)
     # No finalizer of ours holds it: it goes as fast as its pods end.
-    eventually("the namespace is gone", lambda: pods.find("namespace", name) is None, 120)
+    eventually("the namespace is gone", lambda: kube.find("namespace", name) is None, 120)

@@ -26,6 +26,7 @@ def power(machine: Cluster, administrator: Kube) -> Iterator[Cluster]:
     yield machine
     machine.stop_kubelet(LOST)  # it registers its node when it starts
     machine.start_kubelet(LOST)
+    eventually("the node is back", lambda: administrator.find("node", LOST))
     administrator.wait("Ready", f"node/{LOST}")
 
 
@@ -36,6 +37,7 @@ def spread(kube: Kube, power: Cluster) -> Kube:
     kube.apply(_model())
     kube.wait("Ready", "modeldeployment/model")
     eventually("a worker on each node", lambda: sorted(_nodes(kube)) == [KEPT, LOST])
+    kube("wait", "--for=condition=Ready", "pods", "--all", "--timeout=60s", timeout=70)
     return kube
 
 
