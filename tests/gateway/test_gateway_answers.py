@@ -14,6 +14,8 @@ from gateway_doubles import (
     running_fleet,
 )
 
+from modelfleet_proto import worker_pb2
+
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -94,8 +96,18 @@ async def test_every_parameter_reaches_the_worker():
             max_tokens=99,
             logprobs=True,
             top_logprobs=2,
+            presence_penalty=2,
+            frequency_penalty=-2,
+            logit_bias={"50256": -100, "7": 2.5},
             user="u",
-            extra_body={"top_k": 4, "ignore_eos": True, "stop_token_ids": [9], "unheard_of": 1},
+            extra_body={
+                "top_k": 4,
+                "min_p": 0.125,
+                "repetition_penalty": 1.25,
+                "ignore_eos": True,
+                "stop_token_ids": [9],
+                "unheard_of": 1,
+            },
             extra_headers={"x-request-id": "mine-1"},
         )
         await fleet.client.completions.create(model="tiny", prompt=[1, 2, 3])
@@ -109,14 +121,23 @@ async def test_every_parameter_reaches_the_worker():
     assert chat.chat.add_generation_prompt
     assert chat.model == MODEL
     assert chat.request_id.startswith("mine-1-")
-    assert (chat.sampling.temperature, chat.sampling.top_p, chat.sampling.top_k) == (0.5, 0.25, 4)
+    assert chat.sampling == worker_pb2.Sampling(
+        temperature=0.5,
+        top_p=0.25,
+        top_k=4,
+        min_p=0.125,
+        logit_bias={50256: -100, 7: 2.5},
+        repetition_penalty=1.25,
+        presence_penalty=2,
+        frequency_penalty=-2,
+    )
     assert chat.seed == 2**64 - 1
     assert chat.created > 1e9
     assert (chat.stop.max_tokens, list(chat.stop.strings)) == (3, ["x", "y"])
     assert (list(chat.stop.token_ids), chat.stop.ignore_eos) == ([9], True)
     assert (chat.logprobs.enabled, chat.logprobs.top) == (True, 2)
     assert list(ids.prompt_token_ids.ids) == [1, 2, 3]
-    assert (ids.sampling.temperature, ids.sampling.top_p, ids.sampling.top_k) == (1, 1, 0)
+    assert ids.sampling == worker_pb2.Sampling(temperature=1, top_p=1, repetition_penalty=1)
     assert ids.stop.max_tokens == 16
     assert not ids.logprobs.enabled
     assert ids.seed != plain.seed, "a request without a seed gets one of its own"

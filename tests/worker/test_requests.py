@@ -46,6 +46,42 @@ def sampling(**fields) -> pb.Sampling:
         pytest.param({"sampling": sampling(top_p=0.0)}, "above 0 and at most 1", id="top_p 0"),
         pytest.param({"sampling": sampling(top_p=1.5)}, "found 1.5", id="top_p above 1"),
         pytest.param({"sampling": sampling(top_p=math.nan)}, "nan", id="top_p NaN"),
+        pytest.param({"sampling": sampling(min_p=1.5)}, "min_p must be from 0 to 1", id="min_p"),
+        pytest.param({"sampling": sampling(min_p=math.nan)}, "min_p.*nan", id="min_p NaN"),
+        pytest.param(
+            {"sampling": sampling(repetition_penalty=0.05)},
+            "repetition_penalty must be from 0.0625 to 16, found 0.05",
+            id="tiny repetition penalty",
+        ),
+        pytest.param(
+            {"sampling": sampling(repetition_penalty=-1)}, "found -1", id="repetition penalty"
+        ),
+        pytest.param(
+            {"sampling": sampling(presence_penalty=2.5)},
+            "presence_penalty must be from -2 to 2",
+            id="presence penalty",
+        ),
+        pytest.param(
+            {"sampling": sampling(frequency_penalty=-math.inf)}, "found -inf", id="frequency"
+        ),
+        pytest.param(
+            {"sampling": sampling(logit_bias={99: 1, 100: 1})},
+            "logit_bias names token 100, but the vocabulary has 100",
+            id="biased id unknown",
+        ),
+        pytest.param(
+            {"sampling": sampling(logit_bias={7: 100.5})},
+            r"logit_bias\[7\] must be from -100 to 100, found 100.5",
+            id="large bias",
+        ),
+        pytest.param(
+            {"sampling": sampling(logit_bias={7: math.nan})}, r"logit_bias\[7\].*nan", id="bias NaN"
+        ),
+        pytest.param(
+            {"sampling": sampling(logit_bias=dict.fromkeys(range(301), 1.0))},
+            "at most 300 tokens, found 301",
+            id="301 biased tokens",
+        ),
         pytest.param({"logprobs": pb.Logprobs(enabled=True, top=21)}, "at most 20", id="top 21"),
         pytest.param({"stop": pb.StopConditions(strings=[""])}, "1 to 1024", id="empty stop"),
         pytest.param(
@@ -81,6 +117,13 @@ def test_an_absent_sampling_is_greedy():
     assert read_request(request(), VOCAB).sampling == SamplingParams()
 
 
+def test_absent_options_of_an_older_gateway_are_off():
+    older = pb.Sampling(temperature=0.5, top_p=1.0)
+    found = read_request(request(sampling=older), VOCAB).sampling
+    assert found == SamplingParams(temperature=0.5)
+    assert not found.shifts_logits
+
+
 def test_a_temperature_near_zero_is_greedy_instead_of_an_overflow():
     asked = read_request(request(sampling=sampling(temperature=1e-30)), VOCAB)
     assert asked.sampling.temperature == 0
@@ -94,7 +137,16 @@ def test_every_field_arrives():
                 messages=[pb.ChatMessage(role="user", content="é", name="ann")],
                 add_generation_prompt=True,
             ),
-            sampling=sampling(temperature=0.5, top_k=3, top_p=0.25),
+            sampling=sampling(
+                temperature=0.5,
+                top_k=3,
+                top_p=0.25,
+                min_p=0.125,
+                logit_bias={99: -100, 0: 100},
+                repetition_penalty=16,
+                presence_penalty=-2,
+                frequency_penalty=2,
+            ),
             stop=pb.StopConditions(
                 max_tokens=5, strings=["a", "b"], token_ids=[7], ignore_eos=True
             ),
@@ -109,7 +161,17 @@ def test_every_field_arrives():
     assert asked.prompt == ChatPrompt((Message("user", "é", "ann"),), True)
     assert asked.prompt_bytes == 2
     assert asked.sampling == SamplingParams(
-        temperature=0.5, top_k=3, top_p=0.25, seed=2**64 - 1, choice=3, logprobs=2
+        temperature=0.5,
+        top_k=3,
+        top_p=0.25,
+        min_p=0.125,
+        logit_bias=((0, 100.0), (99, -100.0)),
+        repetition_penalty=16.0,
+        presence_penalty=-2.0,
+        frequency_penalty=2.0,
+        seed=2**64 - 1,
+        choice=3,
+        logprobs=2,
     )
     assert (asked.max_tokens, asked.stop_strings, asked.stop_token_ids) == (5, ("a", "b"), {7})
     assert (asked.ignore_eos, asked.created, asked.request_id) == (True, 5.0, "r")

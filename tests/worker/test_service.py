@@ -217,6 +217,12 @@ async def test_more_requests_than_slots_are_refused_until_one_is_free(start_work
         pytest.param(
             {"prompt_token_ids": pb.TokenIds(ids=[4096])}, "INVALID_ARGUMENT", "4096", id="bad id"
         ),
+        pytest.param(
+            {"sampling": pb.Sampling(top_p=1, logit_bias={4096: 1})},
+            "INVALID_ARGUMENT",
+            "logit_bias names token 4096",
+            id="biased id",
+        ),
     ],
 )
 async def test_a_bad_request_is_refused_and_the_service_goes_on(start_worker, wrong, code, details):

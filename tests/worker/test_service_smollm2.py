@@ -122,11 +122,19 @@ async def test_resumed_anywhere_it_is_the_same_answer(start_worker, received):
     assert resumed == whole.text == reference(QUESTION)[2]
 
 
-async def test_sampling_resumes_with_the_same_draws(start_worker):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_p": 0.02, "logit_bias": {28: -5}, "repetition_penalty": 1.2},
+        {"presence_penalty": 0.5, "frequency_penalty": 1.5},
+    ],
+)
+async def test_sampling_resumes_with_the_same_draws(start_worker, options):
     worker = await start(start_worker)
     request = {
         "stop": limits(max_tokens=24, ignore_eos=True),
-        "sampling": pb.Sampling(temperature=1.0, top_p=0.95, top_k=50),
+        "sampling": pb.Sampling(temperature=1.0, top_p=0.95, top_k=50, **options),
         "seed": 42,
     }
     whole = await worker.generate("Once upon a time", **request)

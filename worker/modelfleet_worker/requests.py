@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
@@ -16,9 +16,17 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
 MAX_STOP_TOKEN_IDS = 256
 MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS = 100.0  # either way
+MAX_BIASED_TOKENS = 300
 MAX_REQUEST_ID = 256
 _LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
 _COLDEST = 1e-4  # a temperature below it divides logits by so little that only the largest counts
+_RANGES = {  # ends that float32 holds exactly, so that the gateway's are the same
+    "min_p": (0, 1),
+    "repetition_penalty": (1 / 16, 16),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def read_request(request: pb.GenerateRequest, vocab_size: int) -> GenerationRequ
     return GenerationRequest(
         request_id=request.request_id,
         prompt=_read_prompt(request, vocab_size),
-        sampling=_read_sampling(request),
+        sampling=_read_sampling(request, vocab_size),
         max_tokens=stop.max_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=frozenset(_checked_ids(stop.token_ids, vocab_size, "stop.token_ids")),
@@ -111,9 +119,13 @@ def _read_prompt(request: pb.GenerateRequest, vocab_size: int) -> Prompt:
             raise InvalidRequestError("expected a prompt, prompt_token_ids or a chat, found none")
 
 
-def _read_sampling(request: pb.GenerateRequest) -> SamplingParams:
+def _read_sampling(request: pb.GenerateRequest, vocab_size: int) -> SamplingParams:
     sampling = request.sampling
     temperature, top_p = sampling.temperature, sampling.top_p
+    for name, (least, most) in _RANGES.items():
+        value = getattr(sampling, name)
+        if value != 0 and not least <= value <= most:  # 0 is off; NaN is in no range
+            raise InvalidRequestError(f"{name} must be from {least:g} to {most:g}, found {value}")
     if not request.HasField("sampling"):
         top_p = 1.0  # an absent message is greedy; a present one has to say its top_p
     if not (math.isfinite(temperature) and temperature >= 0):
@@ -128,10 +140,33 @@ def _read_sampling(request: pb.GenerateRequest) -> SamplingParams:
         temperature=temperature if temperature >= _COLDEST else 0.0,
         top_k=sampling.top_k,
         top_p=top_p,
+        min_p=sampling.min_p,
+        logit_bias=_read_bias(sampling.logit_bias, vocab_size),
+        repetition_penalty=sampling.repetition_penalty or 1.0,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
         seed=request.seed,
         choice=request.choice,
         logprobs=request.logprobs.top if request.logprobs.enabled else None,
     )
+
+
+def _read_bias(bias: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise InvalidRequestError(
+            f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens, found {len(bias)}"
+        )
+    for token_id, value in bias.items():
+        if token_id >= vocab_size:
+            raise InvalidRequestError(
+                f"logit_bias names token {token_id}, but the vocabulary has {vocab_size} tokens"
+            )
+        if not abs(value) <= MAX_LOGIT_BIAS:  # NaN neither
+            raise InvalidRequestError(
+                f"logit_bias[{token_id}] must be from {-MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, "
+                f"found {value}"
+            )
+    return tuple(sorted(bias.items()))
 
 
 def _check_stops(stop: pb.StopConditions) -> None:

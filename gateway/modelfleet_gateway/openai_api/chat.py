@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
-from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields
+from .fields import MAX_TOP_LOGPROBS, GenerationFields
+from .sampling import UINT32
 from .shapes import Json, Shape, logprob, printable
 
 ROLES: Final = {"developer": "system"}  # templates know no developer; it is the newer name

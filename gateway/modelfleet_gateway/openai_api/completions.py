@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from .chat import numbered
-from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields
+from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields
+from .sampling import UINT32
 from .shapes import Json, Shape, logprob, printable
 
 DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's

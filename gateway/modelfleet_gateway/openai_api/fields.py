@@ -13,12 +13,12 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import InvalidRequestError, UnsupportedFieldError
+from .sampling import UINT32, SamplingFields
 
 MAX_N: Final = 16
 MAX_CHOICES: Final = 128  # n times the prompts of one request
 MAX_STOPS: Final = 16
 MAX_TOP_LOGPROBS: Final = 20
-UINT32: Final = 2**32 - 1
 
 # Fields that would change the answer and are not implemented, each with the values that change
 # nothing. All other unknown fields are ignored, as OpenAI's and vLLM's servers do.
@@ -33,21 +33,16 @@ UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "continue_final_message": (None, False),
     "documents": (None, []),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "guided_choice": (None,),
     "guided_grammar": (None,),
     "guided_json": (None,),
     "guided_regex": (None,),
-    "logit_bias": (None, {}),
-    "min_p": (None, 0),
     "min_tokens": (None, 0),
     "modalities": (None, ["text"]),
     "prediction": (None,),
-    "presence_penalty": (None, 0),
     "prompt_logprobs": (None,),
-    "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
     "structured_outputs": (None,),
     "suffix": (None, ""),
@@ -66,7 +61,7 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
-class GenerationFields(BaseModel):
+class GenerationFields(SamplingFields):
     """What both kinds of request say about how to generate."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
@@ -75,9 +70,6 @@ class GenerationFields(BaseModel):
 
     model: str
     max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=UINT32)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stop: list[Stop] | None = None
     stop_token_ids: list[Annotated[int, Field(ge=0, le=UINT32)]] | None = None
@@ -126,11 +118,7 @@ class GenerationFields(BaseModel):
         return worker_pb2.GenerateRequest(
             request_id=request_id,
             model=model,
-            sampling=worker_pb2.Sampling(
-                temperature=1.0 if self.temperature is None else self.temperature,
-                top_p=1.0 if self.top_p is None else self.top_p,
-                top_k=max(0, self.top_k or 0),
-            ),
+            sampling=self.sampling(),
             stop=worker_pb2.StopConditions(
                 max_tokens=max_tokens,
                 strings=self.stop or (),
@@ -164,11 +152,13 @@ def _explain(error: pydantic.ValidationError) -> InvalidRequestError:
         return InvalidRequestError("The body must be a JSON object.")
     if not path:  # a rule about several fields; its type names the one to change
         return InvalidRequestError(f"{first['msg']}.", param=first["type"])
-    where = ".".join(path)
+    of_key = path[-1] == "[key]"  # then the one before it is the key, which `found` shows
+    where = ".".join(path[:-2] if of_key else path)
     if first["type"] == "missing":
         return InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)
     found = first["input"]
     shown = f" (found {found!r})" if isinstance(found, int | float | str | None) else ""
     if len(shown) > 100:
         shown = ""
-    return InvalidRequestError(f"Invalid {where!r}: {first['msg']}{shown}.", param=where)
+    what = f"key of {where!r}" if of_key else repr(where)
+    return InvalidRequestError(f"Invalid {what}: {first['msg']}{shown}.", param=where)

@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from transformers import MinPLogitsWarper
 
 from modelfleet_worker.engine.messages import SamplingParams
 from modelfleet_worker.engine.sampler import Draw, noise, sample, truncate
 
 
 def draw(position: int = 0, **params) -> Draw:
-    return Draw(SamplingParams(**params), position)
+    known_ids = range(position + 1)  # 0 is the prompt
+    return Draw(SamplingParams(**params), position, known_ids)
 
 
 def random_logits(rows: int = 1, vocab: int = 3000, *, seed: int = 0) -> Tensor:
@@ -75,9 +77,11 @@ def test_noise_is_the_same_on_every_machine():
     )
 
 
-def brute_force(scores: list[float], top_k: int, top_p: float) -> set[int]:
+def brute_force(scores: list[float], top_k: int, top_p: float, min_p: float) -> set[int]:
     """Which tokens stay, by the definition."""
     kept = sorted(range(len(scores)), key=lambda i: -scores[i])
+    best = scores[kept[0]]
+    kept = [i for i in kept if math.exp(scores[i]) >= min_p * math.exp(best)]
     if top_k:
         kept = kept[:top_k]
     total = sum(math.exp(scores[i]) for i in kept)
@@ -92,11 +96,30 @@ def brute_force(scores: list[float], top_k: int, top_p: float) -> set[int]:
 
 @pytest.mark.parametrize("top_k", [0, 1, 7, 1500, 10_000])
 @pytest.mark.parametrize("top_p", [0.001, 0.5, 0.9, 0.999, 1.0])
-def test_truncation_equals_its_definition(top_k: int, top_p: float):
+@pytest.mark.parametrize("min_p", [0.0, 1e-4, 0.1, 1.0])
+def test_truncation_equals_its_definition(top_k: int, top_p: float, min_p: float):
     for seed in range(3):
         scores = random_logits(seed=seed)[0]
-        kept = truncate(scores, top_k, top_p).isfinite().nonzero().flatten().tolist()
-        assert set(kept) == brute_force(scores.double().tolist(), top_k, top_p)
+        kept = truncate(scores, top_k, top_p, min_p).isfinite().nonzero().flatten().tolist()
+        assert set(kept) == brute_force(scores.double().tolist(), top_k, top_p, min_p)
+
+
+@pytest.mark.parametrize("min_p", [1e-6, 0.01, 0.3, 1.0])
+def test_min_p_is_that_of_transformers(min_p: float):
+    scores = random_logits()[0]
+    expected = MinPLogitsWarper(min_p)(torch.zeros(1, 0), scores[None].clone())[0]
+    assert truncate(scores, 0, 1.0, min_p).equal(expected)
+
+
+def test_min_p_is_of_probabilities_after_the_temperature():
+    logits = torch.tensor([[0.0, -2.0, -4.0]])
+    found = {
+        temperature: {
+            sample(logits, [draw(i, temperature=temperature, min_p=0.3)])[0].id for i in range(200)
+        }
+        for temperature in (1.0, 2.0, 4.0)
+    }
+    assert found == {1.0: {0}, 2.0: {0, 1}, 4.0: {0, 1, 2}}
 
 
 def test_a_flat_distribution_needs_more_than_the_first_candidates():
@@ -120,9 +143,26 @@ def test_a_tiny_temperature_is_nearly_greedy(temperature: float):
     assert token.id == int(logits.argmax())
 
 
-def test_logprobs_ignore_temperature_and_truncation():
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_bias_and_penalties_come_first_and_concern_their_own_row_only(temperature: float):
+    logits = torch.tensor([5.0, 4.0, 3.0, 2.0]).expand(4, -1)
+    draws = [
+        draw(temperature=temperature, top_k=1),
+        draw(temperature=temperature, top_k=1, logit_bias=((2, 2.5),)),
+        draw(temperature=temperature, top_k=1, repetition_penalty=1.5),  # 0 is the prompt
+        draw(3, temperature=temperature, top_k=1, logit_bias=((0, -100.0),), presence_penalty=2.5),
+    ]
+    assert [t.id for t in sample(logits, draws)] == [0, 2, 1, 1]
+    assert [t.id for t in sample(logits[:1], draws[:1])] == [0]
+    assert logits[0].tolist() == [5, 4, 3, 2]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_logprobs_ignore_every_sampling_option(temperature: float):
     logits = random_logits()
-    (token,) = sample(logits, [draw(temperature=2.0, top_k=2, logprobs=3)])
+    options = {"top_k": 2, "min_p": 0.1, "logit_bias": ((9, 5.0),), "repetition_penalty": 1.5}
+    options |= {"presence_penalty": 1.0, "frequency_penalty": 1.0}
+    (token,) = sample(logits, [draw(3, temperature=temperature, logprobs=3, **options)])
     assert token.logprobs is not None
     expected = logits[0].log_softmax(-1)
     assert token.logprobs.chosen == pytest.approx(float(expected[token.id]))

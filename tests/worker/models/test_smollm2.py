@@ -35,7 +35,7 @@ def numbered(prompts: list[Ids], **changes) -> list[Request]:
     return [request(prompt, i, **changes) for i, prompt in enumerate(prompts)]
 
 
-def greedy(reference: PreTrainedModel, prompt: Ids) -> Ids:
+def greedy(reference: PreTrainedModel, prompt: Ids, **options) -> Ids:
     generated = reference.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt)),
@@ -43,6 +43,7 @@ def greedy(reference: PreTrainedModel, prompt: Ids) -> Ids:
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
+        **options,
     )
     return tuple(generated[0, len(prompt) :].tolist())
 
@@ -126,6 +127,55 @@ def test_a_drawn_answer_depends_on_nothing_but_its_request(
     other = SamplingParams(temperature=1.0, seed=2**64 - 1, choice=2)
     elsewhere = engine_run(runner, [request(prompts[1], sampling=other)])
     assert tuple(elsewhere.answers["a"].ids) != alone
+
+
+PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 1.5}
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(SamplingParams(frequency_penalty=2.0), id="greedy, answer only"),
+        pytest.param(SamplingParams(repetition_penalty=1.3), id="greedy, prompt too"),
+        pytest.param(
+            SamplingParams(
+                temperature=1.0, min_p=0.05, seed=5, logit_bias=((28, -9.0),), **PENALTIES
+            ),
+            id="drawn",
+        ),
+    ],
+)
+def test_penalties_do_not_notice_a_resume_or_a_preemption(
+    runner: TorchRunner, model: Llama, prompts, expected, engine_run, sampling: SamplingParams
+):
+    length = 32  # long enough for the plain answer to repeat itself
+    handovers = range(1, length, 6)
+    whole = {"sampling": sampling, "max_tokens": length}
+    counting = prompts[3]
+    alone = tuple(engine_run(runner, [request(counting, **whole)]).answers["a"].ids)
+    resumed = [request(counting, k, resumed=alone[:k], **whole) for k in handovers]
+    run = engine_run(runner, resumed)
+    assert {k: tuple(run.answers[str(k)].ids) for k in handovers} == {
+        k: alone[k:] for k in handovers
+    }
+    tiny = TorchRunner(model, num_blocks=10, context_length=512)
+    preempted = engine_run(tiny, numbered([counting] * 4, **whole))
+    assert preempted.stats.preemptions > 0
+    assert ids(preempted, 4) == [alone] * 4
+    neighbours = [*numbered(prompts[:3]), request(counting, 3, **whole)]
+    together = engine_run(runner, neighbours)
+    assert ids(together, 4) == [*expected[:3], alone]
+    plain = engine_run(runner, [request(counting, max_tokens=length)])
+    assert tuple(plain.answers["a"].ids) != alone
+
+
+def test_the_repetition_penalty_is_that_of_transformers(
+    runner: TorchRunner, reference: PreTrainedModel, prompts, engine_run
+):
+    run = engine_run(runner, numbered(prompts, sampling=SamplingParams(repetition_penalty=1.3)))
+    assert ids(run, len(prompts)) == [
+        greedy(reference, prompt, repetition_penalty=1.3) for prompt in prompts
+    ]
 
 
 def test_logprobs_are_those_of_the_plain_distribution(

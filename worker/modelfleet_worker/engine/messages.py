@@ -16,9 +16,24 @@ class SamplingParams:
     temperature: float = 0.0  # 0 is greedy
     top_k: int = 0  # 0 is off
     top_p: float = 1.0
+    min_p: float = 0.0  # 0 is off
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added), each id once
+    repetition_penalty: float = 1.0  # 1 is off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int = 0  # 64 bits, unsigned
     choice: int = 0
     logprobs: int | None = None  # alternatives reported for each token; None: no logprobs at all
+
+    @property
+    def shifts_logits(self) -> bool:
+        """Whether a bias or a penalty applies; it does to greedy requests, too."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or bool(self.logit_bias)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +74,7 @@ class FinishReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural logarithms, of the model's distribution before temperature and truncation."""
+    """Natural logarithms, of the model's own distribution: before any sampling option."""
 
     chosen: float
     top: tuple[tuple[int, float], ...]  # (id, logprob), most likely first

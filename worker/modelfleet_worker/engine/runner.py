@@ -47,10 +47,7 @@ class TorchRunner:
             PagedAttention(self._cache, batch),
             torch.tensor(rows, dtype=torch.long),
         )
-        draws = [
-            Draw(c.sequence.request.sampling, c.sequence.generated) for c in chunks if c.samples
-        ]
-        return sample(logits, draws)
+        return sample(logits, [_draw(c.sequence) for c in chunks if c.samples])
 
     def warm_up(self, tokens: int) -> None:
         """Computes a prompt and a decode of nobody: the first request then finds all prepared."""
@@ -62,6 +59,10 @@ class TorchRunner:
         self.execute([Chunk.of(nobody, tokens)])
         nobody.num_computed = max(tokens - 1, 0)
         self.execute([Chunk.of(nobody, 1)])
+
+
+def _draw(sequence: Sequence) -> Draw:
+    return Draw(sequence.request.sampling, sequence.generated, sequence.token_ids)
 
 
 def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .device import SampledToken
 from .messages import SamplingParams, TokenLogprobs
+from .penalties import shifted
 
 _NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
 
@@ -21,13 +23,14 @@ class Draw:
 
     params: SamplingParams
     position: int
+    known_ids: Sequence[int]  # prompt and answer so far; the last `position` are the answer's
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> list[SampledToken]:
     """One token for each row of `logits` [R, vocab], float32."""
     ids: list[int] = logits.argmax(dim=-1).tolist()
     for row, draw in enumerate(draws):
-        if draw.params.temperature > 0:
+        if draw.params.temperature > 0 or draw.params.shifts_logits:
             ids[row] = _draw(logits[row], draw)
     return [
         SampledToken(id_, _logprobs(logits[row], id_, draw.params.logprobs))
@@ -36,6 +39,13 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> list[SampledToken]:
 
 
 def _draw(logits: Tensor, draw: Draw) -> int:
+    params = draw.params
+    if params.shifts_logits:
+        logits = shifted(logits, params, draw.known_ids, len(draw.known_ids) - draw.position)
+    return _race(logits, draw) if params.temperature > 0 else int(logits.argmax())
+
+
+def _race(logits: Tensor, draw: Draw) -> int:
     """The winner of an exponential race: P(i) = softmax(scores)[i].
 
     Each token runs with its own noise, so a rounding difference between two workers changes the
@@ -43,7 +53,8 @@ def _draw(logits: Tensor, draw: Draw) -> int:
     """
     params = draw.params
     # Shifted first: a tiny temperature then drives the others to -inf, never the best to inf - inf.
-    scores = truncate((logits - logits.max()) / params.temperature, params.top_k, params.top_p)
+    scores = (logits - logits.max()) / params.temperature
+    scores = truncate(scores, params.top_k, params.top_p, params.min_p)
     return int((scores.double() - torch.from_numpy(noise(draw, len(scores)))).argmax())
 
 
@@ -63,12 +74,15 @@ def noise(draw: Draw, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]
     return logarithms
 
 
-def truncate(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Scores [vocab] with -inf outside the `top_k` best and, among those, outside the nucleus.
+def truncate(scores: Tensor, top_k: int, top_p: float, min_p: float = 0.0) -> Tensor:
+    """Scores [vocab] with -inf for what each rule drops of what the one before it left.
 
-    The nucleus is the fewest best tokens of at least `top_p` probability. Tokens that tie with the
-    last one stay in.
+    First those less than `min_p` times as likely as the best (after Nguyen et al., "Turning Up the
+    Heat", 2024), then all but the `top_k` best, then all outside the nucleus: the fewest best
+    tokens of at least `top_p` probability. Tokens that tie with the last one stay in.
     """
+    if min_p > 0:
+        scores = scores.masked_fill(scores < scores.max() + math.log(min_p), -torch.inf)
     if 0 < top_k < len(scores):
         best = scores.topk(top_k).values
         scores = scores.masked_fill(scores < best[-1], -torch.inf)
