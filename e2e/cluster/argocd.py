@@ -6,11 +6,12 @@ Applications sync to `https://kubernetes.default.svc` as usual, from `file://` r
 
 import secrets
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import namespaces, network, processes, up
 from .components import program
-from .kubectl import apply, kubectl
+from .kubectl import apply, get, kubectl
 from .layout import ARGO_CD, ARGO_CD_ADDRESS, CACHE, KUBECONFIG, RUN
 
 NAMESPACE = "argocd"
@@ -27,14 +28,21 @@ def start_argocd(settings: dict[str, str] | None = None) -> None:
     up.prepare(["helm", "argo-cd"])
     crds = program("argocd").parent / "crds"
     kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", crds)
-    kinds = ("crd/applications.argoproj.io", "crd/appprojects.argoproj.io")
-    # It fails on an object that has no conditions at all, which a new CRD has not.
-    kubectl("wait", "--for=jsonpath={.status.conditions}", *kinds, "--timeout=30s")
-    kubectl("wait", "--for=condition=Established", *kinds, "--timeout=30s")
+    # Not `kubectl wait`: it fails on an object that has no conditions at all, as a new CRD.
+    kinds = {"applications.argoproj.io", "appprojects.argoproj.io"}
+    processes.wait_until("Argo CD's CRDs", lambda: kinds <= set(established_crds()))
     apply(*objects(settings or {}))
     if processes.find("argocd-application-controller", "argocd-application-controller") is None:
         stop_argocd()
         start_processes()
+
+
+def established_crds() -> Iterator[str]:
+    """Their names."""
+    for crd in get("crds")["items"]:
+        conditions = crd["status"].get("conditions") or ()
+        if any((c["type"], c["status"]) == ("Established", "True") for c in conditions):
+            yield crd["metadata"]["name"]
 
 
 def objects(settings: dict[str, str]) -> list[dict[str, object]]:

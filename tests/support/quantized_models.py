@@ -10,9 +10,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from modelfleet_worker.engine.device import LoadedModel
+from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.runner import TorchRunner
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
+from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.models.llama import Llama
 from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.native.runner import NativeRunner
 from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
 
 SIZES = {
@@ -52,8 +56,8 @@ def load(folder: Path, *, dtype: str = "Float32", **quantization: Any) -> Loaded
 
 
 def model_of(loaded: LoadedModel) -> Llama:
-    assert isinstance(loaded.runner, TorchRunner)
-    return loaded.runner._model
+    assert isinstance(loaded.runner, (TorchRunner, NativeRunner))
+    return loaded.runner.model
 
 
 class Causal:
@@ -67,10 +71,19 @@ class Causal:
         return out[0].transpose(0, 1)
 
 
+def native_logits(runner: NativeRunner, ids: list[int]) -> Tensor:
+    """Teacher-forced, [T, vocab]."""
+    sequence = Sequence(Request(request_id="a", prompt_ids=tuple(ids), max_tokens=1))
+    sequence.block_table = list(range(-(-len(ids) // BLOCK_SIZE)))
+    return runner.logits([Chunk.of(sequence, len(ids))], everywhere=True)
+
+
 def logits(loaded: LoadedModel, ids: Tensor) -> Tensor:
     """Teacher-forced, [T, vocab] of ids [T]."""
     runner = loaded.runner
+    if isinstance(runner, NativeRunner):
+        return native_logits(runner, ids.tolist())
     assert isinstance(runner, TorchRunner)
     cos, sin = runner._cos[: len(ids)], runner._sin[: len(ids)]
     with torch.inference_mode():
-        return runner._model(ids, cos, sin, Causal(), torch.arange(len(ids)))
+        return runner.model(ids, cos, sin, Causal(), torch.arange(len(ids)))

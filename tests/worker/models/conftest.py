@@ -123,7 +123,7 @@ def prompts(smollm2: Path) -> list[tuple[int, ...]]:
     return [tuple(tokenizer(text)["input_ids"]) for text in TEXTS]
 
 
-def our_runner(folder: Path, dtype: str) -> TorchRunner:
+def our_runner(folder: Path, dtype: str) -> Runner:
     loaded = load_model(
         folder,
         dtype=dtype,
@@ -132,23 +132,24 @@ def our_runner(folder: Path, dtype: str) -> TorchRunner:
         max_batch_tokens=2048,
         progress=lambda *_: None,
     )
-    assert isinstance(loaded.runner, TorchRunner)
     return loaded.runner
 
 
 @pytest.fixture(scope="session")
 def runner(smollm2: Path) -> TorchRunner:
-    return our_runner(smollm2, "Float32")
+    runner = our_runner(smollm2, "Float32")
+    assert isinstance(runner, TorchRunner)
+    return runner
 
 
 @pytest.fixture(scope="session")
-def bf16_runner(smollm2: Path) -> TorchRunner:
+def bf16_runner(smollm2: Path) -> Runner:
     return our_runner(smollm2, "BFloat16")
 
 
 @pytest.fixture(scope="session")
 def model(runner: TorchRunner) -> Llama:
-    return runner._model
+    return runner.model
 
 
 @pytest.fixture(scope="session")

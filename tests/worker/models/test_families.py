@@ -108,6 +108,6 @@ def test_a_sharded_checkpoint_is_the_same_model(tmp_path: Path):
     assert isinstance(first.runner, TorchRunner)
     assert isinstance(second.runner, TorchRunner)
     for ours, theirs in zip(
-        first.runner._model.parameters(), second.runner._model.parameters(), strict=True
+        first.runner.model.parameters(), second.runner.model.parameters(), strict=True
     ):
         assert ours.equal(theirs)

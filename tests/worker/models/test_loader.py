@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modelfleet_worker.engine.device import LoadedModel
+from modelfleet_worker.engine.runner import warm_up
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.loader import load_model
 
@@ -112,7 +113,7 @@ def test_derived_tensors_of_older_checkpoints_are_ignored(tmp_path: Path):
 def test_the_folder_may_change_once_the_model_is_loaded(tmp_path: Path):
     loaded = load(folder(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"")  # a mapped file would now be a SIGBUS
-    loaded.runner.warm_up(8)  # type: ignore[attr-defined]  # the runner of this device
+    warm_up(loaded.runner, 8)
 
 
 def without(name: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.engine.messages import Abort, Request, SamplingParams
 from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.models.llama import Llama
@@ -195,7 +196,7 @@ def test_logprobs_are_those_of_the_plain_distribution(
 
 
 def test_bfloat16_differs_only_at_near_ties(
-    bf16_runner: TorchRunner, bf16_reference: PreTrainedModel, prompts, engine_run
+    bf16_runner: Runner, bf16_reference: PreTrainedModel, prompts, engine_run
 ):
     found = ids(engine_run(bf16_runner, numbered(prompts)), len(prompts))
     exact = [follows(bf16_reference, p, ours) for p, ours in zip(prompts, found, strict=True)]

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modelfleet_worker.quantization import native
+from modelfleet_worker.native import linear
+from modelfleet_worker.native.library import compile_library, load_library
+from modelfleet_worker.native.linear import NativeLinear
 from modelfleet_worker.quantization.kernels import TorchInt4, TorchInt8, Twin, pack
 from modelfleet_worker.quantization.scheme import Scheme
 from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
 
 needs_library = pytest.mark.skipif(
-    native.load_library() is None, reason="needs a compiler and a processor with AVX-512 VNNI"
+    load_library() is None, reason="needs a compiler and a processor with AVX-512 VNNI"
 )
 SCHEMES = [
     Scheme(bits=8, group=None, symmetric=True),
@@ -54,7 +56,7 @@ def rounded(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (70, 384), (128, 256)])
 def test_computes_exactly_what_it_says(scheme: Scheme, outputs: int, inputs: int):
     packed = weight(scheme, outputs, inputs)
-    kernel = native.Native(packed, torch.bfloat16)
+    kernel = NativeLinear(packed)
     for rows in (1, 2, 3, 4, 5, 6, 7, 13, 40):
         x = activations(rows, inputs)
         expected = functional.linear(rounded(x), packed.dequantized())
@@ -68,7 +70,7 @@ def test_rounding_activations_costs_less_than_one_percent(scheme: Scheme):
     packed = weight(scheme, 256, 512)
     x = activations(32, 512)
     exact = functional.linear(x.float(), packed.dequantized())
-    found = native.Native(packed, torch.bfloat16)(x).float()
+    found = NativeLinear(packed)(x).float()
     assert (found - exact).norm() / exact.norm() < 0.01
 
 
@@ -76,7 +78,7 @@ def test_rounding_activations_costs_less_than_one_percent(scheme: Scheme):
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_a_row_does_not_depend_on_its_batch(scheme: Scheme):
     """Bit for bit: what `deterministic` needs."""
-    kernel = native.Native(weight(scheme, 70, 384), torch.bfloat16)
+    kernel = NativeLinear(weight(scheme, 70, 384))
     x = activations(40, 384)
     together = kernel(x)
     for size in (1, 2, 5, 6, 7, 39):
@@ -85,7 +87,7 @@ def test_a_row_does_not_depend_on_its_batch(scheme: Scheme):
 
 @needs_library
 def test_rows_of_zeros_nans_and_large_numbers_stay_in_their_rows():
-    kernel = native.Native(weight(SCHEMES[3], 64, 128), torch.bfloat16)
+    kernel = NativeLinear(weight(SCHEMES[3], 64, 128))
     x = activations(4, 128)
     clean = kernel(x)
     x[0] = 0
@@ -105,14 +107,14 @@ def test_an_order_of_inputs_is_followed():
         bits=4, codes=plain.codes, scales=plain.scales, zeros=plain.zeros, order=order
     )
     x = activations(3, 128)
-    found = native.Native(ordered, torch.bfloat16)(x)
-    assert found.equal(native.Native(plain, torch.bfloat16)(x[:, order]))
+    found = NativeLinear(ordered)(x)
+    assert found.equal(NativeLinear(plain)(x[:, order]))
 
 
 @needs_library
 def test_it_is_chosen_for_bfloat16_and_not_for_float32():
     packed = weight(SCHEMES[3], 64, 128)
-    assert isinstance(pack(packed, torch.bfloat16), native.Native)
+    assert isinstance(pack(packed, torch.bfloat16), NativeLinear)
     assert isinstance(pack(packed, torch.float32), TorchInt4)
     odd = quantize(torch.randn(64, 48), Scheme(bits=8, group=None, symmetric=True))
     assert isinstance(pack(odd, torch.bfloat16), Twin)
@@ -122,22 +124,22 @@ def test_it_is_chosen_for_bfloat16_and_not_for_float32():
     ("scheme", "kernel"), [(SCHEMES[0], TorchInt8), (SCHEMES[3], TorchInt4)], ids=str
 )
 def test_without_it_torch_computes(monkeypatch, scheme: Scheme, kernel: type):
-    monkeypatch.setattr(native, "load_library", lambda: None)
+    monkeypatch.setattr(linear, "load_library", lambda: None)
     assert isinstance(pack(weight(scheme, 64, 128), torch.bfloat16), kernel)
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(OSError, match="no C\\+\\+ compiler"):
-        native.compile_library(tmp_path / "native.so")
+        compile_library(tmp_path / "native.so")
 
 
 @needs_library
 def test_threads_are_torchs_own(tmp_path: Path):
     """A second OpenMP would have a pool of its own, and the two would fight for the cores."""
     script = (
-        "import torch; from modelfleet_worker.quantization import native;"
-        "assert native.load_library();"
+        "import torch; from modelfleet_worker.native.library import load_library;"
+        "assert load_library();"
         "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'libgomp' in l}))"
     )
     found = subprocess.run(

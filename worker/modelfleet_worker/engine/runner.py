@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 
 from ..models.llama import Llama, rope_tables
-from .device import SampledToken
+from .device import Runner, SampledToken
 from .messages import Request
 from .paged_attention import KVCache, PagedAttention, ordered
 from .sampler import Draw, sample
@@ -22,7 +22,7 @@ class TorchRunner:
     def __init__(self, model: Llama, *, num_blocks: int, context_length: int) -> None:
         config, dtype = model.config, model.norm.weight.dtype
         self.num_blocks = num_blocks
-        self._model = model
+        self.model = model
         self._cos, self._sin = rope_tables(config, context_length, dtype)
         self._cache = KVCache(
             layers=config.layers,
@@ -40,29 +40,24 @@ class TorchRunner:
         ids = list(chain.from_iterable(c.sequence.token_ids[c.start : c.end] for c in batch))
         positions = torch.tensor(list(chain.from_iterable(range(c.start, c.end) for c in batch)))
         rows = _sampling_rows(chunks, order)
-        logits = self._model(
+        logits = self.model(
             torch.tensor(ids),
             self._cos[positions],
             self._sin[positions],
             PagedAttention(self._cache, batch),
             torch.tensor(rows, dtype=torch.long),
         )
-        return sample(logits, [_draw(c.sequence) for c in chunks if c.samples])
-
-    def warm_up(self, tokens: int) -> None:
-        """Computes a prompt and a decode of nobody: the first request then finds all prepared."""
-        tokens = min(tokens, self.num_blocks * BLOCK_SIZE - 1)
-        nobody = Sequence(
-            Request(request_id="warm-up", prompt_ids=(0,) * max(tokens, 1), max_tokens=1)
-        )
-        nobody.block_table = list(range(self.num_blocks))[: tokens // BLOCK_SIZE + 1]
-        self.execute([Chunk.of(nobody, tokens)])
-        nobody.num_computed = max(tokens - 1, 0)
-        self.execute([Chunk.of(nobody, 1)])
+        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples])
 
 
-def _draw(sequence: Sequence) -> Draw:
-    return Draw(sequence.request.sampling, sequence.generated, sequence.token_ids)
+def warm_up(runner: Runner, tokens: int) -> None:
+    """Computes a prompt and a decode of nobody: the first request then finds all prepared."""
+    tokens = min(tokens, runner.num_blocks * BLOCK_SIZE - 1)
+    nobody = Sequence(Request(request_id="warm-up", prompt_ids=(0,) * max(tokens, 1), max_tokens=1))
+    nobody.block_table = list(range(runner.num_blocks))[: tokens // BLOCK_SIZE + 1]
+    runner.execute([Chunk.of(nobody, tokens)])
+    nobody.num_computed = max(tokens - 1, 0)
+    runner.execute([Chunk.of(nobody, 1)])
 
 
 def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from .device import SampledToken
 from .messages import SamplingParams, TokenLogprobs
 from .penalties import shifted
+from .sequence import Sequence
 
 _NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
 
@@ -23,10 +24,15 @@ class Draw:
 
     params: SamplingParams
     position: int
-    known_ids: Sequence[int]  # prompt and answer so far; the last `position` are the answer's
+    known_ids: Items[int]  # prompt and answer so far; the last `position` are the answer's
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> Draw:
+        """For the next token of a sequence."""
+        return cls(sequence.request.sampling, sequence.generated, sequence.token_ids)
 
 
-def sample(logits: Tensor, draws: Sequence[Draw]) -> list[SampledToken]:
+def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
     """One token for each row of `logits` [R, vocab], float32."""
     ids: list[int] = logits.argmax(dim=-1).tolist()
     for row, draw in enumerate(draws):

@@ -60,12 +60,14 @@ class Assembly:
         names: frozenset[str],
         kernel: Callable[[QuantizedWeight, torch.dtype], Kernel] | None = pack,
         prepack: bool = True,
+        native: bool = False,
     ) -> None:
+        """`native`: plain projections are packed for our kernels, too, not for oneDNN's."""
         with torch.device("meta"):
             self._model = Llama(config)
         self._config, self._dtype = config, dtype
         self._quantization, self._stored = quantization, stored
-        self._kernel, self._prepack = kernel, prepack
+        self._kernel, self._prepack, self._native = kernel, prepack, native
         self._plain: dict[str, str] = {}  # a tensor's name -> the parameter that it is
         self._suffixes: dict[str, tuple[_Projection, Part, str]] = {}
         self._modules: list[str] = []
@@ -189,7 +191,7 @@ class Assembly:
         if parts[0].bias:
             linear.bias = _parameter([part.found["bias"] for part in parts])
         if self._prepack:
-            linear.pack()
+            linear.pack(native=self._native)
         return linear
 
     def _checked(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

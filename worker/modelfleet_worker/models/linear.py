@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..native.linear import NativeLinear
 from ..quantization.kernels import Kernel
 
 
@@ -22,19 +23,29 @@ class Linear(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         self.weight: Tensor | None = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.kernel: Kernel | None = None
         self._packed: Tensor | None = None
 
-    def pack(self) -> None:
-        """Lays the weight out as oneDNN computes with it, and lets go of the plain one.
+    def pack(self, *, native: bool = False) -> None:
+        """Lays the weight out as kernels compute with it, and lets go of the plain one.
 
-        Otherwise oneDNN and MKL do it in every call: decoding takes two to three times as long.
+        `native`: as ours do, where they can. Otherwise as oneDNN's do: it and MKL would do it in
+        every call, and decoding would take two to three times as long.
         """
-        if self.weight is not None and can_pack(self.weight.dtype):
+        if self.weight is None:
+            return
+        if native and NativeLinear.takes_plain(self.inputs, self.weight.dtype):
+            self.kernel = NativeLinear(self.weight)
+            self.weight = None
+        elif can_pack(self.weight.dtype):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)  # noqa: SLF001
             self.weight = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The projection [T, outputs] of x [T, inputs]."""
+        if self.kernel is not None:
+            projected = self.kernel(x)
+            return projected if self.bias is None else projected.add_(self.bias)
         if self._packed is None:
             return functional.linear(x, cast("Tensor", self.weight), self.bias)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001

@@ -8,12 +8,14 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..engine.device import LoadedModel
+from ..engine.device import LoadedModel, Runner
 from ..engine.host import available_memory, usable_cores
 from ..engine.messages import EngineLimits
-from ..engine.runner import TorchRunner
+from ..engine.runner import TorchRunner, warm_up
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
+from ..native.runner import NativeRunner
+from ..native.runner import takes as native_takes
 from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
@@ -54,9 +56,11 @@ def load_model(
     model, weights = _load_weights(folder, config, kind, quantization, progress)
     progress("Cache", 0.0)
     blocks = _cache_blocks(config, kind, kv_cache_bytes, max_sequences * context)
-    runner = TorchRunner(model, num_blocks=blocks, context_length=context)
+    runner: Runner = NativeRunner.of(
+        model, num_blocks=blocks, context_length=context, threads=usable_cores()
+    ) or TorchRunner(model, num_blocks=blocks, context_length=context)
     progress("Warmup", 0.0)
-    runner.warm_up(min(max_batch_tokens, context, 256))
+    warm_up(runner, min(max_batch_tokens, context, 256))
     progress("Warmup", 1.0)
     return LoadedModel(
         runner=runner,
@@ -86,7 +90,12 @@ def _load_weights(
             f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available"
         )
     assembly = Assembly(
-        config, dtype=dtype, quantization=quantization, stored=stored, names=checkpoint.names()
+        config,
+        dtype=dtype,
+        quantization=quantization,
+        stored=stored,
+        names=checkpoint.names(),
+        native=native_takes(config, dtype),
     )
     read, total = 0, max(1, checkpoint.total_bytes)
     progress("Weights", 0.0)

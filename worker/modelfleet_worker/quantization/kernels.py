@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .native import Native
+from ..native.linear import NativeLinear
 from .weights import QuantizedWeight, pack_nibbles, unpack_nibbles
 
 _INT4_GROUPS = (32, 64, 128, 256)  # of _weight_int4pack_mm_for_cpu
@@ -130,7 +130,9 @@ class TorchInt4:
 
 def pack(weight: QuantizedWeight, dtype: torch.dtype) -> Kernel:
     """The fastest kernel of this machine that takes the weight, for activations of `dtype`."""
-    for kernel in (Native, TorchInt8, TorchInt4):
+    if NativeLinear.takes(weight, dtype):
+        return NativeLinear(weight)
+    for kernel in (TorchInt8, TorchInt4):
         if kernel.takes(weight, dtype):
             return kernel(weight, dtype)
     return Twin(weight, dtype)

@@ -1,0 +1,139 @@
+"""The C++ files of this folder as a library, compiled when they are first needed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+_FOLDER = Path(__file__).parent
+_SOURCES = ("projections.h", "forward.cpp")
+_NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+# For every such processor, not only this one: an image may hold the library.
+_FLAGS = ("-O3", "-std=c++20", "-march=x86-64-v4", "-mavx512vnni", "-fPIC", "-fopenmp")
+_COMPILE_SECONDS = 120
+
+
+class Linear(ctypes.Structure):
+    """As in projections.h."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("codes", "scales", "zeros", "bias")),
+        *((name, c_int64) for name in ("bits", "group", "outputs", "inputs")),
+    )
+
+
+class Layer(ctypes.Structure):
+    """As in forward.cpp."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
+        *((name, Linear) for name in ("qkv", "output", "gate_up", "down")),
+    )
+
+
+class Model(ctypes.Structure):
+    """As in forward.cpp."""
+
+    _fields_ = (
+        *(
+            (name, c_int64)
+            for name in (
+                *("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "blocks"),
+            )
+        ),
+        ("eps", c_double),
+        *((name, c_void_p) for name in ("embeddings", "norm", "cosines", "sines")),
+        ("layer", POINTER(Layer)),
+        ("head", Linear),
+        ("cache", c_void_p),
+    )
+
+
+class Batch(ctypes.Structure):
+    """As in forward.cpp."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("tokens", "sequences", "sampled")),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
+                "logits",
+            )
+        ),
+    )
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16, and there is a library that lets it."""
+    return "avx512_bf16" in _flags_of_processor() and load_library() is not None
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they cannot be."""
+    if not _flags_of_processor() >= _NEEDED:
+        return None
+    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
+    name = f"native-{hashlib.sha256(source + ' '.join(_FLAGS).encode()).hexdigest()[:16]}.so"
+    built_in = _FOLDER / name  # an image has it beside the sources
+    # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
+    path = (
+        built_in if built_in.exists() else Path("~/.cache/modelfleet/kernels").expanduser() / name
+    )
+    try:
+        if not path.exists():
+            compile_library(path)
+        # Torch has its OpenMP in the process's global scope; there the symbols are found.
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        log.warning("the model runs on torch's kernels, which are slower", error=str(error))
+        return None
+    library.modelfleet_project.argtypes = [POINTER(Linear), c_void_p, c_int64, c_void_p]
+    library.modelfleet_project.restype = None
+    library.modelfleet_forward.argtypes = [POINTER(Model), POINTER(Batch), c_int]
+    library.modelfleet_forward.restype = None
+    return library
+
+
+def compile_library(path: Path) -> None:
+    """Seconds. Raises OSError with what the compiler said, or that there is none."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise FileNotFoundError("there is no C++ compiler: install g++ to have the fast ones")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        objects, library = Path(folder, "native.o"), Path(folder, "native.so")
+        # Two steps: linked with -fopenmp it would bring a second OpenMP with threads of its own.
+        for command in (
+            [compiler, *_FLAGS, "-c", str(_FOLDER / "forward.cpp"), "-o", str(objects)],
+            [compiler, "-shared", str(objects), "-o", str(library)],
+        ):
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False
+                )
+            except subprocess.TimeoutExpired as error:
+                raise OSError(f"{compiler} took longer than {_COMPILE_SECONDS} s") from error
+            if done.returncode:
+                raise OSError(f"{compiler}: {done.stderr.strip()[-500:]}")
+        library.replace(path)  # another worker may compile it too: both are the same
+
+
+@functools.cache
+def _flags_of_processor() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -1,0 +1,163 @@
+"""The runner of the compiled step: a step's chunks become one flat batch and one call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.device import SampledToken
+from ..engine.sampler import Draw, sample
+from ..engine.scheduler import BLOCK_SIZE, Chunk
+from ..models.config import LlamaConfig
+from ..models.linear import Linear, QuantizedLinear
+from ..models.llama import Layer, Llama, rope_angles
+from . import library
+from .linear import NativeLinear
+
+_STEP = 32  # widths are whole steps of it
+
+Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def takes(config: LlamaConfig, dtype: torch.dtype) -> bool:
+    """Whether models of this shape can be computed here, if their weights are packed for it."""
+    widths = (config.hidden_size, config.intermediate_size, config.head_dim)
+    return dtype == torch.bfloat16 and not any(w % _STEP for w in widths) and library.has_bfloat16()
+
+
+class NativeRunner:
+    """Owns the model and its cache; decides nothing about who runs.
+
+    Every logit of a request is the same, bit for bit, whatever else is in the batch and however
+    its prompt was cut into chunks.
+    """
+
+    def __init__(self, model: Llama, *, num_blocks: int, context_length: int, threads: int) -> None:
+        loaded = library.load_library()
+        if loaded is None:
+            raise RuntimeError("there is no library: ask `of` first")
+        config = model.config
+        self.num_blocks = num_blocks
+        self.model = model
+        self._forward, self._threads = loaded.modelfleet_forward, threads
+        self._vocab = config.vocab_size
+        angles = rope_angles(config, context_length)
+        # bfloat16's bits; numpy leaves the zeros to the system: pages are taken when written.
+        self.cache = np.zeros(
+            2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads * config.head_dim,
+            np.uint16,
+        )
+        # What the structures point to lives as long as they do.
+        self._kept = (cosines := angles.cos(), sines := angles.sin())
+        layers = [_layer(cast("Layer", layer)) for layer in model.layers]
+        self._layers = (library.Layer * len(layers))(*layers)
+        self._model = library.Model(
+            layers=config.layers,
+            hidden=config.hidden_size,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            inner=config.intermediate_size,
+            vocab=config.vocab_size,
+            blocks=num_blocks,
+            eps=config.norm_eps,
+            embeddings=model.embed_tokens.weight.data_ptr(),
+            norm=model.norm.weight.data_ptr(),
+            cosines=cosines.data_ptr(),
+            sines=sines.data_ptr(),
+            layer=self._layers,
+            head=_struct(model.lm_head),
+            cache=self.cache.ctypes.data,
+        )
+
+    @classmethod
+    def of(
+        cls, model: Llama, *, num_blocks: int, context_length: int, threads: int
+    ) -> NativeRunner | None:
+        """None for a model that has other weights than packed ones, or another shape."""
+        dtype = model.norm.weight.dtype
+        projections = [m for m in model.modules() if isinstance(m, (Linear, QuantizedLinear))]
+        expected = 4 * model.config.layers + 1  # less: some are split into formats of their own
+        if (
+            not takes(model.config, dtype)
+            or len(projections) != expected
+            or any(_native(module) is None for module in projections)
+        ):
+            return None
+        return cls(model, num_blocks=num_blocks, context_length=context_length, threads=threads)
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
+        """Computes the chunks; returns one token for each that samples, in their order."""
+        return sample(self.logits(chunks), [Draw.of(c.sequence) for c in chunks if c.samples])
+
+    def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
+        """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
+        lengths = np.array([len(chunk) for chunk in chunks])
+        firsts = np.concatenate(([0], lengths.cumsum()))
+        blocks = [-(-chunk.end // BLOCK_SIZE) for chunk in chunks]
+        rows = np.array([firsts[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples], int)
+        if everywhere:
+            rows = np.arange(firsts[-1])
+        logits = torch.empty(len(rows), self._vocab)
+        arrays = {
+            "ids": _flat(c.sequence.token_ids[c.start : c.end] for c in chunks),
+            "positions": _flat(range(c.start, c.end) for c in chunks),
+            "owners": np.repeat(np.arange(len(chunks)), lengths),
+            "firsts": firsts,
+            "table_starts": np.concatenate(([0], np.cumsum(blocks[:-1], dtype=np.int64))),
+            "tables": _flat(
+                c.sequence.block_table[:n] for c, n in zip(chunks, blocks, strict=True)
+            ),
+            "rows": rows,
+        }
+        batch = library.Batch(
+            tokens=int(firsts[-1]),
+            sequences=len(chunks),
+            sampled=len(rows),
+            logits=logits.data_ptr(),
+            **{name: array.ctypes.data for name, array in arrays.items()},
+        )
+        self._forward(ctypes.byref(self._model), ctypes.byref(batch), self._threads)
+        return logits
+
+
+def _flat(parts: Iterable[Iterable[int]]) -> Ints:
+    return np.fromiter(chain.from_iterable(parts), np.int64)
+
+
+def _layer(layer: Layer) -> library.Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = {
+        "input_norm": layer.input_layernorm,
+        "post_norm": layer.post_attention_layernorm,
+        "query_norm": getattr(attention, "q_norm", None),
+        "key_norm": getattr(attention, "k_norm", None),
+    }
+    return library.Layer(
+        **{name: None if norm is None else norm.weight.data_ptr() for name, norm in norms.items()},
+        qkv=_struct(attention.qkv_proj),
+        output=_struct(attention.o_proj),
+        gate_up=_struct(mlp.gate_up_proj),
+        down=_struct(mlp.down_proj),
+    )
+
+
+def _native(module: Linear | QuantizedLinear) -> NativeLinear | None:
+    """Its packed weight, if it is ours and takes inputs as they come."""
+    kernel = module.kernel
+    return kernel if isinstance(kernel, NativeLinear) and kernel.order is None else None
+
+
+def _struct(module: Linear | QuantizedLinear) -> library.Linear:
+    kernel = _native(module)
+    if kernel is None:
+        raise TypeError("not packed for the compiled step: ask `of` first")
+    struct = library.Linear.from_buffer_copy(kernel.struct)
+    struct.bias = None if module.bias is None else module.bias.data_ptr()
+    return struct
