@@ -32,12 +32,12 @@ def test_serves_what_its_rounded_weights_say(smollm2: Path, prompts, engine_run,
         answer = run.answers[str(i)].ids
         rows = twin_logits(twin, torch.tensor([*prompt, *answer]))[len(prompt) - 1 : -1]
         exact += follows(rows.log_softmax(-1), answer)
-    assert exact >= len(prompts) // 2  # ties are the exception
+    assert exact, "every answer met a near tie"
 
     ids = torch.tensor(prompts[-1])
     truth = twin_logits(twin, ids).log_softmax(-1)
     served = logits(loaded, ids).log_softmax(-1)
-    assert float(torch.sum(truth.exp() * (truth - served), dim=-1).mean()) < 0.01
+    assert float(torch.sum(truth.exp() * (truth - served), dim=-1).mean()) < 0.006
 
 
 def follows(rows: torch.Tensor, answer: list[int]) -> bool:
