@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,7 @@ ONLY_SOMETIMES: dict[Right, str] = {
 def operator(administrator: Kube, installation: Installation, tmp_path: Path) -> Kube:
     """The cluster as the operator may use it: with its token, and with nothing else."""
     system = administrator.within(installation.namespace)
-    token = system("create", "token", f"{installation.release}-operator").strip()
-    config = json.loads(system("config", "view", "--raw", "--flatten", "-o", "json"))
-    # A client certificate would win over a token that is only added.
-    config["users"] = [{**user, "user": {"token": token}} for user in config["users"]]
-    file = tmp_path / "operator.kubeconfig"
-    file.write_text(json.dumps(config))
-    return replace(system, kubeconfig=file)
+    return system.as_account(f"{installation.release}-operator", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,73 @@ def test_an_operator_killed_in_the_middle_of_its_work_is_gone_on_with(kube: Kube
         assert begun.items() <= pods(kube, "model").items()
         assert len(starts(kube, "model")) == len(set(starts(kube, "model")))
         assert len(kube.items("controllerrevisions")) == 1
+
+
+def test_a_namespace_where_it_has_no_right_to_create_pods(
+    kube: Kube, administrator: Kube, installation: Installation, tmp_path: Path
+):
+    """It says so, and heals when somebody grants it."""
+    kube.apply(account(), role({"pods": READ}), binding("Role", ACCOUNT))
+    cluster = binding("ClusterRole", f"{installation.release}-operator-cluster", kube.namespace)
+    administrator.apply(cluster)
+    try:
+        with operators(kube.as_account(ACCOUNT, tmp_path), 1):
+            kube.apply(waiting_deployment("model", 1))
+            said = eventually("it shows", lambda: stalled(kube, "Forbidden"), 30)
+            assert "pods is forbidden" in said["message"]
+            kube.apply(role({"pods": [*READ, "create"]}))
+            eventually("it heals", lambda: exactly(kube, "model", 1))
+            eventually("it says so", lambda: not stalled(kube, "Forbidden"), 30)
+    finally:
+        administrator("delete", "clusterrolebinding", ACCOUNT)
+
+
+ACCOUNT = "limited"
+READ = ["list", "watch"]
+RIGHTS = {
+    "modeldeployments.modelfleet.dev": READ,
+    "modeldeployments.modelfleet.dev/status": ["patch"],
+    "modeldeployments.modelfleet.dev/finalizers": ["update"],
+    "controllerrevisions.apps": [*READ, "get", "create", "delete"],
+    "leases.coordination.k8s.io": ["get", "create", "patch"],
+    "events.events.k8s.io": ["create"],
+}
+
+
+def stalled(kube: Kube, reason: str) -> Object | None:
+    found = kube.condition("model", "Stalled")
+    return found if found.get("reason") == reason else None
+
+
+def account() -> Object:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
+
+
+def role(more: dict[str, list[str]]) -> Object:
+    rules = []
+    for what, verbs in (RIGHTS | more).items():
+        kind, _, sub = what.partition("/")
+        plural, _, group = kind.partition(".")
+        resource = f"{plural}/{sub}" if sub else plural
+        rules.append({"apiGroups": [group], "resources": [resource], "verbs": verbs})
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": ACCOUNT},
+        "rules": rules,
+    }
+
+
+def binding(kind: str, name: str, namespace: str = "") -> Object:
+    """Of the account to a role; a ClusterRole needs the account's namespace."""
+    subject = {"kind": "ServiceAccount", "name": ACCOUNT}
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": f"{kind}Binding",
+        "metadata": {"name": ACCOUNT},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+        "subjects": [{**subject, "namespace": namespace} if namespace else subject],
+    }
 
 
 def test_the_api_server_restarts_under_the_operators(kube: Kube, machine: Cluster):

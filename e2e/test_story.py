@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from kube import Kube, eventually, model_deployment
-from processes import kill_worker
+import contextlib
+
+import psutil
+
+from installation import Installation
+from kube import Kube, Object, eventually, model_deployment
+from processes import kill_worker, processes
 from traffic import Traffic
 from truth import Truth
 
@@ -55,6 +60,38 @@ def test_a_model_lives_through_everything_and_loses_no_request(kube: Kube, gatew
     eventually("nothing is left of it", lambda: nothing_left(kube))
 
 
+def test_a_leader_that_stands_still_costs_no_request(
+    kube: Kube, gateway: str, installation: Installation
+):
+    kube.apply(model_deployment("story"))
+    kube.wait("Ready", "modeldeployment/story")
+    leader = leading(installation)
+    with Traffic(gateway, f"{kube.namespace}/story", clients=2) as traffic:
+        traffic.wait_for_answers(4)
+        stopped = processes(leader["metadata"]["uid"], "operator")
+        assert stopped
+        for process in stopped:
+            process.suspend()
+        # The chart's Lease is taken after 15 s; the kubelet kills what does not answer after 30.
+        kube.patch("modeldeployment", "story", {"spec": {"scaling": {"minReplicas": 2}}})
+        eventually("the other one acts", lambda: ready(kube) == 2, 35)
+        for process in stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        traffic.wait_for_answers(4)
+        assert leading(installation)["metadata"]["uid"] != leader["metadata"]["uid"]
+        assert (replicas(kube), len(kube.workers("story"))) == (2, 2)
+    traffic.check()
+
+
+def leading(installation: Installation) -> Object:
+    """The operator's pod that has the Lease."""
+    system = installation.kube.within(installation.namespace)
+    lease = system.get("lease", f"{installation.release}-operator")
+    name = lease["spec"]["holderIdentity"].partition("@")[0]
+    return next(pod for pod in installation.pods("operator") if pod["metadata"]["name"] == name)
+
+
 def replicas(kube: Kube) -> int:
     return int(kube.model("story")["status"].get("replicas", 0))
 
@@ -74,7 +111,7 @@ def rolled(kube: Kube, before: str) -> bool:
     )
 
 
-def replaced(kube: Kube, victim: dict) -> bool:
+def replaced(kube: Kube, victim: Object) -> bool:
     uids = {pod["metadata"]["uid"] for pod in kube.workers("story")}
     return victim["metadata"]["uid"] not in uids and ready(kube) >= 1
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,16 @@ class Kube:
     def within(self, namespace: str) -> Kube:
         """The same cluster, another namespace."""
         return Kube(self.kubeconfig, self.kubectl_binary, namespace)
+
+    def as_account(self, name: str, folder: Path) -> Kube:
+        """The cluster as a ServiceAccount of this namespace may use it, and with nothing else."""
+        config = json.loads(self("config", "view", "--raw", "--flatten", "-o", "json"))
+        # A client certificate would win over a token that is only added.
+        token = {"token": self("create", "token", name).strip()}
+        config["users"] = [{**user, "user": token} for user in config["users"]]
+        file = folder / f"{name}.kubeconfig"
+        file.write_text(json.dumps(config))
+        return replace(self, kubeconfig=file)
 
     def run(
         self, *arguments: str, stdin: str | None = None, timeout: float = 60

@@ -19,11 +19,16 @@ def kill_worker(pod: Object) -> None:
 
 def worker_processes(pod_uid: str) -> list[psutil.Process]:
     """Worker processes in the cgroups of a pod."""
+    return processes(pod_uid, "modelfleet_worker")
+
+
+def processes(pod_uid: str, word: str) -> list[psutil.Process]:
+    """Processes in the cgroups of a pod that have this word in their command line."""
     found = []
     for process in psutil.process_iter():
         try:
             in_pod = pod_uid in Path(f"/proc/{process.pid}/cgroup").read_text()
-            if in_pod and "modelfleet_worker" in process.cmdline():
+            if in_pod and word in process.cmdline():
                 found.append(process)
         except (psutil.NoSuchProcess, OSError):
             continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..quantization.weights import QuantizedWeight
 from .library import Linear, has_bfloat16, load_library
 
-_LANES, _BLOCKS = 16, 4
+_LANES, _PAIR = 16, 32
 _STEP = 32  # inputs that share a scale of activations
 
 
@@ -72,16 +72,16 @@ class NativeLinear:
 
 
 def _lanes(values: Tensor) -> Tensor:
-    """[N, G] as [N / 16, G, 16], padded to whole fours of blocks."""
+    """[N, G] as [N / 16, G, 16], padded to whole pairs."""
     return _padded(values).view(-1, _LANES, values.shape[1]).transpose(1, 2).contiguous()
 
 
 def _blocks(values: Tensor, together: int) -> Tensor:
-    """[N, K] as [N / 16, K / together, 16, together], padded to whole fours of blocks."""
+    """[N, K] as [N / 32, K / together, 32, together], padded to whole pairs."""
     inputs = values.shape[1]
-    blocks = _padded(values).view(-1, _LANES, inputs // together, together)
+    blocks = _padded(values).view(-1, _PAIR, inputs // together, together)
     return blocks.transpose(1, 2).contiguous()
 
 
 def _padded(values: Tensor) -> Tensor:
-    return torch.nn.functional.pad(values, (0, 0, 0, -len(values) % (_LANES * _BLOCKS)))
+    return torch.nn.functional.pad(values, (0, 0, 0, -len(values) % _PAIR))

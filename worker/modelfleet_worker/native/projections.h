@@ -6,10 +6,10 @@
 // A row's result depends on nothing but the row: each sum is one chain over the inputs, in order,
 // whatever else is in the batch.
 //
-// Layout, made by packing.py: outputs in blocks of 16 lanes, N padded to whole fours of blocks.
-//   16 bits: [N / 16][K / 2][16 lanes][2 inputs]
-//   8 bits:  [N / 16][K / 4][16 lanes][4 inputs], a byte each, code + 128
-//   4 bits:  [N / 16][K / 8][16 lanes][4 inputs], code + 8; the low halves are inputs 0-3 of each 8
+// Layout, made by linear.py: outputs in pairs of blocks of 16 lanes, so that a pair is one stream.
+//   16 bits: [N / 32][K / 2][32 lanes][2 inputs]
+//   8 bits:  [N / 32][K / 4][32 lanes][4 inputs], a byte each, code + 128
+//   4 bits:  [N / 32][K / 8][32 lanes][4 inputs], code + 8; the low halves are inputs 0-3 of each 8
 //   scales: float32 [N / 16][G][16];  zeros: int32, likewise, of the unsigned codes, or null
 #pragma once
 #include <immintrin.h>
@@ -23,6 +23,7 @@ using bf16 = uint16_t;
 
 constexpr int kLanes = 16;
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
+constexpr int kAhead = 8192;  // bytes that weights are fetched before they are needed
 constexpr int kPair = 2;   // blocks of lanes that are computed together: 32 outputs
 
 struct Linear {
@@ -102,16 +103,19 @@ template <int Bits, bool Grouped, int R>
 inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, __m512 (&sums)[R][kPair]) {
   constexpr int B = kPair;
   const int64_t block = pair * B;
-  const int64_t bytes = w.inputs * kLanes * Bits / 8;  // of a block of lanes
-  const auto* codes = static_cast<const uint8_t*>(w.codes) + block * bytes;
+  constexpr int64_t kBytes = 64;  // of a block of lanes, at a time
+  const auto* codes = static_cast<const uint8_t*>(w.codes) + block * w.inputs * kLanes * Bits / 8;
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) sums[r][b] = _mm512_setzero_ps();
 
   if constexpr (Bits == 16) {
     const bf16* own = x.row(row);
-    for (int64_t k = 0; k < w.inputs; k += 2, codes += 64) {
+    for (int64_t k = 0; k < w.inputs; k += 2, codes += B * kBytes) {
       __m512i c[B];
-      for (int b = 0; b < B; ++b) c[b] = _mm512_loadu_si512(codes + b * bytes);
+      for (int b = 0; b < B; ++b) {
+        c[b] = _mm512_loadu_si512(codes + b * kBytes);
+        _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_T0);
+      }
       for (int r = 0; r < R; ++r) {
         const __m512i two = spread(own + r * x.inputs + k);
         for (int b = 0; b < B; ++b) add_products(sums[r][b], c[b], two);
@@ -132,9 +136,12 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
         }
       }
       const int8_t* own = x.codes + row * w.inputs + s * kStep;
-      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += 64) {
+      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += B * kBytes) {
         __m512i c[B];
-        for (int b = 0; b < B; ++b) c[b] = _mm512_loadu_si512(codes + b * bytes);
+        for (int b = 0; b < B; ++b) {
+          c[b] = _mm512_loadu_si512(codes + b * kBytes);
+          _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_T0);
+        }
         for (int half = 0; half < 8 / Bits; ++half) {
           __m512i u[B];
           for (int b = 0; b < B; ++b)
