@@ -22,6 +22,8 @@ URGENT_PAUSE: Final = 0.02  # seconds between signals at least
 FIRST_PAUSE: Final = 0.1  # seconds of the back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
 
+SILENCE: Final = 6.0  # seconds without a word after which another operator is looked for
+
 log = structlog.get_logger()
 
 
@@ -47,6 +49,8 @@ class OperatorLink:
                 reason = f"redirected to {leader}" if leader else "the operator ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except TimeoutError:
+                reason = f"it has said nothing for {SILENCE:g} s"
             self._dispatcher.is_current.clear()
             if self._heard and not leader:
                 pause = FIRST_PAUSE
@@ -62,16 +66,29 @@ class OperatorLink:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _session(self, address: str) -> str | None:
-        """One stream, until it ends; the leader's address if it is elsewhere."""
+        """One stream, until it ends; the leader's address if it is elsewhere.
+
+        TimeoutError when it is silent, as a process that was stopped: gRPC's own pings let that
+        pass for a minute.
+        """
         reporter = Reporter(self._dispatcher)
+        patience: float | None = SILENCE
         async with open_channel(address) as channel:
             stub = fleet_pb2_grpc.FleetStub(channel)
             call = stub.Connect(self._messages(reporter), metadata=METADATA)
-            while isinstance(message := await call.read(), fleet_pb2.OperatorMessage):
+            while True:
+                async with asyncio.timeout(patience):
+                    message = await call.read()
+                if not isinstance(message, fleet_pb2.OperatorMessage):
+                    break
                 match message.WhichOneof("message"):
+                    case None:  # a heartbeat
+                        patience = SILENCE
                     case "redirect":
                         return message.redirect.address
                     case "view":
+                        if not self._heard:
+                            patience = None  # until a heartbeat says that this one has any
                         self._take_view(address, message.view, reporter)
                     case "change":
                         self._take_change(message.change)

@@ -22,6 +22,7 @@ from .fleet_view import FleetView
 
 SILENCE = 5.0  # seconds without a message after which a gateway does not count
 PAUSE = 0.02  # seconds between messages to a gateway: what changes together goes together
+HEARTBEAT = 2.0  # seconds without news after which a gateway hears that we are there
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -134,7 +135,12 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 message = self._message(gateway)
                 if message is not None:
                     yield message
-                await gateway.changed.wait()
+                try:
+                    async with asyncio.timeout(HEARTBEAT):
+                        await gateway.changed.wait()
+                except TimeoutError:
+                    yield fleet_pb2.OperatorMessage()
+                    continue
                 await asyncio.sleep(PAUSE)
         finally:
             minding.cancel()

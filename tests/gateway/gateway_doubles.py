@@ -198,6 +198,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         self.view = fleet_pb2.View(term=1, version=1)
         self.redirect = ""
         self.changes: list[fleet_pb2.ViewChange] = []  # sent next, instead of a view
+        self.heartbeat: float | None = None  # seconds; None: as versions before there were any
         self.hellos: list[str] = []
         self.signals: list[fleet_pb2.Signals] = []
         self.address = ""
@@ -248,7 +249,12 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
                     yield fleet_pb2.OperatorMessage(change=self.changes.pop(0))
                 else:
                     yield fleet_pb2.OperatorMessage(view=self.view)
-                await changed.wait()
+                while not changed.is_set():
+                    try:
+                        async with asyncio.timeout(self.heartbeat):
+                            await changed.wait()
+                    except TimeoutError:
+                        yield fleet_pb2.OperatorMessage()
                 changed.clear()
         finally:
             reader.cancel()

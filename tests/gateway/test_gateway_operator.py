@@ -187,6 +187,23 @@ async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good(
         await dispatcher.find("new")
 
 
+async def test_an_operator_that_stands_still_is_left_for_another(monkeypatch):
+    """Its connection stays: the kernel answers for a process that was stopped."""
+    monkeypatch.setattr("modelfleet_gateway.fleet.SILENCE", 0.5)
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        operator = fleet.operator
+        await asyncio.sleep(1)
+        assert len(operator.hellos) == 1, "one that never had a heartbeat is not missed"
+        operator.heartbeat = 0.1
+        fleet.push(route(worker))  # its pause ends, and the next one is short
+        await asyncio.sleep(1)
+        assert len(operator.hellos) == 1
+        operator.heartbeat = None
+        await eventually(lambda: len(operator.hellos) == 2)
+        assert await ask(fleet) == expected_text("p", 8)
+
+
 async def test_follows_a_redirect_to_the_leader():
     leader, follower = OperatorDouble(), OperatorDouble()
     await leader.start()

@@ -71,8 +71,14 @@ class GatewayDouble:
     def __init__(self, call) -> None:
         self._call = call
 
-    async def receive(self):
+    async def message(self):
         return await asyncio.wait_for(self._call.read(), 5)
+
+    async def receive(self):
+        """What is no heartbeat."""
+        while (message := await self.message()).WhichOneof("message") is None:
+            pass
+        return message
 
     async def view(self):
         message = await self.receive()
@@ -136,6 +142,16 @@ async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
             assert second.models[0].workers[0].routable
             served.fleet.withdraw(MODEL)
             assert not (await gateway.view()).models
+
+
+async def test_a_gateway_without_news_hears_that_the_operator_is_there(monkeypatch):
+    monkeypatch.setattr("modelfleet_operator.fleet.HEARTBEAT", 0.05)
+    async with service(MODEL) as served, connected(served) as gateway:
+        for _ in range(2):  # before there is a view, too
+            assert (await gateway.message()).WhichOneof("message") is None
+        served.fleet.publish(route())
+        await gateway.view()
+        assert (await gateway.message()).WhichOneof("message") is None
 
 
 async def test_a_gateway_that_takes_changes_gets_what_differs():
