@@ -82,7 +82,9 @@ class Application(Background):
         return [sync for c, sync, _ in self.seen if c == commit]
 
     def work(self) -> None:
-        while not self.ending.wait(0.3):
+        is_last = False  # what the block waited for is looked at, too
+        while not is_last:
+            is_last = self.ending.wait(0.3)
             state = self.state()
             if not self.seen or self.seen[-1] != state:
                 self.seen.append(state)

@@ -42,7 +42,7 @@ def spread(kube: Kube, power: Cluster) -> Kube:
 
 
 def test_a_node_that_is_deleted(spread: Kube, installation: Installation, administrator: Kube):
-    with Traffic(_gateway(installation), f"{spread.namespace}/model", clients=2) as traffic:
+    with Traffic(installation.gateways()[KEPT], f"{spread.namespace}/model", clients=2) as traffic:
         traffic.wait_for_answers(4)
         administrator("delete", "node", LOST)
         eventually("its worker is replaced", lambda: _nodes(spread) == [KEPT, KEPT], COLLECTED)
@@ -56,7 +56,7 @@ def test_pods_that_never_end_do_not_block_their_successors(
 ):
     (stuck,) = [pod for pod in spread.workers("model") if pod["spec"]["nodeName"] == LOST]
     power.stop_kubelet(LOST)
-    with Traffic(_gateway(installation), f"{spread.namespace}/model", clients=2) as traffic:
+    with Traffic(installation.gateways()[KEPT], f"{spread.namespace}/model", clients=2) as traffic:
         eventually("it shows", lambda: _says_node_lost(spread, stuck), NOTICED)
         before = spread.model("model")["status"]["revision"]
         spread.apply(_model(engine={"maxSequences": 8}))
@@ -80,13 +80,6 @@ def _model(**spec: Any) -> Object:
         }
     ]
     return found
-
-
-def _gateway(installation: Installation) -> str:
-    """The address of a gateway on the node that stays."""
-    (pod, *_) = [p for p in installation.pods("gateway") if p["spec"]["nodeName"] == KEPT]
-    (port,) = [p for p in pod["spec"]["containers"][0]["ports"] if p["name"] == "http"]
-    return f"http://{pod['status']['podIP']}:{port['containerPort']}"
 
 
 def _nodes(kube: Kube) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cluster.cluster import Cluster
@@ -38,6 +39,8 @@ def test_an_upgrade_from_an_earlier_version_keeps_every_model_serving(
     old.install(chart=old_chart)
     kube.apply(model_deployment("steady"))
     kube.wait("Ready", "modeldeployment/steady")
+    # An earlier gateway that has lost its operator denies what is new.
+    eventually("every gateway knows it", lambda: all_know(old, f"{kube.namespace}/steady"))
     with Traffic(gateway, f"{kube.namespace}/steady", clients=4) as traffic:
         traffic.wait_for_answers(8)
 
@@ -62,6 +65,11 @@ def test_an_upgrade_from_an_earlier_version_keeps_every_model_serving(
         set_gateway(installation, installation.operator)
         traffic.wait_for_answers(8)
     traffic.check()
+
+
+def all_know(installation: Installation, model: str) -> bool:
+    gateways = installation.gateways().values()
+    return all(model in httpx.get(f"{gateway}/v1/models").text for gateway in gateways)
 
 
 def rolled(kube: Kube, image: str) -> None:

@@ -76,6 +76,11 @@ class Installation:
         address = service["spec"]["clusterIP"]
         return f"http://{address}:{service['spec']['ports'][0]['port']}"
 
+    def gateways(self) -> dict[str, str]:
+        """Name of the node -> http://HOST:PORT of the gateway's pod there."""
+        pods = self.pods("gateway")
+        return {pod["spec"]["nodeName"]: f"http://{pod['status']['podIP']}:8080" for pod in pods}
+
     def pods(self, component: str) -> list[dict[str, Any]]:
         """Pods of `operator` or `gateway` that nobody is ending."""
         found = self.kube.within(self.namespace).items(
