@@ -20,6 +20,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 import machine
@@ -82,19 +83,17 @@ def last_line(script: Path, *arguments: str) -> dict[str, Any]:
 def text(job: work.Job, rows: Sequence[Row], limits: machine.Limits, load: float) -> str:
     """The whole page; `load` was the average of a minute before all."""
     peaks = ", ".join(f"{rate / 1e9:.0f} {name}" for name, rate in limits.operations.items())
-    return "\n\n".join(
-        [
-            f"{datetime.date.today()}, {machine.description()}, Linux {platform.release()}, Python"
-            f" {platform.python_version()}, torch {version('torch')}, commit {commit()};"
-            f" {Path(job.folder).name}, medians of {job.repeats}. Load average {load:.1f} before,"
-            f" {os.getloadavg()[0]:.1f} at the end, of 1 minute.",
-            f"The machine: reads {limits.read_bytes / 1e9:.1f} GB/s, multiplies matrices at"
-            f" {peaks} G operations/s.",
-            report.LEGEND,
-            report.figures(rows, limits, job.folder),
-            *filter(None, [report.ratios(rows, OURS)]),
-        ]
+    paragraphs = (
+        f"{datetime.date.today()}, {machine.description()}, Linux {platform.release()}, Python"
+        f" {platform.python_version()}, torch {version('torch')}, commit {commit()};"
+        f" {Path(job.folder).name}, medians of {job.repeats}. Load average of a minute {load:.1f}"
+        f" before, {os.getloadavg()[0]:.1f} at the end.",
+        f"The machine reads {limits.read_bytes / 1e9:.1f} GB/s and multiplies matrices at {peaks}"
+        " G operations/s.",
+        report.LEGEND,
     )
+    tables = (report.figures(rows, limits, job.folder), report.ratios(rows, OURS))
+    return "\n\n".join([*(fill(p, width=120) for p in paragraphs), *filter(None, tables)])
 
 
 def commit() -> str:

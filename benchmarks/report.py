@@ -63,8 +63,8 @@ def sooner(result: work.Result) -> float:
 
 LEGEND = f"""\
 Random token ids, greedy, end of sequence ignored; each engine serves over its own streaming API
-(transformers has none: one call for each {work.STREAMS} prompts). 1 stream and {work.STREAMS}
-streams: {work.PROMPT_TOKENS} tokens and {work.NEW_TOKENS} new ones; shared prompt:
+(transformers has none: one call for each {work.STREAMS} prompts, sorted by length). 1 stream and
+{work.STREAMS} streams: {work.PROMPT_TOKENS} tokens and {work.NEW_TOKENS} new ones; shared prompt:
 {work.SHARED_TOKENS} tokens in common and {work.OWN_TOKENS} of its own, {work.SHARED_NEW_TOKENS} new
 ones; traces: {work.TRACED_REQUESTS} requests drawn from an hour of Azure's (2023), lengths divided
 by {work.TRACE_SCALE}, {work.STREAMS} at once. Nothing else is cached before. 1 stream: tokens after

@@ -117,10 +117,13 @@ class Client:
         self,
         path: str,
         body: Mapping[str, Any],
-        tokens_in: Callable[[dict[str, Any]], int],
+        tokens_after: Callable[[dict[str, Any], int], int],
         new_tokens: int,
     ) -> work.Timing:
-        """One answer of exactly so many tokens, as server-sent events."""
+        """One answer of exactly so many tokens, as server-sent events.
+
+        The function gets an event and how many tokens had come before it.
+        """
         begun = time.perf_counter()
         first = last = 0.0
         count = 0
@@ -129,8 +132,9 @@ class Client:
             async for line in answer.content:
                 if line.startswith(b"data: {"):
                     came = time.perf_counter()
-                    if tokens := tokens_in(json.loads(line.removeprefix(b"data: "))):
-                        count += tokens
+                    before = count
+                    count = tokens_after(json.loads(line.removeprefix(b"data: ")), before)
+                    if count > before:
                         last = came
                         first = first or last
         assert count == new_tokens, (count, new_tokens)

@@ -62,6 +62,8 @@ def generate(model: GenerationMixin, requests: list[work.Request]) -> list[work.
 def repeat(
     model: GenerationMixin, requests: list[work.Request]
 ) -> tuple[list[work.Request], list[work.Timing]]:
+    """Sorted by length, so that as little as possible is padding."""
+    requests = sorted(requests, key=lambda r: len(r.ids))
     batches = [requests[i : i + work.STREAMS] for i in range(0, len(requests), work.STREAMS)]
     return requests, [timing for batch in batches for timing in generate(model, batch)]
 

@@ -34,13 +34,13 @@ async def measure(port: int, job: work.Job, begun: float) -> served.Measured:
                 "stream": True,
                 "return_token_ids": True,
             }
-            return server.stream("/v1/completions", body, tokens_in, request.new_tokens)
+            return server.stream("/v1/completions", body, tokens_after, request.new_tokens)
 
         return await served.measure(generate, job, begun)
 
 
-def tokens_in(event: dict[str, Any]) -> int:
-    return sum(len(choice.get("token_ids") or ()) for choice in event["choices"])
+def tokens_after(event: dict[str, Any], before: int) -> int:
+    return before + sum(len(choice.get("token_ids") or ()) for choice in event["choices"])
 
 
 def command(job: work.Job, port: int) -> list[str]:
