@@ -23,6 +23,13 @@ class Limits:
     read_bytes: float
     operations: dict[str, float]  # of matrix products, by what they compute in
 
+    def or_higher(self, other: Limits) -> Limits:
+        """The better of two measurements: whatever disturbs one of them only makes it lower."""
+        return Limits(
+            read_bytes=max(self.read_bytes, other.read_bytes),
+            operations={n: max(r, other.operations[n]) for n, r in self.operations.items()},
+        )
+
 
 def limits() -> Limits:
     import torch
