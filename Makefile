@@ -74,11 +74,13 @@ endif
 demo: install model ## One YAML to a fleet that answers, sleeps and wakes
 	@$(BIN)/python tools/demo.py
 
+.PHONY: peers
+peers: install ## Build the engines that ours is measured against: llama.cpp and vLLM (minutes, once)
+	@$(BIN)/python benchmarks/peers.py
+
 .PHONY: bench
-bench: install model ## The tables of docs/performance.md, measured again
-	model=$$($(BIN)/python tools/prepare_smollm2.py) && \
-	    $(BIN)/python benchmarks/engine.py --dtype bfloat16 $$model && \
-	    $(BIN)/python benchmarks/engine.py --dtype float32 $$model
+bench: install model ## The engine beside its peers, an hour on an idle machine (docs/performance.md)
+	@$(BIN)/python benchmarks/engine.py $$($(BIN)/python tools/prepare_smollm2.py) $(if $(WRITE),--write $(WRITE))
 
 .PHONY: generate
 generate: install ## Write what is generated from the code: the CRDs, their reference, the chart's copies

@@ -20,28 +20,20 @@ FEW, MANY = 1, 16  # decoding sequences
 SHORT, LONG = 64, 1024  # tokens of a prompt
 
 
-def prompt(seed: int, tokens: int) -> list[int]:
-    """Of any length, distinct for each seed."""
-    ids: list[int] = []
-    while len(ids) < tokens:
-        ids += work.prompt(seed * 100 + len(ids))
-    return ids[:tokens]
-
-
 async def measure(address: str, started: float) -> dict[str, float]:
     async with ready_worker(address) as worker:
         load = time.perf_counter() - started
-        await generate(worker, prompt(1, LONG), 16)
+        await generate(worker, work.prompt(1, LONG), 16)
 
         async def step(sequences: int, seed: int) -> float:
             """Seconds of a step in which so many sequences decode."""
             timings = await asyncio.gather(
-                *(generate(worker, prompt(seed + i, 16), 128) for i in range(sequences))
+                *(generate(worker, work.prompt(seed + i, 16), 128) for i in range(sequences))
             )
             return statistics.median((t.last - t.first) / 127 for t in timings)
 
         async def first_token(tokens: int, seed: int) -> float:
-            timing = await generate(worker, prompt(seed, tokens), 1)
+            timing = await generate(worker, work.prompt(seed, tokens), 1)
             return timing.first - timing.begun
 
         few = statistics.median([await step(FEW, 1000 * r) for r in range(1, REPEATS + 1)])

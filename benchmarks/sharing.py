@@ -24,7 +24,7 @@ async def measure(addresses: list[str]) -> float:
         begun = time.perf_counter()
         await asyncio.gather(
             *(
-                generate(workers[i % len(workers)], work.prompt(50 + i)[:PROMPT], NEW)
+                generate(workers[i % len(workers)], work.prompt(50 + i, PROMPT), NEW)
                 for i in range(work.STREAMS)
             )
         )

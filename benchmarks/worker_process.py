@@ -9,11 +9,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
+import workload as work
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 MODEL = "bench/smollm2"
@@ -21,14 +21,14 @@ DTYPES = {"bfloat16": "BFloat16", "float32": "Float32"}
 
 
 @contextlib.contextmanager
-def worker_process(folder: str, dtype: str) -> Iterator[str]:
+def worker_process(folder: str, dtype: str, *flags: str) -> Iterator[str]:
     """Its address, as soon as it listens; it loads the model from then on."""
     with tempfile.TemporaryDirectory() as scratch:
         address = Path(scratch) / "address"
         model = ["--model", MODEL, "--source", f"file://{folder}", "--dtype", DTYPES[dtype]]
         listen = ["--listen", "127.0.0.1:0", "--worker-id", "bench", "--address-file", str(address)]
         worker = subprocess.Popen(
-            [sys.executable, "-m", "modelfleet_worker", *listen, "--device", "cpu", *model],
+            [sys.executable, "-m", "modelfleet_worker", *listen, "--device", "cpu", *model, *flags],
             stdout=sys.stderr,
         )
         try:
@@ -53,18 +53,9 @@ async def ready_worker(address: str) -> AsyncIterator[worker_pb2_grpc.WorkerAsyn
         yield worker
 
 
-@dataclass(frozen=True)
-class Timing:
-    """When a request began, and when its first and last token came; seconds, monotonic."""
-
-    begun: float
-    first: float
-    last: float
-
-
 async def generate(
     worker: worker_pb2_grpc.WorkerAsyncStub, ids: list[int], new_tokens: int
-) -> Timing:
+) -> work.Timing:
     """One greedy answer of exactly so many tokens."""
     begun = time.perf_counter()
     first = last = 0.0
@@ -82,4 +73,4 @@ async def generate(
             last = time.perf_counter()
             first = first or last
     assert count == new_tokens, (count, new_tokens)
-    return Timing(begun, first, last)
+    return work.Timing(begun, first, last)

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-STREAMS = 16
+CONTEXT = 2048  # tokens of a prompt and its answer together, in every workload
+STREAMS = 16  # at once
 PROMPT_TOKENS = 128
 NEW_TOKENS = 128
+SHARED_TOKENS, OWN_TOKENS, SHARED_NEW_TOKENS = 512, 32, 64
+TRACED_REQUESTS = 64
+TRACE_SCALE = 4  # lengths are divided by it: 99 % of the hour's requests then fit the context
+
+WORKLOADS = ("single", "uniform", "shared", "traces")
+
+Length = tuple[int, int]  # tokens of a prompt, and of its answer
 
 
-def prompt(seed: int) -> list[int]:
+@dataclass(frozen=True)
+class Request:
+    ids: list[int]
+    new_tokens: int
+
+
+def prompt(seed: object, tokens: int = PROMPT_TOKENS) -> list[int]:
     """Distinct for each seed, so that no prefix cache helps; ids far from the special ones."""
-    draw = random.Random(seed)
-    return [draw.randrange(300, 48000) for _ in range(PROMPT_TOKENS)]
+    draw = random.Random(str(seed))
+    return [draw.randrange(300, 48000) for _ in range(tokens)]
 
 
-def prompts(seed: int) -> list[list[int]]:
-    """One prompt for each of the concurrent streams."""
-    return [prompt(1000 * seed + i) for i in range(STREAMS)]
+FIRST = Request(prompt("first"), 1)  # its answer ends the start
+WARMING = Request(prompt("warming"), 16)  # runs once before anything is measured
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When a request began, and when its first and last token came; seconds, monotonic."""
+
+    begun: float
+    first: float
+    last: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +53,82 @@ class Job:
     """What a script of engines/ gets, as JSON in its only argument; its last line is a Result."""
 
     folder: str  # Hugging Face folder
-    dtype: str  # a torch name
+    workloads: Sequence[str]  # of WORKLOADS; none: only the start is measured
     repeats: int
-    started: float  # when the process was started, on the machine's monotonic clock
+    lengths: Sequence[Length]  # of the requests in `traces`
+    weights: str = ""  # the format, as the engine calls it
+    setup: str = ""  # one of the engine's, if it has several
+    started: float = 0.0  # when the process was started, on the machine's monotonic clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of one workload, medians over its repeats. Rates are tokens per second."""
+
+    ttft: float  # seconds from sending a request to its first token, median of the requests
+    decode_rate: float  # of one stream after its first token, median of the requests
+    batch_rate: float  # output tokens of all over wall time, prompts included
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Medians over the repeats, for one engine. Rates are output tokens over wall time."""
+    """What one engine did."""
 
-    engine: str
     version: str
     start_seconds: float  # process start to first token, weights in the page cache
-    ttft_seconds: float  # one stream
-    decode_rate: float  # tokens per second of one stream after its first token
-    batched_rate: float  # 16 streams at once, prompts included
-    sequential_rate: float  # the same 16 requests, one after another
+    weight_bytes: int  # read for each decoding step
+    figures: dict[str, Figures]
 
 
-def median(repeats: int, measure: Callable[[int], float]) -> float:
-    """The median of `measure(repeat)`; each repeat gets its own number to draw prompts from."""
-    return statistics.median(measure(repeat) for repeat in range(repeats))
+def requests(job: Job, workload: str, repeat: int) -> list[Request]:
+    """All of one repeat; at most STREAMS of them run at once."""
+
+    def own(i: int, tokens: int) -> list[int]:
+        return prompt((workload, repeat, i), tokens)
+
+    match workload:
+        case "single":
+            return [Request(own(0, PROMPT_TOKENS), NEW_TOKENS)]
+        case "uniform":
+            return [Request(own(i, PROMPT_TOKENS), NEW_TOKENS) for i in range(STREAMS)]
+        case "shared":
+            shared = own(STREAMS, SHARED_TOKENS)
+            return [Request(shared + own(i, OWN_TOKENS), SHARED_NEW_TOKENS) for i in range(STREAMS)]
+        case "traces":
+            return [Request(own(i, known), new) for i, (known, new) in enumerate(job.lengths)]
+        case _:
+            raise ValueError(f"expected a workload of {', '.join(WORKLOADS)}, found {workload!r}")
+
+
+def traced_lengths(trace: Path) -> list[Length]:
+    """The lengths of requests drawn from an hour of production, scaled; the same in every call."""
+    with gzip.open(trace, "rt") as rows:
+        hour = [
+            (int(row["input_tokens"]) // TRACE_SCALE, int(row["output_tokens"]) // TRACE_SCALE)
+            for row in csv.DictReader(rows)
+        ]
+    # Two new tokens at least: with one there is no rate to speak of.
+    fitting = [(known, new) for known, new in hour if known + new <= CONTEXT and known and new > 1]
+    return random.Random(0).sample(fitting, TRACED_REQUESTS)
+
+
+def figures(repeats: Sequence[tuple[list[Request], list[Timing]]]) -> Figures:
+    """Of one workload: each repeat's requests, and when their tokens came."""
+    each = [_of_repeat(requests, timings) for requests, timings in repeats]
+    return Figures(
+        ttft=statistics.median(f.ttft for f in each),
+        decode_rate=statistics.median(f.decode_rate for f in each),
+        batch_rate=statistics.median(f.batch_rate for f in each),
+    )
+
+
+def _of_repeat(requests: list[Request], timings: list[Timing]) -> Figures:
+    wall = max(t.last for t in timings) - min(t.begun for t in timings)
+    rates = [
+        (r.new_tokens - 1) / (t.last - t.first) for r, t in zip(requests, timings, strict=True)
+    ]
+    return Figures(
+        ttft=statistics.median(t.first - t.begun for t in timings),
+        decode_rate=statistics.median(rates),
+        batch_rate=sum(r.new_tokens for r in requests) / wall,
+    )

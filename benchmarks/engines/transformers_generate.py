@@ -1,21 +1,30 @@
-"""The peer `transformers.generate`, in its batched call and one by one: see `workload.Job`."""
+"""The peer `transformers.generate`, in its batched call: see `workload.Job`.
+
+It has no server and no continuous batching: STREAMS prompts at a time are one call, padded to the
+longest, which goes on until the longest answer is there.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+import served
 import workload as work
+from projections import weight_bytes
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+PADDING = 2
 
 
-class FirstToken:
-    """A streamer that notes when each token came; the first `put` is the prompt."""
+class TokenTimes:
+    """A streamer that notes when each token of the batch came; the first `put` is the prompts."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -27,57 +36,56 @@ class FirstToken:
         pass
 
 
+def generate(model: Any, requests: list[work.Request]) -> list[work.Timing]:
+    """One call for all of them."""
+    longest = max(len(r.ids) for r in requests)
+    new_tokens = max(r.new_tokens for r in requests)
+    padding = [longest - len(r.ids) for r in requests]
+    ids = torch.tensor(
+        [[PADDING] * left + r.ids for left, r in zip(padding, requests, strict=True)]
+    )
+    mask = torch.arange(longest) >= torch.tensor(padding)[:, None]
+    streamer = TokenTimes()
+    begun = time.perf_counter()
+    answers = model.generate(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        streamer=streamer,
+    )
+    assert answers.shape[1] == longest + new_tokens
+    _, *times = streamer.times
+    return [work.Timing(begun, times[0], times[r.new_tokens - 1]) for r in requests]
+
+
+def repeat(
+    model: Any, requests: list[work.Request]
+) -> tuple[list[work.Request], list[work.Timing]]:
+    """Sorted by length, so that as little as possible is padding."""
+    requests = sorted(requests, key=lambda r: len(r.ids))
+    batches = [requests[i : i + work.STREAMS] for i in range(0, len(requests), work.STREAMS)]
+    return requests, [timing for batch in batches for timing in generate(model, batch)]
+
+
 def main(job: work.Job) -> None:
-    repeats = job.repeats
-    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=getattr(torch, job.dtype)).eval()
+    dtype = DTYPES[job.weights]
+    model = AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype).eval()
     model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 2
-
-    def generate(batch: list[list[int]], new: int, streamer: FirstToken | None = None) -> float:
-        ids = torch.tensor(batch)
-        begun = time.perf_counter()
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new,
-            min_new_tokens=new,
-            do_sample=False,
-            streamer=streamer,
-        )
-        assert out.shape[1] == ids.shape[1] + new
-        return time.perf_counter() - begun
-
-    def stream(repeat: int) -> tuple[float, float]:
-        timing = FirstToken()
-        begun = time.perf_counter()
-        generate([work.prompt(repeat)], work.NEW_TOKENS, timing)
-        first, last = timing.times[1], timing.times[-1]
-        return first - begun, (work.NEW_TOKENS - 1) / (last - first)
-
-    def sequential(repeat: int) -> float:
-        begun = time.perf_counter()
-        for ids in work.prompts(100 + repeat):
-            generate([ids], work.NEW_TOKENS)
-        return work.STREAMS * work.NEW_TOKENS / (time.perf_counter() - begun)
-
-    total = work.STREAMS * work.NEW_TOKENS
+    model.generation_config.pad_token_id = PADDING
     with torch.inference_mode():
-        generate([work.prompt(999_999)], 1)
-        start = time.perf_counter() - job.started
-        generate([work.prompt(999_998)], 16)
-        singles = [stream(repeat) for repeat in range(repeats)]
-        result = work.Result(
-            engine="transformers.generate",
-            version=version("transformers"),
-            start_seconds=start,
-            ttft_seconds=work.median(repeats, lambda r: singles[r][0]),
-            decode_rate=work.median(repeats, lambda r: singles[r][1]),
-            batched_rate=work.median(
-                repeats, lambda r: total / generate(work.prompts(1 + r), work.NEW_TOKENS)
-            ),
-            sequential_rate=sequential(0),
-        )
-    print(json.dumps(asdict(result)))
+        (first,) = generate(model, [work.FIRST])
+        generate(model, [work.WARMING])
+        figures = {}
+        for workload in job.workloads:
+            repeats = [repeat(model, work.requests(job, workload, r)) for r in range(job.repeats)]
+            figures[workload] = work.figures(repeats)
+    served.print_result(
+        version=version("transformers"),
+        weight_bytes=weight_bytes(job.folder, lambda *_: dtype.itemsize),
+        measured=served.Measured(first.first - job.started, figures),
+    )
 
 
 if __name__ == "__main__":
