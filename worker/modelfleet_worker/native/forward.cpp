@@ -322,6 +322,8 @@ class Pass {
       weights_.resize(R * stride);
     }
     const int64_t* table_of = table(sequence);
+    float* const scores = scores_.data();
+    bf16* const weights = weights_.data();
     const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(d)));
     const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
     __m512 highest[R];
@@ -332,14 +334,14 @@ class Pass {
       for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
       for (int64_t i = 0; i < d; i += 2) {
         const __m512i pair = _mm512_loadu_si512(k + i * kBlock);
-        for (int r = 0; r < R; ++r) add_products(sums[r], pair, spread(query[r] + i));
+        for (int r = 0; r < R; ++r) sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
       }
       for (int r = 0; r < R; ++r) {
         const int64_t left = seen[r] - b * kBlock;
         const __mmask16 mask = left >= kBlock ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
         const __m512 score = _mm512_mask_mul_ps(lowest, mask, sums[r], scale);
         highest[r] = _mm512_max_ps(highest[r], score);
-        _mm512_storeu_ps(scores_.data() + r * stride + b * kBlock, score);
+        _mm512_storeu_ps(scores + r * stride + b * kBlock, score);
       }
     }
     float inverse[R];
@@ -347,9 +349,9 @@ class Pass {
       const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest[r]));
       __m512 total = _mm512_setzero_ps();
       for (int64_t t = r * stride; t < (r + 1) * stride; t += kLanes) {
-        const __m512 e = exponential(_mm512_sub_ps(load(scores_.data() + t), top));
+        const __m512 e = exponential(_mm512_sub_ps(load(scores + t), top));
         total = _mm512_add_ps(total, e);
-        store(weights_.data() + t, e);
+        store(weights + t, e);
       }
       inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
     }
@@ -361,7 +363,10 @@ class Pass {
         const int64_t tokens = std::min<int64_t>(kBlock, most - b * kBlock);
         for (int64_t t = 0; t < tokens; t += 2) {
           const __m512i pair = _mm512_loadu_si512(v + t * kLanes);
-          for (int r = 0; r < R; ++r) add_products(sums[r], pair, spread(weights_.data() + r * stride + b * kBlock + t));
+          for (int r = 0; r < R; ++r) {
+            const __m512i two = spread(weights + r * stride + b * kBlock + t);
+            sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)two);
+          }
         }
       }
       for (int r = 0; r < R; ++r) store(out[r] + j, _mm512_mul_ps(sums[r], _mm512_set1_ps(inverse[r])));

@@ -19,7 +19,15 @@ _FOLDER = Path(__file__).parent
 _SOURCES = ("projections.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
-_FLAGS = ("-O3", "-std=c++20", "-march=x86-64-v4", "-mavx512vnni", "-fPIC", "-fopenmp")
+_FLAGS = (
+    "-O3",
+    "-std=c++20",
+    "-march=x86-64-v4",
+    "-mavx512vnni",
+    "-mavx512bf16",
+    "-fPIC",
+    "-fopenmp",
+)
 _COMPILE_SECONDS = 120
 
 

@@ -69,13 +69,6 @@ inline void store(bf16* y, __m512 value) {
 inline void store(bf16* y, __m512 value, __mmask16 mask) { _mm256_mask_storeu_epi16(y, mask, to_bf16(value)); }
 inline void store(float* y, __m512 value, __mmask16 mask) { _mm512_mask_storeu_ps(y, mask, value); }
 
-// sum += products. Not the intrinsics: gcc 12 copies each sum before and after them.
-inline void add_products(__m512i& sum, __m512i weights, __m512i activations) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(activations));
-}
-inline void add_products(__m512& sum, __m512i weights, __m512i activations) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(activations));
-}
 inline __m512i spread(const void* four_bytes) {
   return _mm512_set1_epi32(*static_cast<const int32_t*>(four_bytes));
 }
@@ -98,44 +91,48 @@ inline void round_inputs(const Rows& x, int64_t row, int64_t from, int64_t to) {
   }
 }
 
-// The sums of R rows and 32 outputs. Bits 16: bfloat16.
+// The sums of R rows and 32 outputs. Bits 16: bfloat16. Sums are local, and so is what the loops
+// read often: what is reached through a reference is stored and loaded around each product.
 template <int Bits, bool Grouped, int R>
-inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, __m512 (&sums)[R][kPair]) {
+inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, __m512 (&out)[R][kPair]) {
   constexpr int B = kPair;
-  const int64_t block = pair * B;
   constexpr int64_t kBytes = 64;  // of a block of lanes, at a time
-  const auto* codes = static_cast<const uint8_t*>(w.codes) + block * w.inputs * kLanes * Bits / 8;
+  const int64_t block = pair * B, inputs = w.inputs;
+  const auto* codes = static_cast<const uint8_t*>(w.codes) + block * inputs * kLanes * Bits / 8;
+  __m512 sums[R][B];
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) sums[r][b] = _mm512_setzero_ps();
 
   if constexpr (Bits == 16) {
     const bf16* own = x.row(row);
-    for (int64_t k = 0; k < w.inputs; k += 2, codes += B * kBytes) {
+    for (int64_t k = 0; k < inputs; k += 2, codes += B * kBytes) {
       __m512i c[B];
       for (int b = 0; b < B; ++b) {
         c[b] = _mm512_loadu_si512(codes + b * kBytes);
         _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_T0);
       }
       for (int r = 0; r < R; ++r) {
-        const __m512i two = spread(own + r * x.inputs + k);
-        for (int b = 0; b < B; ++b) add_products(sums[r][b], c[b], two);
+        const __m512i two = spread(own + r * inputs + k);
+        for (int b = 0; b < B; ++b) sums[r][b] = _mm512_dpbf16_ps(sums[r][b], (__m512bh)c[b], (__m512bh)two);
       }
     }
   } else {
-    const int64_t groups = w.inputs / w.group, steps = w.inputs / kStep;
+    const int64_t group = w.group, groups = inputs / group, steps = inputs / kStep;
+    const float *scales = w.scales, *own_scales = x.scales + row * steps;
+    const int32_t *zeros = w.zeros, *own_sums = x.sums + row * steps;
+    const int8_t* own = x.codes + row * inputs;
     const __m512i low = _mm512_set1_epi8(15);
-    for (int64_t s = 0; s < steps; ++s) {
-      const int64_t g = Grouped ? s * kStep / w.group : 0;
+    for (int64_t s = 0; s < steps; ++s, own += kStep) {
+      const int64_t g = Grouped ? s * kStep / group : 0;
       __m512i dots[R][B];
       for (int b = 0; b < B; ++b) {
         const int64_t at = ((block + b) * groups + g) * kLanes;
         for (int r = 0; r < R; ++r) {
-          const int32_t sum = -x.sums[(row + r) * steps + s];
-          dots[r][b] = w.zeros ? _mm512_mullo_epi32(_mm512_loadu_si512(w.zeros + at), _mm512_set1_epi32(sum))
-                               : _mm512_set1_epi32(sum * (1 << (Bits - 1)));
+          const int32_t sum = -own_sums[r * steps + s];
+          dots[r][b] = zeros ? _mm512_mullo_epi32(_mm512_loadu_si512(zeros + at), _mm512_set1_epi32(sum))
+                             : _mm512_set1_epi32(sum * (1 << (Bits - 1)));
         }
       }
-      const int8_t* own = x.codes + row * w.inputs + s * kStep;
       for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += B * kBytes) {
         __m512i c[B];
         for (int b = 0; b < B; ++b) {
@@ -147,15 +144,15 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
           for (int b = 0; b < B; ++b)
             u[b] = Bits == 8 ? c[b] : _mm512_and_si512(half ? _mm512_srli_epi16(c[b], 4) : c[b], low);
           for (int r = 0; r < R; ++r) {
-            const __m512i four = spread(own + r * w.inputs + k + 4 * half);
-            for (int b = 0; b < B; ++b) add_products(dots[r][b], u[b], four);
+            const __m512i four = spread(own + r * inputs + k + 4 * half);
+            for (int b = 0; b < B; ++b) dots[r][b] = _mm512_dpbusd_epi32(dots[r][b], u[b], four);
           }
         }
       }
       for (int b = 0; b < B; ++b) {
-        const __m512 scale = Grouped ? load(w.scales + ((block + b) * groups + g) * kLanes) : _mm512_set1_ps(1);
+        const __m512 scale = Grouped ? load(scales + ((block + b) * groups + g) * kLanes) : _mm512_set1_ps(1);
         for (int r = 0; r < R; ++r) {
-          const __m512 own_scale = _mm512_set1_ps(x.scales[(row + r) * steps + s]);
+          const __m512 own_scale = _mm512_set1_ps(own_scales[r * steps + s]);
           const __m512 both = Grouped ? _mm512_mul_ps(scale, own_scale) : own_scale;
           sums[r][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][b]), both, sums[r][b]);
         }
@@ -163,17 +160,18 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
     }
     if constexpr (!Grouped)
       for (int b = 0; b < B; ++b) {
-        const __m512 scale = load(w.scales + (block + b) * kLanes);
+        const __m512 scale = load(scales + (block + b) * kLanes);
         for (int r = 0; r < R; ++r) sums[r][b] = _mm512_mul_ps(sums[r][b], scale);
       }
   }
-  if (w.bias)
-    for (int b = 0; b < B; ++b) {
+  for (int b = 0; b < B; ++b) {
+    __m512 bias = _mm512_setzero_ps();
+    if (w.bias) {
       const int64_t left = w.outputs - (block + b) * kLanes;
-      const __mmask16 mask = left >= kLanes ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-      const __m512 bias = load(w.bias + (block + b) * kLanes, mask);
-      for (int r = 0; r < R; ++r) sums[r][b] = _mm512_add_ps(sums[r][b], bias);
+      bias = load(w.bias + (block + b) * kLanes, left >= kLanes ? 0xffff : left > 0 ? (1u << left) - 1 : 0);
     }
+    for (int r = 0; r < R; ++r) out[r][b] = _mm512_add_ps(sums[r][b], bias);
+  }
 }
 
 // Calls f<Bits, Grouped, R>(row) for tiles of R rows that together are `from` to `to`.
