@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +147,14 @@ def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, tmp_path: Pa
         assert torch.cat(rows).equal(alone)
 
 
+def test_the_likeliest_token_is_the_first_of_the_highest_logits(tmp_path: Path):
+    saved("llama", tmp_path)
+    runner = native(load(tmp_path))
+    chunks = [Chunk.of(sequence(IDS[:n], 8 * i), n) for i, n in enumerate((3, 17, 40))]
+    expected = runner.logits(chunks).argmax(-1).tolist()
+    assert [token.id for token in runner.execute(chunks)] == expected
+
+
 def test_what_another_request_left_in_the_cache_does_not_matter(tmp_path: Path):
     saved("llama", tmp_path)
     runner = native(load(tmp_path))
@@ -158,6 +169,26 @@ def test_threads_do_not_change_a_bit(threads: int, tmp_path: Path):
     loaded = load(tmp_path)
     other = NativeRunner(native(loaded).model, num_blocks=32, context_length=256, threads=threads)
     assert native_logits(other, IDS).equal(native_logits(native(loaded), IDS))
+
+
+def test_fewer_threads_than_asked_for_are_enough(tmp_path: Path):
+    """A limit of the environment must not leave anybody waiting at a barrier for ever."""
+    saved("llama", tmp_path)
+    script = (
+        "import pathlib, test_native_step as t;"
+        f"runner = t.native(t.load(pathlib.Path({str(tmp_path)!r})));"
+        "print(t.native_logits(runner, t.IDS).sum())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "OMP_THREAD_LIMIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "tensor(" in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,11 @@ class Draw:
         return cls(sequence.request.sampling, sequence.generated, sequence.token_ids)
 
 
-def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
-    """One token for each row of `logits` [R, vocab], float32."""
-    ids: list[int] = logits.argmax(dim=-1).tolist()
+def sample(
+    logits: Tensor, draws: Items[Draw], best: Items[int] | None = None
+) -> list[SampledToken]:
+    """One token for each row of `logits` [R, vocab], float32; `best` is the likeliest of each."""
+    ids: list[int] = logits.argmax(dim=-1).tolist() if best is None else list(best)
     for row, draw in enumerate(draws):
         if draw.params.temperature > 0 or draw.params.shifts_logits:
             ids[row] = _draw(logits[row], draw)

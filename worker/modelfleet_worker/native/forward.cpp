@@ -10,6 +10,7 @@
 //
 // No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
 #include <immintrin.h>
+#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "projections.h"
@@ -50,6 +52,7 @@ struct Batch {
   const int64_t *table_starts, *tables;     // [sequences], blocks of each one after another
   const int64_t* rows;                      // [sampled], whose logits are wanted
   float* logits;                            // [sampled, vocab]
+  int64_t* best;                            // [sampled], the likeliest token
 };
 
 class Barrier {
@@ -124,6 +127,16 @@ inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t si
   }
 }
 
+// The index of the highest value, the first of equal ones.
+inline int64_t likeliest(const float* x, int64_t size) {
+  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) most = _mm512_max_ps(most, load(x + i));
+  float top = _mm512_reduce_max_ps(most);
+  for (; i < size; ++i) top = std::max(top, x[i]);
+  return std::min<int64_t>(std::find(x, x + size, top) - x, size - 1);
+}
+
 // What the threads of a pass share.
 struct Shared {
   std::vector<float> x;   // [tokens, hidden], the residual stream
@@ -162,6 +175,9 @@ class Pass {
     each_pair(m_.head, last, b_.sampled, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
+    barrier_.wait();
+    const auto [first, end] = share(b_.sampled);
+    for (int64_t r = first; r < end; ++r) b_.best[r] = likeliest(b_.logits + r * m_.vocab, m_.vocab);
   }
 
  private:
@@ -398,11 +414,12 @@ extern "C" void modelfleet_forward(const modelfleet::Model* model, const modelfl
   shared.attended.rows(tokens, model->heads * model->head_dim);
   shared.activated.rows(tokens, model->inner);
   Shared* const common = &shared;
-  Barrier barrier(threads);
+  std::optional<Barrier> barrier;
 #pragma omp parallel num_threads(threads)
   {
-#pragma omp for schedule(static, 1)
-    for (int thread = 0; thread < threads; ++thread) Pass(*model, *batch, *common, barrier, thread, threads).run();
+#pragma omp single
+    barrier.emplace(omp_get_num_threads());  // there may be fewer, by a limit of the environment's
+    Pass(*model, *batch, *common, *barrier, omp_get_thread_num(), omp_get_num_threads()).run();
   }
 }
 

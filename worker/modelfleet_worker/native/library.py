@@ -76,7 +76,7 @@ class Batch(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                "logits",
+                *("logits", "best"),
             )
         ),
     )

@@ -94,17 +94,22 @@ class NativeRunner:
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
-        return sample(self.logits(chunks), [Draw.of(c.sequence) for c in chunks if c.samples])
+        logits, best = self._compute(chunks, everywhere=False)
+        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples], best.tolist())
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
+        return self._compute(chunks, everywhere=everywhere)[0]
+
+    def _compute(self, chunks: Sequence[Chunk], *, everywhere: bool) -> tuple[Tensor, Ints]:
+        """The logits, and the likeliest token of each row."""
         lengths = np.array([len(chunk) for chunk in chunks])
         firsts = np.concatenate(([0], lengths.cumsum()))
         blocks = [-(-chunk.end // BLOCK_SIZE) for chunk in chunks]
         rows = np.array([firsts[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples], int)
         if everywhere:
             rows = np.arange(firsts[-1])
-        logits = torch.empty(len(rows), self._vocab)
+        logits, best = torch.empty(len(rows), self._vocab), np.empty(len(rows), np.int64)
         arrays = {
             "ids": _flat(c.sequence.token_ids[c.start : c.end] for c in chunks),
             "positions": _flat(range(c.start, c.end) for c in chunks),
@@ -115,6 +120,7 @@ class NativeRunner:
                 c.sequence.block_table[:n] for c, n in zip(chunks, blocks, strict=True)
             ),
             "rows": rows,
+            "best": best,
         }
         batch = library.Batch(
             tokens=int(firsts[-1]),
@@ -124,7 +130,7 @@ class NativeRunner:
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
         self._forward(ctypes.byref(self._model), ctypes.byref(batch), self._threads)
-        return logits
+        return logits, best
 
 
 def _flat(parts: Iterable[Iterable[int]]) -> Ints:
