@@ -102,7 +102,13 @@ class Lifecycle:
             if not cancelled.is_set():
                 self._serve(loaded)
                 seconds = round(time.monotonic() - began, 2)
-                log.info("ready", model=spec.model, digest=loaded.digest[:12], seconds=seconds)
+                log.info(
+                    "ready",
+                    model=spec.model,
+                    digest=loaded.digest[:12],
+                    seconds=seconds,
+                    kv_tokens=loaded.model.limits.kv_tokens,
+                )
             return
         if not cancelled.is_set():
             log.error("loading failed", model=spec.model, reason=reason)

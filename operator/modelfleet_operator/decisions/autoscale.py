@@ -9,6 +9,7 @@ from typing import Literal
 BUCKET = 10.0  # seconds at most; peaks in buckets change rarely, so they are cheap to keep
 
 Peaks = tuple[tuple[float, int], ...]  # (start of a bucket, most replicas wanted in it)
+NOTHING_WANTED: Peaks = ((0.0, 0),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,12 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
 def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
     size = min(BUCKET, delay / 10) or BUCKET
     bucket = now // size * size
-    recent = {t: n for t, n in peaks if t <= now and now - t < delay}
-    recent[bucket] = max(wanted, recent.get(bucket, 0))
-    return tuple(sorted(recent.items()))
+    recent = {t: n for t, n in peaks if n and t <= now and now - t < delay}
+    if wanted:
+        recent[bucket] = max(wanted, recent.get(bucket, 0))
+    # Never empty, which would mean no memory; and the same for as long as nothing is wanted, since
+    # each change of it is written to the cluster.
+    return tuple(sorted(recent.items())) or NOTHING_WANTED
 
 
 def _demand(load: Load, wanted: int) -> str:
@@ -112,7 +116,7 @@ def _next_look(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) 
     """When a peak leaves the window or the idle timeout is over."""
     times = []
     if replicas > max(policy.min_replicas, 1):
-        times.append(min(t for t, _ in recent) + policy.scale_down_delay)
+        times += [t + policy.scale_down_delay for t, n in recent if n]
     if load.waiting + load.running == 0 and policy.min_replicas == 0 and replicas:
         times.append(load.last_active + policy.idle_timeout)
     return min((max(t, load.now) for t in times), default=None)

@@ -77,6 +77,25 @@ def test_asleep_needs_a_gateway_that_would_wake_it():
     assert status_of(signals=behind, memory=memory).condition("Ready").status == "False"
 
 
+@pytest.mark.parametrize("minimum", [0, 1, 2])
+def test_a_fleet_without_requests_has_nothing_new_to_write(minimum: int):
+    """A thousand of them cost nothing: what the cluster keeps of each stays as it is."""
+    spec = deployment(scaling=policy(min_replicas=minimum, max_replicas=4))
+    workers = (ONE, TWO)[:minimum]
+    seen = Observed(deployment=spec, workers=workers, owners=owners([spec]))
+    reports = (report(reachable=[w.id for w in workers]),)
+    signals = Signals(gateways=reports, stats={w.id: stats() for w in workers})
+    memory, status, now = replace(PROVEN, target=minimum), None, 1000.0
+    kept = set()
+    for pause in (0, 1, 10, 300, 300, 300, 300, 3000, 80000):
+        now += pause
+        plan = make_plan(seen, signals, now, memory, status)
+        memory, status = plan.memory, plan.status
+        if now > 1500:
+            kept.add(repr((render(status), memory.dump())))
+    assert len(kept) == 1
+
+
 def test_nothing_wanted_in_mode_external_is_not_asleep():
     status = status_of(
         signals=Signals(gateways=(report(),)), scaling=policy(mode="External", replicas=0)
