@@ -1,5 +1,6 @@
 """Starts the cluster, or finds that it is up."""
 
+import fcntl
 import time
 from collections.abc import Iterable
 
@@ -24,10 +25,13 @@ NEEDED = ("kubernetes", "coredns", "metrics-server")
 
 def prepare(components: Iterable[str]) -> None:
     """Everything that is done once: packages, components, the pause image."""
-    install_missing()
-    build_missing(COMPONENTS[name] for name in components)
-    pause_archive()
-    link_programs()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a cluster beside this one prepares the same
+        install_missing()
+        build_missing(COMPONENTS[name] for name in components)
+        pause_archive()
+        link_programs()
 
 
 def link_programs() -> None:
