@@ -1,50 +1,46 @@
-"""The compiled projections alone: one thread's CPU time a call, weights rotated beyond the cache.
-
-`OMP_NUM_THREADS=1 python benchmarks/projections.py` prints microseconds, GFLOP/s and GB/s.
-"""
+"""The matrix products of a Llama-like model: how many bytes a step reads, how much it computes."""
 
 from __future__ import annotations
 
-import sys
-import time
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
+HEAD = "lm_head"
+EMBEDDING = "model.embed_tokens"
 
-from modelfleet_worker.native.library import has_bfloat16
-from modelfleet_worker.native.linear import NativeLinear
-
-SHAPES = ((576, 3072), (1536, 576), (576, 49152))  # SmolLM2's: inputs, outputs
-ROWS = (1, 8, 16, 128)
-ROTATED = 100e6  # bytes of weights
-REPEATS = 7
+Shape = tuple[int, int]  # outputs, inputs
 
 
-def main() -> None:
-    if not has_bfloat16():
-        sys.exit("expected a compiler and a processor with AVX-512 BF16")
-    torch.set_num_threads(1)
-    for inputs, outputs in SHAPES:
-        size = 2 * inputs * outputs
-        copies = max(2, round(ROTATED / size))
-        weights = [
-            NativeLinear(torch.randn(outputs, inputs).to(torch.bfloat16)) for _ in range(copies)
-        ]
-        for rows in ROWS:
-            x = torch.randn(rows, inputs).to(torch.bfloat16)
-            best = min(round_of(weights, x) for _ in range(REPEATS))
-            print(
-                f"{inputs} x {outputs}, {rows:3} rows: {best * 1e6:7.1f} us, "
-                f"{rows * size / best / 1e9:6.1f} GFLOP/s, {size / best / 1e9:5.1f} GB/s"
-            )
+def projections(folder: str) -> dict[str, Shape]:
+    """By module, the head too: with tied embeddings it is the embedding."""
+    shapes = {}
+    for file in Path(folder).glob("*.safetensors"):
+        with file.open("rb") as tensors:
+            (size,) = struct.unpack("<Q", tensors.read(8))
+            for name, tensor in json.loads(tensors.read(size)).items():
+                if len(tensor.get("shape", ())) == 2:
+                    outputs, inputs = tensor["shape"]
+                    shapes[name.removesuffix(".weight")] = (outputs, inputs)
+    embedding = shapes.pop(EMBEDDING)
+    return {HEAD: embedding} | shapes
 
 
-def round_of(weights: list[NativeLinear], x: torch.Tensor) -> float:
-    """CPU seconds a call."""
-    begun = time.thread_time()
-    for weight in weights:
-        weight(x)
-    return (time.thread_time() - begun) / len(weights)
+def weight_bytes(folder: str, bytes_per_weight: Callable[[str, int], float]) -> int:
+    """Read for each decoding step; the function gets a module and its inputs."""
+    return round(
+        sum(
+            outputs * inputs * bytes_per_weight(module, inputs)
+            for module, (outputs, inputs) in projections(folder).items()
+        )
+    )
 
 
-if __name__ == "__main__":
-    main()
+def operations(folder: str, prompt_tokens: int, new_tokens: int) -> int:
+    """Of one answer, in its matrix products; attention left out. The head sees new tokens only."""
+    shapes = projections(folder)
+    head = shapes.pop(HEAD)
+    layers = sum(outputs * inputs for outputs, inputs in shapes.values())
+    # The last new token is never computed with.
+    return 2 * (layers * (prompt_tokens + new_tokens - 1) + head[0] * head[1] * new_tokens)
