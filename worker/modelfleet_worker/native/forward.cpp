@@ -251,14 +251,12 @@ class Pass {
   const int64_t* table(int64_t sequence) const { return b_.tables + b_.table_starts[sequence]; }
 
   void attend(const Layer& layer, int64_t l) {
-    bool has_chunks = false;
     for (int64_t task = thread_; task < b_.tokens * m_.kv_heads; task += threads_) {
       const int64_t row = task / m_.kv_heads, head = task % m_.kv_heads, sequence = b_.owners[row];
       prepare(layer, l, row, head);
       if (b_.firsts[sequence + 1] - b_.firsts[sequence] == 1) attend_rows(layer, l, sequence, head, row, row + 1);
     }
-    for (int64_t s = 0; s < b_.sequences; ++s) has_chunks |= b_.firsts[s + 1] - b_.firsts[s] > 1;
-    if (!has_chunks) return;
+    if (b_.tokens == b_.sequences) return;
     barrier_.wait();  // a token of a chunk reads keys that other threads have just written
     const int64_t step = std::max<int64_t>(1, kQueries / group_);
     int64_t task = 0;
