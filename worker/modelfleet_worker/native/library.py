@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -64,6 +64,7 @@ class Model(ctypes.Structure):
         ("layer", POINTER(Layer)),
         ("head", Linear),
         ("cache", c_void_p),
+        ("cache_scales", c_void_p),
     )
 
 
@@ -92,13 +93,10 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be."""
     if not _flags_of_processor() >= _NEEDED:
         return None
-    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
-    name = f"native-{hashlib.sha256(source + ' '.join(_FLAGS).encode()).hexdigest()[:16]}.so"
-    built_in = _FOLDER / name  # an image has it beside the sources
-    # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
-    path = (
-        built_in if built_in.exists() else Path("~/.cache/modelfleet/kernels").expanduser() / name
-    )
+    path = _built_in()
+    if not path.exists():
+        # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
+        path = Path("~/.cache/modelfleet/kernels").expanduser() / path.name
     try:
         if not path.exists():
             compile_library(path)

@@ -17,6 +17,7 @@ from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..models.config import LlamaConfig
 from ..models.linear import Linear, QuantizedLinear
 from ..models.llama import Layer, Llama, rope_angles
+from ..quantization.scheme import KVFormat
 from . import library
 from .linear import NativeLinear
 
@@ -38,7 +39,15 @@ class NativeRunner:
     its prompt was cut into chunks.
     """
 
-    def __init__(self, model: Llama, *, num_blocks: int, context_length: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        threads: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
+    ) -> None:
         loaded = library.load_library()
         if loaded is None:
             raise RuntimeError("there is no library: ask `of` first")
@@ -48,11 +57,11 @@ class NativeRunner:
         self._forward, self._threads = loaded.modelfleet_forward, threads
         self._vocab = config.vocab_size
         angles = rope_angles(config, context_length)
-        # bfloat16's bits; numpy leaves the zeros to the system: pages are taken when written.
-        self.cache = np.zeros(
-            2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads * config.head_dim,
-            np.uint16,
-        )
+        # Numpy leaves the zeros to the system: pages are taken when written.
+        vectors = 2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads
+        is_int8 = kv_cache is KVFormat.INT8
+        self.cache = np.zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
+        self._scales = np.zeros(vectors, np.float32) if is_int8 else None
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
@@ -74,11 +83,18 @@ class NativeRunner:
             layer=self._layers,
             head=_struct(model.lm_head),
             cache=self.cache.ctypes.data,
+            cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
 
     @classmethod
     def of(
-        cls, model: Llama, *, num_blocks: int, context_length: int, threads: int
+        cls,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        threads: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
     ) -> NativeRunner | None:
         """None for a model that has other weights than packed ones, or another shape."""
         dtype = model.norm.weight.dtype
@@ -90,7 +106,13 @@ class NativeRunner:
             or any(_native(module) is None for module in projections)
         ):
             return None
-        return cls(model, num_blocks=num_blocks, context_length=context_length, threads=threads)
+        return cls(
+            model,
+            num_blocks=num_blocks,
+            context_length=context_length,
+            threads=threads,
+            kv_cache=kv_cache,
+        )
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
