@@ -13,12 +13,12 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <vector>
 
 #include "attention.h"
 #include "projections.h"
+#include "sampling.h"
 
 namespace modelfleet {
 
@@ -46,8 +46,9 @@ struct Batch {
   const int64_t* firsts;                    // [sequences + 1], of its rows
   const int64_t *table_starts, *tables;     // [sequences], blocks of each one after another
   const int64_t* rows;                      // [sampled], whose logits are wanted
+  const Draw* draws;                        // [sampled], or null: the likeliest
   float* logits;                            // [sampled, vocab]
-  int64_t* best;                            // [sampled], the likeliest token
+  int64_t* drawn;                           // [sampled], tokens
 };
 
 class Barrier {
@@ -109,16 +110,6 @@ inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t si
   }
 }
 
-// The index of the highest value, the first of equal ones.
-inline int64_t likeliest(const float* x, int64_t size) {
-  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) most = _mm512_max_ps(most, load(x + i));
-  float top = _mm512_reduce_max_ps(most);
-  for (; i < size; ++i) top = std::max(top, x[i]);
-  return std::min<int64_t>(std::find(x, x + size, top) - x, size - 1);
-}
-
 // What the threads of a pass share.
 struct Shared {
   std::vector<float> x;   // [tokens, hidden], the residual stream
@@ -158,8 +149,12 @@ class Pass {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
     barrier_.wait();
+    Sampler sampler(m_.vocab);
     const auto [first, end] = share(b_.sampled);
-    for (int64_t r = first; r < end; ++r) b_.best[r] = likeliest(b_.logits + r * m_.vocab, m_.vocab);
+    for (int64_t r = first; r < end; ++r) {
+      const float* const logits = b_.logits + r * m_.vocab;
+      b_.drawn[r] = b_.draws ? sampler(logits, b_.draws[r]) : likeliest(logits, m_.vocab);
+    }
   }
 
  private:

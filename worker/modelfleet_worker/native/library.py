@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_int, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "attention.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -68,6 +68,23 @@ class Model(ctypes.Structure):
     )
 
 
+class Draw(ctypes.Structure):
+    """As in sampling.h."""
+
+    _fields_ = (
+        *(
+            (name, c_double)
+            for name in (
+                *("temperature", "top_p", "min_p"),
+                *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+            )
+        ),
+        *((name, c_uint64) for name in ("seed", "choice", "position")),
+        *((name, c_int64) for name in ("top_k", "biased", "known", "prompt")),
+        *((name, c_void_p) for name in ("bias_ids", "bias", "known_ids")),
+    )
+
+
 class Batch(ctypes.Structure):
     """As in forward.cpp."""
 
@@ -77,7 +94,7 @@ class Batch(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                *("logits", "best"),
+                *("draws", "logits", "drawn"),
             )
         ),
     )
