@@ -4,21 +4,19 @@
 // computed in one order, whatever else is in the batch and however its prompt was cut into chunks:
 // equal requests give equal bits.
 //
-// No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
 #include <immintrin.h>
-#include <omp.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <optional>
+#include <limits>
 #include <vector>
 
 #include "attention.h"
 #include "projections.h"
 #include "sampling.h"
+#include "team.h"
 
 namespace modelfleet {
 
@@ -49,26 +47,6 @@ struct Batch {
   const Draw* draws;                        // [sampled], or null: the likeliest
   float* logits;                            // [sampled, vocab]
   int64_t* drawn;                           // [sampled], tokens
-};
-
-class Barrier {
- public:
-  explicit Barrier(int size) : size_(size) {}
-  void wait() {
-    const int phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
-      return;
-    }
-    // Whoever we wait for may not be running: after some microseconds its core may be ours.
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins)
-      spins < 2000 ? _mm_pause() : static_cast<void>(sched_yield());
-  }
-
- private:
-  const int size_;
-  std::atomic<int> arrived_{0}, phase_{0};
 };
 
 struct Buffer {
@@ -119,8 +97,8 @@ struct Shared {
 
 class Pass {
  public:
-  Pass(const Model& model, const Batch& batch, Shared& shared, Barrier& barrier, int thread, int threads)
-      : m_(model), b_(batch), s_(shared), barrier_(barrier), thread_(thread), threads_(threads),
+  Pass(const Model& model, const Batch& batch, Shared& shared, Team& team, int thread)
+      : m_(model), b_(batch), s_(shared), team_(team), thread_(thread), threads_(team.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
         attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {}
 
@@ -129,26 +107,26 @@ class Pass {
     for (int64_t r = from; r < to; ++r)
       for (int64_t i = 0; i < m_.hidden; i += kLanes)
         _mm512_storeu_ps(x(r) + i, load(m_.embeddings + b_.ids[r] * m_.hidden + i));
-    barrier_.wait();
+    team_.meet();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
       each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens,
                 [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
-      barrier_.wait();
+      team_.meet();
       attend(layer, l);
-      barrier_.wait();
+      team_.meet();
       add_to_residual(layer.output, attended_);
-      barrier_.wait();
+      team_.meet();
       activate(layer, normed(layer.post_norm, layer.gate_up));
-      barrier_.wait();
+      team_.meet();
       add_to_residual(layer.down, activated_);
-      barrier_.wait();
+      team_.meet();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
     each_pair(m_.head, last, b_.sampled, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
-    barrier_.wait();
+    team_.meet();
     Sampler sampler(m_.vocab);
     const auto [first, end] = share(b_.sampled);
     for (int64_t r = first; r < end; ++r) {
@@ -177,7 +155,7 @@ class Pass {
       normalize(source(r), weight, m_.hidden, m_.eps, rows.row(r));
       if (next.bits < 16) round_inputs(rows, r, 0, m_.hidden);
     }
-    if (count > 1) barrier_.wait();
+    if (count > 1) team_.meet();
     return rows;
   }
 
@@ -238,7 +216,7 @@ class Pass {
       if (b_.firsts[sequence + 1] - b_.firsts[sequence] == 1) attend_rows(layer, cache<Code>(l, head), sequence, head, row, row + 1);
     }
     if (b_.tokens == b_.sequences) return;
-    barrier_.wait();  // a token of a chunk reads keys that other threads have just written
+    team_.meet();  // a token of a chunk reads keys that other threads have just written
     const int64_t step = std::max<int64_t>(1, kQueries / group_);
     int64_t task = 0;
     for (int64_t s = 0; s < b_.sequences; ++s) {
@@ -290,7 +268,7 @@ class Pass {
   const Model& m_;
   const Batch& b_;
   Shared& s_;
-  Barrier& barrier_;
+  Team& team_;
   const int thread_, threads_;
   const int64_t group_, width_;
   const Rows attended_, activated_;
@@ -298,28 +276,51 @@ class Pass {
   Scratch scratch_;
 };
 
+// A model and who computes it. Its caller is one thread at a time.
+class Stepper {
+ public:
+  Stepper(const Model& model, int threads) : model_(model), team_(threads) {}
+
+  void launch(const Batch& batch) {
+    team_.launch([this, batch](int thread) {
+      if (thread == 0) make_room(batch.tokens);
+      team_.meet();
+      Pass(model_, batch, shared_, team_, thread).run();
+    });
+  }
+
+  void wait(uint32_t steps) { team_.wait(steps); }
+
+ private:
+  void make_room(int64_t tokens) {
+    const int64_t heads = model_.heads + 2 * model_.kv_heads;
+    at_least(shared_.x, tokens * model_.hidden);
+    at_least(shared_.qkv, tokens * heads * model_.head_dim);
+    shared_.normed.rows(tokens, model_.hidden);
+    shared_.attended.rows(tokens, model_.heads * model_.head_dim);
+    shared_.activated.rows(tokens, model_.inner);
+  }
+
+  template <typename T>
+  static void at_least(std::vector<T>& values, size_t size) {
+    if (values.size() < size) values.resize(size);
+  }
+
+  const Model model_;
+  Shared shared_;  // grows to the largest step
+  Team team_;
+};
+
 }  // namespace modelfleet
 
-extern "C" void modelfleet_forward(const modelfleet::Model* model, const modelfleet::Batch* batch, int threads) {
-  using namespace modelfleet;
-  static thread_local Shared shared;  // of the engine's thread; grows to the largest step
-  const int64_t tokens = batch->tokens, width = (model->heads + 2 * model->kv_heads) * model->head_dim;
-  const auto at_least = [](auto& v, size_t size) { if (v.size() < size) v.resize(size); };
-  at_least(shared.x, tokens * model->hidden);
-  at_least(shared.qkv, tokens * width);
-  shared.normed.rows(tokens, model->hidden);
-  shared.attended.rows(tokens, model->heads * model->head_dim);
-  shared.activated.rows(tokens, model->inner);
-  Shared* const common = &shared;
-  std::optional<Barrier> barrier;
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp single
-    barrier.emplace(omp_get_num_threads());  // there may be fewer, by a limit of the environment's
-    Pass(*model, *batch, *common, *barrier, omp_get_thread_num(), omp_get_num_threads()).run();
-  }
+extern "C" modelfleet::Stepper* modelfleet_start(const modelfleet::Model* model, int threads) {
+  return new modelfleet::Stepper(*model, threads);
 }
+extern "C" void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet::Batch* batch) { stepper->launch(*batch); }
+extern "C" void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
+extern "C" void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }
 
+// No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
 extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
   using namespace modelfleet;
   static thread_local Buffer buffer;

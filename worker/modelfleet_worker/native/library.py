@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_double, c_int, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "attention.h", "sampling.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "team.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -124,8 +124,14 @@ def load_library() -> ctypes.CDLL | None:
         return None
     library.modelfleet_project.argtypes = [POINTER(Linear), c_void_p, c_int64, c_void_p]
     library.modelfleet_project.restype = None
-    library.modelfleet_forward.argtypes = [POINTER(Model), POINTER(Batch), c_int]
-    library.modelfleet_forward.restype = None
+    library.modelfleet_start.argtypes = [POINTER(Model), c_int]
+    library.modelfleet_start.restype = c_void_p
+    library.modelfleet_launch.argtypes = [c_void_p, POINTER(Batch)]
+    library.modelfleet_launch.restype = None
+    library.modelfleet_wait.argtypes = [c_void_p, c_uint32]
+    library.modelfleet_wait.restype = None
+    library.modelfleet_stop.argtypes = [c_void_p]
+    library.modelfleet_stop.restype = None
     return library
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import cast
@@ -58,7 +59,6 @@ class NativeRunner:
         config = model.config
         self.num_blocks = num_blocks
         self.model = model
-        self._forward, self._threads = loaded.modelfleet_forward, threads
         self._vocab = config.vocab_size
         angles = rope_angles(config, context_length)
         # Numpy leaves the zeros to the system: pages are taken when written.
@@ -70,7 +70,7 @@ class NativeRunner:
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
         self._layers = (library.Layer * len(layers))(*layers)
-        self._model = library.Model(
+        shape = library.Model(
             layers=config.layers,
             hidden=config.hidden_size,
             heads=config.heads,
@@ -89,6 +89,9 @@ class NativeRunner:
             cache=self.cache.ctypes.data,
             cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
+        self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
+        self._library, self._steps = loaded, 0
+        weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
 
     @classmethod
     def of(
@@ -163,7 +166,9 @@ class NativeRunner:
             logits=logits.data_ptr(),
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
-        self._forward(ctypes.byref(self._model), ctypes.byref(batch), self._threads)
+        self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
+        self._steps += 1
+        self._library.modelfleet_wait(self._stepper, self._steps)
         return logits, drawn
 
 
