@@ -20,20 +20,34 @@ from .scheduler import BLOCK_SIZE, Chunk
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """What one layer stores of a token."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    def token_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of a token's keys and values."""
+        return self.kv_heads * (self.key_dim + self.value_dim) * dtype.itemsize
+
+
 class KVCache:
-    """Keys and values of every slot, [layers, slots, G, D] each.
+    """Keys and values of every slot: for each layer [slots, G, D] each.
 
     Memory is zero and taken from the system only when it is first written. One more block at the
     end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
     """
 
     def __init__(
-        self, *, layers: int, num_blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+        self, layers: Sequence[LayerShape], *, num_blocks: int, dtype: torch.dtype
     ) -> None:
         self.padding_block = num_blocks
-        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, kv_heads, head_dim)
-        self.keys = _lazy_zeros(shape, dtype)
-        self.values = _lazy_zeros(shape, dtype)
+        self.dtype = dtype
+        slots = (num_blocks + 1) * BLOCK_SIZE
+        self.keys = [_lazy_zeros((slots, x.kv_heads, x.key_dim), dtype) for x in layers]
+        self.values = [_lazy_zeros((slots, x.kv_heads, x.value_dim), dtype) for x in layers]
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -48,7 +62,11 @@ class _Group(Protocol):
     rows: slice
 
     def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: tuple[Tensor, Tensor],
+        scale: float | None,
     ) -> Tensor:
         """Attention of `query` [n, H, D], given its own keys and values and those of all slots."""
         ...
@@ -61,11 +79,15 @@ class _Prompt(_Group):
     rows: slice
 
     def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: tuple[Tensor, Tensor],
+        scale: float | None,
     ) -> Tensor:
         key, value = (x[None, self.rows].transpose(1, 2) for x in new)
         out = functional.scaled_dot_product_attention(
-            query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True
+            query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True, scale=scale
         )
         return out[0].transpose(0, 1)
 
@@ -79,11 +101,20 @@ class _Continuation(_Group):
     mask: Tensor  # [n, L], True is seen
 
     def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: tuple[Tensor, Tensor],
+        scale: float | None,
     ) -> Tensor:
         key, value = (x.index_select(0, self.slots)[None].transpose(1, 2) for x in cached)
         out = functional.scaled_dot_product_attention(
-            query[None].transpose(1, 2), key, value, attn_mask=self.mask, enable_gqa=True
+            query[None].transpose(1, 2),
+            key,
+            value,
+            attn_mask=self.mask,
+            enable_gqa=True,
+            scale=scale,
         )
         return out[0].transpose(0, 1)
 
@@ -97,24 +128,30 @@ class _Decodes(_Group):
     mask: Tensor  # [B, 1, 1, L], 0 or -inf
 
     def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: tuple[Tensor, Tensor],
+        scale: float | None,
     ) -> Tensor:
         batch, heads, head_dim = query.shape
         kv_heads = cached[0].shape[1]
         key, value = (
-            x.index_select(0, self.slots).view(batch, -1, kv_heads, head_dim).transpose(1, 2)
+            x.index_select(0, self.slots).view(batch, -1, *x.shape[1:]).transpose(1, 2)
             for x in cached
         )
         grouped = query.view(batch, kv_heads, heads // kv_heads, head_dim)
-        out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
-        return out.reshape(batch, heads, head_dim)
+        out = functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=self.mask, scale=scale
+        )
+        return out.reshape(batch, heads, -1)
 
 
 class PagedAttention:
     """The batch of one step: `chunks`, with all single tokens first, in order of their length."""
 
     def __init__(self, cache: KVCache, chunks: Sequence[Chunk]) -> None:
-        self._cache = cache
+        self._cache, self.chunks = cache, chunks
         self._groups: list[_Group] = []
         row = 0
         for run in _similar_decodes(chunks):
@@ -124,30 +161,33 @@ class PagedAttention:
             self._groups.append(self._prefill(row, chunk))
             row += len(chunk)
         self._new_slots = torch.from_numpy(
-            np.concatenate([self._slots(chunk, chunk.start, chunk.end) for chunk in chunks])
+            np.concatenate([slots_of(chunk, chunk.start, chunk.end) for chunk in chunks])
         )
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None
+    ) -> Tensor:
+        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D].
+
+        `scale` multiplies the scores; None: 1 / sqrt(D).
+        """
+        cached = self.store(layer, key, value)
+        outs = [g.attend(query[g.rows], (key, value), cached, scale) for g in self._groups]
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts key and value [T, G, D] into their slots; returns those of all slots."""
         cached = self._cache.keys[layer], self._cache.values[layer]
         cached[0].index_copy_(0, self._new_slots, key)
         cached[1].index_copy_(0, self._new_slots, value)
-        outs = [g.attend(query[g.rows], (key, value), cached) for g in self._groups]
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
-
-    def _slots(self, chunk: Chunk, start: int, end: int) -> Slots:
-        """The slots of a sequence's tokens from `start` to `end`."""
-        first = start // BLOCK_SIZE
-        table = np.array(chunk.sequence.block_table[first : -(-end // BLOCK_SIZE)], dtype=np.int64)
-        slots = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
-        return slots[start - first * BLOCK_SIZE : end - first * BLOCK_SIZE]
+        return cached
 
     def _prefill(self, row: int, chunk: Chunk) -> _Group:
         rows = slice(row, row + len(chunk))
         if chunk.start == 0:
             return _Prompt(rows)
         seen = torch.ones(len(chunk), chunk.end, dtype=torch.bool).tril(chunk.start)
-        return _Continuation(rows, torch.from_numpy(self._slots(chunk, 0, chunk.end)), seen)
+        return _Continuation(rows, torch.from_numpy(slots_of(chunk, 0, chunk.end)), seen)
 
     def _decodes(self, row: int, chunks: Sequence[Chunk]) -> _Group:
         lengths = np.array([chunk.end for chunk in chunks])
@@ -159,13 +199,21 @@ class PagedAttention:
         slots = (tables[:, :, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(len(chunks), -1)
         beyond = np.arange(longest) >= lengths[:, None]
         slots = np.where(beyond, self._cache.padding_block * BLOCK_SIZE, slots[:, :longest])
-        mask = torch.zeros(beyond.shape, dtype=self._cache.keys.dtype)
+        mask = torch.zeros(beyond.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(beyond), -torch.inf)
         return _Decodes(
             slice(row, row + len(chunks)),
             torch.from_numpy(slots.reshape(-1)),
             mask[:, None, None],
         )
+
+
+def slots_of(chunk: Chunk, start: int, end: int) -> Slots:
+    """The slots of a sequence's tokens from `start` to `end`."""
+    first = start // BLOCK_SIZE
+    table = np.array(chunk.sequence.block_table[first : -(-end // BLOCK_SIZE)], dtype=np.int64)
+    slots = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
+    return slots[start - first * BLOCK_SIZE : end - first * BLOCK_SIZE]
 
 
 def ordered(chunks: Sequence[Chunk]) -> list[int]:
