@@ -29,6 +29,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.opt import modeling_opt
 from transformers.models.phi import modeling_phi
 
 from generic_models import SIZES, VOCAB, load, saved, teacher_forced
@@ -199,6 +200,35 @@ def test_refuses_a_model_that_does_more_with_its_attention_than_it_says(
     monkeypatch.setattr(modeling_phi, "eager_attention_forward", twisted)
     with pytest.raises(ModelError, match=r"logits are .*% away from its own, 0.1% would be"):
         load(tmp_path)
+
+
+def test_refuses_a_model_that_counts_positions_in_a_way_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved("opt", tmp_path)
+    compute = modeling_opt.OPTDecoder.forward
+
+    def counting_from_two(self, input_ids=None, position_ids=None, **options):
+        if position_ids is None:
+            position_ids = 2 + torch.arange(input_ids.shape[1])[None]
+        return compute(self, input_ids=input_ids, position_ids=position_ids, **options)
+
+    monkeypatch.setattr(modeling_opt.OPTDecoder, "forward", counting_from_two)
+    with pytest.raises(ModelError, match="away from its own"):
+        load(tmp_path)
+
+
+def test_refuses_a_model_that_computes_in_two_precisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Our kernels would take the bytes of one number for two."""
+    saved("phi", tmp_path)
+    mlp = modeling_phi.PhiMLP.forward
+    monkeypatch.setattr(
+        modeling_phi.PhiMLP, "forward", lambda self, hidden: mlp(self, hidden.float())
+    )
+    with pytest.raises(ModelError, match="bfloat16 got inputs of torch"):
+        load(tmp_path, dtype="BFloat16")
 
 
 def test_refuses_a_model_with_layers_that_are_no_attention(

@@ -11,8 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from generic_models import VOCAB, load, runner_of, saved, teacher_forced
 from modelfleet_worker.engine.device import LoadedModel
+from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.models.quantized_modules import FlatLinear
+from modelfleet_worker.models.linear import QuantizedLinear
+from modelfleet_worker.models.packed_modules import FlatLinear
 from modelfleet_worker.quantization.scheme import Quantization
 from modelfleet_worker.quantization.weights import quantize
 from quantized_models import asked
@@ -48,6 +50,27 @@ def test_equals_transformers_with_the_same_weights_rounded(tmp_path: Path, name:
     assert float((ours - expected).abs().max()) < 1e-3 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "near"), [("mixtral", "Float32", 1e-4), ("phi", "BFloat16", 0.25)]
+)
+def test_in_an_engine_it_says_what_it_says_to_a_whole_prompt(
+    tmp_path: Path, engine_run, name: str, dtype: str, near: float
+):
+    saved(name, tmp_path)
+    loaded = load(tmp_path, dtype=dtype, weights="int8")
+    requests = [
+        Request(request_id=str(i), prompt_ids=tuple(IDS[i : i + 30]), max_tokens=8)
+        for i in range(3)
+    ]
+    run = engine_run(loaded.runner, requests, budget=7, vocab_size=VOCAB)
+    for request in requests:
+        answer = run.answers[request.request_id].ids
+        logits = teacher_forced(loaded, [*request.prompt_ids, *answer])
+        rows = logits[len(request.prompt_ids) - 1 : -1].log_softmax(-1)
+        behind = rows.amax(-1) - rows[torch.arange(len(answer)), torch.tensor(answer)]
+        assert float(behind.max()) < near
+
+
 def choices(loaded: LoadedModel) -> torch.Tensor:
     """Which experts each layer's router takes for each of IDS, [layers * T, experts], bool."""
     taken = []
@@ -75,6 +98,11 @@ def test_the_router_keeps_its_choices(tmp_path: Path, name: str, weights: str, b
     assert changed < bound
 
 
+def is_quantized(module: torch.nn.Module) -> bool:
+    assert isinstance(module, FlatLinear)
+    return isinstance(module.projection, QuantizedLinear)
+
+
 @pytest.mark.parametrize("name", MOE)
 def test_experts_are_packed_and_routers_are_left_alone(tmp_path: Path, name: str):
     theirs = saved(name, tmp_path)
@@ -82,7 +110,7 @@ def test_experts_are_packed_and_routers_are_left_alone(tmp_path: Path, name: str
     layer = module.model.layers[0].mlp
     assert torch.equal(layer.gate.weight, theirs.model.layers[0].mlp.gate.weight)
     assert not [p for p in module.parameters() if p.ndim == 3]
-    assert isinstance(module.model.layers[0].self_attn.q_proj, FlatLinear)
+    assert is_quantized(module.model.layers[0].self_attn.q_proj)
     plain = sum(p.nbytes for p in theirs.model.layers[0].mlp.experts.parameters())
     packed = sum(
         k.nbytes for part in ("gate_up_proj", "down_proj") for k in vars(layer.experts)[part]
@@ -97,9 +125,9 @@ def test_overrides_reach_experts_of_single_layers(tmp_path: Path):
     first, second, third = (layer.mlp.experts for layer in module.model.layers)
     assert isinstance(first.down_proj, torch.nn.Parameter)
     assert second.down_proj[0].nbytes < third.down_proj[0].nbytes
-    assert isinstance(module.lm_head, torch.nn.Linear)
-    assert isinstance(module.model.layers[0].self_attn.q_proj, torch.nn.Linear)
-    assert isinstance(module.model.layers[0].self_attn.k_proj, FlatLinear)
+    assert not is_quantized(module.lm_head)
+    assert not is_quantized(module.model.layers[0].self_attn.q_proj)
+    assert is_quantized(module.model.layers[0].self_attn.k_proj)
     with pytest.raises(ModelError, match="override lm_heed=none matches no module"):
         load(tmp_path, overrides=("lm_heed=none",))
 
@@ -108,7 +136,7 @@ def test_a_tied_head_is_quantized_and_the_embedding_is_not(tmp_path: Path):
     theirs = saved("opt", tmp_path)
     assert theirs.config.tie_word_embeddings
     module = runner_of(load(tmp_path, weights="int8")).model.module
-    assert isinstance(module.lm_head, FlatLinear)
+    assert is_quantized(module.lm_head)
     assert torch.equal(module.get_input_embeddings().weight, theirs.get_input_embeddings().weight)
 
 

@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint
 from .config import read_json
 from .generic import GenericModel
 from .interface import NAME
-from .quantized_modules import quantize_modules
+from .packed_modules import pack_modules
 from .sizing import LoadedWeights, refuse_weights_beyond_memory
 from .trial import try_out
 
@@ -80,15 +80,15 @@ def load(
     quantization: Quantization,
     progress: Report,
 ) -> LoadedWeights:
-    """Reads the weights, quantizes them and tries the model out. Raises ModelError."""
+    """Reads the weights, packs them and tries the model out. Raises ModelError."""
     raw = read_json(folder / "config.json")
     module, weights = _read_weights(folder, _model_class(raw, config), config, dtype, progress)
-    quantize_modules(module, quantization)
+    pack_modules(module, quantization)
     for tensor in (*module.parameters(), *module.buffers()):
-        # The rest is still on the mapped files, which may change under us.
+        # What is not packed is still on the mapped files, which may change under us.
         tensor.data = tensor.data.clone()
-    layers, vocab_size = try_out(module, context, config.num_hidden_layers)
-    model = GenericModel(module, layers)
+    layers, vocab_size = try_out(module, dtype, context, config.num_hidden_layers)
+    model = GenericModel(module, layers, dtype)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
     return LoadedWeights(
         runner=lambda blocks: GenericRunner(model, num_blocks=blocks),
@@ -137,7 +137,10 @@ def _read_weights(
 ) -> tuple[nn.Module, str]:
     """The module, still on the mapped files, and the weights' digest. Raises ModelError."""
     checkpoint = Checkpoint(folder)
-    refuse_weights_beyond_memory(checkpoint.elements() * dtype.itemsize)
+    elements = checkpoint.elements()
+    if config.tie_word_embeddings:  # packed, the head is a copy
+        elements += config.vocab_size * config.hidden_size
+    refuse_weights_beyond_memory(elements * dtype.itemsize)
     mapped, read, total = {}, 0, max(1, checkpoint.total_bytes)
     progress("Weights", 0.0)
     for name, tensor in checkpoint.tensors():

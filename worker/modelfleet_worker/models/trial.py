@@ -27,11 +27,13 @@ _EXACT, _ROUNDED, _NOISY = 1e-3, 0.1, 0.5
 
 
 @torch.inference_mode()
-def try_out(module: Any, context: int, expected_layers: int) -> tuple[list[AttentionLayer], int]:
+def try_out(
+    module: Any, dtype: torch.dtype, context: int, expected_layers: int
+) -> tuple[list[AttentionLayer], int]:
     """How the layers attend, and the size of the vocabulary. Raises ModelError.
 
-    Compares the model's own attention on a short prompt with ours, where the prompt comes in
-    chunks beside a stranger's.
+    Compares what the model says to a short prompt, left alone with its own attention, with what it
+    says with ours, where the prompt comes in chunks beside a stranger's.
     """
     tokens = min(_TOKENS, context)
     ids = (torch.arange(tokens) * 7919 + 3) % module.get_input_embeddings().weight.shape[0]
@@ -40,19 +42,20 @@ def try_out(module: Any, context: int, expected_layers: int) -> tuple[list[Atten
         expected = _logits(module, ids, "eager")
         with under_way(recording):
             _logits(module, ids, NAME)
+        layers = recording.layers
+        if len(layers) != expected_layers:
+            raise ModelError(
+                f"{len(layers)} of its {expected_layers} layers attend through transformers'"
+                " attention interface: the others have attention of their own, or none"
+            )
+        found = _served(GenericModel(module, layers, dtype), ids.tolist())
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelError(
             "transformers could not compute the model on a short prompt:"
             f" {type(error).__name__}: {error}"
         ) from error
-    layers = recording.layers
-    if len(layers) != expected_layers:
-        raise ModelError(
-            f"{len(layers)} of its {expected_layers} layers attend through transformers' attention"
-            " interface: the others have attention of their own, or something else in its place"
-        )
-    distance = _distance(_served(GenericModel(module, layers), ids.tolist()), expected)
-    limit = _EXACT if module.dtype == torch.float32 else _ROUNDED
+    distance = _distance(found, expected)
+    limit = _EXACT if dtype == torch.float32 else _ROUNDED
     if distance > _ROUNDED == limit:
         limit = min(max(3 * _noise(module, ids, expected), limit), _NOISY)
     if not distance <= limit:  # not a number is refused as well
@@ -65,9 +68,8 @@ def try_out(module: Any, context: int, expected_layers: int) -> tuple[list[Atten
 
 def _logits(module: Any, ids: Tensor, attention: str) -> Tensor:
     """Of all of ids [T], [T, vocab]."""
-    every = torch.arange(len(ids))
     module.set_attn_implementation(attention)
-    return forward(module, ids, every, every)
+    return forward(module, ids)
 
 
 def _noise(module: Any, ids: Tensor, expected: Tensor) -> float:
