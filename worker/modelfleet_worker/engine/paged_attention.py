@@ -22,8 +22,23 @@ from .scheduler import BLOCK_SIZE, Chunk
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """What one layer stores of a token."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    def token_bytes(self, dtype: torch.dtype, kv_format: KVFormat) -> int:
+        """Bytes of a token's keys and values; in int8 each has a float32 scale."""
+        if kv_format is KVFormat.INT8:
+            return self.kv_heads * (self.key_dim + self.value_dim + 2 * 4)
+        return self.kv_heads * (self.key_dim + self.value_dim) * dtype.itemsize
+
+
 class KVCache:
-    """Keys and values of every slot, [layers, slots, G, D] each, perhaps as int8 with scales.
+    """Keys and values of every slot, for each layer [slots, G, D] each; in int8 with scales.
 
     Memory is zero and taken from the system only when it is first written. One more block at the
     end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
@@ -31,41 +46,45 @@ class KVCache:
 
     def __init__(
         self,
+        layers: Sequence[LayerShape],
         *,
-        layers: int,
         num_blocks: int,
-        kv_heads: int,
-        head_dim: int,
         dtype: torch.dtype,
         kv_format: KVFormat = KVFormat.AUTO,
     ) -> None:
         self.padding_block = num_blocks
         self.dtype = dtype
-        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, kv_heads)
-        is_int8 = kv_format is KVFormat.INT8
-        kept = torch.int8 if is_int8 else dtype
-        self._stores = [_lazy_zeros((*shape, head_dim), kept) for _ in ("keys", "values")]
-        scales = [_lazy_zeros((*shape, 1), torch.float32) for _ in self._stores] if is_int8 else []
-        self._scales = scales
+        self._is_int8 = kv_format is KVFormat.INT8
+        slots = (num_blocks + 1) * BLOCK_SIZE
+        kept = torch.int8 if self._is_int8 else dtype
+        self._stores = [
+            [_lazy_zeros((slots, x.kv_heads, size), kept) for size in (x.key_dim, x.value_dim)]
+            for x in layers
+        ]
+        self._scales = [
+            [_lazy_zeros((slots, x.kv_heads, 1), torch.float32) for _ in ("keys", "values")]
+            for x in (layers if self._is_int8 else ())
+        ]
 
     def put(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Stores key and value [T, G, D] of a layer; returns them as they will be read."""
-        if not self._scales:
-            for store, new in zip(self._stores, (key, value), strict=True):
-                store[layer].index_copy_(0, slots, new)
+        if not self._is_int8:
+            for store, new in zip(self._stores[layer], (key, value), strict=True):
+                store.index_copy_(0, slots, new)
             return key, value
-        for store, scales, new in zip(self._stores, self._scales, (key, value), strict=True):
+        stores, scales = self._stores[layer], self._scales[layer]
+        for store, kept, new in zip(stores, scales, (key, value), strict=True):
             scale = new.float().abs().amax(dim=-1, keepdim=True) / 127
             codes = (new.float() / scale).nan_to_num(0.0).round_()  # a vector of zeros has scale 0
-            store[layer].index_copy_(0, slots, codes.to(torch.int8))
-            scales[layer].index_copy_(0, slots, scale)
+            store.index_copy_(0, slots, codes.to(torch.int8))
+            kept.index_copy_(0, slots, scale)
         return self.get(layer, slots)
 
     def get(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [n, G, D] of slots [n] of a layer."""
-        key, value = (store[layer].index_select(0, slots) for store in self._stores)
-        if self._scales:
-            scales = (s[layer].index_select(0, slots) for s in self._scales)
+        key, value = (store.index_select(0, slots) for store in self._stores[layer])
+        if self._is_int8:
+            scales = (s.index_select(0, slots) for s in self._scales[layer])
             key, value = (
                 x.mul(s).to(self.dtype) for x, s in zip((key, value), scales, strict=True)
             )
@@ -86,7 +105,13 @@ class _Group(Protocol):
 
     rows: slice
 
-    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: Cached,
+        scale: float | None,
+    ) -> Tensor:
         """Attention of `query` [n, H, D], given the batch's own keys and values and the cache."""
         ...
 
@@ -97,10 +122,16 @@ class _Prompt(_Group):
 
     rows: slice
 
-    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: Cached,
+        scale: float | None,
+    ) -> Tensor:
         key, value = (x[None, self.rows].transpose(1, 2) for x in new)
         out = functional.scaled_dot_product_attention(
-            query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True
+            query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True, scale=scale
         )
         return out[0].transpose(0, 1)
 
@@ -113,10 +144,21 @@ class _Continuation(_Group):
     slots: Tensor  # [L]
     mask: Tensor  # [n, L], True is seen
 
-    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: Cached,
+        scale: float | None,
+    ) -> Tensor:
         key, value = (x[None].transpose(1, 2) for x in cached(self.slots))
         out = functional.scaled_dot_product_attention(
-            query[None].transpose(1, 2), key, value, attn_mask=self.mask, enable_gqa=True
+            query[None].transpose(1, 2),
+            key,
+            value,
+            attn_mask=self.mask,
+            enable_gqa=True,
+            scale=scale,
         )
         return out[0].transpose(0, 1)
 
@@ -129,22 +171,28 @@ class _Decodes(_Group):
     slots: Tensor  # [B * L], padded with slots that stay zero
     mask: Tensor  # [B, 1, 1, L], 0 or -inf
 
-    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+    def attend(
+        self,
+        query: Tensor,
+        new: tuple[Tensor, Tensor],
+        cached: Cached,
+        scale: float | None,
+    ) -> Tensor:
         batch, heads, head_dim = query.shape
         kv_heads = new[0].shape[1]
-        key, value = (
-            x.view(batch, -1, kv_heads, head_dim).transpose(1, 2) for x in cached(self.slots)
-        )
+        key, value = (x.view(batch, -1, *x.shape[1:]).transpose(1, 2) for x in cached(self.slots))
         grouped = query.view(batch, kv_heads, heads // kv_heads, head_dim)
-        out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
-        return out.reshape(batch, heads, head_dim)
+        out = functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=self.mask, scale=scale
+        )
+        return out.reshape(batch, heads, -1)
 
 
 class PagedAttention:
     """The batch of one step: `chunks`, with all single tokens first, in order of their length."""
 
     def __init__(self, cache: KVCache, chunks: Sequence[Chunk]) -> None:
-        self._cache = cache
+        self._cache, self.chunks = cache, chunks
         self._groups: list[_Group] = []
         row = 0
         for run in _similar_decodes(chunks):
@@ -154,29 +202,31 @@ class PagedAttention:
             self._groups.append(self._prefill(row, chunk))
             row += len(chunk)
         self._new_slots = torch.from_numpy(
-            np.concatenate([self._slots(chunk, chunk.start, chunk.end) for chunk in chunks])
+            np.concatenate([slots_of(chunk, chunk.start, chunk.end) for chunk in chunks])
         )
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
-        new = self._cache.put(layer, self._new_slots, key, value)
-        cached = partial(self._cache.get, layer)
-        outs = [g.attend(query[g.rows], new, cached) for g in self._groups]
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None
+    ) -> Tensor:
+        """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D].
+
+        `scale` multiplies the scores; None: 1 / sqrt(D).
+        """
+        new, cached = self.store(layer, key, value)
+        outs = [g.attend(query[g.rows], new, cached, scale) for g in self._groups]
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _slots(self, chunk: Chunk, start: int, end: int) -> Slots:
-        """The slots of a sequence's tokens from `start` to `end`."""
-        first = start // BLOCK_SIZE
-        table = np.array(chunk.sequence.block_table[first : -(-end // BLOCK_SIZE)], dtype=np.int64)
-        slots = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
-        return slots[start - first * BLOCK_SIZE : end - first * BLOCK_SIZE]
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor], Cached]:
+        """Puts key and value [T, G, D] into the cache; returns them as it has them, and all."""
+        new = self._cache.put(layer, self._new_slots, key, value)
+        return new, partial(self._cache.get, layer)
 
     def _prefill(self, row: int, chunk: Chunk) -> _Group:
         rows = slice(row, row + len(chunk))
         if chunk.start == 0:
             return _Prompt(rows)
         seen = torch.ones(len(chunk), chunk.end, dtype=torch.bool).tril(chunk.start)
-        return _Continuation(rows, torch.from_numpy(self._slots(chunk, 0, chunk.end)), seen)
+        return _Continuation(rows, torch.from_numpy(slots_of(chunk, 0, chunk.end)), seen)
 
     def _decodes(self, row: int, chunks: Sequence[Chunk]) -> _Group:
         lengths = np.array([chunk.end for chunk in chunks])
@@ -195,6 +245,14 @@ class PagedAttention:
             torch.from_numpy(slots.reshape(-1)),
             mask[:, None, None],
         )
+
+
+def slots_of(chunk: Chunk, start: int, end: int) -> Slots:
+    """The slots of a sequence's tokens from `start` to `end`."""
+    first = start // BLOCK_SIZE
+    table = np.array(chunk.sequence.block_table[first : -(-end // BLOCK_SIZE)], dtype=np.int64)
+    slots = (table[:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
+    return slots[start - first * BLOCK_SIZE : end - first * BLOCK_SIZE]
 
 
 def ordered(chunks: Sequence[Chunk]) -> list[int]:

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
+from torch import Tensor
 
 from ..models.llama import Llama, rope_tables
 from ..quantization.scheme import KVFormat
 from .device import Runner, SampledToken
 from .messages import Request
-from .paged_attention import KVCache, PagedAttention, ordered
+from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
 from .sampler import Draw, sample
 from .scheduler import BLOCK_SIZE, Chunk
 from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatBatch:
+    """A step's chunks, one after another; T tokens of which R sample."""
+
+    chunks: Items[Chunk]  # in PagedAttention's order
+    ids: Tensor  # [T]
+    positions: Tensor  # [T], each token's place in its sequence
+    rows: Tensor  # [R], of the tokens that sample, in the order of the step's chunks
+
+    @classmethod
+    def of(cls, chunks: Items[Chunk]) -> FlatBatch:
+        """From the chunks of a step, in any order."""
+        order = ordered(chunks)
+        batch = [chunks[i] for i in order]
+        ids = list(chain.from_iterable(c.sequence.token_ids[c.start : c.end] for c in batch))
+        return cls(
+            chunks=batch,
+            ids=torch.tensor(ids),
+            positions=torch.tensor(list(chain.from_iterable(range(c.start, c.end) for c in batch))),
+            rows=torch.tensor(_sampling_rows(chunks, order), dtype=torch.long),
+        )
 
 
 class TorchRunner:
@@ -32,29 +57,23 @@ class TorchRunner:
         self.num_blocks = num_blocks
         self.model = model
         self._cos, self._sin = rope_tables(config, context_length, dtype)
+        shape = LayerShape(
+            kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim
+        )
         self._cache = KVCache(
-            layers=config.layers,
-            num_blocks=num_blocks,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            dtype=dtype,
-            kv_format=kv_cache,
+            [shape] * config.layers, num_blocks=num_blocks, dtype=dtype, kv_format=kv_cache
         )
 
     @torch.inference_mode()
     def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
-        order = ordered(chunks)
-        batch = [chunks[i] for i in order]
-        ids = list(chain.from_iterable(c.sequence.token_ids[c.start : c.end] for c in batch))
-        positions = torch.tensor(list(chain.from_iterable(range(c.start, c.end) for c in batch)))
-        rows = _sampling_rows(chunks, order)
+        batch = FlatBatch.of(chunks)
         logits = self.model(
-            torch.tensor(ids),
-            self._cos[positions],
-            self._sin[positions],
-            PagedAttention(self._cache, batch),
-            torch.tensor(rows, dtype=torch.long),
+            batch.ids,
+            self._cos[batch.positions],
+            self._sin[batch.positions],
+            PagedAttention(self._cache, batch.chunks),
+            batch.rows,
         )
         return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples])
 

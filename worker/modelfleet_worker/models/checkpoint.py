@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,10 @@ class Checkpoint:
     def names(self) -> frozenset[str]:
         """Of all tensors, from the files' headers. Raises ModelError."""
         return frozenset(name for path in self._files for name in _keys(path))
+
+    def elements(self) -> int:
+        """Numbers in all tensors together, from the files' headers. Raises ModelError."""
+        return sum(_elements(path) for path in self._files)
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and tensor, mapped from the file: copy what you keep. Raises ModelError."""
@@ -68,6 +73,14 @@ def _keys(path: Path) -> list[str]:
     try:
         with safe_open(path, framework="pt") as opened:
             return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise _unsound(path, error) from error
+
+
+def _elements(path: Path) -> int:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError) as error:
         raise _unsound(path, error) from error
 

@@ -113,6 +113,11 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
     )
 
 
+def is_ours(raw: dict[str, Any]) -> bool:
+    """Whether a config.json is of an architecture that we have modules for."""
+    return any(name in _FAMILIES for name in raw.get("architectures") or [])
+
+
 def eos_token_ids(folder: Path) -> frozenset[int]:
     """The model's own ends of sequence: generation_config.json's, else config.json's."""
     path = folder / "generation_config.json"

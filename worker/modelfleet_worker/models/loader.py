@@ -9,26 +9,30 @@ import xxhash
 from torch import Tensor
 
 from ..engine.device import LoadedModel, Runner
-from ..engine.host import available_memory, usable_cores
+from ..engine.host import usable_cores
 from ..engine.messages import EngineLimits
+from ..engine.paged_attention import LayerShape
 from ..engine.runner import TorchRunner, warm_up
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..native.runner import NativeRunner
 from ..native.runner import takes as native_takes
 from ..progress import Report
-from ..quantization.scheme import AS_STORED, HEAD, KVFormat, Quantization
+from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
 from .assembly import Assembly
 from .checkpoint import Checkpoint
-from .config import LlamaConfig, eos_token_ids, read_config, read_json
+from .config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json
 from .linear import Linear
 from .llama import Llama
+from .sizing import (
+    LoadedWeights,
+    cache_blocks,
+    context_within,
+    read_dtype,
+    refuse_weights_beyond_memory,
+)
 
-_DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
-# Unless the size is given: a share of what is available, and no more than several workers that
-# look at the same free memory of one machine can all take.
-_CACHE_SHARE, _CACHE_MOST = 0.25, 2 << 30
 # Left out by newer checkpoints, written by older ones; computed here from the config.
 _DERIVED = "rotary_emb.inv_freq"
 
@@ -50,21 +54,21 @@ def load_model(
     defaults to the model's own. What `quantization` leaves alone stays in `dtype`.
     """
     torch.set_num_threads(usable_cores())
-    config = read_config(folder)
-    kind = _dtype(dtype, folder)
-    context = _context(config, context_length)
-    model, weights = _load_weights(folder, config, kind, quantization, progress)
+    kind = read_dtype(dtype, folder)
+    if is_ours(read_json(folder / "config.json")):
+        config = read_config(folder)
+        context = context_within(config.max_context, context_length)
+        weights = _load_llama(folder, config, kind, context, quantization, progress)
+    else:
+        # Imported here: transformers' models take seconds, and ours need none of them.
+        from . import generic_loading as generic
+
+        described = generic.read_config(folder)
+        context = context_within(generic.max_context(described), context_length)
+        weights = generic.load(folder, described, kind, context, quantization, progress)
     progress("Cache", 0.0)
-    kv_cache = quantization.kv_cache
-    block_bytes = BLOCK_SIZE * _token_bytes(config, kind, kv_cache)
-    blocks = _cache_blocks(block_bytes, kv_cache_bytes, max_sequences * context)
-    runner: Runner = NativeRunner.of(
-        model,
-        num_blocks=blocks,
-        context_length=context,
-        threads=usable_cores(),
-        kv_cache=kv_cache,
-    ) or TorchRunner(model, num_blocks=blocks, context_length=context, kv_cache=kv_cache)
+    blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context)
+    runner = weights.runner(blocks)
     progress("Warmup", 0.0)
     warm_up(runner, min(max_batch_tokens, context, 256))
     progress("Warmup", 1.0)
@@ -74,14 +78,44 @@ def load_model(
             context_length=context,
             kv_tokens=blocks * BLOCK_SIZE,
             max_sequences=max_sequences,
-            vocab_size=config.vocab_size,
+            vocab_size=weights.vocab_size,
         ),
-        digest=xxhash.xxh3_128_hexdigest(f"{weights} {kind} {config} {quantization}".encode()),
+        digest=weights.digest,
         eos_token_ids=eos_token_ids(folder),
     )
 
 
-def _load_weights(
+def _load_llama(
+    folder: Path,
+    config: LlamaConfig,
+    dtype: torch.dtype,
+    context: int,
+    quantization: Quantization,
+    progress: Report,
+) -> LoadedWeights:
+    model, weights = _read_weights(folder, config, dtype, quantization, progress)
+
+    kv_cache = quantization.kv_cache
+    layer = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
+
+    def runner(blocks: int) -> Runner:
+        return NativeRunner.of(
+            model,
+            num_blocks=blocks,
+            context_length=context,
+            threads=usable_cores(),
+            kv_cache=kv_cache,
+        ) or TorchRunner(model, num_blocks=blocks, context_length=context, kv_cache=kv_cache)
+
+    return LoadedWeights(
+        runner=runner,
+        token_bytes=config.layers * layer.token_bytes(dtype, kv_cache),
+        vocab_size=config.vocab_size,
+        digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
+    )
+
+
+def _read_weights(
     folder: Path,
     config: LlamaConfig,
     dtype: torch.dtype,
@@ -91,10 +125,7 @@ def _load_weights(
     stored = stored_format(read_json(folder / "config.json"))
     checkpoint = Checkpoint(folder)
     needed = _needed_memory(config, dtype, quantization, checkpoint, quantized=stored is not None)
-    if needed > (room := available_memory()):
-        raise ModelError(
-            f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available"
-        )
+    refuse_weights_beyond_memory(needed)
     assembly = Assembly(
         config,
         dtype=dtype,
@@ -148,52 +179,3 @@ def _needed_memory(
             scheme = quantization.scheme_of(module_name, module.inputs)
         needed += sum(sizes) * (scheme.bytes_per_weight if scheme else dtype.itemsize)
     return int(needed)
-
-
-def _dtype(asked: str, folder: Path) -> torch.dtype:
-    if asked in _DTYPES:
-        return _DTYPES[asked]
-    if asked != "Auto":
-        raise ModelError(f"unknown dtype {asked!r}: Auto, {', '.join(_DTYPES)} are known")
-    raw = read_json(folder / "config.json")
-    stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
-    by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
-    if stored not in by_name:
-        raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
-    return by_name[stored]
-
-
-def _context(config: LlamaConfig, asked: int | None) -> int:
-    if asked is None:
-        return config.max_context
-    if not 2 <= asked <= config.max_context:
-        raise ModelError(
-            f"contextLength is {asked}; this model's context goes from 2 to {config.max_context}"
-        )
-    return asked
-
-
-def _token_bytes(config: LlamaConfig, dtype: torch.dtype, kv_cache: KVFormat) -> int:
-    """Of a token's keys and values in all layers; in int8 each has a float32 scale."""
-    is_int8 = kv_cache is KVFormat.INT8
-    vector = config.head_dim + 4 if is_int8 else config.head_dim * dtype.itemsize
-    return 2 * config.layers * config.kv_heads * vector
-
-
-def _cache_blocks(block_bytes: int, asked: int | None, useful_tokens: int) -> int:
-    """Blocks of the cache: what was asked for, else a modest share, never more than useful."""
-    room = available_memory()
-    if asked is not None and asked > room:
-        raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")
-    given = min(int(room * _CACHE_SHARE), _CACHE_MOST) if asked is None else asked
-    blocks = given // block_bytes
-    if blocks < 1:
-        raise ModelError(
-            f"the KV cache has room for no block: one of {BLOCK_SIZE} tokens takes {block_bytes}"
-            f" bytes, {given} are given"
-        )
-    return min(blocks, -(-useful_tokens // BLOCK_SIZE))
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

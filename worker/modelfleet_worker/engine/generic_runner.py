@@ -1,0 +1,40 @@
+"""The runner of models that transformers computes, with our cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..models.generic import GenericModel
+from ..quantization.scheme import KVFormat
+from .device import SampledToken
+from .paged_attention import KVCache
+from .runner import FlatBatch
+from .sampler import Draw, sample
+from .scheduler import Chunk
+from .varied_attention import VariedAttention
+
+
+class GenericRunner:
+    """Owns the model and its cache; decides nothing about who runs."""
+
+    def __init__(
+        self, model: GenericModel, *, num_blocks: int, kv_cache: KVFormat = KVFormat.AUTO
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.model = model
+        shapes = [layer.shape for layer in model.layers]
+        self._cache = KVCache(shapes, num_blocks=num_blocks, dtype=model.dtype, kv_format=kv_cache)
+
+    @torch.inference_mode()
+    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
+        """Computes the chunks; returns one token for each that samples, in their order."""
+        batch = FlatBatch.of(chunks)
+        logits = self.model.logits(
+            batch.ids,
+            batch.positions,
+            VariedAttention(self._cache, self.model.layers, batch.chunks),
+            batch.rows,
+        )
+        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples])

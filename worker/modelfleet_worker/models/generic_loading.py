@@ -1,0 +1,169 @@
+"""From a folder of any decoder that transformers knows to a model that only lacks its cache.
+
+Importing this imports transformers' models, which takes seconds: only where they are needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import xxhash
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
+
+from ..engine.generic_runner import GenericRunner
+from ..errors import ModelError
+from ..progress import Report
+from ..quantization.scheme import Quantization
+from .checkpoint import Checkpoint
+from .config import read_json
+from .generic import GenericModel
+from .interface import NAME
+from .packed_modules import pack_modules
+from .sizing import LoadedWeights, refuse_weights_beyond_memory
+from .trial import try_out
+
+# Layers that are nothing but attention to all tokens or to the last ones.
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+# They stretch rope by the length of the longest sequence in the batch: strangers would matter.
+_ROPE_BY_LENGTH = ("dynamic", "longrope")
+
+
+def read_config(folder: Path) -> Any:
+    """The config as transformers reads it. Raises ModelError if the model cannot be served."""
+    raw = read_json(folder / "config.json")
+    if raw.get("quantization_config", raw.get("compression_config")) is not None:
+        raise ModelError(
+            "the checkpoint is quantized: of this architecture only unquantized ones are read;"
+            " take one of those, and spec.quantization if it shall be smaller"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(
+            f"transformers {transformers.__version__} does not understand config.json: {error}"
+        ) from error
+    _model_class(raw, config)
+    return config
+
+
+def max_context(config: Any) -> int:
+    """Tokens; only as many as do not change rope for other sequences. Raises ModelError."""
+    context = getattr(config, "max_position_embeddings", None)
+    if type(context) is not int or context < 2:
+        raise ModelError(
+            f"config.json: max_position_embeddings is {context!r}: a number of tokens is expected"
+        )
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(r for r in ropes.values() if isinstance(r, dict))):
+        if rope.get("rope_type") in _ROPE_BY_LENGTH:
+            original = rope.get("original_max_position_embeddings")
+            original = original or getattr(config, "original_max_position_embeddings", None)
+            context = min(context, original or context)
+    return context
+
+
+def load(
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    context: int,
+    quantization: Quantization,
+    progress: Report,
+) -> LoadedWeights:
+    """Reads the weights, packs them and tries the model out. Raises ModelError."""
+    raw = read_json(folder / "config.json")
+    module, weights = _read_weights(folder, _model_class(raw, config), config, dtype, progress)
+    pack_modules(module, quantization)
+    for tensor in (*module.parameters(), *module.buffers()):
+        # What is not packed is still on the mapped files, which may change under us.
+        tensor.data = tensor.data.clone()
+    layers, vocab_size = try_out(module, dtype, context, config.num_hidden_layers)
+    model, kv_cache = GenericModel(module, layers, dtype), quantization.kv_cache
+    described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
+    return LoadedWeights(
+        runner=lambda blocks: GenericRunner(model, num_blocks=blocks, kv_cache=kv_cache),
+        token_bytes=sum(layer.shape.token_bytes(dtype, kv_cache) for layer in layers),
+        vocab_size=vocab_size,
+        digest=xxhash.xxh3_128_hexdigest(described.encode()),
+    )
+
+
+def _model_class(raw: dict[str, Any], config: Any) -> Any:
+    """The class of a causal language model. Raises ModelError with what it lacks."""
+    name = next(iter(raw.get("architectures") or []), None)
+    if config.is_encoder_decoder:
+        raise ModelError(f"{name} has an encoder: only decoders are served")
+    if name is None or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) != name:
+        raise ModelError(
+            f"unsupported architecture in config.json: {name or 'none'}; transformers"
+            f" {transformers.__version__} knows no decoder of this name"
+            f" (model_type {config.model_type!r})"
+        )
+    found = getattr(transformers, name)
+    for reason in _obstacles(found, config):
+        raise ModelError(f"{name} cannot be served: {reason}")
+    return found
+
+
+def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
+    """What shows before any weight is read; the rest is for `try_out`."""
+    takes = inspect.signature(model_class.forward).parameters
+    if config.sub_configs:
+        yield f"it is made of several models ({', '.join(config.sub_configs)})"
+    if model_class._is_stateful:  # noqa: SLF001
+        yield "it keeps a state beside keys and values, which our cache does not hold"
+    if kinds := set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES:
+        yield f"it has layers of {', '.join(sorted(kinds))}"
+    if not model_class._supports_attention_backend:  # noqa: SLF001
+        yield "its attention does not go through transformers' attention interface"
+    if "position_ids" not in takes:
+        yield "it takes no positions, so that sequences cannot share a batch"
+    if "logits_to_keep" not in takes:
+        yield "it computes the logits of all tokens of a prompt, which would be gigabytes"
+
+
+def _read_weights(
+    folder: Path, model_class: Any, config: Any, dtype: torch.dtype, progress: Report
+) -> tuple[nn.Module, str]:
+    """The module, still on the mapped files, and the weights' digest. Raises ModelError."""
+    checkpoint = Checkpoint(folder)
+    elements = checkpoint.elements()
+    if config.tie_word_embeddings:  # packed, the head is a copy
+        elements += config.vocab_size * config.hidden_size
+    refuse_weights_beyond_memory(elements * dtype.itemsize)
+    mapped, read, total = {}, 0, max(1, checkpoint.total_bytes)
+    progress("Weights", 0.0)
+    for name, tensor in checkpoint.tensors():
+        mapped[name] = tensor
+        read += tensor.nbytes
+        progress("Weights", min(1.0, read / total))
+    disable_progress_bar()
+    try:
+        # From tensors, not from the folder: whatever else lies there is of no concern.
+        module, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=mapped,
+            dtype=dtype,
+            attn_implementation=NAME,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: the weights do not fit the architecture: {error}") from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := sorted(map(str, info[kind])):
+            raise ModelError(
+                f"{folder}: the weights do not fit the architecture: {len(found)}"
+                f" {kind.replace('_', ' ')}, the first is {found[0]}"
+            )
+    return module.requires_grad_(False).eval(), checkpoint.digest

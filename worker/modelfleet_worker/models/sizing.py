@@ -1,0 +1,81 @@
+"""What a model may take: type of its numbers, context, memory of weights and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..engine.device import Runner
+from ..engine.host import available_memory
+from ..engine.scheduler import BLOCK_SIZE
+from ..errors import ModelError
+from .config import read_json
+
+_DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
+# Unless the size is given: a share of what is available, and no more than several workers that
+# look at the same free memory of one machine can all take.
+_CACHE_SHARE, _CACHE_MOST = 0.25, 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWeights:
+    """A model that only lacks its cache."""
+
+    runner: Callable[[int], Runner]  # from the number of blocks
+    token_bytes: int  # of the cache
+    vocab_size: int
+    digest: str
+
+
+def read_dtype(asked: str, folder: Path) -> torch.dtype:
+    """The type asked for; Auto: the checkpoint's. Raises ModelError."""
+    if asked in _DTYPES:
+        return _DTYPES[asked]
+    if asked != "Auto":
+        raise ModelError(f"unknown dtype {asked!r}: Auto, {', '.join(_DTYPES)} are known")
+    raw = read_json(folder / "config.json")
+    stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
+    if stored not in by_name:
+        raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
+    return by_name[stored]
+
+
+def context_within(most: int, asked: int | None) -> int:
+    """Tokens: those asked for, else the model's own. Raises ModelError."""
+    if asked is None:
+        return most
+    if not 2 <= asked <= most:
+        raise ModelError(f"contextLength is {asked}; this model's context goes from 2 to {most}")
+    return asked
+
+
+def refuse_weights_beyond_memory(needed: int) -> None:
+    """Raises ModelError: better than to be killed half-way."""
+    if needed > (room := available_memory()):
+        raise ModelError(
+            f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available"
+        )
+
+
+def cache_blocks(token_bytes: int, asked: int | None, useful_tokens: int) -> int:
+    """Blocks of the cache: what was asked for, else a modest share, never more than useful."""
+    block_bytes = token_bytes * BLOCK_SIZE
+    room = available_memory()
+    if asked is not None and asked > room:
+        raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")
+    given = min(int(room * _CACHE_SHARE), _CACHE_MOST) if asked is None else asked
+    blocks = given // block_bytes
+    if blocks < 1:
+        raise ModelError(
+            f"the KV cache has room for no block: one of {BLOCK_SIZE} tokens takes {block_bytes}"
+            f" bytes, {given} are given"
+        )
+    return min(blocks, -(-useful_tokens // BLOCK_SIZE))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

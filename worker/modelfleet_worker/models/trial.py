@@ -1,0 +1,126 @@
+"""Tries a model out before anybody is served: never a wrong answer from a model nobody knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engine.messages import Request
+from ..engine.paged_attention import KVCache
+from ..engine.runner import FlatBatch
+from ..engine.scheduler import BLOCK_SIZE, Chunk
+from ..engine.sequence import Sequence
+from ..engine.varied_attention import AttentionLayer, VariedAttention
+from ..errors import ModelError
+from .generic import GenericModel, forward
+from .interface import NAME, Recording, under_way
+
+_TOKENS = 24  # of the prompt: more than a block
+# A chunk's tokens of the prompt, and of a stranger in the same batch.
+_STEPS = ((9, _TOKENS - 1), (14, 1), (1, 0))
+# How far logits may be from the model's own, as a share of their length: rounding, no more. Where
+# a model multiplies rounding (near ties of a router do), three times what lies between the two
+# attentions of transformers, but never so much that another attention could pass.
+_EXACT, _ROUNDED, _NOISY = 1e-3, 0.1, 0.5
+
+
+@torch.inference_mode()
+def try_out(
+    module: Any, dtype: torch.dtype, context: int, expected_layers: int
+) -> tuple[list[AttentionLayer], int]:
+    """How the layers attend, and the size of the vocabulary. Raises ModelError.
+
+    Compares what the model says to a short prompt, left alone with its own attention, with what it
+    says with ours, where the prompt comes in chunks beside a stranger's.
+    """
+    tokens = min(_TOKENS, context)
+    ids = (torch.arange(tokens) * 7919 + 3) % module.get_input_embeddings().weight.shape[0]
+    recording = Recording(context)
+    try:
+        expected = _logits(module, ids, "eager")
+        with under_way(recording):
+            _logits(module, ids, NAME)
+        layers = recording.layers
+        if len(layers) != expected_layers:
+            raise ModelError(
+                f"{len(layers)} of its {expected_layers} layers attend through transformers'"
+                " attention interface: the others have attention of their own, or none"
+            )
+        found = _served(GenericModel(module, layers, dtype), ids.tolist())
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ModelError(
+            "transformers could not compute the model on a short prompt:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    distance = _distance(found, expected)
+    limit = _EXACT if dtype == torch.float32 else _ROUNDED
+    if distance > _ROUNDED == limit:
+        limit = min(max(3 * _noise(module, ids, expected), limit), _NOISY)
+    if not distance <= limit:  # not a number is refused as well
+        raise ModelError(
+            f"with our attention its logits are {distance:.1%} away from its own, {limit:.1%} would"
+            " be rounding: it depends on more than the arguments of its attention say"
+        )
+    return layers, expected.shape[-1]
+
+
+def _logits(module: Any, ids: Tensor, attention: str) -> Tensor:
+    """Of all of ids [T], [T, vocab]."""
+    module.set_attn_implementation(attention)
+    return forward(module, ids)
+
+
+def _noise(module: Any, ids: Tensor, expected: Tensor) -> float:
+    """How far transformers' other attention is from the expected logits; 0 without one."""
+    try:
+        return _distance(_logits(module, ids, "sdpa"), expected)
+    except ValueError:
+        return 0.0
+    finally:
+        module.set_attn_implementation(NAME)
+
+
+def _served(model: GenericModel, ids: list[int]) -> Tensor:
+    """Logits [T, vocab] of `ids`, computed as it would be in an engine among others."""
+    blocks = 2 * (_TOKENS // BLOCK_SIZE + 1)
+    shapes = [layer.shape for layer in model.layers]
+    cache = KVCache(shapes, num_blocks=blocks, dtype=model.dtype)
+    ours, stranger = _sequence(ids), _sequence(ids[::-1])
+    ours.block_table, stranger.block_table = list(range(0, blocks, 2)), list(range(1, blocks, 2))
+    logits = []
+    for steps in _STEPS:
+        chunks = [
+            Chunk.of(sequence, budget)
+            for sequence, budget in zip((ours, stranger), steps, strict=True)
+            if budget and sequence.outstanding
+        ]
+        if chunks and chunks[0].sequence is ours:
+            logits.append(_step(model, cache, chunks))
+        for chunk in chunks:
+            chunk.sequence.num_computed = chunk.end
+    return torch.cat(logits)
+
+
+def _step(model: GenericModel, cache: KVCache, chunks: list[Chunk]) -> Tensor:
+    """Logits of the tokens of the first of `chunks`."""
+    batch = FlatBatch.of(chunks)
+    first = 0
+    for chunk in batch.chunks:
+        if chunk.sequence is chunks[0].sequence:
+            break
+        first += len(chunk)
+    rows = torch.arange(first, first + len(chunks[0]))
+    attention = VariedAttention(cache, model.layers, batch.chunks)
+    return model.logits(batch.ids, batch.positions, attention, rows)
+
+
+def _sequence(ids: list[int]) -> Sequence:
+    return Sequence(Request(request_id="trial", prompt_ids=tuple(ids), max_tokens=1))
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Mean over tokens of the share of the centred logits' length that they are apart."""
+    centred = expected - expected.mean(-1, keepdim=True)
+    return float(((found - expected).norm(dim=-1) / centred.norm(dim=-1)).mean())
