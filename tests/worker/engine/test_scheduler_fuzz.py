@@ -30,6 +30,7 @@ class World:
     places: int
     budget: int
     caching: bool
+    ahead: bool = False  # a step is planned before the last one is read
     longest: int = 90  # tokens of a prompt or an answer
     finished: int = 0
     aborted: int = 0
@@ -52,6 +53,8 @@ class World:
         )
         # What the model would have stored: the tokens up to and including each slot.
         self.slots: list[int | None] = [None] * (self.blocks * BLOCK_SIZE)
+        self.unread: Plan | None = None
+        self.last_drawn: dict[Sequence, int] = {}
         self.prefixes = [[self.random.randrange(50) for _ in range(70)] for _ in range(3)]
 
     def step(self) -> None:
@@ -59,19 +62,50 @@ class World:
             self.arrive()
         if self.scheduler and self.random.random() < 0.02:
             self.abort(self.random.choice(list(self.scheduler)))
+        if self.ahead and self.random.random() < 0.2:
+            self.read()
+        self.launch()
+        if not self.ahead:
+            self.read()
+        self.check()
+
+    def launch(self) -> None:
+        """The device computes in order, so it may do so at once; who reads it may take his time."""
         plan = self.scheduler.schedule()
         self.look_at(plan)
-        progress = self.scheduler.complete(
-            plan, [self.compute(c) for c in plan.chunks if c.samples]
-        )
         self.preempted += len(plan.preempted)
-        for sequence, reason in ((p.sequence, p.finished) for p in progress):
-            if reason:
+        drawn = {c.sequence: self.compute(c) for c in plan.chunks if c.samples}
+        self.read()
+        self.last_drawn = drawn
+        self.unread = plan if plan.chunks else None
+
+    def read(self) -> None:
+        """Takes the outcome of the step that was launched last."""
+        if self.unread is None:
+            return
+        tokens, plan, self.unread = list(self.last_drawn.values()), self.unread, None
+        for progress in self.scheduler.complete(plan, tokens):
+            sequence = progress.sequence
+            assert self.last_drawn[sequence] == sequence.token_ids[-1] == tokens[progress.row]
+            if progress.finished:
                 self.finished += 1
                 self.hits += sequence.cached_tokens or 0
                 del self.waited[sequence]
                 assert sequence.block_table == []
-        self.check()
+                known = sequence.token_ids
+                asked = len(known) - sequence.generated + len(sequence.request.resumed_ids)
+                assert all(known[i] == model(known[:i]) for i in range(asked, len(known)))
+
+    def tokens(self, sequence: Sequence) -> list[int]:
+        """What the device knows: the token, too, that its last step has drawn."""
+        known = sequence.token_ids
+        return [*known, self.last_drawn[sequence]] if self.is_unread(sequence) else known
+
+    def is_unread(self, sequence: Sequence) -> bool:
+        return self.unread is not None and any(
+            c.sequence is sequence and c.samples and c.tenure == sequence.tenures
+            for c in self.unread.chunks
+        )
 
     def arrive(self) -> None:
         shared = self.random.choice(self.prefixes)[: self.random.randrange(70)]
@@ -108,15 +142,16 @@ class World:
 
     def look_at(self, plan: Plan) -> None:
         """The plan computes the right tokens, within budget, and on sound context."""
-        assert plan.chunks or not len(self.scheduler)
+        assert plan.chunks or self.unread or not len(self.scheduler)
         assert sum(len(c) for c in plan.chunks) <= self.budget
         assert len({c.sequence for c in plan.chunks}) == len(plan.chunks)
         written: set[int] = set()
         for chunk in plan.chunks:
             sequence = chunk.sequence
             assert sequence in self.scheduler.running
-            assert chunk.start == sequence.num_computed < chunk.end <= len(sequence.token_ids)
-            assert chunk.samples == (chunk.end == len(sequence.token_ids))
+            known = len(self.tokens(sequence))
+            assert chunk.start < chunk.end == sequence.num_computed <= known
+            assert chunk.samples == (chunk.end == known)
             new = {self.slot(sequence, i) for i in range(chunk.start, chunk.end)}
             assert not new & written, "two sequences write one slot"
             written |= new
@@ -138,7 +173,7 @@ class World:
         first_of_last_block = last // BLOCK_SIZE * BLOCK_SIZE
         for i in range(BLOCK_SIZE - 1, first_of_last_block, BLOCK_SIZE):
             assert self.slots[self.slot(sequence, i)] == self.content(sequence, i)
-        return model(sequence.token_ids[: chunk.end])
+        return model(self.tokens(sequence)[: chunk.end])
 
     def slot(self, sequence: Sequence, position: int) -> int:
         block = sequence.block_table[position // BLOCK_SIZE]
@@ -146,7 +181,7 @@ class World:
 
     def content(self, sequence: Sequence, position: int) -> int:
         """Keys and values depend on all tokens up to their own."""
-        return hash(tuple(sequence.token_ids[: position + 1]))
+        return hash(tuple(self.tokens(sequence)[: position + 1]))
 
     def check(self) -> None:
         running, waiting = self.scheduler.running, self.scheduler.waiting
@@ -164,12 +199,10 @@ class World:
         for _ in range(50_000):
             if not len(self.scheduler):
                 break
-            plan = self.scheduler.schedule()
-            self.look_at(plan)
-            tokens = [self.compute(c) for c in plan.chunks if c.samples]
-            self.finished += sum(
-                p.finished is not None for p in self.scheduler.complete(plan, tokens)
-            )
+            self.launch()
+            if not self.ahead:
+                self.read()
+        self.read()
         self.manager.check([])
 
 
@@ -183,10 +216,11 @@ WORLDS = [
 ]
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["one by one", "a step ahead"])
 @pytest.mark.parametrize(("shape", "steps"), WORLDS)
-def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int):
+def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int, ahead: bool):
     blocks, places, budget, caching = shape
-    world = World(random.Random(str(shape)), blocks, places, budget, caching)
+    world = World(random.Random(str(shape)), blocks, places, budget, caching, ahead)
     for _ in range(steps):
         world.step()
     world.drain()

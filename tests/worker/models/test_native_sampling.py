@@ -79,7 +79,7 @@ BIAS = tuple((token, 4.0) for token in range(0, VOCAB, 17))
 def test_draws_what_the_sampler_draws(runner: NativeRunner, params: dict):
     chunks = [Chunk.of(s, len(s.token_ids)) for s in sequences(**params)]
     drawn = [token.id for token in runner.execute(chunks)]
-    expected = sample(runner.logits(chunks), [Draw.of(c.sequence) for c in chunks])
+    expected = sample(runner.logits(chunks), [Draw.of(c) for c in chunks])
     same = sum(a == b.id for a, b in zip(drawn, expected, strict=True))
     assert same >= SEQUENCES - 1  # two may finish together, or an edge of the nucleus be a tie
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .messages import EngineLimits, TokenLogprobs
 from .scheduler import Chunk
@@ -18,6 +18,14 @@ class SampledToken:
     logprobs: TokenLogprobs | None = None  # if the request asked for them
 
 
+class Step(Protocol):
+    """A step that was launched."""
+
+    def result(self) -> list[SampledToken]:
+        """Waits for it: one token for each chunk that samples, in their order."""
+        ...
+
+
 class Runner(Protocol):
     """A device with a model and a paged KV cache of `num_blocks` blocks of BLOCK_SIZE tokens."""
 
@@ -28,6 +36,18 @@ class Runner(Protocol):
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
+        ...
+
+
+@runtime_checkable
+class AheadRunner(Runner, Protocol):
+    """One that can be told the next step while it computes the last one.
+
+    A chunk's last token may then be pending: it is the one that the last step draws for it.
+    """
+
+    def launch(self, chunks: Sequence[Chunk]) -> Step:
+        """Computes the chunks after those launched before, of which one step may be unread."""
         ...
 
 

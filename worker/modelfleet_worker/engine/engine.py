@@ -1,4 +1,4 @@
-"""The step loop in its own thread: inbox, plan, execute, deliver."""
+"""The step loop in its own thread: inbox, plan, launch, read the step before, deliver."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from .admission import check_request
 from .block_manager import BlockManager
-from .device import Runner
+from .device import AheadRunner, Runner, SampledToken, Step
 from .messages import (
     Abort,
     Add,
@@ -22,11 +23,24 @@ from .messages import (
     RequestOutput,
     StepOutput,
 )
-from .scheduler import BLOCK_SIZE, Plan, Scheduler
+from .scheduler import BLOCK_SIZE, Plan, Progress, Scheduler
 from .sequence import Sequence
 from .tally import Tally
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that nobody has read yet."""
+
+    plan: Plan
+    step: Step
+
+    @property
+    def prefills(self) -> bool:
+        """It takes long: a request that comes meanwhile should not wait for one more."""
+        return any(len(chunk) > 1 for chunk in self.plan.chunks)
 
 
 class Engine:
@@ -51,6 +65,7 @@ class Engine:
             raise ValueError(f"{limits.kv_tokens} tokens do not fit {runner.num_blocks} blocks")
         self.limits = limits
         self._runner = runner
+        self._launched: _Launched | None = None
         self._deliver = deliver
         self._blocks = BlockManager(runner.num_blocks, caching=prefix_caching)
         self._scheduler = Scheduler(
@@ -140,11 +155,14 @@ class Engine:
             with self._wake:
                 self._failure = failure
             self._deliver(failure)
+        finally:
+            if self._launched is not None:
+                self._launched.step.result()  # it writes to memory that is about to go
 
     def _take_commands(self) -> bool:
         """Sleeps until there is work; False: stop."""
         with self._wake:
-            while not (self._stopping or self._inbox or len(self._scheduler)):
+            while not (self._stopping or self._inbox or len(self._scheduler) or self._launched):
                 self._wake.wait()
             commands = tuple(self._inbox)
             self._inbox.clear()
@@ -164,29 +182,60 @@ class Engine:
                 self._living.discard(request_id)
 
     def _step(self) -> None:
-        began = time.monotonic()
+        """Reads one step, after the next one is launched where the device allows it."""
+        due = self._launched
+        if due is not None and due.prefills:
+            self._launched = None
+        else:
+            self._launched = self._launch()
+            if due is None and not isinstance(self._runner, AheadRunner):
+                due, self._launched = self._launched, None
+        if due is not None:
+            self._read(due)
+        elif self._launched is None:
+            if len(self._scheduler):
+                raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
+            self._tell(())  # all were aborted
+
+    def _launch(self) -> _Launched | None:
         plan = self._scheduler.schedule()
-        if not plan.chunks and len(self._scheduler):
-            raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
-        outputs = self._compute(plan) if plan.chunks else ()
-        ended = time.monotonic()
-        self._tally.step(plan, outputs, ended - began)
-        self._stats = self._tally.snapshot(self._scheduler)
+        if not plan.chunks:
+            return None
+        if isinstance(self._runner, AheadRunner):
+            return _Launched(plan, self._runner.launch(plan.chunks))
+        return _Launched(plan, _Done(self._runner.execute(plan.chunks)))
+
+    def _read(self, launched: _Launched) -> None:
+        plan, sampled = launched.plan, launched.step.result()
+        progress = self._scheduler.complete(plan, [token.id for token in sampled])
+        outputs = tuple(_output(p, sampled[p.row]) for p in progress)
+        now = time.monotonic()
+        self._tally.step(plan, outputs, now - self._last_progress)
         with self._wake:
-            self._last_progress = ended
+            self._last_progress = now
             self._living.difference_update(o.request_id for o in outputs if o.finished)
+        self._tell(outputs)
+
+    def _tell(self, outputs: tuple[RequestOutput, ...]) -> None:
+        self._stats = self._tally.snapshot(self._scheduler)
         self._deliver(StepOutput(outputs, self._stats))
 
-    def _compute(self, plan: Plan) -> tuple[RequestOutput, ...]:
-        sampled = self._runner.execute(plan.chunks)
-        progress = self._scheduler.complete(plan, [token.id for token in sampled])
-        return tuple(
-            RequestOutput(
-                request_id=step.sequence.request.request_id,
-                ids=(token.id,),
-                logprobs=() if token.logprobs is None else (token.logprobs,),
-                cached_tokens=step.sequence.cached_tokens or 0,
-                finished=step.finished,
-            )
-            for step, token in zip(progress, sampled, strict=True)
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A step of a device that returns when it is done."""
+
+    sampled: list[SampledToken]
+
+    def result(self) -> list[SampledToken]:
+        return self.sampled
+
+
+def _output(progress: Progress, token: SampledToken) -> RequestOutput:
+    return RequestOutput(
+        request_id=progress.sequence.request.request_id,
+        ids=(token.id,),
+        logprobs=() if token.logprobs is None else (token.logprobs,),
+        cached_tokens=progress.sequence.cached_tokens or 0,
+        finished=progress.finished,
+    )

@@ -37,4 +37,4 @@ class GenericRunner:
             VariedAttention(self._cache, self.model.layers, batch.chunks),
             batch.rows,
         )
-        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples])
+        return sample(logits, [Draw.of(c) for c in chunks if c.samples])

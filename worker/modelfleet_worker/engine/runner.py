@@ -75,7 +75,7 @@ class TorchRunner:
             PagedAttention(self._cache, batch.chunks),
             batch.rows,
         )
-        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples])
+        return sample(logits, [Draw.of(c) for c in chunks if c.samples])
 
 
 def warm_up(runner: Runner, tokens: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .device import SampledToken
 from .messages import SamplingParams, TokenLogprobs
 from .penalties import shifted
-from .sequence import Sequence
+from .scheduler import Chunk
 
 _NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
 
@@ -24,12 +24,14 @@ class Draw:
 
     params: SamplingParams
     position: int
-    known_ids: Items[int]  # prompt and answer so far; the last `position` are the answer's
+    known_ids: Items[int]  # prompt and answer so far; a pending one is not among them
 
     @classmethod
-    def of(cls, sequence: Sequence) -> Draw:
-        """For the next token of a sequence."""
-        return cls(sequence.request.sampling, sequence.generated, sequence.token_ids)
+    def of(cls, chunk: Chunk) -> Draw:
+        """For the token after a chunk's last one."""
+        request = chunk.sequence.request
+        position = chunk.end - len(request.prompt_ids)
+        return cls(request.sampling, position, chunk.sequence.token_ids)
 
 
 def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:

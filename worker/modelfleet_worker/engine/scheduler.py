@@ -2,11 +2,13 @@
 
 There is one idea: `num_computed` of every sequence catches up with its known tokens. Chunked
 prefill, decoding, a cache hit, recomputing after a preemption and a resumed stream are all that
-(after vLLM V1). Pure: no tensor, no clock, no thread.
+(after vLLM V1). A step may be planned before the last one is read: what that one draws is known to
+be a token, and the device knows which. Pure: no tensor, no clock, no thread.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
@@ -27,13 +29,14 @@ class Chunk:
     start: int
     end: int
     samples: bool  # it ends with the last known token: the next one is drawn
+    tenure: int = 0  # of the sequence's blocks
 
     @classmethod
     def of(cls, sequence: Sequence, budget: int) -> Chunk:
         """What is outstanding, as far as `budget` (tokens) goes."""
-        start, known = sequence.num_computed, len(sequence.token_ids)
-        end = min(known, start + budget)
-        return cls(sequence, start, end, end == known)
+        start = sequence.num_computed
+        end = start + min(sequence.outstanding, budget)
+        return cls(sequence, start, end, end == sequence.known, sequence.tenures)
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -53,6 +56,7 @@ class Progress:
 
     sequence: Sequence
     finished: FinishReason | None
+    row: int  # of the token among those that the step drew
 
 
 class Scheduler:
@@ -91,7 +95,10 @@ class Scheduler:
         return False
 
     def schedule(self) -> Plan:
-        """Fills the token budget: decodes, then prefills that began, then new ones."""
+        """Fills the token budget: decodes, then prefills that began, then new ones.
+
+        The plan counts as launched. It is empty while all that runs waits for `complete`.
+        """
         planned: dict[Sequence, Chunk] = {}
         preempted: list[Sequence] = []
         budget = self._max_batch_tokens
@@ -115,6 +122,9 @@ class Scheduler:
                 budget -= len(chunk)
         if not preempted:  # else a newcomer would take what an older one just lacked
             planned.update((chunk.sequence, chunk) for chunk in self._admit(budget))
+        for sequence, chunk in planned.items():
+            sequence.num_computed = chunk.end
+            sequence.pending += chunk.samples
         return Plan(tuple(planned.values()), tuple(preempted))
 
     def _admit(self, budget: int) -> Iterator[Chunk]:
@@ -164,17 +174,25 @@ class Scheduler:
     def _give_up_blocks(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.block_table)
         sequence.block_table = []
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.pending = 0
+        sequence.tenures += 1
 
     def complete(self, plan: Plan, token_ids: Items[int]) -> list[Progress]:
-        """Takes a step's outcome: one token for each chunk that samples, in the plan's order."""
-        drawn = iter(token_ids)
+        """Takes a step's outcome: one token for each chunk that samples, in the plan's order.
+
+        Whoever ended or gave up its blocks since the step was launched gets nothing: the token is
+        drawn again, or not wanted any more.
+        """
+        rows = itertools.count()
         progress: list[Progress] = []
         for chunk in plan.chunks:
-            self._mark_computed(chunk)
-            if chunk.samples:
-                finished = chunk.sequence.append(next(drawn))
-                progress.append(Progress(chunk.sequence, finished))
+            row = next(rows) if chunk.samples else None
+            if chunk.tenure != chunk.sequence.tenures:
+                continue
+            self._publish(chunk)
+            if row is not None:
+                finished = chunk.sequence.append(token_ids[row])
+                progress.append(Progress(chunk.sequence, finished, row))
         ended = {p.sequence for p in progress if p.finished}
         if ended:
             for sequence in ended:
@@ -182,10 +200,9 @@ class Scheduler:
             self.running = [s for s in self.running if s not in ended]
         return progress
 
-    def _mark_computed(self, chunk: Chunk) -> None:
+    def _publish(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         full_before, full = chunk.start // BLOCK_SIZE, chunk.end // BLOCK_SIZE
-        sequence.num_computed = chunk.end
         if full > full_before and self.blocks.caching:
             digests = sequence.block_digests(full, BLOCK_SIZE)
             for i in range(full_before, full):

@@ -15,8 +15,10 @@ class Sequence:
 
     request: Request
     token_ids: list[int] = field(init=False)  # prompt, resumed and generated
-    num_computed: int = 0
+    pending: int = 0  # tokens after these that launched steps draw
+    num_computed: int = 0  # by steps that were launched
     block_table: list[int] = field(default_factory=list)
+    tenures: int = 0  # times that it gave up its blocks: what was computed for them is void
     cached_tokens: int | None = None  # prompt tokens found in the cache when first admitted
     _digests: list[bytes] = field(default_factory=list)
 
@@ -29,12 +31,22 @@ class Sequence:
         return len(self.token_ids) - len(self.request.prompt_ids)
 
     @property
+    def known(self) -> int:
+        """Tokens, the pending ones included."""
+        return len(self.token_ids) + self.pending
+
+    @property
     def outstanding(self) -> int:
-        """Known tokens that are not in the cache yet: 1 while decoding, more while prefilling."""
-        return len(self.token_ids) - self.num_computed
+        """Known tokens that no step computes yet: 1 while decoding, more while prefilling.
+
+        The last token of an answer is never computed: nothing follows it.
+        """
+        computable = len(self.request.prompt_ids) + self.request.max_tokens - 1
+        return min(self.known, computable) - self.num_computed
 
     def append(self, token_id: int) -> FinishReason | None:
         """Takes a sampled token; says why the request ends with it, or None."""
+        self.pending = max(0, self.pending - 1)
         self.token_ids.append(token_id)
         if token_id in self.request.stop_token_ids:
             return FinishReason.STOP

@@ -30,12 +30,14 @@ class Tally:
         weight = 1 / min(self.steps, 16)
         self.step_seconds += (seconds - self.step_seconds) * weight
         self.preemptions += len(plan.preempted)
+        told = {output.request_id for output in outputs}
         for output in outputs:
             self.completion_tokens += len(output.ids)
             self.finished += output.finished is not None
         for chunk in plan.chunks:
             request = chunk.sequence.request
-            if chunk.samples and chunk.end == len(request.prompt_ids) + len(request.resumed_ids):
+            is_first = chunk.end == len(request.prompt_ids) + len(request.resumed_ids)
+            if is_first and request.request_id in told:
                 self.prompt_tokens += len(request.prompt_ids)
                 self.cached_tokens += chunk.sequence.cached_tokens or 0
 

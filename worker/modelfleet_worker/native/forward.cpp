@@ -45,6 +45,7 @@ struct Batch {
   const int64_t *table_starts, *tables;     // [sequences], blocks of each one after another
   const int64_t* rows;                      // [sampled], whose logits are wanted
   const Draw* draws;                        // [sampled], or null: the likeliest
+  const int64_t* last_drawn;                // of the step before; ids below 0 are -1 - its row
   float* logits;                            // [sampled, vocab]
   int64_t* drawn;                           // [sampled], tokens
 };
@@ -106,7 +107,7 @@ class Pass {
     const auto [from, to] = share(b_.tokens);
     for (int64_t r = from; r < to; ++r)
       for (int64_t i = 0; i < m_.hidden; i += kLanes)
-        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + b_.ids[r] * m_.hidden + i));
+        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + known(b_.ids[r], b_.last_drawn) * m_.hidden + i));
     team_.meet();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
@@ -127,7 +128,7 @@ class Pass {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
     team_.meet();
-    Sampler sampler(m_.vocab);
+    Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
     for (int64_t r = first; r < end; ++r) {
       const float* const logits = b_.logits + r * m_.vocab;

@@ -94,7 +94,7 @@ class Batch(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                *("draws", "logits", "drawn"),
+                *("draws", "last_drawn", "logits", "drawn"),
             )
         ),
     )

@@ -23,7 +23,7 @@ using bf16 = uint16_t;
 
 constexpr int kLanes = 16;
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
-constexpr int kAhead = 8192;  // bytes that weights are fetched before they are needed
+constexpr int kAhead = 8192;  // bytes that weights are fetched before they are needed, past the caches
 constexpr int kPair = 2;   // blocks of lanes that are computed together: 32 outputs
 
 struct Linear {
@@ -109,7 +109,7 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
       __m512i c[B];
       for (int b = 0; b < B; ++b) {
         c[b] = _mm512_loadu_si512(codes + b * kBytes);
-        _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_T0);
+        _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_NTA);
       }
       for (int r = 0; r < R; ++r) {
         const __m512i two = spread(own + r * inputs + k);
@@ -137,7 +137,7 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
         __m512i c[B];
         for (int b = 0; b < B; ++b) {
           c[b] = _mm512_loadu_si512(codes + b * kBytes);
-          _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_T0);
+          _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_NTA);
         }
         for (int half = 0; half < 8 / Bits; ++half) {
           __m512i u[B];

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import cast
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from ..engine.device import SampledToken
 from ..engine.sampler import Draw, logprobs_of
 from ..engine.scheduler import BLOCK_SIZE, Chunk
+from ..engine.sequence import Sequence as EngineSequence
 from ..models.config import LlamaConfig
 from ..models.linear import Linear, QuantizedLinear
 from ..models.llama import Layer, Llama, rope_angles
@@ -91,6 +94,7 @@ class NativeRunner:
         )
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
+        self._last, self._last_rows = np.empty(0, np.int64), dict[EngineSequence, int]()
         weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
 
     @classmethod
@@ -123,21 +127,21 @@ class NativeRunner:
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
-        draws = [Draw.of(chunk.sequence) for chunk in chunks if chunk.samples]
-        logits, drawn = self._compute(chunks, draws)
-        return [
-            SampledToken(id_, logprobs_of(logits[row], id_, draw.params.logprobs))
-            for row, (id_, draw) in enumerate(zip(drawn.tolist(), draws, strict=True))
-        ]
+        return self.launch(chunks).result()
+
+    def launch(self, chunks: Sequence[Chunk]) -> Launched:
+        """Computes the chunks after those launched before, of which one step may be unread."""
+        return self._launch(chunks, [Draw.of(chunk) for chunk in chunks if chunk.samples])
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
-        return self._compute(chunks, everywhere=everywhere)[0]
+        step = self._launch(chunks, (), everywhere=everywhere)
+        step.wait()
+        return step.logits
 
-    def _compute(
-        self, chunks: Sequence[Chunk], draws: Sequence[Draw] = (), *, everywhere: bool = False
-    ) -> tuple[Tensor, Ints]:
-        """The logits, and the token drawn from each row, the likeliest where no draw is given."""
+    def _launch(
+        self, chunks: Sequence[Chunk], draws: Sequence[Draw], *, everywhere: bool = False
+    ) -> Launched:
         lengths = np.array([len(chunk) for chunk in chunks])
         firsts = np.concatenate(([0], lengths.cumsum()))
         blocks = [-(-chunk.end // BLOCK_SIZE) for chunk in chunks]
@@ -145,9 +149,10 @@ class NativeRunner:
         if everywhere:
             rows = np.arange(firsts[-1])
         logits, drawn = torch.empty(len(rows), self._vocab), np.empty(len(rows), np.int64)
-        drawing, _kept = _structs(draws)
+        sampling = [chunk for chunk in chunks if chunk.samples]
+        drawing, kept = _structs(draws, [self._pending(c) for c in sampling[: len(draws)]])
         arrays = {
-            "ids": _flat(c.sequence.token_ids[c.start : c.end] for c in chunks),
+            "ids": _flat(self._ids(chunk) for chunk in chunks),
             "positions": _flat(range(c.start, c.end) for c in chunks),
             "owners": np.repeat(np.arange(len(chunks)), lengths),
             "firsts": firsts,
@@ -163,22 +168,61 @@ class NativeRunner:
             sequences=len(chunks),
             sampled=len(rows),
             draws=ctypes.addressof(drawing) if drawing else None,
+            last_drawn=self._last.ctypes.data,
             logits=logits.data_ptr(),
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
         self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
         self._steps += 1
-        self._library.modelfleet_wait(self._stepper, self._steps)
-        return logits, drawn
+        step = Launched(
+            wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
+            logits=logits,
+            drawn=drawn,
+            draws=draws,
+            kept=(arrays, drawing, kept, self._last),
+        )
+        self._last = drawn
+        self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
+        return step
+
+    def _ids(self, chunk: Chunk) -> list[int]:
+        """Its tokens; one that the last step draws is -1 - the row there."""
+        return [*chunk.sequence.token_ids[chunk.start : chunk.end], *self._pending(chunk)]
+
+    def _pending(self, chunk: Chunk) -> list[int]:
+        """What stands for the chunk's last token if that is still to be drawn by the last step."""
+        sequence = chunk.sequence
+        return [] if chunk.end <= len(sequence.token_ids) else [-1 - self._last_rows[sequence]]
 
 
-def _structs(draws: Sequence[Draw]) -> tuple[ctypes.Array[library.Draw] | None, list[object]]:
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that was launched, and all that it reads and writes."""
+
+    wait: Callable[[], None]
+    logits: Tensor  # [R, vocab]
+    drawn: Ints  # [R]
+    draws: Sequence[Draw]
+    kept: object
+
+    def result(self) -> list[SampledToken]:
+        """Waits for it: one token for each chunk that samples, in their order."""
+        self.wait()
+        return [
+            SampledToken(id_, logprobs_of(self.logits[row], id_, draw.params.logprobs))
+            for row, (id_, draw) in enumerate(zip(self.drawn.tolist(), self.draws, strict=True))
+        ]
+
+
+def _structs(
+    draws: Sequence[Draw], pending: Sequence[list[int]]
+) -> tuple[ctypes.Array[library.Draw] | None, list[object]]:
     """None if the likeliest tokens are asked for; and what must live as long as the structures."""
     if not any(draw.params.temperature > 0 or draw.params.shifts_logits for draw in draws):
         return None, []
     kept: list[object] = []
     structs = (library.Draw * len(draws))()
-    for struct, draw in zip(structs, draws, strict=True):
+    for struct, draw, after in zip(structs, draws, pending, strict=True):
         params = draw.params
         for name in _AS_THEY_ARE:
             setattr(struct, name, getattr(params, name))
@@ -190,7 +234,7 @@ def _structs(draws: Sequence[Draw]) -> tuple[ctypes.Array[library.Draw] | None, 
             struct.bias_ids, struct.bias = (array.ctypes.data for array in arrays)
             kept.append(arrays)
         if params.penalizes:
-            known = np.array(draw.known_ids, np.int64)
+            known = np.array([*draw.known_ids, *after], np.int64)
             struct.known, struct.prompt = len(known), len(known) - draw.position
             struct.known_ids = known.ctypes.data
             kept.append(known)

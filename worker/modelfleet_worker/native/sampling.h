@@ -26,6 +26,9 @@ struct Draw {
   const int64_t* known_ids;  // prompt, then answer; only where there are penalties
 };
 
+// A token; below 0 it is one that the step before has drawn, in row -1 - id.
+inline int64_t known(int64_t id, const int64_t* last_drawn) { return id < 0 ? last_drawn[-1 - id] : id; }
+
 // The index of the highest value, the first of equal ones.
 inline int64_t likeliest(const float* x, int64_t size) {
   __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
@@ -52,7 +55,7 @@ inline std::array<uint64_t, 4> philox(uint64_t seed, uint64_t choice, uint64_t p
 
 class Sampler {
  public:
-  explicit Sampler(int64_t vocab) : vocab_(vocab) {}
+  Sampler(int64_t vocab, const int64_t* last_drawn) : vocab_(vocab), last_drawn_(last_drawn) {}
 
   int64_t operator()(const float* logits, const Draw& draw) {
     const bool shifts = draw.biased || draw.known;
@@ -81,19 +84,21 @@ class Sampler {
     const float repetition = static_cast<float>(draw.repetition_penalty);
     const float presence = static_cast<float>(draw.presence_penalty);
     const float frequency = static_cast<float>(draw.frequency_penalty);
-    const int64_t *known = draw.known_ids, *answer = known + draw.prompt, *end = known + draw.known;
-    for (const int64_t* id = known; id < end; ++id) {
-      if (times_[*id]++) continue;
-      float& score = scores_[*id];
+    const auto each = [&](int64_t from, auto&& f) {
+      for (int64_t i = from; i < draw.known; ++i) f(known(draw.known_ids[i], last_drawn_));
+    };
+    each(0, [&](int64_t id) {
+      if (times_[id]++) return;
+      float& score = scores_[id];
       score = score > 0 ? score / repetition : score * repetition;
-    }
-    for (const int64_t* id = known; id < end; ++id) times_[*id] = 0;
-    for (const int64_t* id = answer; id < end; ++id) ++times_[*id];
-    for (const int64_t* id = answer; id < end; ++id) {
-      if (times_[*id] == 0) continue;
-      scores_[*id] -= presence + frequency * static_cast<float>(times_[*id]);
-      times_[*id] = 0;
-    }
+    });
+    each(0, [&](int64_t id) { times_[id] = 0; });
+    each(draw.prompt, [&](int64_t id) { ++times_[id]; });
+    each(draw.prompt, [&](int64_t id) {
+      if (times_[id] == 0) return;
+      scores_[id] -= presence + frequency * static_cast<float>(times_[id]);
+      times_[id] = 0;
+    });
   }
 
   void truncate(const Draw& draw) {
@@ -161,6 +166,7 @@ class Sampler {
   }
 
   const int64_t vocab_;
+  const int64_t* const last_drawn_;
   std::vector<float> scores_, some_;
   std::vector<int32_t> times_;
 };

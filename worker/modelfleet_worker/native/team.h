@@ -77,7 +77,7 @@ class Team {
 
   // Until the first `count` jobs have ended.
   void wait(uint32_t count) {
-    for (uint32_t ended; (ended = ended_.now()) != count;) ended_.wait(ended, {});
+    for (uint32_t ended; static_cast<int32_t>((ended = ended_.now()) - count) < 0;) ended_.wait(ended, {});
   }
 
   // For everyone inside of a job: nobody goes on before all are here.
