@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..models.generic import GenericModel
+from ..quantization.scheme import KVFormat
 from .device import SampledToken
 from .paged_attention import KVCache
 from .runner import FlatBatch
@@ -18,11 +19,13 @@ from .varied_attention import VariedAttention
 class GenericRunner:
     """Owns the model and its cache; decides nothing about who runs."""
 
-    def __init__(self, model: GenericModel, *, num_blocks: int) -> None:
+    def __init__(
+        self, model: GenericModel, *, num_blocks: int, kv_cache: KVFormat = KVFormat.AUTO
+    ) -> None:
         self.num_blocks = num_blocks
         self.model = model
         shapes = [layer.shape for layer in model.layers]
-        self._cache = KVCache(shapes, num_blocks=num_blocks, dtype=model.dtype)
+        self._cache = KVCache(shapes, num_blocks=num_blocks, dtype=model.dtype, kv_format=kv_cache)
 
     @torch.inference_mode()
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:

@@ -6,8 +6,9 @@ D head_dim. A slot is a token's place in the cache: block * BLOCK_SIZE + offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..quantization.scheme import KVFormat
 from .scheduler import BLOCK_SIZE, Chunk
 
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -28,32 +30,74 @@ class LayerShape:
     key_dim: int
     value_dim: int
 
-    def token_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of a token's keys and values."""
-        return self.kv_heads * (self.key_dim + self.value_dim) * dtype.itemsize
+    def token_bytes(self, dtype: torch.dtype, kv_format: KVFormat) -> int:
+        """Of a token's keys and values; in int8 each has a float32 scale."""
+        numbers = self.key_dim + self.value_dim
+        is_int8 = kv_format is KVFormat.INT8
+        return self.kv_heads * (numbers + 2 * 4 if is_int8 else numbers * dtype.itemsize)
 
 
 class KVCache:
-    """Keys and values of every slot: for each layer [slots, G, D] each.
+    """Keys and values of every slot, for each layer [slots, G, D], perhaps as int8 with scales.
 
     Memory is zero and taken from the system only when it is first written. One more block at the
     end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], *, num_blocks: int, dtype: torch.dtype
+        self,
+        layers: Sequence[LayerShape],
+        *,
+        num_blocks: int,
+        dtype: torch.dtype,
+        kv_format: KVFormat = KVFormat.AUTO,
     ) -> None:
         self.padding_block = num_blocks
         self.dtype = dtype
         slots = (num_blocks + 1) * BLOCK_SIZE
-        self.keys = [_lazy_zeros((slots, x.kv_heads, x.key_dim), dtype) for x in layers]
-        self.values = [_lazy_zeros((slots, x.kv_heads, x.value_dim), dtype) for x in layers]
+        is_int8 = kv_format is KVFormat.INT8
+        kept = torch.int8 if is_int8 else dtype
+        sizes = ([x.key_dim for x in layers], [x.value_dim for x in layers])
+        self._stores = [
+            [_lazy_zeros((slots, x.kv_heads, n), kept) for x, n in zip(layers, part, strict=True)]
+            for part in sizes
+        ]
+        self._scales = [
+            [_lazy_zeros((slots, layer.kv_heads, 1), torch.float32) for layer in layers]
+            for _ in (self._stores if is_int8 else ())
+        ]
+
+    def put(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores key and value [T, G, D] of a layer; returns them as they will be read."""
+        if not self._scales:
+            for store, new in zip(self._stores, (key, value), strict=True):
+                store[layer].index_copy_(0, slots, new)
+            return key, value
+        for store, scales, new in zip(self._stores, self._scales, (key, value), strict=True):
+            scale = new.float().abs().amax(dim=-1, keepdim=True) / 127
+            codes = (new.float() / scale).nan_to_num(0.0).round_()  # a vector of zeros has scale 0
+            store[layer].index_copy_(0, slots, codes.to(torch.int8))
+            scales[layer].index_copy_(0, slots, scale)
+        return self.get(layer, slots)
+
+    def get(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [n, G, D] of slots [n] of a layer."""
+        key, value = (store[layer].index_select(0, slots) for store in self._stores)
+        if self._scales:
+            scales = (s[layer].index_select(0, slots) for s in self._scales)
+            key, value = (
+                x.mul(s).to(self.dtype) for x, s in zip((key, value), scales, strict=True)
+            )
+        return key, value
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     # torch.zeros writes every page; numpy leaves the zeros to the system (calloc).
-    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
+    bits = {1: np.int8, 2: np.int16, 4: np.int32}[dtype.itemsize]
     return torch.from_numpy(np.zeros(shape, bits)).view(dtype)
+
+
+Cached = Callable[[Tensor], tuple[Tensor, Tensor]]  # keys and values of slots
 
 
 class _Group(Protocol):
@@ -62,13 +106,9 @@ class _Group(Protocol):
     rows: slice
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: tuple[Tensor, Tensor],
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
-        """Attention of `query` [n, H, D], given its own keys and values and those of all slots."""
+        """Attention of `query` [n, H, D], given the batch's own keys and values and the cache."""
         ...
 
 
@@ -79,11 +119,7 @@ class _Prompt(_Group):
     rows: slice
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: tuple[Tensor, Tensor],
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         key, value = (x[None, self.rows].transpose(1, 2) for x in new)
         out = functional.scaled_dot_product_attention(
@@ -101,13 +137,9 @@ class _Continuation(_Group):
     mask: Tensor  # [n, L], True is seen
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: tuple[Tensor, Tensor],
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
-        key, value = (x.index_select(0, self.slots)[None].transpose(1, 2) for x in cached)
+        key, value = (x[None].transpose(1, 2) for x in cached(self.slots))
         out = functional.scaled_dot_product_attention(
             query[None].transpose(1, 2),
             key,
@@ -128,18 +160,11 @@ class _Decodes(_Group):
     mask: Tensor  # [B, 1, 1, L], 0 or -inf
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: tuple[Tensor, Tensor],
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         batch, heads, head_dim = query.shape
-        kv_heads = cached[0].shape[1]
-        key, value = (
-            x.index_select(0, self.slots).view(batch, -1, *x.shape[1:]).transpose(1, 2)
-            for x in cached
-        )
+        kv_heads = new[0].shape[1]
+        key, value = (x.view(batch, -1, *x.shape[1:]).transpose(1, 2) for x in cached(self.slots))
         grouped = query.view(batch, kv_heads, heads // kv_heads, head_dim)
         out = functional.scaled_dot_product_attention(
             grouped, key, value, attn_mask=self.mask, scale=scale
@@ -151,7 +176,7 @@ class PagedAttention:
     """The batch of one step: `chunks`, with all single tokens first, in order of their length."""
 
     def __init__(self, cache: KVCache, chunks: Sequence[Chunk]) -> None:
-        self._cache, self.chunks = cache, chunks
+        self._cache = cache
         self._groups: list[_Group] = []
         row = 0
         for run in _similar_decodes(chunks):
@@ -171,16 +196,14 @@ class PagedAttention:
 
         `scale` multiplies the scores; None: 1 / sqrt(D).
         """
-        cached = self.store(layer, key, value)
-        outs = [g.attend(query[g.rows], (key, value), cached, scale) for g in self._groups]
+        new, cached = self.store(layer, key, value)
+        outs = [g.attend(query[g.rows], new, cached, scale) for g in self._groups]
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts key and value [T, G, D] into their slots; returns those of all slots."""
-        cached = self._cache.keys[layer], self._cache.values[layer]
-        cached[0].index_copy_(0, self._new_slots, key)
-        cached[1].index_copy_(0, self._new_slots, value)
-        return cached
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor], Cached]:
+        """Puts key and value [T, G, D] into their slots; returns them and all as they are read."""
+        new = self._cache.put(layer, self._new_slots, key, value)
+        return new, partial(self._cache.get, layer)
 
     def _prefill(self, row: int, chunk: Chunk) -> _Group:
         rows = slice(row, row + len(chunk))

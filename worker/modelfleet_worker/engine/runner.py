@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.llama import Llama, rope_tables
+from ..quantization.scheme import KVFormat
 from .device import Runner, SampledToken
 from .messages import Request
 from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
@@ -44,7 +45,14 @@ class FlatBatch:
 class TorchRunner:
     """Owns the model and its cache; decides nothing about who runs."""
 
-    def __init__(self, model: Llama, *, num_blocks: int, context_length: int) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
+    ) -> None:
         config, dtype = model.config, model.norm.weight.dtype
         self.num_blocks = num_blocks
         self.model = model
@@ -52,7 +60,9 @@ class TorchRunner:
         shape = LayerShape(
             kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim
         )
-        self._cache = KVCache([shape] * config.layers, num_blocks=num_blocks, dtype=dtype)
+        self._cache = KVCache(
+            [shape] * config.layers, num_blocks=num_blocks, dtype=dtype, kv_format=kv_cache
+        )
 
     @torch.inference_mode()
     def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:

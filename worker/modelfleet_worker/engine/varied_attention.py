@@ -53,13 +53,13 @@ class VariedAttention:
         slides = how.window is not None and how.window < self._longest
         if not slides and how.softcap is None:
             return self._paged.attend(layer, query, key, value, scale=how.scale)
-        keys, values = self._paged.store(layer, key, value)
+        _, cached = self._paged.store(layer, key, value)
         window = how.window if slides else None
         if window not in self._views:
             self._views[window] = list(self._view(window))
         outs = []
         for view in self._views[window]:
-            k, v = (x.index_select(0, view.slots).transpose(0, 1) for x in (keys, values))
+            k, v = (x.transpose(0, 1) for x in cached(view.slots))
             q = query[view.rows].transpose(0, 1)
             outs.append(_attention(q, k, v, view.seen, how).transpose(0, 1))
         return torch.cat(outs)

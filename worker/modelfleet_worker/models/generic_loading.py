@@ -91,8 +91,10 @@ def load(
     model = GenericModel(module, layers, dtype)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
     return LoadedWeights(
-        runner=lambda blocks: GenericRunner(model, num_blocks=blocks),
-        token_bytes=sum(layer.shape.token_bytes(dtype) for layer in layers),
+        runner=lambda blocks: GenericRunner(
+            model, num_blocks=blocks, kv_cache=quantization.kv_cache
+        ),
+        token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
         vocab_size=vocab_size,
         digest=xxhash.xxh3_128_hexdigest(described.encode()),
     )

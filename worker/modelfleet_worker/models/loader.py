@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.device import LoadedModel, Runner
 from ..engine.host import usable_cores
 from ..engine.messages import EngineLimits
+from ..engine.paged_attention import LayerShape
 from ..engine.runner import TorchRunner, warm_up
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
@@ -93,15 +94,21 @@ def _load_llama(
     progress: Report,
 ) -> LoadedWeights:
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
+    kv_cache = quantization.kv_cache
 
     def runner(blocks: int) -> Runner:
         return NativeRunner.of(
-            model, num_blocks=blocks, context_length=context, threads=usable_cores()
-        ) or TorchRunner(model, num_blocks=blocks, context_length=context)
+            model,
+            num_blocks=blocks,
+            context_length=context,
+            threads=usable_cores(),
+            kv_cache=kv_cache,
+        ) or TorchRunner(model, num_blocks=blocks, context_length=context, kv_cache=kv_cache)
 
+    shape = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
     return LoadedWeights(
         runner=runner,
-        token_bytes=2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize,
+        token_bytes=config.layers * shape.token_bytes(dtype, kv_cache),
         vocab_size=config.vocab_size,
         digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
     )
