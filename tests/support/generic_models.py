@@ -126,7 +126,7 @@ def saved(name: str, folder: Path, **how: Any) -> PreTrainedModel:
 
 
 def load(folder: Path, *, dtype: str = "Float32", **changes: Any) -> LoadedModel:
-    quantization = {k: changes.pop(k) for k in ("weights", "overrides") if k in changes}
+    quantization = {k: changes.pop(k) for k in ("weights", "overrides", "kv_cache") if k in changes}
     return load_model(
         folder,
         dtype=dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import QuantizedLinear
 from modelfleet_worker.models.packed_modules import FlatLinear
-from modelfleet_worker.quantization.scheme import Quantization
+from modelfleet_worker.quantization.scheme import KVFormat, Quantization
 from modelfleet_worker.quantization.weights import quantize
 from quantized_models import asked
 
@@ -51,13 +52,18 @@ def test_equals_transformers_with_the_same_weights_rounded(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "near"), [("mixtral", "Float32", 1e-4), ("phi", "BFloat16", 0.25)]
+    ("name", "dtype", "near", "quantization"),
+    [
+        ("mixtral", "Float32", 1e-4, {"weights": "int8"}),
+        ("phi", "BFloat16", 0.25, {"weights": "int8"}),
+        ("gemma 2", "Float32", 0.25, {"kv_cache": KVFormat.INT8}),
+    ],
 )
 def test_in_an_engine_it_says_what_it_says_to_a_whole_prompt(
-    tmp_path: Path, engine_run, name: str, dtype: str, near: float
+    tmp_path: Path, engine_run, name: str, dtype: str, near: float, quantization: dict[str, Any]
 ):
     saved(name, tmp_path)
-    loaded = load(tmp_path, dtype=dtype, weights="int8")
+    loaded = load(tmp_path, dtype=dtype, **quantization)
     requests = [
         Request(request_id=str(i), prompt_ids=tuple(IDS[i : i + 30]), max_tokens=8)
         for i in range(3)
@@ -150,6 +156,15 @@ def test_the_plain_weights_are_let_go(tmp_path: Path):
     held = [t for t in tensors if tuple(t.shape) in shapes]
     assert not held
     assert loaded
+
+
+def test_an_int8_cache_has_room_for_more_tokens(tmp_path: Path):
+    saved("deepseek 3", tmp_path)  # a token: 3 layers, 4 heads, keys of 16 and values of 12 numbers
+    plain, int8 = (
+        load(tmp_path, kv_cache_bytes=64 * 3 * 4 * 4 * (16 + 12), kv_cache=kv).limits.kv_tokens
+        for kv in (KVFormat.AUTO, KVFormat.INT8)
+    )
+    assert (plain, int8) == (64, 192)  # each vector has a scale of 4 bytes
 
 
 def test_a_model_of_other_projections_is_refused(tmp_path: Path):

@@ -31,14 +31,14 @@ class LayerShape:
     value_dim: int
 
     def token_bytes(self, dtype: torch.dtype, kv_format: KVFormat) -> int:
-        """Bytes of a token's keys and values; in int8 each has a float32 scale."""
-        if kv_format is KVFormat.INT8:
-            return self.kv_heads * (self.key_dim + self.value_dim + 2 * 4)
-        return self.kv_heads * (self.key_dim + self.value_dim) * dtype.itemsize
+        """Of a token's keys and values; in int8 each has a float32 scale."""
+        numbers = self.key_dim + self.value_dim
+        is_int8 = kv_format is KVFormat.INT8
+        return self.kv_heads * (numbers + 2 * 4 if is_int8 else numbers * dtype.itemsize)
 
 
 class KVCache:
-    """Keys and values of every slot, for each layer [slots, G, D] each; in int8 with scales.
+    """Keys and values of every slot, for each layer [slots, G, D], perhaps as int8 with scales.
 
     Memory is zero and taken from the system only when it is first written. One more block at the
     end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
@@ -54,37 +54,37 @@ class KVCache:
     ) -> None:
         self.padding_block = num_blocks
         self.dtype = dtype
-        self._is_int8 = kv_format is KVFormat.INT8
         slots = (num_blocks + 1) * BLOCK_SIZE
-        kept = torch.int8 if self._is_int8 else dtype
+        is_int8 = kv_format is KVFormat.INT8
+        kept = torch.int8 if is_int8 else dtype
+        sizes = ([x.key_dim for x in layers], [x.value_dim for x in layers])
         self._stores = [
-            [_lazy_zeros((slots, x.kv_heads, size), kept) for size in (x.key_dim, x.value_dim)]
-            for x in layers
+            [_lazy_zeros((slots, x.kv_heads, n), kept) for x, n in zip(layers, part, strict=True)]
+            for part in sizes
         ]
         self._scales = [
-            [_lazy_zeros((slots, x.kv_heads, 1), torch.float32) for _ in ("keys", "values")]
-            for x in (layers if self._is_int8 else ())
+            [_lazy_zeros((slots, layer.kv_heads, 1), torch.float32) for layer in layers]
+            for _ in (self._stores if is_int8 else ())
         ]
 
     def put(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Stores key and value [T, G, D] of a layer; returns them as they will be read."""
-        if not self._is_int8:
-            for store, new in zip(self._stores[layer], (key, value), strict=True):
-                store.index_copy_(0, slots, new)
+        if not self._scales:
+            for store, new in zip(self._stores, (key, value), strict=True):
+                store[layer].index_copy_(0, slots, new)
             return key, value
-        stores, scales = self._stores[layer], self._scales[layer]
-        for store, kept, new in zip(stores, scales, (key, value), strict=True):
+        for store, scales, new in zip(self._stores, self._scales, (key, value), strict=True):
             scale = new.float().abs().amax(dim=-1, keepdim=True) / 127
             codes = (new.float() / scale).nan_to_num(0.0).round_()  # a vector of zeros has scale 0
-            store.index_copy_(0, slots, codes.to(torch.int8))
-            kept.index_copy_(0, slots, scale)
+            store[layer].index_copy_(0, slots, codes.to(torch.int8))
+            scales[layer].index_copy_(0, slots, scale)
         return self.get(layer, slots)
 
     def get(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [n, G, D] of slots [n] of a layer."""
-        key, value = (store.index_select(0, slots) for store in self._stores[layer])
-        if self._is_int8:
-            scales = (s.index_select(0, slots) for s in self._scales[layer])
+        key, value = (store[layer].index_select(0, slots) for store in self._stores)
+        if self._scales:
+            scales = (s[layer].index_select(0, slots) for s in self._scales)
             key, value = (
                 x.mul(s).to(self.dtype) for x, s in zip((key, value), scales, strict=True)
             )
@@ -106,11 +106,7 @@ class _Group(Protocol):
     rows: slice
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: Cached,
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         """Attention of `query` [n, H, D], given the batch's own keys and values and the cache."""
         ...
@@ -123,11 +119,7 @@ class _Prompt(_Group):
     rows: slice
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: Cached,
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         key, value = (x[None, self.rows].transpose(1, 2) for x in new)
         out = functional.scaled_dot_product_attention(
@@ -145,11 +137,7 @@ class _Continuation(_Group):
     mask: Tensor  # [n, L], True is seen
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: Cached,
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         key, value = (x[None].transpose(1, 2) for x in cached(self.slots))
         out = functional.scaled_dot_product_attention(
@@ -172,11 +160,7 @@ class _Decodes(_Group):
     mask: Tensor  # [B, 1, 1, L], 0 or -inf
 
     def attend(
-        self,
-        query: Tensor,
-        new: tuple[Tensor, Tensor],
-        cached: Cached,
-        scale: float | None,
+        self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached, scale: float | None
     ) -> Tensor:
         batch, heads, head_dim = query.shape
         kv_heads = new[0].shape[1]
@@ -192,7 +176,7 @@ class PagedAttention:
     """The batch of one step: `chunks`, with all single tokens first, in order of their length."""
 
     def __init__(self, cache: KVCache, chunks: Sequence[Chunk]) -> None:
-        self._cache, self.chunks = cache, chunks
+        self._cache = cache
         self._groups: list[_Group] = []
         row = 0
         for run in _similar_decodes(chunks):
@@ -217,7 +201,7 @@ class PagedAttention:
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, Tensor], Cached]:
-        """Puts key and value [T, G, D] into the cache; returns them as it has them, and all."""
+        """Puts key and value [T, G, D] into their slots; returns them and all as they are read."""
         new = self._cache.put(layer, self._new_slots, key, value)
         return new, partial(self._cache.get, layer)
 

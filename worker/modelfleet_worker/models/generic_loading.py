@@ -88,11 +88,13 @@ def load(
         # What is not packed is still on the mapped files, which may change under us.
         tensor.data = tensor.data.clone()
     layers, vocab_size = try_out(module, dtype, context, config.num_hidden_layers)
-    model, kv_cache = GenericModel(module, layers, dtype), quantization.kv_cache
+    model = GenericModel(module, layers, dtype)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
     return LoadedWeights(
-        runner=lambda blocks: GenericRunner(model, num_blocks=blocks, kv_cache=kv_cache),
-        token_bytes=sum(layer.shape.token_bytes(dtype, kv_cache) for layer in layers),
+        runner=lambda blocks: GenericRunner(
+            model, num_blocks=blocks, kv_cache=quantization.kv_cache
+        ),
+        token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
         vocab_size=vocab_size,
         digest=xxhash.xxh3_128_hexdigest(described.encode()),
     )

@@ -94,9 +94,7 @@ def _load_llama(
     progress: Report,
 ) -> LoadedWeights:
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
-
     kv_cache = quantization.kv_cache
-    layer = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
 
     def runner(blocks: int) -> Runner:
         return NativeRunner.of(
@@ -107,9 +105,10 @@ def _load_llama(
             kv_cache=kv_cache,
         ) or TorchRunner(model, num_blocks=blocks, context_length=context, kv_cache=kv_cache)
 
+    shape = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
     return LoadedWeights(
         runner=runner,
-        token_bytes=config.layers * layer.token_bytes(dtype, kv_cache),
+        token_bytes=config.layers * shape.token_bytes(dtype, kv_cache),
         vocab_size=config.vocab_size,
         digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
     )
