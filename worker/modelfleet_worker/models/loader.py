@@ -56,9 +56,11 @@ def load_model(
     model, weights = _load_weights(folder, config, kind, quantization, progress)
     progress("Cache", 0.0)
     blocks = _cache_blocks(config, kind, kv_cache_bytes, max_sequences * context)
+    # Positions beyond the cache are never computed: what a config claims takes no tables.
+    reach = min(context, blocks * BLOCK_SIZE)
     runner: Runner = NativeRunner.of(
-        model, num_blocks=blocks, context_length=context, threads=usable_cores()
-    ) or TorchRunner(model, num_blocks=blocks, context_length=context)
+        model, num_blocks=blocks, context_length=reach, threads=usable_cores()
+    ) or TorchRunner(model, num_blocks=blocks, context_length=reach)
     progress("Warmup", 0.0)
     warm_up(runner, min(max_batch_tokens, context, 256))
     progress("Warmup", 1.0)
@@ -152,7 +154,7 @@ def _dtype(asked: str, folder: Path) -> torch.dtype:
     raw = read_json(folder / "config.json")
     stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
-    if stored not in by_name:
+    if not isinstance(stored, str) or stored not in by_name:
         raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
     return by_name[stored]
 
