@@ -50,7 +50,7 @@ def _compiled(template: str) -> Any:
 
     # The environment of another template: it must be bounded before it sees this one, since a
     # compiler computes constants.
-    environment = _compile_jinja_template("").environment
+    environment: Any = _compile_jinja_template("").environment
     environment.intercepted_binops = frozenset({"*", "**"})
     environment.call_binop = _bounded
     return environment.from_string(template)
