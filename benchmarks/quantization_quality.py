@@ -1,5 +1,7 @@
 """What each way to quantize SmolLM2 costs: perplexity and KL on real text, with 95 % intervals.
 
+Against the same model in float32; each way as a worker serves it, by the compiled step.
+
 The text: ABC news (the Lee background corpus) and articles of Wikipedia, both inside the wheel of
 gensim 4.4.0; calibration is on the Python reference, which has nothing in common with them:
 
@@ -18,20 +20,33 @@ import html
 import json
 import random
 import re
+import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from modelfleet_worker.engine.host import usable_cores
-from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
+from modelfleet_worker.engine.sequence import Sequence
+from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.native.runner import NativeRunner
 from modelfleet_worker.quantization.calibration import windows
 from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
 from modelfleet_worker.quantization.evaluation import compare, logprobs, summarize
 from modelfleet_worker.quantization.plain import load_plain
-from modelfleet_worker.quantization.scheme import Method, Quantization, Weights
+from modelfleet_worker.quantization.scheme import (
+    AS_STORED,
+    KVFormat,
+    Method,
+    Quantization,
+    Weights,
+)
 
 NEWS = "gensim/test/test_data/lee_background.cor"
 WIKIPEDIA = (
@@ -41,8 +56,13 @@ WIKIPEDIA_CHARACTERS = 160_000
 TOKENS = 100_000
 ORIGINAL = "original"
 
+Logprobs = Callable[[Tensor], Tensor]  # of the tokens after each of ids [T] but the last
+
 AT_LOAD = {
+    "none (bfloat16)": AS_STORED,
+    "--kv-cache int8": Quantization(kv_cache=KVFormat.INT8),
     "--weights int8": Quantization(weights=Weights.INT8),
+    "--weights int8 --kv-cache int8": Quantization(weights=Weights.INT8, kv_cache=KVFormat.INT8),
     "--weights int4 (g128)": Quantization(weights=Weights.INT4),
     "--weights int4 --group-size 32": Quantization(weights=Weights.INT4, group_size=32),
 }
@@ -70,25 +90,45 @@ def prose(markup: str) -> str:
     return "\n".join(line for line in lines if len(line) > 80 and line[0].isalnum())
 
 
-def models(folder: Path, work: Path, samples: int) -> dict[str, Callable[[], Llama]]:
+def served(folder: Path, quantization: Quantization = AS_STORED) -> Logprobs:
+    """What gives `logprobs` of a window, as a worker computes it."""
+    runner = load_model(
+        folder,
+        dtype="BFloat16",
+        quantization=quantization,
+        kv_cache_bytes=64 << 20,
+        max_sequences=1,
+        max_batch_tokens=512,
+        progress=lambda *_: None,
+    ).runner
+    if not isinstance(runner, NativeRunner):
+        sys.exit("expected a compiler and a processor with AVX-512 BF16")
+
+    def of(ids: Tensor) -> Tensor:
+        window = Sequence(
+            Request(request_id="window", prompt_ids=tuple(ids.tolist()), max_tokens=1)
+        )
+        window.block_table = list(range(-(-len(ids) // BLOCK_SIZE)))
+        chunks = [Chunk.of(window, len(ids))]
+        return runner.logits(chunks, everywhere=True)[:-1].log_softmax(-1)
+
+    return of
+
+
+def models(folder: Path, work: Path, samples: int) -> dict[str, Callable[[], Logprobs]]:
     """By name, how to get each; checkpoints that are not there yet are written."""
-    kind = torch.bfloat16
-    found: dict[str, Callable[[], Llama]] = {
-        name: lambda q=q: load_plain(folder, q, dtype=kind) for name, q in AT_LOAD.items()
-    }
+    found = {name: partial(served, folder, q) for name, q in AT_LOAD.items()}
     for name, method in WRITTEN.items():
         target = work / method
 
-        def written(target: Path = target, method: Method = method) -> Llama:
+        def written(target: Path = target, method: Method = method) -> Logprobs:
             if not target.exists():
                 quantize_checkpoint(
                     folder, target, Plan(method=method, samples=samples), lambda _: None
                 )
-            return load_plain(target, dtype=kind)
+            return served(target)
 
         found[name] = written
-    # The floor of all figures: the same weights, activations rounded otherwise.
-    found["none, computed in float32"] = lambda: load_plain(folder)
     return found
 
 
@@ -107,7 +147,7 @@ def main() -> None:
         measure(options, path)
     rows = [json.loads(line) for line in path.open()]
     print(
-        f"{datetime.date.today()}, torch {version('torch')}, computed in bfloat16; text: news and"
+        f"{datetime.date.today()}, torch {version('torch')}, against float32; text: news and"
         f" Wikipedia of gensim 4.4.0, {sum(row[ORIGINAL][0] for row in rows)} tokens; calibration:"
         f" the Python reference, {options.samples} x 512 tokens. 95 % intervals by resampling"
         " windows of 512 tokens.\n\n"
@@ -133,13 +173,13 @@ def measure(options: argparse.Namespace, path: Path) -> None:
         for name, load in models(options.folder, options.work, options.samples).items()
         if not options.methods or any(part in name for part in options.methods)
     }
-    original = load_plain(options.folder, dtype=torch.bfloat16)
+    original = load_plain(options.folder)
     done = len(path.read_text().splitlines()) if path.exists() else 0
     with path.open("a") as log:
         for ids in texts[done:]:
             truth = logprobs(original, ids)
             row = {ORIGINAL: compare(truth, truth, ids)}
-            row |= {n: compare(truth, logprobs(model, ids), ids) for n, model in found.items()}
+            row |= {n: compare(truth, of(ids), ids) for n, of in found.items()}
             log.write(f"{json.dumps(row)}\n")
             log.flush()
 

@@ -226,7 +226,7 @@ class QuantizationOverride(ApiModel):
 
 
 class Quantization(ApiModel):
-    """What is done to the weights of linear layers while a worker loads them.
+    """What is done to the weights of linear layers while a worker loads them, and to the cache.
 
     A checkpoint that is quantized already (AWQ, GPTQ, compressed-tensors) loads as it is.
     """
@@ -245,6 +245,9 @@ class Quantization(ApiModel):
         BeforeValidator(as_tuple),
     ] = ()
     """Formats of single modules; the first that matches decides. Default: none."""
+    kv_cache: Literal["Auto", "Int8"] = "Auto"
+    """How the cache keeps keys and values. Auto: in the model's type. Int8: a scale for each token
+    and head, so that the same memory holds nearly twice as many tokens. Default: Auto."""
 
 
 class Scaling(ApiModel):

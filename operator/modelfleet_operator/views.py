@@ -76,4 +76,6 @@ def _quantization_flags(quantization: Quantization) -> list[str]:
     if quantization.group_size is not None:
         flags.append(f"--group-size={quantization.group_size}")
     flags += [f"--override={o.modules}={o.weights.lower()}" for o in quantization.overrides]
+    if quantization.kv_cache != "Auto":
+        flags.append(f"--kv-cache={quantization.kv_cache.lower()}")
     return flags

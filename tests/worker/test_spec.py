@@ -7,7 +7,7 @@ import pytest
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
-from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
+from modelfleet_worker.quantization.scheme import KVFormat, Override, Quantization, Weights
 from modelfleet_worker.spec import Dtype, ModelSpec
 
 
@@ -31,6 +31,7 @@ def test_every_field_arrives():
             weights="int4",
             group_size=32,
             overrides=[pb.QuantizationOverride(modules="*.down_proj", weights="int8")],
+            kv_cache="int8",
         ),
     )
     assert ModelSpec.from_proto(told) == ModelSpec(
@@ -47,6 +48,7 @@ def test_every_field_arrives():
             weights=Weights.INT4,
             group_size=32,
             overrides=(Override("*.down_proj", Weights.INT8),),
+            kv_cache=KVFormat.INT8,
         ),
     )
 
@@ -62,6 +64,7 @@ def test_every_field_arrives():
         pytest.param(
             {"quantization": {"group_size": 48}}, "32, 64, 128, found 48", id="an odd group"
         ),
+        pytest.param({"quantization": {"kv_cache": "fp8"}}, "auto, int8, found 'fp8'", id="fp8"),
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
     ],
 )

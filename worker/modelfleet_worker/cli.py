@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .errors import WorkerError
-from .quantization.scheme import Override, Quantization, Weights
+from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, ModelSpec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -99,6 +99,10 @@ def worker(
             help="Other weights for modules, like '*.down_proj=int8'; the first match decides.",
         ),
     ] = None,
+    kv_cache: Annotated[
+        KVFormat,
+        typer.Option(help="Keys and values: auto in the model's type, int8 in half of the memory."),
+    ] = KVFormat.AUTO,
     context_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens; default and upper bound: the model's.")
     ] = None,
@@ -160,6 +164,7 @@ def worker(
                 weights=weights,
                 group_size=group_size,
                 overrides=tuple(map(Override.parse, override or ())),
+                kv_cache=kv_cache,
             ),
             context_length=context_length,
             max_sequences=max_sequences,

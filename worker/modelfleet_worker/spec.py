@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from modelfleet_proto import worker_pb2 as pb
 
 from .errors import InvalidRequestError
-from .quantization.scheme import AS_STORED, Override, Quantization, Weights, read_weights
+from .quantization.scheme import (
+    AS_STORED,
+    KVFormat,
+    Override,
+    Quantization,
+    Weights,
+    read_kv_format,
+    read_weights,
+)
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -79,6 +87,7 @@ def _quantization(told: pb.Quantization) -> Quantization:
         weights=read_weights(told.weights) if told.weights else Weights.NONE,
         group_size=told.group_size or AS_STORED.group_size,
         overrides=tuple(Override(o.modules, read_weights(o.weights)) for o in told.overrides),
+        kv_cache=read_kv_format(told.kv_cache) if told.kv_cache else KVFormat.AUTO,
     )
 
 

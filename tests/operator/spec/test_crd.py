@@ -134,6 +134,7 @@ VALID = [
                 "weights": "Int4",
                 "groupSize": 32,
                 "overrides": [{"modules": "*.down_proj", "weights": "Int8"}],
+                "kvCache": "Int8",
             }
         ),
         id="quantization",
@@ -231,7 +232,7 @@ INVALID = [
     pytest.param(manifest(podTemplate={"metadata": {"name": "x"}}), id="a name for all pods"),
     pytest.param(manifest(podTemplate={"metadata": {"labels": {"a": 1}}}), id="a number, a label"),
     pytest.param(manifest(placement={"spot": {"policy": "Never"}}), id="spot, a future field"),
-    pytest.param(manifest(quantization={"kvCache": "Int8"}), id="a field of the future"),
+    pytest.param(manifest(quantization={"experts": "Int8"}), id="a field of the future"),
     pytest.param(manifest(name="n" * 64), id="a name too long for a label"),
     pytest.param(manifest(name="a.b"), id="a name with a dot"),
 ]

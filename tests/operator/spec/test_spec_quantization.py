@@ -28,6 +28,8 @@ def flags(folder: Path, quantization: str) -> list[str]:
         ("{}", []),
         ("{weights: None}", []),
         ("{weights: Int8}", ["--weights=int8"]),
+        ("{kvCache: Auto}", []),
+        ("{kvCache: Int8}", ["--kv-cache=int8"]),
         (
             "{weights: Int4, groupSize: 32, overrides: [{modules: '*.down_proj', weights: Int8},"
             " {modules: lm_head, weights: None}]}",
@@ -51,6 +53,7 @@ def test_the_worker_is_told_what_differs_from_its_defaults(
     [
         ("{weights: int8}", "weights"),
         ("{groupSize: 48}", "groupSize"),
+        ("{kvCache: Int4}", "kvCache"),
         ("{overrides: [{modules: 'a b', weights: Int8}]}", "a module's name as in the checkpoint"),
         ("{overrides: [{modules: lm_head}]}", "weights"),
     ],

@@ -28,11 +28,15 @@ class SamplingParams:
     @property
     def shifts_logits(self) -> bool:
         """Whether a bias or a penalty applies; it does to greedy requests, too."""
+        return self.penalizes or bool(self.logit_bias)
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether tokens that are known already count."""
         return (
             self.repetition_penalty != 1
             or self.presence_penalty != 0
             or self.frequency_penalty != 0
-            or bool(self.logit_bias)
         )
 
 

@@ -6,8 +6,9 @@ D head_dim. A slot is a token's place in the cache: block * BLOCK_SIZE + offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -15,31 +16,69 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..quantization.scheme import KVFormat
 from .scheduler import BLOCK_SIZE, Chunk
 
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 class KVCache:
-    """Keys and values of every slot, [layers, slots, G, D] each.
+    """Keys and values of every slot, [layers, slots, G, D] each, perhaps as int8 with scales.
 
     Memory is zero and taken from the system only when it is first written. One more block at the
     end always stays zero: padding reads it, not what another request left there (0 * nan is nan).
     """
 
     def __init__(
-        self, *, layers: int, num_blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+        self,
+        *,
+        layers: int,
+        num_blocks: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        kv_format: KVFormat = KVFormat.AUTO,
     ) -> None:
         self.padding_block = num_blocks
-        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, kv_heads, head_dim)
-        self.keys = _lazy_zeros(shape, dtype)
-        self.values = _lazy_zeros(shape, dtype)
+        self.dtype = dtype
+        shape = (layers, (num_blocks + 1) * BLOCK_SIZE, kv_heads)
+        is_int8 = kv_format is KVFormat.INT8
+        kept = torch.int8 if is_int8 else dtype
+        self._stores = [_lazy_zeros((*shape, head_dim), kept) for _ in ("keys", "values")]
+        scales = [_lazy_zeros((*shape, 1), torch.float32) for _ in self._stores] if is_int8 else []
+        self._scales = scales
+
+    def put(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores key and value [T, G, D] of a layer; returns them as they will be read."""
+        if not self._scales:
+            for store, new in zip(self._stores, (key, value), strict=True):
+                store[layer].index_copy_(0, slots, new)
+            return key, value
+        for store, scales, new in zip(self._stores, self._scales, (key, value), strict=True):
+            scale = new.float().abs().amax(dim=-1, keepdim=True) / 127
+            codes = (new.float() / scale).nan_to_num(0.0).round_()  # a vector of zeros has scale 0
+            store[layer].index_copy_(0, slots, codes.to(torch.int8))
+            scales[layer].index_copy_(0, slots, scale)
+        return self.get(layer, slots)
+
+    def get(self, layer: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [n, G, D] of slots [n] of a layer."""
+        key, value = (store[layer].index_select(0, slots) for store in self._stores)
+        if self._scales:
+            scales = (s[layer].index_select(0, slots) for s in self._scales)
+            key, value = (
+                x.mul(s).to(self.dtype) for x, s in zip((key, value), scales, strict=True)
+            )
+        return key, value
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     # torch.zeros writes every page; numpy leaves the zeros to the system (calloc).
-    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
+    bits = {1: np.int8, 2: np.int16, 4: np.int32}[dtype.itemsize]
     return torch.from_numpy(np.zeros(shape, bits)).view(dtype)
+
+
+Cached = Callable[[Tensor], tuple[Tensor, Tensor]]  # keys and values of slots
 
 
 class _Group(Protocol):
@@ -47,10 +86,8 @@ class _Group(Protocol):
 
     rows: slice
 
-    def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Attention of `query` [n, H, D], given its own keys and values and those of all slots."""
+    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+        """Attention of `query` [n, H, D], given the batch's own keys and values and the cache."""
         ...
 
 
@@ -60,9 +97,7 @@ class _Prompt(_Group):
 
     rows: slice
 
-    def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
         key, value = (x[None, self.rows].transpose(1, 2) for x in new)
         out = functional.scaled_dot_product_attention(
             query[None].transpose(1, 2), key, value, is_causal=True, enable_gqa=True
@@ -78,10 +113,8 @@ class _Continuation(_Group):
     slots: Tensor  # [L]
     mask: Tensor  # [n, L], True is seen
 
-    def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        key, value = (x.index_select(0, self.slots)[None].transpose(1, 2) for x in cached)
+    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
+        key, value = (x[None].transpose(1, 2) for x in cached(self.slots))
         out = functional.scaled_dot_product_attention(
             query[None].transpose(1, 2), key, value, attn_mask=self.mask, enable_gqa=True
         )
@@ -96,14 +129,11 @@ class _Decodes(_Group):
     slots: Tensor  # [B * L], padded with slots that stay zero
     mask: Tensor  # [B, 1, 1, L], 0 or -inf
 
-    def attend(
-        self, query: Tensor, new: tuple[Tensor, Tensor], cached: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def attend(self, query: Tensor, new: tuple[Tensor, Tensor], cached: Cached) -> Tensor:
         batch, heads, head_dim = query.shape
-        kv_heads = cached[0].shape[1]
+        kv_heads = new[0].shape[1]
         key, value = (
-            x.index_select(0, self.slots).view(batch, -1, kv_heads, head_dim).transpose(1, 2)
-            for x in cached
+            x.view(batch, -1, kv_heads, head_dim).transpose(1, 2) for x in cached(self.slots)
         )
         grouped = query.view(batch, kv_heads, heads // kv_heads, head_dim)
         out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=self.mask)
@@ -129,10 +159,9 @@ class PagedAttention:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
-        cached = self._cache.keys[layer], self._cache.values[layer]
-        cached[0].index_copy_(0, self._new_slots, key)
-        cached[1].index_copy_(0, self._new_slots, value)
-        outs = [g.attend(query[g.rows], (key, value), cached) for g in self._groups]
+        new = self._cache.put(layer, self._new_slots, key, value)
+        cached = partial(self._cache.get, layer)
+        outs = [g.attend(query[g.rows], new, cached) for g in self._groups]
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _slots(self, chunk: Chunk, start: int, end: int) -> Slots:
@@ -159,7 +188,7 @@ class PagedAttention:
         slots = (tables[:, :, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(len(chunks), -1)
         beyond = np.arange(longest) >= lengths[:, None]
         slots = np.where(beyond, self._cache.padding_block * BLOCK_SIZE, slots[:, :longest])
-        mask = torch.zeros(beyond.shape, dtype=self._cache.keys.dtype)
+        mask = torch.zeros(beyond.shape, dtype=self._cache.dtype)
         mask.masked_fill_(torch.from_numpy(beyond), -torch.inf)
         return _Decodes(
             slice(row, row + len(chunks)),

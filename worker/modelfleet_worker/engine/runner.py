@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 
 from ..models.llama import Llama, rope_tables
+from ..quantization.scheme import KVFormat
 from .device import Runner, SampledToken
 from .messages import Request
 from .paged_attention import KVCache, PagedAttention, ordered
@@ -19,7 +20,14 @@ from .sequence import Sequence
 class TorchRunner:
     """Owns the model and its cache; decides nothing about who runs."""
 
-    def __init__(self, model: Llama, *, num_blocks: int, context_length: int) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
+    ) -> None:
         config, dtype = model.config, model.norm.weight.dtype
         self.num_blocks = num_blocks
         self.model = model
@@ -30,6 +38,7 @@ class TorchRunner:
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
             dtype=dtype,
+            kv_format=kv_cache,
         )
 
     @torch.inference_mode()

@@ -32,16 +32,14 @@ class Draw:
         return cls(sequence.request.sampling, sequence.generated, sequence.token_ids)
 
 
-def sample(
-    logits: Tensor, draws: Items[Draw], best: Items[int] | None = None
-) -> list[SampledToken]:
-    """One token for each row of `logits` [R, vocab], float32; `best` is the likeliest of each."""
-    ids: list[int] = logits.argmax(dim=-1).tolist() if best is None else list(best)
+def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
+    """One token for each row of `logits` [R, vocab], float32."""
+    ids: list[int] = logits.argmax(dim=-1).tolist()
     for row, draw in enumerate(draws):
         if draw.params.temperature > 0 or draw.params.shifts_logits:
             ids[row] = _draw(logits[row], draw)
     return [
-        SampledToken(id_, _logprobs(logits[row], id_, draw.params.logprobs))
+        SampledToken(id_, logprobs_of(logits[row], id_, draw.params.logprobs))
         for row, (id_, draw) in enumerate(zip(ids, draws, strict=True))
     ]
 
@@ -111,7 +109,8 @@ def _nucleus_edge(scores: Tensor, top_p: float) -> Tensor:
     return best[-1]
 
 
-def _logprobs(logits: Tensor, token_id: int, alternatives: int | None) -> TokenLogprobs | None:
+def logprobs_of(logits: Tensor, token_id: int, alternatives: int | None) -> TokenLogprobs | None:
+    """Of a token drawn from a row [vocab]; None if no alternatives are asked for, not even 0."""
     if alternatives is None:
         return None
     logprobs = logits.log_softmax(dim=-1)

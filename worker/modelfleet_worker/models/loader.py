@@ -17,7 +17,7 @@ from ..errors import ModelError
 from ..native.runner import NativeRunner
 from ..native.runner import takes as native_takes
 from ..progress import Report
-from ..quantization.scheme import AS_STORED, HEAD, Quantization
+from ..quantization.scheme import AS_STORED, HEAD, KVFormat, Quantization
 from ..quantization.stored import StoredFormat, stored_format
 from .assembly import Assembly
 from .checkpoint import Checkpoint
@@ -55,12 +55,18 @@ def load_model(
     context = _context(config, context_length)
     model, weights = _load_weights(folder, config, kind, quantization, progress)
     progress("Cache", 0.0)
-    blocks = _cache_blocks(config, kind, kv_cache_bytes, max_sequences * context)
+    kv_cache = quantization.kv_cache
+    block_bytes = BLOCK_SIZE * _token_bytes(config, kind, kv_cache)
+    blocks = _cache_blocks(block_bytes, kv_cache_bytes, max_sequences * context)
     # Positions beyond the cache are never computed: what a config claims takes no tables.
     reach = min(context, blocks * BLOCK_SIZE)
     runner: Runner = NativeRunner.of(
-        model, num_blocks=blocks, context_length=reach, threads=usable_cores()
-    ) or TorchRunner(model, num_blocks=blocks, context_length=reach)
+        model,
+        num_blocks=blocks,
+        context_length=reach,
+        threads=usable_cores(),
+        kv_cache=kv_cache,
+    ) or TorchRunner(model, num_blocks=blocks, context_length=reach, kv_cache=kv_cache)
     progress("Warmup", 0.0)
     warm_up(runner, min(max_batch_tokens, context, 256))
     progress("Warmup", 1.0)
@@ -169,12 +175,15 @@ def _context(config: LlamaConfig, asked: int | None) -> int:
     return asked
 
 
-def _cache_blocks(
-    config: LlamaConfig, dtype: torch.dtype, asked: int | None, useful_tokens: int
-) -> int:
+def _token_bytes(config: LlamaConfig, dtype: torch.dtype, kv_cache: KVFormat) -> int:
+    """Of a token's keys and values in all layers; in int8 each has a float32 scale."""
+    is_int8 = kv_cache is KVFormat.INT8
+    vector = config.head_dim + 4 if is_int8 else config.head_dim * dtype.itemsize
+    return 2 * config.layers * config.kv_heads * vector
+
+
+def _cache_blocks(block_bytes: int, asked: int | None, useful_tokens: int) -> int:
     """Blocks of the cache: what was asked for, else a modest share, never more than useful."""
-    block_bytes = 2 * config.layers * config.kv_heads * config.head_dim * dtype.itemsize
-    block_bytes *= BLOCK_SIZE
     room = available_memory()
     if asked is not None and asked > room:
         raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")

@@ -4,10 +4,6 @@
 // computed in one order, whatever else is in the batch and however its prompt was cut into chunks:
 // equal requests give equal bits.
 //
-// The cache has 16 tokens a block, laid out as projections read their weights, so that attention is
-// two of them: [layer][block][KV head][keys, values], where keys are [D / 2][16 tokens][2] and
-// values [D / 16][8 pairs of tokens][16][2].
-//
 // No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
 #include <immintrin.h>
 #include <omp.h>
@@ -17,17 +13,15 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
 #include <optional>
 #include <vector>
 
+#include "attention.h"
 #include "projections.h"
+#include "sampling.h"
 
 namespace modelfleet {
 
-constexpr int kBlock = 16;   // tokens
-constexpr int kQueries = 8;  // that attention computes together
 constexpr int kChunk = 128;  // rows that stay in a core's cache while weights pass by
 
 struct Layer {
@@ -42,7 +36,8 @@ struct Model {
   const float *cosines, *sines;  // [context, D / 2]
   const Layer* layer;
   Linear head;
-  bf16* cache;
+  void* cache;
+  float* cache_scales;  // null: the cache is bfloat16
 };
 
 struct Batch {
@@ -51,8 +46,9 @@ struct Batch {
   const int64_t* firsts;                    // [sequences + 1], of its rows
   const int64_t *table_starts, *tables;     // [sequences], blocks of each one after another
   const int64_t* rows;                      // [sampled], whose logits are wanted
+  const Draw* draws;                        // [sampled], or null: the likeliest
   float* logits;                            // [sampled, vocab]
-  int64_t* best;                            // [sampled], the likeliest token
+  int64_t* drawn;                           // [sampled], tokens
 };
 
 class Barrier {
@@ -92,19 +88,6 @@ struct Buffer {
   }
 };
 
-inline __m512 exponential(__m512 x) {  // relative error below 2e-7 (Cephes' expf)
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1)));
-  // Exactly 0 for what is masked out (-inf); not a number stays so.
-  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-103), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(counts, p, n);
-}
-
 template <typename T>
 void normalize(const T* x, const bf16* weight, int64_t size, double eps, bf16* y) {
   __m512 squares = _mm512_setzero_ps();
@@ -125,16 +108,6 @@ inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t si
     store(x + i, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
     store(x + half + i, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
   }
-}
-
-// The index of the highest value, the first of equal ones.
-inline int64_t likeliest(const float* x, int64_t size) {
-  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) most = _mm512_max_ps(most, load(x + i));
-  float top = _mm512_reduce_max_ps(most);
-  for (; i < size; ++i) top = std::max(top, x[i]);
-  return std::min<int64_t>(std::find(x, x + size, top) - x, size - 1);
 }
 
 // What the threads of a pass share.
@@ -176,8 +149,12 @@ class Pass {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
     barrier_.wait();
+    Sampler sampler(m_.vocab);
     const auto [first, end] = share(b_.sampled);
-    for (int64_t r = first; r < end; ++r) b_.best[r] = likeliest(b_.logits + r * m_.vocab, m_.vocab);
+    for (int64_t r = first; r < end; ++r) {
+      const float* const logits = b_.logits + r * m_.vocab;
+      b_.drawn[r] = b_.draws ? sampler(logits, b_.draws[r]) : likeliest(logits, m_.vocab);
+    }
   }
 
  private:
@@ -242,19 +219,23 @@ class Pass {
         });
   }
 
-  bf16* keys(int64_t layer, int64_t block, int64_t head) const {
-    return m_.cache + ((layer * m_.blocks + block) * m_.kv_heads + head) * 2 * kBlock * m_.head_dim;
-  }
-  bf16* values(int64_t layer, int64_t block, int64_t head) const {
-    return keys(layer, block, head) + kBlock * m_.head_dim;
+  template <typename Code>
+  HeadCache<Code> cache(int64_t layer, int64_t head) const {
+    const int64_t at = (layer * m_.blocks * m_.kv_heads + head) * 2 * kBlock;
+    return {static_cast<Code*>(m_.cache) + at * m_.head_dim, m_.cache_scales + at, m_.head_dim, m_.kv_heads};
   }
   const int64_t* table(int64_t sequence) const { return b_.tables + b_.table_starts[sequence]; }
 
   void attend(const Layer& layer, int64_t l) {
+    m_.cache_scales ? attend<int8_t>(layer, l) : attend<bf16>(layer, l);
+  }
+
+  template <typename Code>
+  void attend(const Layer& layer, int64_t l) {
     for (int64_t task = thread_; task < b_.tokens * m_.kv_heads; task += threads_) {
       const int64_t row = task / m_.kv_heads, head = task % m_.kv_heads, sequence = b_.owners[row];
-      prepare(layer, l, row, head);
-      if (b_.firsts[sequence + 1] - b_.firsts[sequence] == 1) attend_rows(layer, l, sequence, head, row, row + 1);
+      prepare(layer, cache<Code>(l, head), row, head);
+      if (b_.firsts[sequence + 1] - b_.firsts[sequence] == 1) attend_rows(layer, cache<Code>(l, head), sequence, head, row, row + 1);
     }
     if (b_.tokens == b_.sequences) return;
     barrier_.wait();  // a token of a chunk reads keys that other threads have just written
@@ -266,12 +247,13 @@ class Pass {
       for (int64_t row = b_.firsts[s]; row < b_.firsts[s + 1]; row += step)
         for (int64_t head = 0; head < m_.kv_heads; ++head)
           if (task++ % threads_ == thread_)
-            attend_rows(layer, l, s, head, row, std::min(row + step, b_.firsts[s + 1]));
+            attend_rows(layer, cache<Code>(l, head), s, head, row, std::min(row + step, b_.firsts[s + 1]));
     }
   }
 
   // Rotates the queries and the key of a KV head, and stores key and value.
-  void prepare(const Layer& layer, int64_t l, int64_t row, int64_t head) {
+  template <typename Code>
+  void prepare(const Layer& layer, const HeadCache<Code>& cache, int64_t row, int64_t head) {
     const int64_t d = m_.head_dim, position = b_.positions[row], sequence = b_.owners[row];
     const float *cosines = m_.cosines + position * d / 2, *sines = m_.sines + position * d / 2;
     for (int64_t q = head * group_; q < (head + 1) * group_; ++q) {
@@ -283,108 +265,26 @@ class Pass {
     if (layer.key_norm) normalize(key, layer.key_norm, d, m_.eps, key);
     rotate(key, cosines, sines, d);
     const bf16* value = qkv(row) + (m_.heads + m_.kv_heads + head) * d;
-    const int64_t block = table(sequence)[position / kBlock], at = position % kBlock;
-    bf16* k = keys(l, block, head) + at * 2;
-    for (int64_t i = 0; i < d; i += 2) std::memcpy(k + i * kBlock, key + i, 2 * sizeof(bf16));
-    // Its neighbour is read, too, times zero: what another request left there may be infinite.
-    const bool alone = at % 2 == 0 && row + 1 == b_.firsts[sequence + 1];
-    bf16* v = values(l, block, head) + at / 2 * 2 * kLanes + at % 2;
-    for (int64_t i = 0; i < d; ++i) {
-      bf16* to = v + i / kLanes * kLanes * kBlock + i % kLanes * 2;
-      to[0] = value[i];
-      if (alone) to[1] = 0;
-    }
+    const bool alone = position % 2 == 0 && row + 1 == b_.firsts[sequence + 1];
+    put(cache, table(sequence)[position / kBlock], position % kBlock, key, value, alone);
   }
 
   // Rows `from` to `to` of a sequence, for the heads of one KV head.
-  void attend_rows(const Layer& layer, int64_t l, int64_t sequence, int64_t head, int64_t from, int64_t to) {
-    const int64_t count = (to - from) * group_;
+  template <typename Code>
+  void attend_rows(const Layer& layer, const HeadCache<Code>& cache, int64_t sequence, int64_t head, int64_t from,
+                   int64_t to) {
+    const int64_t d = m_.head_dim, count = (to - from) * group_;
+    Query queries[kQueries];
     for (int64_t first = 0; first < count; first += kQueries) {
-      switch (std::min<int64_t>(kQueries, count - first)) {
-        case 1: attend_queries<1>(l, sequence, head, from, first); break;
-        case 2: attend_queries<2>(l, sequence, head, from, first); break;
-        case 3: attend_queries<3>(l, sequence, head, from, first); break;
-        case 4: attend_queries<4>(l, sequence, head, from, first); break;
-        case 5: attend_queries<5>(l, sequence, head, from, first); break;
-        case 6: attend_queries<6>(l, sequence, head, from, first); break;
-        case 7: attend_queries<7>(l, sequence, head, from, first); break;
-        case 8: attend_queries<8>(l, sequence, head, from, first); break;
+      const int64_t some = std::min<int64_t>(kQueries, count - first);
+      for (int64_t i = 0; i < some; ++i) {
+        const int64_t row = from + (first + i) / group_, q = head * group_ + (first + i) % group_;
+        queries[i] = {qkv(row) + q * d, attended_.row(row) + q * d, b_.positions[row] + 1};
       }
+      modelfleet::attend(some, cache, table(sequence), queries, scratch_);
     }
     if (layer.output.bits < 16)
-      for (int64_t row = from; row < to; ++row)
-        round_inputs(attended_, row, head * group_ * m_.head_dim, (head + 1) * group_ * m_.head_dim);
-  }
-
-  // Queries `first` to `first + R` of those of `from` and the rows after it, head by head.
-  template <int R>
-  void attend_queries(int64_t l, int64_t sequence, int64_t head, int64_t from, int64_t first) {
-    const int64_t d = m_.head_dim;
-    const bf16* query[R];
-    bf16* out[R];
-    int64_t seen[R], most = 0;
-    for (int r = 0; r < R; ++r) {
-      const int64_t row = from + (first + r) / group_, q = head * group_ + (first + r) % group_;
-      query[r] = qkv(row) + q * d;
-      out[r] = attended_.row(row) + q * d;
-      seen[r] = b_.positions[row] + 1;
-      most = std::max(most, seen[r]);
-    }
-    const int64_t blocks = (most + kBlock - 1) / kBlock, stride = blocks * kBlock;
-    if (static_cast<int64_t>(scores_.size()) < R * stride) {
-      scores_.resize(R * stride);
-      weights_.resize(R * stride);
-    }
-    const int64_t* table_of = table(sequence);
-    float* const scores = scores_.data();
-    bf16* const weights = weights_.data();
-    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(d)));
-    const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    __m512 highest[R];
-    for (int r = 0; r < R; ++r) highest[r] = lowest;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const bf16* k = keys(l, table_of[b], head);
-      __m512 sums[R];
-      for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
-      for (int64_t i = 0; i < d; i += 2) {
-        const __m512i pair = _mm512_loadu_si512(k + i * kBlock);
-        for (int r = 0; r < R; ++r) sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
-      }
-      for (int r = 0; r < R; ++r) {
-        const int64_t left = seen[r] - b * kBlock;
-        const __mmask16 mask = left >= kBlock ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
-        const __m512 score = _mm512_mask_mul_ps(lowest, mask, sums[r], scale);
-        highest[r] = _mm512_max_ps(highest[r], score);
-        _mm512_storeu_ps(scores + r * stride + b * kBlock, score);
-      }
-    }
-    float inverse[R];
-    for (int r = 0; r < R; ++r) {
-      const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest[r]));
-      __m512 total = _mm512_setzero_ps();
-      for (int64_t t = r * stride; t < (r + 1) * stride; t += kLanes) {
-        const __m512 e = exponential(_mm512_sub_ps(load(scores + t), top));
-        total = _mm512_add_ps(total, e);
-        store(weights + t, e);
-      }
-      inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
-    }
-    for (int64_t j = 0; j < d; j += kLanes) {
-      __m512 sums[R];
-      for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
-      for (int64_t b = 0; b < blocks; ++b) {
-        const bf16* v = values(l, table_of[b], head) + j * kBlock;
-        const int64_t tokens = std::min<int64_t>(kBlock, most - b * kBlock);
-        for (int64_t t = 0; t < tokens; t += 2) {
-          const __m512i pair = _mm512_loadu_si512(v + t * kLanes);
-          for (int r = 0; r < R; ++r) {
-            const __m512i two = spread(weights + r * stride + b * kBlock + t);
-            sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)two);
-          }
-        }
-      }
-      for (int r = 0; r < R; ++r) store(out[r] + j, _mm512_mul_ps(sums[r], _mm512_set1_ps(inverse[r])));
-    }
+      for (int64_t row = from; row < to; ++row) round_inputs(attended_, row, head * group_ * d, (head + 1) * group_ * d);
   }
 
   const Model& m_;
@@ -395,8 +295,7 @@ class Pass {
   const int64_t group_, width_;
   const Rows attended_, activated_;
   Buffer own_;
-  std::vector<float> scores_;
-  std::vector<bf16> weights_;
+  Scratch scratch_;
 };
 
 }  // namespace modelfleet

@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_double, c_int, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -64,6 +64,24 @@ class Model(ctypes.Structure):
         ("layer", POINTER(Layer)),
         ("head", Linear),
         ("cache", c_void_p),
+        ("cache_scales", c_void_p),
+    )
+
+
+class Draw(ctypes.Structure):
+    """As in sampling.h."""
+
+    _fields_ = (
+        *(
+            (name, c_double)
+            for name in (
+                *("temperature", "top_p", "min_p"),
+                *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+            )
+        ),
+        *((name, c_uint64) for name in ("seed", "choice", "position")),
+        *((name, c_int64) for name in ("top_k", "biased", "known", "prompt")),
+        *((name, c_void_p) for name in ("bias_ids", "bias", "known_ids")),
     )
 
 
@@ -76,7 +94,7 @@ class Batch(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                *("logits", "best"),
+                *("draws", "logits", "drawn"),
             )
         ),
     )
@@ -92,13 +110,10 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be."""
     if not _flags_of_processor() >= _NEEDED:
         return None
-    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
-    name = f"native-{hashlib.sha256(source + ' '.join(_FLAGS).encode()).hexdigest()[:16]}.so"
-    built_in = _FOLDER / name  # an image has it beside the sources
-    # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
-    path = (
-        built_in if built_in.exists() else Path("~/.cache/modelfleet/kernels").expanduser() / name
-    )
+    path = _built_in()
+    if not path.exists():
+        # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
+        path = Path("~/.cache/modelfleet/kernels").expanduser() / path.name
     try:
         if not path.exists():
             compile_library(path)

@@ -12,15 +12,20 @@ import torch
 from torch import Tensor
 
 from ..engine.device import SampledToken
-from ..engine.sampler import Draw, sample
+from ..engine.sampler import Draw, logprobs_of
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..models.config import LlamaConfig
 from ..models.linear import Linear, QuantizedLinear
 from ..models.llama import Layer, Llama, rope_angles
+from ..quantization.scheme import KVFormat
 from . import library
 from .linear import NativeLinear
 
 _STEP = 32  # widths are whole steps of it
+_AS_THEY_ARE = (
+    *("temperature", "top_k", "top_p", "min_p", "seed", "choice"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -38,7 +43,15 @@ class NativeRunner:
     its prompt was cut into chunks.
     """
 
-    def __init__(self, model: Llama, *, num_blocks: int, context_length: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        threads: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
+    ) -> None:
         loaded = library.load_library()
         if loaded is None:
             raise RuntimeError("there is no library: ask `of` first")
@@ -48,11 +61,11 @@ class NativeRunner:
         self._forward, self._threads = loaded.modelfleet_forward, threads
         self._vocab = config.vocab_size
         angles = rope_angles(config, context_length)
-        # bfloat16's bits; numpy leaves the zeros to the system: pages are taken when written.
-        self.cache = np.zeros(
-            2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads * config.head_dim,
-            np.uint16,
-        )
+        # Numpy leaves the zeros to the system: pages are taken when written.
+        vectors = 2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads
+        is_int8 = kv_cache is KVFormat.INT8
+        self.cache = np.zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
+        self._scales = np.zeros(vectors, np.float32) if is_int8 else None
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
@@ -74,11 +87,18 @@ class NativeRunner:
             layer=self._layers,
             head=_struct(model.lm_head),
             cache=self.cache.ctypes.data,
+            cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
 
     @classmethod
     def of(
-        cls, model: Llama, *, num_blocks: int, context_length: int, threads: int
+        cls,
+        model: Llama,
+        *,
+        num_blocks: int,
+        context_length: int,
+        threads: int,
+        kv_cache: KVFormat = KVFormat.AUTO,
     ) -> NativeRunner | None:
         """None for a model that has other weights than packed ones, or another shape."""
         dtype = model.norm.weight.dtype
@@ -90,26 +110,39 @@ class NativeRunner:
             or any(_native(module) is None for module in projections)
         ):
             return None
-        return cls(model, num_blocks=num_blocks, context_length=context_length, threads=threads)
+        return cls(
+            model,
+            num_blocks=num_blocks,
+            context_length=context_length,
+            threads=threads,
+            kv_cache=kv_cache,
+        )
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """Computes the chunks; returns one token for each that samples, in their order."""
-        logits, best = self._compute(chunks, everywhere=False)
-        return sample(logits, [Draw.of(c.sequence) for c in chunks if c.samples], best.tolist())
+        draws = [Draw.of(chunk.sequence) for chunk in chunks if chunk.samples]
+        logits, drawn = self._compute(chunks, draws)
+        return [
+            SampledToken(id_, logprobs_of(logits[row], id_, draw.params.logprobs))
+            for row, (id_, draw) in enumerate(zip(drawn.tolist(), draws, strict=True))
+        ]
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
         return self._compute(chunks, everywhere=everywhere)[0]
 
-    def _compute(self, chunks: Sequence[Chunk], *, everywhere: bool) -> tuple[Tensor, Ints]:
-        """The logits, and the likeliest token of each row."""
+    def _compute(
+        self, chunks: Sequence[Chunk], draws: Sequence[Draw] = (), *, everywhere: bool = False
+    ) -> tuple[Tensor, Ints]:
+        """The logits, and the token drawn from each row, the likeliest where no draw is given."""
         lengths = np.array([len(chunk) for chunk in chunks])
         firsts = np.concatenate(([0], lengths.cumsum()))
         blocks = [-(-chunk.end // BLOCK_SIZE) for chunk in chunks]
         rows = np.array([firsts[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples], int)
         if everywhere:
             rows = np.arange(firsts[-1])
-        logits, best = torch.empty(len(rows), self._vocab), np.empty(len(rows), np.int64)
+        logits, drawn = torch.empty(len(rows), self._vocab), np.empty(len(rows), np.int64)
+        drawing, _kept = _structs(draws)
         arrays = {
             "ids": _flat(c.sequence.token_ids[c.start : c.end] for c in chunks),
             "positions": _flat(range(c.start, c.end) for c in chunks),
@@ -120,17 +153,43 @@ class NativeRunner:
                 c.sequence.block_table[:n] for c, n in zip(chunks, blocks, strict=True)
             ),
             "rows": rows,
-            "best": best,
+            "drawn": drawn,
         }
         batch = library.Batch(
             tokens=int(firsts[-1]),
             sequences=len(chunks),
             sampled=len(rows),
+            draws=ctypes.addressof(drawing) if drawing else None,
             logits=logits.data_ptr(),
             **{name: array.ctypes.data for name, array in arrays.items()},
         )
         self._forward(ctypes.byref(self._model), ctypes.byref(batch), self._threads)
-        return logits, best
+        return logits, drawn
+
+
+def _structs(draws: Sequence[Draw]) -> tuple[ctypes.Array[library.Draw] | None, list[object]]:
+    """None if the likeliest tokens are asked for; and what must live as long as the structures."""
+    if not any(draw.params.temperature > 0 or draw.params.shifts_logits for draw in draws):
+        return None, []
+    kept: list[object] = []
+    structs = (library.Draw * len(draws))()
+    for struct, draw in zip(structs, draws, strict=True):
+        params = draw.params
+        for name in _AS_THEY_ARE:
+            setattr(struct, name, getattr(params, name))
+        struct.position = draw.position
+        if params.logit_bias:
+            ids, bias = zip(*params.logit_bias, strict=True)
+            arrays = np.array(ids, np.int64), np.array(bias, np.float64)
+            struct.biased = len(ids)
+            struct.bias_ids, struct.bias = (array.ctypes.data for array in arrays)
+            kept.append(arrays)
+        if params.penalizes:
+            known = np.array(draw.known_ids, np.int64)
+            struct.known, struct.prompt = len(known), len(known) - draw.position
+            struct.known_ids = known.ctypes.data
+            kept.append(known)
+    return structs, kept
 
 
 def _flat(parts: Iterable[Iterable[int]]) -> Ints:

@@ -20,6 +20,13 @@ class Weights(enum.StrEnum):
     INT4 = "int4"  # a scale and a zero point for each group of inputs
 
 
+class KVFormat(enum.StrEnum):
+    """How the cache keeps keys and values."""
+
+    AUTO = "auto"  # in the model's type
+    INT8 = "int8"  # a scale for each token and head
+
+
 class Method(enum.StrEnum):
     """How `modelfleet quantize` rounds weights."""
 
@@ -81,6 +88,7 @@ class Quantization:
     group_size: int = 128  # of int4; a layer whose inputs it does not divide takes the next smaller
     overrides: tuple[Override, ...] = ()
     symmetric: bool = False  # int4 without zero points, as checkpoints have it
+    kv_cache: KVFormat = KVFormat.AUTO
 
     def __post_init__(self) -> None:
         if self.group_size not in GROUP_SIZES:
@@ -121,7 +129,8 @@ class Quantization:
     def __str__(self) -> str:
         """All that decides the logits: part of the model's digest."""
         grid = f"g{self.group_size}{' symmetric' if self.symmetric else ''}"
-        return " ".join([self.weights, grid, *map(str, self.overrides)])
+        cache = [] if self.kv_cache is KVFormat.AUTO else [f"KV cache {self.kv_cache}"]
+        return " ".join([self.weights, grid, *map(str, self.overrides), *cache])
 
 
 AS_STORED = Quantization()
@@ -134,3 +143,12 @@ def read_weights(name: str) -> Weights:
     except ValueError as error:
         known = ", ".join(Weights)
         raise InvalidRequestError(f"expected weights of {known}, found {name!r}") from error
+
+
+def read_kv_format(name: str) -> KVFormat:
+    """Raises InvalidRequestError with the names that exist."""
+    try:
+        return KVFormat(name.lower())
+    except ValueError as error:
+        known = ", ".join(KVFormat)
+        raise InvalidRequestError(f"expected a KV cache of {known}, found {name!r}") from error
