@@ -8,12 +8,15 @@ The first folder is a sound one: what the process takes by then is what loading 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
 from pathlib import Path
 
 import psutil
+
+from memory_group import peak, reset_peak
 
 _ROOM = 768 << 20  # bytes of addresses that a load may add, threads and mapped files included
 
@@ -37,7 +40,7 @@ def main() -> None:
     limited = False
     for line in sys.stdin:
         asked = json.loads(line)
-        before, began = _reset_peak(), time.monotonic()
+        before, began = reset_peak(os.getpid()), time.monotonic()
         error, message = "", ""
         try:
             load(asked["kind"], Path(asked["folder"]))
@@ -47,7 +50,7 @@ def main() -> None:
             "name": asked["name"],
             "error": error,
             "message": message,
-            "grown": _peak() - before,
+            "grown": peak(os.getpid()) - before,
             "seconds": time.monotonic() - began,
         }
         print(json.dumps(outcome), flush=True)
@@ -55,17 +58,6 @@ def main() -> None:
             limited = True
             most = psutil.Process().memory_info().vms + _ROOM
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _reset_peak() -> int:
-    """Bytes that are resident now; the peak is counted anew (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) << 10
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from .checkpoint import Checkpoint
 from .config import LlamaConfig, eos_token_ids, read_config, read_json
 from .linear import Linear
 from .llama import Llama
+from .working_memory import Load, working_memory
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 # Unless the size is given: a share of what is available, and no more than several workers that
@@ -57,7 +60,16 @@ def load_model(
     progress("Cache", 0.0)
     kv_cache = quantization.kv_cache
     block_bytes = BLOCK_SIZE * _token_bytes(config, kind, kv_cache)
-    blocks = _cache_blocks(block_bytes, kv_cache_bytes, max_sequences * context)
+    load = Load(
+        max_sequences=max_sequences, max_batch_tokens=max_batch_tokens, threads=usable_cores()
+    )
+    native = NativeRunner.of(model, num_blocks=1, context_length=1, threads=1, kv_cache=kv_cache)
+
+    def working(blocks: int) -> int:
+        longest = min(context, blocks * BLOCK_SIZE)
+        return working_memory(config, kind.itemsize, load, longest, native=native is not None)
+
+    blocks = _cache_blocks(block_bytes, kv_cache_bytes, max_sequences * context, working)
     # Positions beyond the cache are never computed: what a config claims takes no tables.
     reach = min(context, blocks * BLOCK_SIZE)
     runner: Runner = NativeRunner.of(
@@ -182,8 +194,13 @@ def _token_bytes(config: LlamaConfig, dtype: torch.dtype, kv_cache: KVFormat) ->
     return 2 * config.layers * config.kv_heads * vector
 
 
-def _cache_blocks(block_bytes: int, asked: int | None, useful_tokens: int) -> int:
-    """Blocks of the cache: what was asked for, else a modest share, never more than useful."""
+def _cache_blocks(
+    block_bytes: int, asked: int | None, useful_tokens: int, working: Callable[[int], int]
+) -> int:
+    """Blocks of the cache: what was asked for, else a modest share, never more than useful.
+
+    `working` says what a worker with so many blocks takes beside them; that has to fit, too.
+    """
     room = available_memory()
     if asked is not None and asked > room:
         raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")
@@ -194,8 +211,22 @@ def _cache_blocks(block_bytes: int, asked: int | None, useful_tokens: int) -> in
             f"the KV cache has room for no block: one of {BLOCK_SIZE} tokens takes {block_bytes}"
             f" bytes, {given} are given"
         )
-    return min(blocks, -(-useful_tokens // BLOCK_SIZE))
+    blocks = min(blocks, -(-useful_tokens // BLOCK_SIZE))
+
+    def fits(blocks: int) -> bool:
+        return blocks * block_bytes + working(blocks) <= room
+
+    if asked is None and not fits(blocks) and fits(1):
+        blocks = bisect.bisect_left(range(1, blocks), True, key=lambda n: not fits(n))
+    if not fits(blocks):
+        cache, beside = blocks * block_bytes, working(blocks)
+        raise ModelError(
+            f"a KV cache of {_gib(cache)} and up to {_gib(beside)} to compute with are"
+            f" {_gib(cache + beside)}, but {_gib(room)} of memory are available: lower"
+            " kvCacheMemory, maxSequences, maxBatchTokens or contextLength, or give it more"
+        )
+    return blocks
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size < 10 << 30 else f"{size / 2**30:.1f} GiB"
