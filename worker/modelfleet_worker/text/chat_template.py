@@ -43,6 +43,11 @@ def render(template: str, variables: Mapping[str, Any], messages: int) -> str:
         ) from error
 
 
+def prepare() -> None:
+    """Imports what compiling a template takes, so that the first chat need not wait for it."""
+    _compiled("")
+
+
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
     """As transformers compiles it, with products that are bounded."""
