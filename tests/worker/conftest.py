@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import pytest
 
+import leak_check
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.engine.paced import Calibration
@@ -104,6 +105,14 @@ class Worker:
                 if holds(stats):
                     return stats
         raise AssertionError("the Stats stream ended")
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After every test: free + cached + referenced blocks = all."""
+    made = leak_check.watch(monkeypatch.setattr)
+    yield
+    made.check()
 
 
 StartWorker = Callable[..., Awaitable[Worker]]

@@ -93,6 +93,8 @@ def worker(tmp_path: Path, *arguments: str, ready: bool = True) -> Iterator[Proc
         ([*PACED, "--context-length", "0"], "greater than or equal to 1"),
         (["--calibration", "/gone.json", "--device", "paced"], "/gone.json"),
         (["--calibration", "/gone.json", "--device", "cpu"], "--calibration is for"),
+        (["--preload", "--model", "a/b", "--source", "hf://a/b"], "--preload is for a worker that"),
+        (["--preload", "--device", "paced"], "--preload is for a worker that waits"),
         ([*PACED, "--address-file", "/gone/address"], "cannot write --address-file"),
     ],
 )
@@ -129,6 +131,21 @@ def test_a_paced_worker_imports_no_torch(tmp_path: Path):
     with worker(tmp_path, *PACED) as process:
         maps = Path(f"/proc/{process.process.pid}/maps").read_text()
         assert "torch" not in maps
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_a_warm_standby_has_everything_but_the_weights(tmp_path: Path, preload: bool):
+    with worker(tmp_path, *(["--preload"] if preload else []), ready=False) as process:
+        maps = Path(f"/proc/{process.process.pid}/maps")
+        if preload:
+            assert process.process.stderr is not None
+            lines = iter(process.process.stderr.readline, "")
+            assert any('"preloaded"' in line for line in lines)
+        assert ("libtorch" in maps.read_text()) is preload
+        assert ("kernels/native-" in maps.read_text()) <= preload
+        assert process.stats().state == pb.WORKER_STATE_STANDBY
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(timeout=10) == 0
 
 
 def test_sigterm_lets_running_requests_finish_and_exits_0(tmp_path: Path):

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -268,3 +269,20 @@ async def test_another_version_is_refused_by_name(start_worker):
     )
     code, details = await worker.refusal(call)
     assert (code, "gateway/9.0.0" in details) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+
+
+async def test_a_tokenizer_that_knows_more_tokens_than_the_model_fails_no_worker(
+    start_worker, paced
+):
+    loader = paced()
+
+    def load(spec, report):
+        loaded = loader(spec, report)
+        few = replace(loaded.model.limits, vocab_size=2)
+        return replace(loaded, model=replace(loaded.model, limits=few))
+
+    worker = await (await start_worker(load)).ready()
+    code, details = await worker.refusal(worker.start("one two three").read())
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "of the tokenizer, but the model knows 2 tokens" in details
+    assert (await worker.stats()).state == pb.WORKER_STATE_READY

@@ -118,6 +118,12 @@ def worker(
     no_prefix_caching: Annotated[
         bool, typer.Option("--no-prefix-caching", help="Compute every prompt from its start.")
     ] = False,
+    preload: Annotated[
+        bool,
+        typer.Option(
+            "--preload", help="While it waits for LoadModel, do everything but the weights."
+        ),
+    ] = False,
     model_dir: Annotated[
         Path | None,
         typer.Option(
@@ -139,6 +145,7 @@ def worker(
     from .engine.paced import Calibration
     from .errors import UsageError
     from .loading import cpu_loader, paced_loader
+    from .preload import preload_cpu
     from .quantities import parse_bytes
     from .server import ServerOptions, serve
     from .sources import parse_source
@@ -150,6 +157,8 @@ def worker(
         raise UsageError(f"expected --listen HOST:PORT, found {listen!r}")
     if (model is None) != (source is None):
         raise UsageError("--model and --source go together: give both, or none to wait")
+    if preload and (model is not None or device is Device.PACED):
+        raise UsageError("--preload is for a worker that waits for a real model: no --model")
     if calibration is not None and device is not Device.PACED:
         raise UsageError("--calibration is for --device paced")
     spec = None
@@ -185,7 +194,7 @@ def worker(
         drain_timeout=drain_timeout,
     )
     logs.set_up_logs(log_format.value if log_format else None, options.worker_id)
-    return asyncio.run(serve(options, loader, spec))
+    return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import grpc
 
+_LONGEST = 900  # characters of a message
+
 
 class WorkerError(Exception):
     """The root of the worker's errors."""
@@ -16,7 +18,16 @@ class UsageError(WorkerError):
 
 
 class ModelError(WorkerError):
-    """The model cannot be loaded: its source, its files, or the room it needs."""
+    """The model cannot be loaded: its source, its files, or the room it needs.
+
+    The message is one line and not long, whatever names files come up with: it goes to Stats, to
+    the deployment's status and to logs.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        half = _LONGEST // 2
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
 class UnreachableError(ModelError):

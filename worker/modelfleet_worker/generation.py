@@ -107,6 +107,11 @@ async def _tokenize(
     ids = encode() if asked.prompt_bytes <= _QUICK_BYTES else await asyncio.to_thread(encode)
     if not ids:
         raise InvalidRequestError("the prompt has no tokens: expected some text")
+    if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone
+        raise InvalidRequestError(
+            f"the prompt has token {max(ids)} of the tokenizer, but the model knows"
+            f" {limits.vocab_size} tokens"
+        )
     return ids
 
 

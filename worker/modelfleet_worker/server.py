@@ -20,6 +20,8 @@ from modelfleet_proto.handshake import VersionInterceptor
 from .errors import UsageError
 from .lifecycle import Lifecycle
 from .loading import Loader
+from .preload import Preload
+from .preload import run as run_preload
 from .service import WorkerService
 from .spec import ModelSpec
 from .state import State
@@ -108,7 +110,12 @@ class WorkerServer:
                 await self._health.set(service, status)
 
 
-async def serve(options: ServerOptions, loader: Loader, spec: ModelSpec | None) -> int:
+async def serve(
+    options: ServerOptions,
+    loader: Loader,
+    spec: ModelSpec | None,
+    preload: Preload | None = None,
+) -> int:
     """Runs until a signal or a broken engine; returns the exit code. Raises UsageError."""
     lifecycle = Lifecycle(loader)
     server = WorkerServer(lifecycle, options)
@@ -119,6 +126,7 @@ async def serve(options: ServerOptions, loader: Loader, spec: ModelSpec | None) 
     log.info("listening", address=server.address)
     if spec is not None:
         lifecycle.load(spec)
+    preloading = asyncio.create_task(run_preload(preload)) if preload is not None else None
 
     ends = [asyncio.create_task(event.wait()) for event in (signalled, lifecycle.broken)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -127,6 +135,8 @@ async def serve(options: ServerOptions, loader: Loader, spec: ModelSpec | None) 
         await asyncio.wait([drained, ends[1]], return_when=asyncio.FIRST_COMPLETED)
     else:
         await asyncio.sleep(_TELL_SECONDS)
+    if preloading is not None:
+        preloading.cancel()
     await server.stop()
     log.info("ended", broken=lifecycle.broken.is_set())
     return 1 if lifecycle.broken.is_set() else 0

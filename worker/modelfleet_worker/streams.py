@@ -8,8 +8,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .backlog import Part
 from .engine.messages import RequestOutput, StepOutput
 from .errors import AllSlotsTakenError, RefusalError
+
+_FRESH = 64  # outputs that wait as they came; a reader that keeps up never has more
 
 
 class Stream:
@@ -19,12 +22,18 @@ class Stream:
         self.engine_id = engine_id  # unique in the engine, whatever callers call their requests
         self.finished = False  # the engine knows it no more
         self._outputs: deque[RequestOutput] = deque()
+        self._backlog: deque[Part] = deque()  # what came after them
         self._error: RefusalError | None = None
         self._arrived = asyncio.Event()
 
     def put(self, output: RequestOutput) -> None:
         """Adds what a step brought."""
-        self._outputs.append(output)
+        if self._backlog or len(self._outputs) >= _FRESH:
+            if not self._backlog or self._backlog[-1].full:
+                self._backlog.append(Part())
+            self._backlog[-1].add(output)
+        else:
+            self._outputs.append(output)
         self.finished = self.finished or output.finished is not None
         self._arrived.set()
 
@@ -34,16 +43,18 @@ class Stream:
         self._arrived.set()
 
     async def next(self) -> list[RequestOutput]:
-        """All that has arrived, at least one: a slow reader gets larger batches, not a queue.
+        """What has arrived, at least one: a slow reader gets larger batches, up to some 256 tokens.
 
         Raises the error that ended the stream early.
         """
         await self._arrived.wait()
         self._arrived.clear()
-        if self._outputs:
-            outputs = list(self._outputs)
-            self._outputs.clear()
-            if self._error is not None:
+        outputs = list(self._outputs)
+        self._outputs.clear()
+        if not outputs and self._backlog:
+            outputs = [self._backlog.popleft().whole()]
+        if outputs:
+            if self._backlog or self._error is not None:
                 self._arrived.set()
             return outputs
         if self._error is None:

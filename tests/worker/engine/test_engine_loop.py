@@ -3,90 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import queue
-import threading
 import time
-from collections.abc import Sequence as Items
 
 import pytest
 
-from modelfleet_worker.engine.device import SampledToken
-from modelfleet_worker.engine.engine import Engine
-from modelfleet_worker.engine.messages import (
-    Abort,
-    Add,
-    EngineFailure,
-    EngineLimits,
-    FinishReason,
-    Request,
-    RequestOutput,
-    StepOutput,
-)
+from gated_engine import Gate, Running, add
+from modelfleet_worker.engine.messages import Abort, Add, EngineFailure, FinishReason, Request
 from modelfleet_worker.engine.paced import Calibration, PacedRunner
-from modelfleet_worker.engine.scheduler import Chunk
-
-LIMITS = EngineLimits(context_length=2048, kv_tokens=2048, max_sequences=4, vocab_size=100)
-
-
-class Gate:
-    """A runner that computes a step each time it is let through; it may break."""
-
-    num_blocks = 128
-
-    def __init__(self, *, opened: bool = False) -> None:
-        self.steps = threading.Semaphore(10**6 if opened else 0)
-        self.entered = threading.Semaphore(0)
-        self.error: Exception | None = None
-
-    def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
-        self.entered.release()
-        assert self.steps.acquire(timeout=10)
-        if self.error:
-            raise self.error
-        return [SampledToken(7) for chunk in chunks if chunk.samples]
-
-
-class Running:
-    """An engine, what it delivers, and its end."""
-
-    def __init__(self, runner: Gate | PacedRunner) -> None:
-        self.delivered: queue.Queue[StepOutput | EngineFailure] = queue.Queue()
-        self.engine = Engine(
-            runner,
-            limits=LIMITS,
-            max_batch_tokens=64,
-            prefix_caching=True,
-            deliver=self.delivered.put,
-        )
-
-    def __enter__(self) -> Running:
-        self.engine.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.engine.stop()
-
-    def step(self) -> StepOutput:
-        output = self.delivered.get(timeout=10)
-        assert isinstance(output, StepOutput)
-        return output
-
-    def until_finished(self, name: str) -> list[RequestOutput]:
-        outputs: list[RequestOutput] = []
-        while not (outputs and outputs[-1].finished):
-            outputs += [o for o in self.step().outputs if o.request_id == name]
-        return outputs
-
-
-def add(name: str = "a", *, prompt: int = 3, max_tokens: int = 3, stop: int = 99) -> Add:
-    return Add(
-        Request(
-            request_id=name,
-            prompt_ids=(1,) * prompt,
-            max_tokens=max_tokens,
-            stop_token_ids=frozenset({stop}),
-        )
-    )
 
 
 def test_delivers_a_token_a_step_and_the_end_once():

@@ -116,11 +116,12 @@ def test_a_step_that_preempts_admits_nobody():
     a, b = sequence("a", 16, max_tokens=16), sequence("b", (5,) * 16, max_tokens=16)
     made = scheduler(a, b, blocks=3)
     step(made)
-    made.blocks.allocate(1)  # somebody else takes the last one
+    taken = made.blocks.allocate(1) or []  # somebody else takes the last one
     made.add(sequence("small", 1))
     plan = made.schedule()
     assert names(plan.preempted) == ["b"]
     assert names(made.waiting) == ["b", "small"]
+    made.blocks.release(taken)
 
 
 def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():

@@ -14,6 +14,7 @@ from torch import Tensor
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.runner import warm_up
 from modelfleet_worker.errors import ModelError
+from modelfleet_worker.models import sizing
 from modelfleet_worker.models.loader import load_model
 
 CONFIG: dict[str, Any] = {
@@ -153,6 +154,25 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights, config: dict[str, Any]
 def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str):
     with pytest.raises(ModelError, match=message):
         load(folder(tmp_path), **changes)
+
+
+def test_the_cache_leaves_room_to_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is left when it has its size is what the worst load takes, and no less."""
+    path = folder(tmp_path, max_position_embeddings=2**20)
+    load(path)  # its warm-up is the first to import and start things
+
+    def given(room: int, **changes: Any) -> int:
+        monkeypatch.setattr(sizing, "available_memory", lambda: room)
+        return load(path, **changes).limits.kv_tokens
+
+    plenty, scarce = given(4 << 30), given(90 << 20)
+    assert plenty == 4 * 2**20  # more would be of no use
+    assert 0 < scarce < 2**20
+    assert scarce * TOKEN_BYTES < 0.2 * (90 << 20)
+    with pytest.raises(ModelError, match=r"to compute with are .* lower kvCacheMemory"):
+        given(90 << 20, kv_cache_bytes=80 << 20)
+    with pytest.raises(ModelError, match=r"to compute with are .* lower kvCacheMemory"):
+        given(60 << 20)
 
 
 def test_a_truncated_file(tmp_path: Path):

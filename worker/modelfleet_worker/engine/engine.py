@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -157,7 +158,8 @@ class Engine:
             self._deliver(failure)
         finally:
             if self._launched is not None:
-                self._launched.step.result()  # it writes to memory that is about to go
+                with suppress(Exception):  # the failure was told
+                    self._launched.step.result()  # it writes to memory that is about to go
 
     def _take_commands(self) -> bool:
         """Sleeps until there is work; False: stop."""

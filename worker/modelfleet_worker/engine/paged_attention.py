@@ -19,6 +19,8 @@ from torch.nn import functional
 from ..quantization.scheme import KVFormat
 from .scheduler import BLOCK_SIZE, Chunk
 
+MOST_GATHERED = 2**15  # tokens whose keys and values are copied together; more for a longer one
+
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -250,7 +252,9 @@ def _similar_decodes(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
     for i, chunk in enumerate(chunks):
         if len(chunk) > 1:
             break
-        if chunk.end > 2 * max(chunks[start].end, 64):  # tiny ones are cheaper together
+        longer = chunk.end > 2 * max(chunks[start].end, 64)  # tiny ones are cheaper together
+        # Shared prefixes are gathered once for each: a group must not take more than some memory.
+        if longer or (i > start and (i - start + 1) * chunk.end > MOST_GATHERED):
             yield chunks[start:i]
             start = i
     else:

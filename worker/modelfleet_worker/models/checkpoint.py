@@ -94,8 +94,9 @@ def _unsound(path: Path, error: Exception) -> ModelError:
 def _files(folder: Path) -> dict[Path, set[str]]:
     """The files to read, and the tensors that the index promises in each."""
     index = folder / _INDEX
-    if not index.exists():
-        if not (folder / _SINGLE).exists():
+    # Files only: to open a pipe would wait for its writer for ever.
+    if not index.is_file():
+        if not (folder / _SINGLE).is_file():
             raise ModelError(_explain_absence(folder))
         return {folder / _SINGLE: set()}
     shards: dict[Path, set[str]] = {}
@@ -103,10 +104,10 @@ def _files(folder: Path) -> dict[Path, set[str]]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no weight_map: it should say which tensor is in which file")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", "..", "."):
             raise ModelError(f"{index}: {shard!r} is not the name of a file beside it")
         shards.setdefault(folder / shard, set()).add(name)
-    if lost := sorted(path.name for path in shards if not path.exists()):
+    if lost := sorted(path.name for path in shards if not path.is_file()):
         raise ModelError(f"{folder} lacks {_some(lost)} that {_INDEX} lists: fetch it again")
     return shards
 

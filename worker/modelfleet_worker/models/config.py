@@ -18,6 +18,14 @@ _FAMILIES: Final = {
     "Qwen3ForCausalLM": "qwen3",
 }
 
+# Far beyond any model there is, and far below where sizes overflow: whether so much fits is asked
+# when the model's shape is known, but that must not take memory by itself.
+_MOST_LAYERS = 1024
+_WIDEST = 2**24
+_LONGEST_CONTEXT = 2**30  # tokens
+_LARGEST_JSON = 64 << 20  # bytes
+_HUGE = 2.0**1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3Scaling:
@@ -64,10 +72,12 @@ class LlamaConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file. Raises ModelError."""
     try:
+        if (size := path.stat().st_size) > _LARGEST_JSON:
+            raise ModelError(f"{path} is {size} bytes of JSON: at most {_LARGEST_JSON} are read")
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing: a Hugging Face model folder is expected") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds {type(content).__name__}, a JSON object is expected")
@@ -91,13 +101,17 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
     if heads % kv_heads:
         raise ModelError(f"config.json: {heads} attention heads cannot share {kv_heads} KV heads")
     head_dim = fields.integer("head_dim", hidden // heads)
+    if head_dim % 2:
+        raise ModelError(f"config.json: head_dim is {head_dim}: an even number is expected")
+    if heads * head_dim > _WIDEST:
+        raise ModelError(f"config.json: {heads} heads of {head_dim} are wider than {_WIDEST}")
     theta, scaling = _rope(raw)
     bias = fields.flag("attention_bias", default=False)
     return LlamaConfig(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size"),
-        layers=fields.integer("num_hidden_layers"),
+        layers=fields.integer("num_hidden_layers", most=_MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -114,8 +128,16 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
 
 
 def is_ours(raw: dict[str, Any]) -> bool:
-    """Whether a config.json is of an architecture that we have modules for."""
-    return any(name in _FAMILIES for name in raw.get("architectures") or [])
+    """Whether a config.json is of an architecture that we have modules for. Raises ModelError."""
+    return any(name in _FAMILIES for name in architectures(raw))
+
+
+def architectures(raw: dict[str, Any]) -> list[str]:
+    """The names in a config.json. Raises ModelError."""
+    names = raw.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"config.json: architectures is {names!r}: a list of names is expected")
+    return names
 
 
 def eos_token_ids(folder: Path) -> frozenset[int]:
@@ -126,17 +148,17 @@ def eos_token_ids(folder: Path) -> frozenset[int]:
     if found is None:
         found = read_json(folder / "config.json").get("eos_token_id")
     ids = found if isinstance(found, list) else [] if found is None else [found]
-    if not all(isinstance(id_, int) for id_ in ids):
+    if not all(type(id_) is int for id_ in ids):
         raise ModelError(f"eos_token_id is {found!r}: token ids are expected")
     return frozenset(ids)
 
 
 def _family(raw: dict[str, Any]) -> str:
-    names = raw.get("architectures") or []
+    names = architectures(raw)
     for name in names:
         if name in _FAMILIES:
             return _FAMILIES[name]
-    found = ", ".join(map(str, names)) or f"none (model_type {raw.get('model_type')!r})"
+    found = ", ".join(names) or f"none (model_type {raw.get('model_type')!r})"
     raise ModelError(
         f"unsupported architecture in config.json: {found};"
         f" supported are {', '.join(sorted(_FAMILIES))}"
@@ -145,10 +167,10 @@ def _family(raw: dict[str, Any]) -> str:
 
 def _max_context(family: str, fields: _Fields) -> int:
     """Within the sliding window, attention to it is attention to everything."""
-    context = fields.integer("max_position_embeddings")
+    context = fields.integer("max_position_embeddings", most=_LONGEST_CONTEXT)
     slides = family == "mistral" or fields.flag("use_sliding_window", default=False)
     if slides and fields.raw.get("sliding_window") is not None:
-        return min(context, fields.integer("sliding_window"))
+        return min(context, fields.integer("sliding_window", most=_LONGEST_CONTEXT))
     return context
 
 
@@ -169,7 +191,7 @@ def _rope(raw: dict[str, Any]) -> tuple[float, Llama3Scaling | None]:
         factor=fields.number("factor"),
         low_freq_factor=fields.number("low_freq_factor"),
         high_freq_factor=fields.number("high_freq_factor"),
-        original_context=fields.integer("original_max_position_embeddings"),
+        original_context=fields.integer("original_max_position_embeddings", most=_LONGEST_CONTEXT),
     )
 
 
@@ -179,17 +201,19 @@ class _Fields:
     def __init__(self, raw: dict[str, Any]) -> None:
         self.raw = raw
 
-    def integer(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: int | None = None, *, most: int = _WIDEST) -> int:
         found = self.raw.get(name)
         found = default if found is None else found
         if type(found) is not int or found < 1:
             raise ModelError(f"config.json: {name} is {found!r}: a positive integer is expected")
+        if found > most:
+            raise ModelError(f"config.json: {name} is {found}: at most {most} is expected")
         return found
 
     def number(self, name: str, default: float | None = None) -> float:
         found = self.raw.get(name)
         found = default if found is None else found
-        if isinstance(found, int | float) and type(found) is not bool and 0 < found < math.inf:
+        if isinstance(found, int | float) and type(found) is not bool and 0 < found < _HUGE:
             return float(found)
         raise ModelError(f"config.json: {name} is {found!r}: a positive number is expected")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.logging import disable_progress_bar
 
 from ..engine.generic_runner import GenericRunner
+from ..engine.varied_attention import AttentionLayer
 from ..errors import ModelError
 from ..progress import Report
 from ..quantization.scheme import Quantization
 from .checkpoint import Checkpoint
-from .config import read_json
+from .config import architectures, read_json
 from .generic import GenericModel
 from .interface import NAME
 from .packed_modules import pack_modules
 from .sizing import LoadedWeights, refuse_weights_beyond_memory
 from .trial import try_out
+from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -95,14 +97,33 @@ def load(
             model, num_blocks=blocks, kv_cache=quantization.kv_cache
         ),
         token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
-        vocab_size=vocab_size,
+        widths=_widths(config, layers, vocab_size, dtype),
         digest=xxhash.xxh3_128_hexdigest(described.encode()),
+    )
+
+
+def _widths(
+    config: Any, layers: Sequence[AttentionLayer], vocab_size: int, dtype: torch.dtype
+) -> Widths:
+    hidden = config.hidden_size
+    inner = [getattr(config, name, None) for name in ("intermediate_size", "moe_intermediate_size")]
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    head = max(max(x.shape.key_dim, x.shape.value_dim) for x in layers)
+    return Widths(
+        hidden=hidden,
+        inner=max([4 * hidden, *(n for n in inner if n)]) * experts,
+        query=config.num_attention_heads * head,
+        key=max(x.shape.kv_heads for x in layers) * head,
+        head_dim=head,
+        vocab=vocab_size,
+        itemsize=dtype.itemsize,
+        native=False,
     )
 
 
 def _model_class(raw: dict[str, Any], config: Any) -> Any:
     """The class of a causal language model. Raises ModelError with what it lacks."""
-    name = next(iter(raw.get("architectures") or []), None)
+    name = next(iter(architectures(raw)), None)
     if config.is_encoder_decoder:
         raise ModelError(f"{name} has an encoder: only decoders are served")
     if name is None or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) != name:

@@ -32,6 +32,7 @@ from .sizing import (
     read_dtype,
     refuse_weights_beyond_memory,
 )
+from .working_memory import Load, Widths, working_memory
 
 # Left out by newer checkpoints, written by older ones; computed here from the config.
 _DERIVED = "rotary_emb.inv_freq"
@@ -67,7 +68,14 @@ def load_model(
         context = context_within(generic.max_context(described), context_length)
         weights = generic.load(folder, described, kind, context, quantization, progress)
     progress("Cache", 0.0)
-    blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context)
+    load = Load(
+        max_sequences=max_sequences, max_batch_tokens=max_batch_tokens, threads=usable_cores()
+    )
+
+    def working(blocks: int) -> int:
+        return working_memory(weights.widths, load, min(context, blocks * BLOCK_SIZE))
+
+    blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
     runner = weights.runner(blocks)
     progress("Warmup", 0.0)
     warm_up(runner, min(max_batch_tokens, context, 256))
@@ -78,7 +86,7 @@ def load_model(
             context_length=context,
             kv_tokens=blocks * BLOCK_SIZE,
             max_sequences=max_sequences,
-            vocab_size=weights.vocab_size,
+            vocab_size=weights.widths.vocab,
         ),
         digest=weights.digest,
         eos_token_ids=eos_token_ids(folder),
@@ -96,20 +104,35 @@ def _load_llama(
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
     kv_cache = quantization.kv_cache
 
+    native = NativeRunner.takes(model)
+
     def runner(blocks: int) -> Runner:
-        return NativeRunner.of(
+        # Positions beyond the cache are never computed: what a config claims takes no tables.
+        reach = min(context, blocks * BLOCK_SIZE)
+        if not native:
+            return TorchRunner(model, num_blocks=blocks, context_length=reach, kv_cache=kv_cache)
+        return NativeRunner(
             model,
             num_blocks=blocks,
-            context_length=context,
+            context_length=reach,
             threads=usable_cores(),
             kv_cache=kv_cache,
-        ) or TorchRunner(model, num_blocks=blocks, context_length=context, kv_cache=kv_cache)
+        )
 
     shape = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
     return LoadedWeights(
         runner=runner,
         token_bytes=config.layers * shape.token_bytes(dtype, kv_cache),
-        vocab_size=config.vocab_size,
+        widths=Widths(
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            query=config.heads * config.head_dim,
+            key=config.kv_heads * config.head_dim,
+            head_dim=config.head_dim,
+            vocab=config.vocab_size,
+            itemsize=dtype.itemsize,
+            native=native,
+        ),
         digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..engine.host import available_memory
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from .config import read_json
+from .working_memory import Widths
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 # Unless the size is given: a share of what is available, and no more than several workers that
@@ -26,7 +28,7 @@ class LoadedWeights:
 
     runner: Callable[[int], Runner]  # from the number of blocks
     token_bytes: int  # of the cache
-    vocab_size: int
+    widths: Widths
     digest: str
 
 
@@ -39,7 +41,7 @@ def read_dtype(asked: str, folder: Path) -> torch.dtype:
     raw = read_json(folder / "config.json")
     stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
     by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
-    if stored not in by_name:
+    if not isinstance(stored, str) or stored not in by_name:
         raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
     return by_name[stored]
 
@@ -61,8 +63,13 @@ def refuse_weights_beyond_memory(needed: int) -> None:
         )
 
 
-def cache_blocks(token_bytes: int, asked: int | None, useful_tokens: int) -> int:
-    """Blocks of the cache: what was asked for, else a modest share, never more than useful."""
+def cache_blocks(
+    token_bytes: int, asked: int | None, useful_tokens: int, working: Callable[[int], int]
+) -> int:
+    """Blocks of the cache: what was asked for, else a modest share, never more than useful.
+
+    `working` says what a worker with so many blocks takes beside them; that has to fit, too.
+    """
     block_bytes = token_bytes * BLOCK_SIZE
     room = available_memory()
     if asked is not None and asked > room:
@@ -74,8 +81,22 @@ def cache_blocks(token_bytes: int, asked: int | None, useful_tokens: int) -> int
             f"the KV cache has room for no block: one of {BLOCK_SIZE} tokens takes {block_bytes}"
             f" bytes, {given} are given"
         )
-    return min(blocks, -(-useful_tokens // BLOCK_SIZE))
+    blocks = min(blocks, -(-useful_tokens // BLOCK_SIZE))
+
+    def fits(blocks: int) -> bool:
+        return blocks * block_bytes + working(blocks) <= room
+
+    if asked is None and not fits(blocks) and fits(1):
+        blocks = bisect.bisect_left(range(1, blocks), True, key=lambda n: not fits(n))
+    if not fits(blocks):
+        cache, beside = blocks * block_bytes, working(blocks)
+        raise ModelError(
+            f"a KV cache of {_gib(cache)} and up to {_gib(beside)} to compute with are"
+            f" {_gib(cache + beside)}, but {_gib(room)} of memory are available: lower"
+            " kvCacheMemory, maxSequences, maxBatchTokens or contextLength, or give it more"
+        )
+    return blocks
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.2f} GiB" if size < 10 << 30 else f"{size / 2**30:.1f} GiB"

@@ -58,7 +58,7 @@ class NativeRunner:
     ) -> None:
         loaded = library.load_library()
         if loaded is None:
-            raise RuntimeError("there is no library: ask `of` first")
+            raise RuntimeError("there is no library: ask `takes` first")
         config = model.config
         self.num_blocks = num_blocks
         self.model = model
@@ -97,32 +97,16 @@ class NativeRunner:
         self._last, self._last_rows = np.empty(0, np.int64), dict[EngineSequence, int]()
         weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
 
-    @classmethod
-    def of(
-        cls,
-        model: Llama,
-        *,
-        num_blocks: int,
-        context_length: int,
-        threads: int,
-        kv_cache: KVFormat = KVFormat.AUTO,
-    ) -> NativeRunner | None:
-        """None for a model that has other weights than packed ones, or another shape."""
+    @staticmethod
+    def takes(model: Llama) -> bool:
+        """Whether it is of a shape that is computed here, with packed weights throughout."""
         dtype = model.norm.weight.dtype
         projections = [m for m in model.modules() if isinstance(m, (Linear, QuantizedLinear))]
         expected = 4 * model.config.layers + 1  # less: some are split into formats of their own
-        if (
-            not takes(model.config, dtype)
-            or len(projections) != expected
-            or any(_native(module) is None for module in projections)
-        ):
-            return None
-        return cls(
-            model,
-            num_blocks=num_blocks,
-            context_length=context_length,
-            threads=threads,
-            kv_cache=kv_cache,
+        return (
+            takes(model.config, dtype)
+            and len(projections) == expected
+            and all(_native(module) is not None for module in projections)
         )
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
@@ -271,7 +255,7 @@ def _native(module: Linear | QuantizedLinear) -> NativeLinear | None:
 def _struct(module: Linear | QuantizedLinear) -> library.Linear:
     kernel = _native(module)
     if kernel is None:
-        raise TypeError("not packed for the compiled step: ask `of` first")
+        raise TypeError("not packed for the compiled step: ask `takes` first")
     struct = library.Linear.from_buffer_copy(kernel.struct)
     struct.bias = None if module.bias is None else module.bias.data_ptr()
     return struct

@@ -36,20 +36,21 @@ class CompressedTensors:
         groups = raw.get("config_groups")
         if not isinstance(groups, dict) or not all(isinstance(g, dict) for g in groups.values()):
             raise ModelError(f"quantization_config: config_groups is {groups!r}: objects expected")
-        own = {g.get("format") or raw.get("format") for g in groups.values()}
+        own = {str(g.get("format") or raw.get("format")) for g in groups.values()}
         refuse_unless(
             len(own) == 1 and own <= set(_FORMATS),
-            f"compressed-tensors' format {' and '.join(sorted(map(str, own))) or 'of no group'!r}",
+            f"compressed-tensors' format {' and '.join(sorted(own)) or 'of no group'!r}",
             " or ".join(_FORMATS),
         )
         for group in groups.values():
-            _check_weights(group.get("weights") or {})
-            activations = group.get("input_activations")
-            static = activations is not None and activations.get("dynamic") is not True
+            _check_weights(_object(group, "weights"))
+            activations = _object(group, "input_activations")
+            static = bool(activations) and activations.get("dynamic") is not True
             refuse_unless(not static, "a fixed scale of activations", "a dynamic one")
         for feature in ("kv_cache_scheme", "sparsity_config", "transform_config"):
             found = raw.get(feature)
-            refuse_unless(not found or found.get("format") == "dense", feature, "none")
+            dense = isinstance(found, dict) and found.get("format") == "dense"
+            refuse_unless(not found or dense, feature, "none")
         return cls(packed=own == {"pack-quantized"})
 
     def __str__(self) -> str:
@@ -128,6 +129,14 @@ class CompressedTensors:
 
 def _signed(codes: Tensor, bits: int) -> Tensor:
     return codes.to(torch.int16).sub_(2 ** (bits - 1)).to(torch.int8)
+
+
+def _object(group: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object of a recipe's group, empty if there is none."""
+    found = group.get(name) or {}
+    if not isinstance(found, dict):
+        raise ModelError(f"quantization_config: {name} is {found!r}: an object is expected")
+    return found
 
 
 def _check_weights(weights: Mapping[str, Any]) -> None:

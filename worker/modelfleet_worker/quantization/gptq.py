@@ -30,7 +30,8 @@ class Gptq:
         bits = raw.get("bits")
         refuse_unless(bits in _BITS, f"gptq with {bits!r} bits", "gptq with 4 or 8 bits")
         name = raw.get("checkpoint_format", raw.get("format")) or "gptq"
-        refuse_unless(name in _VERSIONS, f"gptq's layout {name!r}", " or ".join(_VERSIONS))
+        known = isinstance(name, str) and name in _VERSIONS
+        refuse_unless(known, f"gptq's layout {name!r}", " or ".join(_VERSIONS))
         word = raw.get("pack_dtype", "int32")
         refuse_unless(word == "int32", f"packing into {word!r}", "int32")
         return cls(_VERSIONS[name])
@@ -53,7 +54,12 @@ class Gptq:
         """The canonical form. Raises ModelError for tensors of other shapes or types."""
         # Some packers give single modules other bits or groups: the shapes say which.
         bits = _bits(module, tensors["qweight"], inputs)
-        groups = tensors["scales"].shape[0]
+        scales = tensors["scales"]
+        if scales.dim() != 2:
+            raise ModelError(
+                f"the tensor {module}.scales is {list(scales.shape)}: one row a group is expected"
+            )
+        groups = len(scales)
         if groups < 1 or inputs % groups:
             raise ModelError(f"{module}: {inputs} inputs cannot be {groups} groups of equal size")
         each = WORD // bits

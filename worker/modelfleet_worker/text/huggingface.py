@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequestError, ModelError
+from ..models.config import read_json
+from .chat_template import render
 from .pieces import DecoderPieces
 from .tokenizer import Message
 
@@ -83,24 +85,16 @@ class HuggingFaceTokenizer(DecoderPieces):
             raise InvalidRequestError(
                 "this model has no chat template: send a prompt to /v1/completions instead"
             )
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         now = datetime.fromtimestamp(created, UTC)
         # A variable of ours hides transformers' own `strftime_now`: the prompt of a resumed request
         # must not depend on the day, nor on the time zone of the worker.
-        try:
-            rendered: str = _compile_jinja_template(self._template).render(
-                **self._template_names,
-                messages=[_as_dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                strftime_now=now.strftime,
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise InvalidRequestError(
-                f"the model's chat template refuses these messages: {error}"
-            ) from error
-        return rendered
+        variables = {
+            **self._template_names,
+            "messages": [_as_dict(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "strftime_now": now.strftime,
+        }
+        return render(self._template, variables, len(messages))
 
 
 def _plain_config(folder: Path) -> Any:
@@ -134,8 +128,11 @@ def _eos_ids(folder: Path, tokenizers_own: int | None) -> frozenset[int]:
     ids = set() if tokenizers_own is None else {tokenizers_own}
     for name in _EOS_FILES:
         path = folder / name
-        found: Any = json.loads(path.read_bytes()).get("eos_token_id") if path.exists() else None
-        ids.update([found] if isinstance(found, int) else found or [])
+        found: Any = read_json(path).get("eos_token_id") if path.exists() else None
+        several = found if isinstance(found, list) else [] if found is None else [found]
+        if not all(type(id_) is int for id_ in several):
+            raise ModelError(f"{name}: eos_token_id is {found!r}: token ids are expected")
+        ids.update(several)
     return frozenset(ids)
 
 

@@ -1,0 +1,113 @@
+"""A step that is launched before the last one is read changes nothing but the time it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from modelfleet_worker.engine.device import AheadRunner, SampledToken
+from modelfleet_worker.engine.messages import Abort, FinishReason, Request, SamplingParams
+from modelfleet_worker.engine.scheduler import Chunk
+from modelfleet_worker.native import library
+from modelfleet_worker.native.runner import NativeRunner
+from quantized_models import load, tiny
+
+pytestmark = pytest.mark.skipif(
+    not library.has_bfloat16(), reason="needs a compiler and a processor with AVX-512 BF16"
+)
+
+VOCAB = 503
+REQUESTS = 12
+
+
+class OneByOne:
+    """The same runner, asked for the next step when the last one is read."""
+
+    def __init__(self, runner: NativeRunner) -> None:
+        self.num_blocks, self._runner = runner.num_blocks, runner
+
+    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
+        return self._runner.execute(chunks)
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
+    folder = tmp_path_factory.mktemp("model")
+    tiny(vocab_size=VOCAB, head_dim=32).save_pretrained(folder)
+    runner = load(folder, dtype="BFloat16").runner
+    assert isinstance(runner, NativeRunner)
+    return runner
+
+
+def small(runner: NativeRunner) -> NativeRunner:
+    """With a cache that does not hold all requests at once."""
+    return NativeRunner(runner.model, num_blocks=12, context_length=128, threads=2)
+
+
+def requests(**params) -> list[Request]:
+    numbers = torch.Generator().manual_seed(5)
+    return [
+        Request(
+            request_id=str(i),
+            prompt_ids=tuple(torch.randint(VOCAB, (7 + 3 * i,), generator=numbers).tolist()),
+            resumed_ids=(1, 2, 3)[: i % 4],
+            sampling=SamplingParams(seed=i, **params),
+            max_tokens=4 + 3 * i,
+            stop_token_ids=frozenset(range(i, VOCAB, 40)),  # some end early
+        )
+        for i in range(REQUESTS)
+    ]
+
+
+HOW = [
+    {},
+    {"temperature": 1.5},
+    {"temperature": 1.0, "top_p": 0.9, "frequency_penalty": 0.7, "presence_penalty": 0.3},
+    {"repetition_penalty": 1.8},
+    {"temperature": 1.0, "logprobs": 3},
+]
+
+
+def outcome(run) -> dict[str, tuple]:
+    return {name: (a.ids, a.logprobs, a.finished) for name, a in run.answers.items()}
+
+
+@pytest.mark.parametrize("budget", [5, 64])
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_answers_are_the_same(runner: NativeRunner, engine_run, how: dict, budget: int):
+    assert isinstance(runner, AheadRunner)
+    one_by_one = OneByOne(runner)
+    assert not isinstance(one_by_one, AheadRunner)
+    found, expected = (
+        engine_run(r, requests(**how), budget=budget, caching=False, vocab_size=VOCAB)
+        for r in (runner, one_by_one)
+    )
+    assert outcome(found) == outcome(expected)
+    assert {a.finished for a in found.answers.values()} == set(FinishReason)
+    counted = ("prompt_tokens", "completion_tokens", "finished", "preemptions")
+    assert [getattr(found.stats, n) for n in counted] == [
+        getattr(expected.stats, n) for n in counted
+    ]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_answers_are_the_same_when_requests_give_way(runner: NativeRunner, engine_run, how: dict):
+    expected = engine_run(OneByOne(runner), requests(**how), caching=False, vocab_size=VOCAB)
+    crowded = engine_run(small(runner), requests(**how), budget=40, vocab_size=VOCAB)
+    assert crowded.stats.preemptions > 0
+    assert outcome(crowded) == outcome(expected)
+
+
+def test_a_neighbour_that_is_aborted_changes_nothing(runner: NativeRunner, engine_run):
+    expected = engine_run(OneByOne(runner), requests(), vocab_size=VOCAB)
+
+    def abort(engine, answers) -> None:
+        if len(answers["11"].ids) == 2:
+            engine.submit(Abort("11"))
+
+    found = engine_run(runner, requests(), after_step=abort, aborts=1, vocab_size=VOCAB)
+    assert found.stats.aborted == 1
+    for name in (str(i) for i in range(REQUESTS - 1)):
+        assert found.answers[name].ids == expected.answers[name].ids

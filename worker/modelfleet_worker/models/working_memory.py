@@ -1,0 +1,60 @@
+"""What a worker takes beside weights and KV cache, at most: the load that it admits, at its worst.
+
+That is as many requests as there are slots, each as long as context and cache allow, with 20
+logprobs a token and a client that reads none of them, in steps of the largest batch. Bounds, not
+estimates: measured loads take about half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..engine.paged_attention import MOST_GATHERED
+
+STREAM_TOKEN = 320  # bytes: a token as an int in lists, its digest, its text, its unread logprobs
+_STREAM = 512 << 10  # bytes: a request's message, its largest batch of tokens on the way
+_ANYWAY = 64 << 20  # bytes: threads, the tokenizer's caches, what allocators keep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a worker may have to do at once."""
+
+    max_sequences: int
+    max_batch_tokens: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Numbers that a model has of one token, all layers alike."""
+
+    hidden: int
+    inner: int  # of the network, all experts that a token is sent to
+    query: int  # of all heads
+    key: int  # of all KV heads
+    head_dim: int
+    vocab: int
+    itemsize: int  # bytes of an activation
+    native: bool  # attention reads the cache where it lies; torch's gathers what it reads
+
+
+def working_memory(model: Widths, load: Load, tokens: int) -> int:
+    """Bytes, if no request is longer than `tokens`."""
+    itemsize = model.itemsize
+    width = model.query + 2 * model.key
+    # The residual stream in float32; norms, projections and their quantized copies.
+    row = 4 * model.hidden + itemsize * (2 * model.hidden + 5 * width + 4 * model.inner)
+    row += 5 * (model.hidden + model.query + model.inner) // 4
+    rows = min(load.max_batch_tokens, load.max_sequences * tokens)
+    step = rows * row
+    if model.native:
+        step += load.threads * 48 * tokens  # scores and weights of 8 queries
+    else:
+        step += rows * tokens * (1 + 2 * itemsize)
+        step += 2 * 8 * model.key * max(MOST_GATHERED, tokens)
+    # Those of a step that is not read yet, too.
+    logits = model.vocab * (8 * load.max_sequences + 32 * (load.threads + 1))
+    rope = 8 * tokens * model.head_dim
+    streams = load.max_sequences * (_STREAM + tokens * STREAM_TOKEN)
+    return step + logits + rope + streams + _ANYWAY

@@ -1,0 +1,44 @@
+"""What a warm standby has done before it is told its model: everything but the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from .threads import in_thread
+
+log = structlog.get_logger()
+
+Preload = Callable[[], None]  # runs in a thread
+
+
+def preload_cpu() -> None:
+    """Imports what loading and serving need, loads the kernels, and starts torch's threads."""
+    import torch
+    from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+    from .engine.host import usable_cores
+    from .models import loader
+    from .native.library import load_library
+    from .text import huggingface
+    from .text.chat_template import prepare
+
+    # Transformers imports a name's module when the name is asked for, which these lines did.
+    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader, huggingface
+    load_library()
+    prepare()
+    torch.set_num_threads(usable_cores())
+    torch.ones(512, 512).add(1.0).matmul(torch.ones(512, 512))
+
+
+async def run(preload: Preload) -> None:
+    """Beside the event loop; a load that comes meanwhile waits only for the imports it shares."""
+    began = time.monotonic()
+    try:
+        await in_thread(preload, "preload")
+    except (ImportError, OSError, RuntimeError) as error:  # the load will say it to who asked
+        log.warning("preloading failed", error=f"{type(error).__name__}: {error}")
+    else:
+        log.info("preloaded", seconds=round(time.monotonic() - began, 2))
