@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import yaml
 from openai import OpenAI
 from rich.console import Console
@@ -88,6 +89,8 @@ def walk_through(up: subprocess.Popen[bytes], port: int, state: Path, started: f
 
     say("Now nobody asks. After 10 s of idling the last worker goes to sleep...")
     wait_until(up, "the fleet sleeps", lambda: condition(state, "Ready") == "Asleep")
+    # One that is ending would be asked again, which is quicker and shows nothing.
+    wait_until(up, "the last worker has ended", lambda: not workers(up))
     say("Asleep: no worker runs, and nothing is paid for. The endpoint still answers:")
 
     asked = time.monotonic()
@@ -137,6 +140,16 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
+
+
+def workers(up: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The worker processes of the fleet."""
+    found = []
+    for process in psutil.Process(up.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "modelfleet_worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def condition(state: Path, kind: str) -> str | None:
