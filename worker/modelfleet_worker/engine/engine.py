@@ -66,6 +66,7 @@ class Engine:
             raise ValueError(f"{limits.kv_tokens} tokens do not fit {runner.num_blocks} blocks")
         self.limits = limits
         self._runner = runner
+        self._ahead = runner if isinstance(runner, AheadRunner) else None
         self._launched: _Launched | None = None
         self._deliver = deliver
         self._blocks = BlockManager(runner.num_blocks, caching=prefix_caching)
@@ -190,7 +191,7 @@ class Engine:
             self._launched = None
         else:
             self._launched = self._launch()
-            if due is None and not isinstance(self._runner, AheadRunner):
+            if due is None and self._ahead is None:
                 due, self._launched = self._launched, None
         if due is not None:
             self._read(due)
@@ -203,9 +204,9 @@ class Engine:
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return None
-        if isinstance(self._runner, AheadRunner):
-            return _Launched(plan, self._runner.launch(plan.chunks))
-        return _Launched(plan, _Done(self._runner.execute(plan.chunks)))
+        if self._ahead is None:
+            return _Launched(plan, _Done(self._runner.execute(plan.chunks)))
+        return _Launched(plan, self._ahead.launch(plan.chunks))
 
     def _read(self, launched: _Launched) -> None:
         plan, sampled = launched.plan, launched.step.result()
