@@ -94,7 +94,7 @@ class Team {
  private:
   // Linux lends a core that is given away for milliseconds, so to wait is cheaper than to come back;
   // but who is waited for may not be running at all.
-  static constexpr std::chrono::microseconds kKeep{500};
+  static constexpr std::chrono::microseconds kKeep{100};
 
   void serve(int index) {
     for (uint32_t turn = 0;; ++turn) {
