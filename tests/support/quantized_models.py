@@ -60,6 +60,14 @@ def model_of(loaded: LoadedModel) -> Llama:
     return loaded.runner.model
 
 
+def native_runner(folder: Path, vocab_size: int) -> NativeRunner:
+    """Of a random model that is written to the folder, for the compiled step."""
+    tiny(vocab_size=vocab_size, head_dim=32).save_pretrained(folder)
+    runner = load(folder, dtype="BFloat16").runner
+    assert isinstance(runner, NativeRunner)
+    return runner
+
+
 class Causal:
     """Attention of one prompt to itself."""
 

@@ -11,7 +11,7 @@ from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.native import library
 from modelfleet_worker.native.runner import NativeRunner
-from quantized_models import load, tiny
+from quantized_models import native_runner
 
 pytestmark = pytest.mark.skipif(
     not library.has_bfloat16(), reason="needs a compiler and a processor with AVX-512 BF16"
@@ -23,11 +23,7 @@ SEQUENCES = 60  # a block each; the cache has 64
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
-    folder = tmp_path_factory.mktemp("model")
-    tiny(vocab_size=VOCAB, head_dim=32).save_pretrained(folder)
-    runner = load(folder, dtype="BFloat16").runner
-    assert isinstance(runner, NativeRunner)
-    return runner
+    return native_runner(tmp_path_factory.mktemp("model"), VOCAB)
 
 
 def sequences(**params) -> list[Sequence]:
