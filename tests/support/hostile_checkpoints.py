@@ -40,7 +40,7 @@ def sound_model(folder: Path) -> Path:
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    save_file(_tensors(), folder / WEIGHTS)
+    save_file(tensors(300), folder / WEIGHTS)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {
         character: i for i, character in enumerate(["<eos>", "<bos>", "<pad>", *alphabet])
@@ -66,10 +66,11 @@ def quantized_model(name: str) -> Callable[[Path], Path]:
     return copy
 
 
-def _tensors() -> dict[str, Tensor]:
+def tensors(vocab: int) -> dict[str, Tensor]:
+    """Of a model of one layer, always the same."""
     layer = "model.layers.0"
     shapes = {
-        "model.embed_tokens.weight": (300, 16),
+        "model.embed_tokens.weight": (vocab, 16),
         f"{layer}.input_layernorm.weight": (16,),
         f"{layer}.self_attn.q_proj.weight": (16, 16),
         f"{layer}.self_attn.k_proj.weight": (8, 16),
@@ -80,7 +81,7 @@ def _tensors() -> dict[str, Tensor]:
         f"{layer}.mlp.up_proj.weight": (24, 16),
         f"{layer}.mlp.down_proj.weight": (16, 24),
         "model.norm.weight": (16,),
-        "lm_head.weight": (300, 16),
+        "lm_head.weight": (vocab, 16),
     }
     generator = torch.Generator().manual_seed(0)
     return {n: torch.randn(s, generator=generator).bfloat16() for n, s in shapes.items()}

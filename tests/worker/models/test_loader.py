@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import hostile_checkpoints
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.runner import warm_up
 from modelfleet_worker.errors import ModelError
@@ -33,25 +34,7 @@ TOKEN_BYTES = 2 * 1 * 2 * 4 * 2  # keys and values, layers, KV heads, head size,
 
 
 def tensors() -> dict[str, Tensor]:
-    layer = "model.layers.0"
-    shapes = {
-        "model.embed_tokens.weight": (32, 16),
-        f"{layer}.input_layernorm.weight": (16,),
-        f"{layer}.self_attn.q_proj.weight": (16, 16),
-        f"{layer}.self_attn.k_proj.weight": (8, 16),
-        f"{layer}.self_attn.v_proj.weight": (8, 16),
-        f"{layer}.self_attn.o_proj.weight": (16, 16),
-        f"{layer}.post_attention_layernorm.weight": (16,),
-        f"{layer}.mlp.gate_proj.weight": (24, 16),
-        f"{layer}.mlp.up_proj.weight": (24, 16),
-        f"{layer}.mlp.down_proj.weight": (16, 24),
-        "model.norm.weight": (16,),
-        "lm_head.weight": (32, 16),
-    }
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()
-    }
+    return hostile_checkpoints.tensors(32)
 
 
 def folder(path: Path, weights: dict[str, Tensor] | None = None, **config: Any) -> Path:
