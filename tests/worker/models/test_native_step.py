@@ -56,6 +56,7 @@ FAMILIES = {
             tie_word_embeddings=True,
         )
     ),
+    "far": lambda: LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048})),
     "heads of 64": lambda: LlamaForCausalLM(LlamaConfig(**{**SIZES, "head_dim": 64})),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
@@ -142,6 +143,24 @@ def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, tmp_path: Pa
             for chunk in chunks:
                 chunk.sequence.num_computed = chunk.end
         assert torch.cat(rows).equal(alone)
+
+
+@pytest.mark.parametrize("far", [200, 1300])
+def test_a_token_is_the_same_beside_one_that_looks_back_farther(far: int, tmp_path: Path):
+    """Bit for bit. While one is computed, what the next one reads is fetched, as far as it fits."""
+    saved("far", tmp_path)
+    runner = native(load(tmp_path))
+    long, short = sequence((IDS * 15)[:far], 0), sequence(IDS, 100)
+    expected = [runner.logits([Chunk.of(s, far)], everywhere=True)[-3:] for s in (long, short)]
+    for one in (long, short):
+        one.num_computed -= 3 - len(one.token_ids)
+    rows = []
+    for _ in range(3):
+        rows.append(runner.logits([Chunk.of(s, 1) for s in (long, short)], everywhere=True))
+        for one in (long, short):
+            one.num_computed += 1
+    for of_one, whole in zip(zip(*rows, strict=True), expected, strict=True):
+        assert torch.stack(of_one).equal(whole)
 
 
 def test_the_likeliest_token_is_the_first_of_the_highest_logits(tmp_path: Path):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
 from modelfleet_worker.engine.device import AheadRunner, SampledToken
-from modelfleet_worker.engine.messages import Abort, FinishReason, Request, SamplingParams
-from modelfleet_worker.engine.scheduler import Chunk
+from modelfleet_worker.engine.engine import Engine
+from modelfleet_worker.engine.messages import (
+    Abort,
+    Add,
+    EngineLimits,
+    FinishReason,
+    Request,
+    SamplingParams,
+    StepOutput,
+)
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.native import library
 from modelfleet_worker.native.runner import NativeRunner
 from quantized_models import native_runner
@@ -100,10 +110,53 @@ def test_a_neighbour_that_is_aborted_changes_nothing(runner: NativeRunner, engin
     expected = engine_run(OneByOne(runner), requests(), vocab_size=VOCAB)
 
     def abort(engine, answers) -> None:
-        if len(answers["11"].ids) == 2:
+        if len(answers["11"].ids) >= 2:
             engine.submit(Abort("11"))
 
     found = engine_run(runner, requests(), after_step=abort, aborts=1, vocab_size=VOCAB)
     assert found.stats.aborted == 1
     for name in (str(i) for i in range(REQUESTS - 1)):
         assert found.answers[name].ids == expected.answers[name].ids
+
+
+def deliveries(runner: NativeRunner, *lengths: tuple[int, int]) -> Iterator[dict[str, int]]:
+    """How many tokens of each request came at once; with one delivery an hour, if none is due."""
+    delivered: queue.Queue[StepOutput] = queue.Queue()
+    tokens = runner.num_blocks * BLOCK_SIZE
+    engine = Engine(
+        runner,
+        limits=EngineLimits(
+            context_length=128, kv_tokens=tokens, max_sequences=4, vocab_size=VOCAB
+        ),
+        max_batch_tokens=8,
+        prefix_caching=False,
+        deliver=delivered.put,
+        tell_every=3600,
+    )
+    for name, (prompt, new) in zip("ab", lengths, strict=False):
+        ids = tuple(range(prompt))
+        engine.submit(Add(Request(request_id=name, prompt_ids=ids, max_tokens=new)))
+    engine.start()
+    try:
+        ended = 0
+        while ended < len(lengths):
+            outputs = delivered.get(timeout=30).outputs
+            ended += sum(output.finished is not None for output in outputs)
+            names = [output.request_id for output in outputs]
+            yield {name: names.count(name) for name in names}
+    finally:
+        engine.stop()
+
+
+def test_tokens_come_together_but_the_first_and_the_last_at_once(runner: NativeRunner):
+    first, *_, last = deliveries(runner, (8, 30))
+    assert first == {"a": 1}
+    assert last["a"] > 1
+
+
+def test_no_token_waits_behind_a_prompt(runner: NativeRunner):
+    """Which is computed in 8 steps and more, beside the tokens of the other request."""
+    for delivery in deliveries(runner, (8, 60), (64, 2)):
+        assert delivery.get("a", 1) == 1
+        if "b" in delivery:
+            break

@@ -47,8 +47,11 @@ class _Launched:
 class Engine:
     """Feeds one runner from two queues; knows neither gRPC nor asyncio.
 
-    `deliver` is called from the engine's thread once a step, and once more with an EngineFailure
-    if the loop ends with an error. It must not block.
+    `deliver` is called from the engine's thread, and once more with an EngineFailure if the loop
+    ends with an error. It must not block. While steps follow one another faster than `tell_every`
+    seconds, some are delivered together: who sends a message for each token takes more of a
+    processor that computes than the token did. A first and a last token never wait, nor does any
+    behind a step that takes long.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Engine:
         max_batch_tokens: int,
         prefix_caching: bool,
         deliver: Callable[[StepOutput | EngineFailure], None],
+        tell_every: float = 0.02,
     ) -> None:
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {max_batch_tokens}: at least 1 is needed")
@@ -75,6 +79,9 @@ class Engine:
             max_sequences=limits.max_sequences,
             max_batch_tokens=max_batch_tokens,
         )
+        self._tell_every = tell_every
+        self._untold: list[RequestOutput] = []
+        self._told = 0.0  # when, monotonic
         self._tally = Tally()
         self._stats = self._tally.snapshot(self._scheduler)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -128,7 +135,7 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        """As of the last step."""
+        """As of the last delivery."""
         return self._stats
 
     def stalled(self, now: float, *, after: float = 60.0) -> str | None:
@@ -181,6 +188,7 @@ class Engine:
     def _abort(self, request_id: str) -> None:
         if self._scheduler.abort(request_id):
             self._tally.aborted += 1
+            self._untold = [o for o in self._untold if o.request_id != request_id]
             with self._wake:
                 self._living.discard(request_id)
 
@@ -198,7 +206,7 @@ class Engine:
         elif self._launched is None:
             if len(self._scheduler):
                 raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
-            self._tell(())  # all were aborted
+            self._tell(time.monotonic())  # all were aborted
 
     def _launch(self) -> _Launched | None:
         plan = self._scheduler.schedule()
@@ -211,16 +219,22 @@ class Engine:
     def _read(self, launched: _Launched) -> None:
         plan, sampled = launched.plan, launched.step.result()
         progress = self._scheduler.complete(plan, [token.id for token in sampled])
-        outputs = tuple(_output(p, sampled[p.row]) for p in progress)
+        outputs = [_output(p, sampled[p.row]) for p in progress]
         now = time.monotonic()
         self._tally.step(plan, outputs, now - self._last_progress)
         with self._wake:
             self._last_progress = now
             self._living.difference_update(o.request_id for o in outputs if o.finished)
-        self._tell(outputs)
+        self._untold += outputs
+        # Without a step behind this one, nobody knows how long the next one takes.
+        waits = self._launched is None or self._launched.prefills
+        ends = any(p.finished or p.is_first for p in progress)
+        if waits or ends or now - self._told >= self._tell_every:
+            self._tell(now)
 
-    def _tell(self, outputs: tuple[RequestOutput, ...]) -> None:
+    def _tell(self, now: float) -> None:
         self._stats = self._tally.snapshot(self._scheduler)
+        outputs, self._untold, self._told = tuple(self._untold), [], now
         self._deliver(StepOutput(outputs, self._stats))
 
 

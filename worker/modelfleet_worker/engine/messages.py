@@ -116,7 +116,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """One wake-up for the other side: all that a step brought."""
+    """One wake-up for the other side: all that has come since the last one, in order."""
 
     outputs: tuple[RequestOutput, ...]
     stats: EngineStats

@@ -58,6 +58,11 @@ class Progress:
     finished: FinishReason | None
     row: int  # of the token among those that the step drew
 
+    @property
+    def is_first(self) -> bool:
+        """Whether somebody has waited for an answer to begin, and not only for it to go on."""
+        return self.sequence.generated == len(self.sequence.request.resumed_ids) + 1
+
 
 class Scheduler:
     """Running sequences and the line of waiting ones, both in order of arrival.

@@ -100,6 +100,17 @@ void put(const HeadCache<Code>& cache, int64_t block, int64_t at, const bf16* ke
   }
 }
 
+// The keys and values of one head and sequence, as far as they are used.
+template <typename Code>
+struct Context {
+  HeadCache<Code> cache;
+  const int64_t* table;  // of the sequence: its blocks
+  int64_t blocks;
+  const Code* keys(int64_t block) const { return cache.keys(table[block]); }
+  const Code* values(int64_t block) const { return cache.values(table[block]); }
+  Context after(int64_t count) const { return {cache, table + count, blocks - count}; }
+};
+
 // A query of one head, and where its attention goes.
 struct Query {
   const bf16* query;
@@ -112,10 +123,13 @@ struct Scratch {
   std::vector<bf16> weights;
 };
 
-// The attention of R queries that share the head and the sequence, whose blocks `table` has.
+// The attention of R queries that share the head and the sequence. What is read next is fetched
+// meanwhile, block by block.
 template <int R, typename Code>
-void attend(const HeadCache<Code>& cache, const int64_t* table, const Query* queries, Scratch& scratch) {
-  const int64_t d = cache.head_dim;
+void attend(const Context<Code>& own, const Context<Code>& next, const Query* queries, Scratch& scratch) {
+  const HeadCache<Code>& cache = own.cache;
+  const int64_t* const table = own.table;
+  const int64_t d = cache.head_dim, blocks = own.blocks, stride = blocks * kBlock, last = next.blocks - 1;
   const bf16* query[R];
   int64_t seen[R], most = 0;
   for (int r = 0; r < R; ++r) {
@@ -123,7 +137,6 @@ void attend(const HeadCache<Code>& cache, const int64_t* table, const Query* que
     seen[r] = queries[r].seen;
     most = std::max(most, seen[r]);
   }
-  const int64_t blocks = (most + kBlock - 1) / kBlock, stride = blocks * kBlock;
   if (static_cast<int64_t>(scratch.scores.size()) < R * stride) {
     scratch.scores.resize(R * stride);
     scratch.weights.resize(R * stride);
@@ -139,13 +152,19 @@ void attend(const HeadCache<Code>& cache, const int64_t* table, const Query* que
   __m512 highest[R];
   for (int r = 0; r < R; ++r) highest[r] = lowest;
   for (int64_t b = 0; b < blocks; ++b) {
-    const Code* k = cache.keys(table[b]);
-    __m512 sums[R];
-    for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < d; i += 2) {
-      const __m512i pair = pairs_of(k + i * kBlock);
-      for (int r = 0; r < R; ++r) sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
+    const Code* const k = own.keys(b);
+    const Code* const then = next.keys(std::min(b, last));
+    __m512 sums[R], odd_sums[R];  // two chains of additions, so that one need not wait for the other
+    for (int r = 0; r < R; ++r) sums[r] = odd_sums[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < d; i += 4) {
+      const __m512i pair = pairs_of(k + i * kBlock), odd_pair = pairs_of(k + (i + 2) * kBlock);
+      for (int64_t at = i; at < i + 4; at += 2) _mm_prefetch(then + at * kBlock, _MM_HINT_T0);
+      for (int r = 0; r < R; ++r) {
+        sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
+        odd_sums[r] = _mm512_dpbf16_ps(odd_sums[r], (__m512bh)odd_pair, (__m512bh)spread(query[r] + i + 2));
+      }
     }
+    for (int r = 0; r < R; ++r) sums[r] = _mm512_add_ps(sums[r], odd_sums[r]);
     __m512 scale = shrink;
     if constexpr (cache.kScaled) scale = _mm512_mul_ps(scale, load(cache.key_scales(table[b])));
     for (int r = 0; r < R; ++r) {
@@ -168,36 +187,44 @@ void attend(const HeadCache<Code>& cache, const int64_t* table, const Query* que
     }
     inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
   }
-  for (int64_t j = 0; j < d; j += kLanes) {
-    __m512 sums[R];
-    for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
+  for (int64_t j = 0; j < d; j += 2 * kLanes) {
+    __m512 sums[R][2];
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
     for (int64_t b = 0; b < blocks; ++b) {
-      const Code* v = cache.values(table[b]) + j * kBlock;
+      const Code* const v = own.values(b) + j * kBlock;
+      const Code* const then = next.values(std::min(b, last)) + j * kBlock;
       const int64_t tokens = std::min<int64_t>(kBlock, most - b * kBlock);
       for (int64_t t = 0; t < tokens; t += 2) {
-        const __m512i pair = pairs_of(v + t * kLanes);
+        __m512i pair[2];
+        for (int i = 0; i < 2; ++i) {
+          pair[i] = pairs_of(v + (i * kBlock + t) * kLanes);
+          _mm_prefetch(then + (i * kBlock + t) * kLanes, _MM_HINT_T0);
+        }
         for (int r = 0; r < R; ++r) {
           const __m512i two = spread(weights + r * stride + b * kBlock + t);
-          sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)two);
+          for (int i = 0; i < 2; ++i) sums[r][i] = _mm512_dpbf16_ps(sums[r][i], (__m512bh)pair[i], (__m512bh)two);
         }
       }
     }
-    for (int r = 0; r < R; ++r) store(queries[r].out + j, _mm512_mul_ps(sums[r], _mm512_set1_ps(inverse[r])));
+    for (int r = 0; r < R; ++r)
+      for (int i = 0; i < 2; ++i)
+        store(queries[r].out + j + i * kLanes, _mm512_mul_ps(sums[r][i], _mm512_set1_ps(inverse[r])));
   }
 }
 
 // The same for any count up to kQueries.
 template <typename Code>
-void attend(int64_t count, const HeadCache<Code>& cache, const int64_t* table, const Query* queries, Scratch& scratch) {
+void attend(int64_t count, const Context<Code>& own, const Context<Code>& next, const Query* queries,
+            Scratch& scratch) {
   switch (count) {
-    case 1: return attend<1>(cache, table, queries, scratch);
-    case 2: return attend<2>(cache, table, queries, scratch);
-    case 3: return attend<3>(cache, table, queries, scratch);
-    case 4: return attend<4>(cache, table, queries, scratch);
-    case 5: return attend<5>(cache, table, queries, scratch);
-    case 6: return attend<6>(cache, table, queries, scratch);
-    case 7: return attend<7>(cache, table, queries, scratch);
-    case 8: return attend<8>(cache, table, queries, scratch);
+    case 1: return attend<1>(own, next, queries, scratch);
+    case 2: return attend<2>(own, next, queries, scratch);
+    case 3: return attend<3>(own, next, queries, scratch);
+    case 4: return attend<4>(own, next, queries, scratch);
+    case 5: return attend<5>(own, next, queries, scratch);
+    case 6: return attend<6>(own, next, queries, scratch);
+    case 7: return attend<7>(own, next, queries, scratch);
+    case 8: return attend<8>(own, next, queries, scratch);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "attention.h"
@@ -20,6 +21,8 @@
 
 namespace modelfleet {
 
+constexpr int kNear = 64;    // blocks of keys and values that may be fetched one task ahead; of more,
+constexpr int kAhead = 2;    // so many blocks ahead, or they push out what is used
 constexpr int kChunk = 128;  // rows that stay in a core's cache while weights pass by
 
 struct Layer {
@@ -50,11 +53,24 @@ struct Batch {
   int64_t* drawn;                           // [sampled], tokens
 };
 
+// On lines of the cache: threads that write neighbouring values do not share one, and no vector
+// lies across two.
+template <typename T>
+struct OnLines {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* values, size_t) { ::operator delete(values, kLine); }
+  friend bool operator==(OnLines, OnLines) { return true; }
+};
+template <typename T>
+using Values = std::vector<T, OnLines<T>>;
+
 struct Buffer {
-  std::vector<bf16> values;
-  std::vector<int8_t> codes;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
+  Values<bf16> values;
+  Values<int8_t> codes;
+  Values<float> scales;
+  Values<int32_t> sums;
   Rows rows(int64_t count, int64_t inputs) {
     const size_t size = count * inputs;
     if (values.size() < size) {
@@ -91,8 +107,8 @@ inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t si
 
 // What the threads of a pass share.
 struct Shared {
-  std::vector<float> x;   // [tokens, hidden], the residual stream
-  std::vector<bf16> qkv;  // [tokens, heads and KV heads twice, D]
+  Values<float> x;   // [tokens, hidden], the residual stream
+  Values<bf16> qkv;  // [tokens, heads and KV heads twice, D]
   Buffer normed, attended, activated;
 };
 
@@ -101,7 +117,9 @@ class Pass {
   Pass(const Model& model, const Batch& batch, Shared& shared, Team& team, int thread)
       : m_(model), b_(batch), s_(shared), team_(team), thread_(thread), threads_(team.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
-        attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {}
+        attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {
+    deal();
+  }
 
   void run() {
     const auto [from, to] = share(b_.tokens);
@@ -111,20 +129,20 @@ class Pass {
     team_.meet();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
-      each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens,
+      each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output,
                 [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
       team_.meet();
       attend(layer, l);
       team_.meet();
-      add_to_residual(layer.output, attended_);
+      add_to_residual(layer.output, attended_, layer.gate_up);
       team_.meet();
       activate(layer, normed(layer.post_norm, layer.gate_up));
       team_.meet();
-      add_to_residual(layer.down, activated_);
+      add_to_residual(layer.down, activated_, l + 1 < m_.layers ? m_.layer[l + 1].qkv : m_.head);
       team_.meet();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
-    each_pair(m_.head, last, b_.sampled, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
+    each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(b_.logits + r * m_.vocab + n, v, mask);
     });
     team_.meet();
@@ -160,16 +178,21 @@ class Pass {
     return rows;
   }
 
+  // This thread's pairs; `then` is what comes after `w`.
   template <typename Out>
-  void each_pair(const Linear& w, const Rows& rows, int64_t count, Out&& out) {
+  void each_pair(const Linear& w, const Rows& rows, int64_t count, const Linear& then, Out&& out) {
     const auto [first, last] = share(w.pairs());
-    for (int64_t from = 0; from < count; from += kChunk)
+    for (int64_t from = 0; from < count; from += kChunk) {
+      const int64_t to = std::min<int64_t>(from + kChunk, count);
+      const uint8_t* const after = to < count ? w.pair(first) : first_of(then);
       for (int64_t pair = first; pair < last; ++pair)
-        project(w, rows, from, std::min<int64_t>(from + kChunk, count), pair, out);
+        project(w, rows, from, to, pair, pair + 1 < last ? w.pair(pair + 1) : after, out);
+    }
   }
+  const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
-  void add_to_residual(const Linear& w, const Rows& rows) {
-    each_pair(w, rows, b_.tokens, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
+  void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
+    each_pair(w, rows, b_.tokens, then, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(x(r) + n, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x(r) + n), v), mask);
     });
   }
@@ -179,12 +202,14 @@ class Pass {
     const Linear& w = layer.gate_up;
     const int64_t pairs = m_.inner / (kPair * kLanes);
     const auto [first, last] = share(pairs);
-    for (int64_t from = 0; from < b_.tokens; from += kChunk)
-      for (int64_t pair = first; pair < last; ++pair)
-        in_tiles(w, from, std::min<int64_t>(from + kChunk, b_.tokens), [&]<int Bits, bool Grouped, int R>(int64_t row) {
+    for (int64_t from = 0; from < b_.tokens; from += kChunk) {
+      const int64_t to = std::min<int64_t>(from + kChunk, b_.tokens);
+      for (int64_t pair = first; pair < last; ++pair) {
+        const int64_t next = pair + 1 < last ? pair + 1 : first;
+        in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
           __m512 gate[R][kPair], up[R][kPair];
-          sums_of<Bits, Grouped, R>(w, rows, row, pair, gate);
-          sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, up);
+          sums_of<Bits, Grouped, R>(w, rows, row, pair, w.pair(next), part, gate);
+          sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
           const int64_t n = pair * kPair * kLanes;
           for (int r = 0; r < R; ++r) {
             for (int b = 0; b < kPair; ++b) {
@@ -196,6 +221,8 @@ class Pass {
             if (layer.down.bits < 16) round_inputs(activated_, row + r, n, n + kStep);
           }
         });
+      }
+    }
   }
 
   template <typename Code>
@@ -203,31 +230,43 @@ class Pass {
     const int64_t at = (layer * m_.blocks * m_.kv_heads + head) * 2 * kBlock;
     return {static_cast<Code*>(m_.cache) + at * m_.head_dim, m_.cache_scales + at, m_.head_dim, m_.kv_heads};
   }
-  const int64_t* table(int64_t sequence) const { return b_.tables + b_.table_starts[sequence]; }
 
   void attend(const Layer& layer, int64_t l) {
     m_.cache_scales ? attend<int8_t>(layer, l) : attend<bf16>(layer, l);
   }
 
+  // Rows of one sequence, for one KV head.
+  struct Task {
+    int64_t sequence, head, from, to;
+  };
+
+  // What this thread attends to in each layer: single rows that it prepares itself, since nobody
+  // need be waited for; then those of chunks. Their last rows see most: dealt out one by one, every
+  // thread gets as much.
+  void deal() {
+    int64_t dealt = 0;
+    const auto add = [&](int64_t sequence, int64_t step) {
+      for (int64_t row = b_.firsts[sequence], end = b_.firsts[sequence + 1]; row < end; row += step)
+        for (int64_t head = 0; head < m_.kv_heads; ++head, ++dealt)
+          if ((step == 1 ? row * m_.kv_heads + head : dealt) % threads_ == thread_)
+            tasks_.push_back({sequence, head, row, std::min(row + step, end)});
+    };
+    const auto is_alone = [&](int64_t sequence) { return b_.firsts[sequence + 1] - b_.firsts[sequence] == 1; };
+    for (int64_t s = 0; s < b_.sequences; ++s)
+      if (is_alone(s)) add(s, 1);
+    alone_ = tasks_.size();
+    for (int64_t s = 0; s < b_.sequences; ++s)
+      if (!is_alone(s)) add(s, std::max<int64_t>(1, kQueries / group_));
+  }
+
   template <typename Code>
   void attend(const Layer& layer, int64_t l) {
-    for (int64_t task = thread_; task < b_.tokens * m_.kv_heads; task += threads_) {
-      const int64_t row = task / m_.kv_heads, head = task % m_.kv_heads, sequence = b_.owners[row];
-      prepare(layer, cache<Code>(l, head), row, head);
-      if (b_.firsts[sequence + 1] - b_.firsts[sequence] == 1) attend_rows(layer, cache<Code>(l, head), sequence, head, row, row + 1);
-    }
+    for (int64_t pair = thread_; pair < b_.tokens * m_.kv_heads; pair += threads_)
+      prepare(layer, cache<Code>(l, pair % m_.kv_heads), pair / m_.kv_heads, pair % m_.kv_heads);
+    for (size_t i = 0; i < alone_; ++i) attend<Code>(layer, l, i);
     if (b_.tokens == b_.sequences) return;
     team_.meet();  // a token of a chunk reads keys that other threads have just written
-    const int64_t step = std::max<int64_t>(1, kQueries / group_);
-    int64_t task = 0;
-    for (int64_t s = 0; s < b_.sequences; ++s) {
-      if (b_.firsts[s + 1] - b_.firsts[s] == 1) continue;
-      // The last rows see most: dealt out one by one, every thread gets as much.
-      for (int64_t row = b_.firsts[s]; row < b_.firsts[s + 1]; row += step)
-        for (int64_t head = 0; head < m_.kv_heads; ++head)
-          if (task++ % threads_ == thread_)
-            attend_rows(layer, cache<Code>(l, head), s, head, row, std::min(row + step, b_.firsts[s + 1]));
-    }
+    for (size_t i = alone_; i < tasks_.size(); ++i) attend<Code>(layer, l, i);
   }
 
   // Rotates the queries and the key of a KV head, and stores key and value.
@@ -245,14 +284,16 @@ class Pass {
     rotate(key, cosines, sines, d);
     const bf16* value = qkv(row) + (m_.heads + m_.kv_heads + head) * d;
     const bool alone = position % 2 == 0 && row + 1 == b_.firsts[sequence + 1];
-    put(cache, table(sequence)[position / kBlock], position % kBlock, key, value, alone);
+    put(cache, b_.tables[b_.table_starts[sequence] + position / kBlock], position % kBlock, key, value, alone);
   }
 
-  // Rows `from` to `to` of a sequence, for the heads of one KV head.
   template <typename Code>
-  void attend_rows(const Layer& layer, const HeadCache<Code>& cache, int64_t sequence, int64_t head, int64_t from,
-                   int64_t to) {
+  void attend(const Layer& layer, int64_t l, size_t index) {
+    const auto [sequence, head, from, to] = tasks_[index];
     const int64_t d = m_.head_dim, count = (to - from) * group_;
+    const Context<Code> own = context<Code>(l, tasks_[index]);
+    Context<Code> next = context<Code>(l, tasks_[std::min(index + 1, tasks_.size() - 1)]);
+    if (next.blocks > kNear) next = own.blocks > kAhead ? own.after(kAhead) : own;
     Query queries[kQueries];
     for (int64_t first = 0; first < count; first += kQueries) {
       const int64_t some = std::min<int64_t>(kQueries, count - first);
@@ -260,10 +301,16 @@ class Pass {
         const int64_t row = from + (first + i) / group_, q = head * group_ + (first + i) % group_;
         queries[i] = {qkv(row) + q * d, attended_.row(row) + q * d, b_.positions[row] + 1};
       }
-      modelfleet::attend(some, cache, table(sequence), queries, scratch_);
+      modelfleet::attend(some, own, next, queries, scratch_);
     }
     if (layer.output.bits < 16)
       for (int64_t row = from; row < to; ++row) round_inputs(attended_, row, head * group_ * d, (head + 1) * group_ * d);
+  }
+
+  template <typename Code>
+  Context<Code> context(int64_t layer, const Task& task) const {
+    return {cache<Code>(layer, task.head), b_.tables + b_.table_starts[task.sequence],
+            b_.positions[task.to - 1] / kBlock + 1};
   }
 
   const Model& m_;
@@ -273,6 +320,8 @@ class Pass {
   const int thread_, threads_;
   const int64_t group_, width_;
   const Rows attended_, activated_;
+  std::vector<Task> tasks_;
+  size_t alone_ = 0;  // of them are single rows
   Buffer own_;
   Scratch scratch_;
 };
@@ -303,7 +352,7 @@ class Stepper {
   }
 
   template <typename T>
-  static void at_least(std::vector<T>& values, size_t size) {
+  static void at_least(Values<T>& values, size_t size) {
     if (values.size() < size) values.resize(size);
   }
 
@@ -331,6 +380,6 @@ extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint1
     for (int64_t r = 0; r < rows; ++r) round_inputs(all, r, 0, weight->inputs);
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < weight->pairs(); ++pair)
-    project(*weight, all, 0, rows, pair,
+    project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)),
             [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(y + r * weight->outputs + n, v, mask); });
 }

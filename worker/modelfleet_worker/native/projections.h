@@ -23,7 +23,6 @@ using bf16 = uint16_t;
 
 constexpr int kLanes = 16;
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
-constexpr int kAhead = 8192;  // bytes that weights are fetched before they are needed, past the caches
 constexpr int kPair = 2;   // blocks of lanes that are computed together: 32 outputs
 
 struct Linear {
@@ -33,6 +32,14 @@ struct Linear {
   const bf16* bias;  // or null
   int64_t bits, group, outputs, inputs;  // group == inputs: one scale an output
   int64_t pairs() const { return (outputs + kPair * kLanes - 1) / (kPair * kLanes); }
+  int64_t pair_bytes() const { return inputs * kPair * kLanes * bits / 8; }
+  const uint8_t* pair(int64_t index) const { return static_cast<const uint8_t*>(codes) + index * pair_bytes(); }
+};
+
+// The weights that come next are fetched while these are used, past the caches, in equal parts by
+// the tiles that use these: memory is never waited for alone, nor the processor.
+struct Part {
+  int64_t index, count;
 };
 
 // What a projection reads: rows of `inputs` values, and the same rounded where weights want it.
@@ -94,22 +101,25 @@ inline void round_inputs(const Rows& x, int64_t row, int64_t from, int64_t to) {
 // The sums of R rows and 32 outputs. Bits 16: bfloat16. Sums are local, and so is what the loops
 // read often: what is reached through a reference is stored and loaded around each product.
 template <int Bits, bool Grouped, int R>
-inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, __m512 (&out)[R][kPair]) {
+inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, const uint8_t* next, Part part,
+                    __m512 (&out)[R][kPair]) {
   constexpr int B = kPair;
   constexpr int64_t kBytes = 64;  // of a block of lanes, at a time
   const int64_t block = pair * B, inputs = w.inputs;
-  const auto* codes = static_cast<const uint8_t*>(w.codes) + block * inputs * kLanes * Bits / 8;
+  const uint8_t* codes = w.pair(pair);
+  const int64_t stride = B * kBytes / part.count;
+  next += part.index * w.pair_bytes() / part.count;
   __m512 sums[R][B];
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) sums[r][b] = _mm512_setzero_ps();
 
   if constexpr (Bits == 16) {
     const bf16* own = x.row(row);
-    for (int64_t k = 0; k < inputs; k += 2, codes += B * kBytes) {
+    for (int64_t k = 0; k < inputs; k += 2, codes += B * kBytes, next += stride) {
       __m512i c[B];
       for (int b = 0; b < B; ++b) {
         c[b] = _mm512_loadu_si512(codes + b * kBytes);
-        _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_NTA);
+        _mm_prefetch(next + b * stride / B, _MM_HINT_NTA);
       }
       for (int r = 0; r < R; ++r) {
         const __m512i two = spread(own + r * inputs + k);
@@ -133,11 +143,11 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
                              : _mm512_set1_epi32(sum * (1 << (Bits - 1)));
         }
       }
-      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += B * kBytes) {
+      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += B * kBytes, next += stride) {
         __m512i c[B];
         for (int b = 0; b < B; ++b) {
           c[b] = _mm512_loadu_si512(codes + b * kBytes);
-          _mm_prefetch(codes + b * kBytes + kAhead, _MM_HINT_NTA);
+          _mm_prefetch(next + b * stride / B, _MM_HINT_NTA);
         }
         for (int half = 0; half < 8 / Bits; ++half) {
           __m512i u[B];
@@ -174,20 +184,21 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, _
   }
 }
 
-// Calls f<Bits, Grouped, R>(row) for tiles of R rows that together are `from` to `to`.
+// Calls f<Bits, Grouped, R>(row, part) for tiles of R rows that together are `from` to `to`.
 template <int Bits, bool Grouped, typename F>
 inline void in_tiles(int64_t from, int64_t to, F&& f) {
   constexpr int kMost = Bits == 16 ? 8 : 6;  // by what fits in 32 registers
   int64_t row = from;
-  for (; row + kMost <= to; row += kMost) f.template operator()<Bits, Grouped, kMost>(row);
+  Part part{0, (to - from + kMost - 1) / kMost};
+  for (; row + kMost <= to; row += kMost, ++part.index) f.template operator()<Bits, Grouped, kMost>(row, part);
   switch (to - row) {
-    case 1: f.template operator()<Bits, Grouped, 1>(row); break;
-    case 2: f.template operator()<Bits, Grouped, 2>(row); break;
-    case 3: f.template operator()<Bits, Grouped, 3>(row); break;
-    case 4: f.template operator()<Bits, Grouped, 4>(row); break;
-    case 5: f.template operator()<Bits, Grouped, 5>(row); break;
-    case 6: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 6>(row); break;
-    case 7: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 7>(row); break;
+    case 1: f.template operator()<Bits, Grouped, 1>(row, part); break;
+    case 2: f.template operator()<Bits, Grouped, 2>(row, part); break;
+    case 3: f.template operator()<Bits, Grouped, 3>(row, part); break;
+    case 4: f.template operator()<Bits, Grouped, 4>(row, part); break;
+    case 5: f.template operator()<Bits, Grouped, 5>(row, part); break;
+    case 6: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 6>(row, part); break;
+    case 7: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 7>(row, part); break;
   }
 }
 
@@ -203,12 +214,14 @@ inline void in_tiles(const Linear& w, int64_t from, int64_t to, F&& f) {
   }
 }
 
-// Calls out(row, first output, 16 sums, mask) for rows `from` to `to` and the outputs of a pair.
+// Calls out(row, first output, 16 sums, mask) for rows `from` to `to` and the outputs of a pair;
+// fetches as many bytes of `next`.
 template <typename Out>
-inline void project(const Linear& w, const Rows& x, int64_t from, int64_t to, int64_t pair, Out&& out) {
-  in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row) {
+inline void project(const Linear& w, const Rows& x, int64_t from, int64_t to, int64_t pair, const uint8_t* next,
+                    Out&& out) {
+  in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
     __m512 sums[R][kPair];
-    sums_of<Bits, Grouped, R>(w, x, row, pair, sums);
+    sums_of<Bits, Grouped, R>(w, x, row, pair, next, part, sums);
     for (int b = 0; b < kPair; ++b) {
       const int64_t n = (pair * kPair + b) * kLanes;
       if (n >= w.outputs) break;

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..engine.device import SampledToken
+from ..engine.messages import SamplingParams
 from ..engine.sampler import Draw, logprobs_of
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..engine.sequence import Sequence as EngineSequence
@@ -26,12 +28,11 @@ from . import library
 from .linear import NativeLinear
 
 _STEP = 32  # widths are whole steps of it
+_LINE = 64  # bytes
 _AS_THEY_ARE = (
     *("temperature", "top_k", "top_p", "min_p", "seed", "choice"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
-
-Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def takes(config: LlamaConfig, dtype: torch.dtype) -> bool:
@@ -67,8 +68,8 @@ class NativeRunner:
         # Numpy leaves the zeros to the system: pages are taken when written.
         vectors = 2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads
         is_int8 = kv_cache is KVFormat.INT8
-        self.cache = np.zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
-        self._scales = np.zeros(vectors, np.float32) if is_int8 else None
+        self.cache = _zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
+        self._scales = _zeros(vectors, np.float32) if is_int8 else None
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
@@ -94,7 +95,8 @@ class NativeRunner:
         )
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
-        self._last, self._last_rows = np.empty(0, np.int64), dict[EngineSequence, int]()
+        self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
+        self._logits = [torch.empty(0, self._vocab), torch.empty(0, self._vocab)]
         weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
 
     @staticmethod
@@ -115,63 +117,87 @@ class NativeRunner:
 
     def launch(self, chunks: Sequence[Chunk]) -> Launched:
         """Computes the chunks after those launched before, of which one step may be unread."""
-        return self._launch(chunks, [Draw.of(chunk) for chunk in chunks if chunk.samples])
-
-    def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
-        """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
-        step = self._launch(chunks, (), everywhere=everywhere)
-        step.wait()
-        return step.logits
-
-    def _launch(
-        self, chunks: Sequence[Chunk], draws: Sequence[Draw], *, everywhere: bool = False
-    ) -> Launched:
-        lengths = np.array([len(chunk) for chunk in chunks])
-        firsts = np.concatenate(([0], lengths.cumsum()))
-        blocks = [-(-chunk.end // BLOCK_SIZE) for chunk in chunks]
-        rows = np.array([firsts[i + 1] - 1 for i, chunk in enumerate(chunks) if chunk.samples], int)
-        if everywhere:
-            rows = np.arange(firsts[-1])
-        logits, drawn = torch.empty(len(rows), self._vocab), np.empty(len(rows), np.int64)
         sampling = [chunk for chunk in chunks if chunk.samples]
-        drawing, kept = _structs(draws, [self._pending(c) for c in sampling[: len(draws)]])
-        arrays = {
-            "ids": _flat(self._ids(chunk) for chunk in chunks),
-            "positions": _flat(range(c.start, c.end) for c in chunks),
-            "owners": np.repeat(np.arange(len(chunks)), lengths),
-            "firsts": firsts,
-            "table_starts": np.concatenate(([0], np.cumsum(blocks[:-1], dtype=np.int64))),
-            "tables": _flat(
-                c.sequence.block_table[:n] for c, n in zip(chunks, blocks, strict=True)
-            ),
-            "rows": rows,
-            "drawn": drawn,
-        }
-        batch = library.Batch(
-            tokens=int(firsts[-1]),
-            sequences=len(chunks),
-            sampled=len(rows),
-            draws=ctypes.addressof(drawing) if drawing else None,
-            last_drawn=self._last.ctypes.data,
-            logits=logits.data_ptr(),
-            **{name: array.ctypes.data for name, array in arrays.items()},
-        )
-        self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
-        self._steps += 1
+        samplings = [chunk.sequence.request.sampling for chunk in sampling]
+        drawing, kept = None, list[object]()
+        if any(params.temperature > 0 or params.shifts_logits for params in samplings):
+            drawing, kept = _structs([(Draw.of(c), self._pending(c)) for c in sampling])
+        ends = itertools.accumulate(len(chunk) for chunk in chunks)
+        rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
+        logits = self._logits_of(len(rows))
+        drawn, values = self._launch(chunks, rows, logits, drawing)
         step = Launched(
             wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
             logits=logits,
             drawn=drawn,
-            draws=draws,
-            kept=(arrays, drawing, kept, self._last),
+            samplings=samplings,
+            kept=(values, drawing, kept, self._last),
         )
         self._last = drawn
         self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
         return step
 
-    def _ids(self, chunk: Chunk) -> list[int]:
-        """Its tokens; one that the last step draws is -1 - the row there."""
-        return [*chunk.sequence.token_ids[chunk.start : chunk.end], *self._pending(chunk)]
+    def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
+        """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
+        ends = list(itertools.accumulate(len(chunk) for chunk in chunks))
+        rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
+        if everywhere:
+            rows = list(range(ends[-1]))
+        logits = torch.empty(len(rows), self._vocab)
+        kept = self._launch(chunks, rows, logits, None)
+        self._library.modelfleet_wait(self._stepper, self._steps)
+        del kept  # it was read and written until now
+        return logits
+
+    def _launch(
+        self,
+        chunks: Sequence[Chunk],
+        rows: list[int],
+        logits: Tensor,
+        drawing: ctypes.Array[library.Draw] | None,
+    ) -> tuple[array[int], array[int]]:
+        """What the step draws, and what it reads: both must outlive it.
+
+        Between two steps, weights have passed through all caches: each line of code and each
+        object that is touched here comes from memory, while the cores wait. So there are few.
+        """
+        ids, positions, owners = list[int](), list[int](), list[int]()
+        firsts, starts, tables = [0], list[int](), list[int]()
+        for i, chunk in enumerate(chunks):
+            start, end = chunk.start, chunk.end
+            ids += chunk.sequence.token_ids[start:end]
+            ids += self._pending(chunk)
+            positions += range(start, end)
+            owners += [i] * (end - start)
+            firsts.append(len(ids))
+            starts.append(len(tables))
+            tables += chunk.sequence.block_table[: -(-end // BLOCK_SIZE)]
+        columns = (ids, positions, owners, firsts, starts, tables, rows)
+        values = array("q", itertools.chain.from_iterable(columns))
+        address = values.buffer_info()[0]
+        offsets = itertools.accumulate(map(len, columns[:-1]), initial=0)
+        drawn = array("q", bytes(values.itemsize * len(rows)))
+        batch = library.Batch(
+            len(ids),
+            len(chunks),
+            len(rows),
+            *[address + values.itemsize * offset for offset in offsets],
+            None if drawing is None else ctypes.addressof(drawing),
+            self._last.buffer_info()[0],
+            logits.data_ptr(),
+            drawn.buffer_info()[0],
+        )
+        self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
+        self._steps += 1
+        return drawn, values
+
+    def _logits_of(self, rows: int) -> Tensor:
+        """Where the next step writes them: not where the unread one does."""
+        held = self._logits[self._steps % len(self._logits)]
+        if len(held) < rows:
+            held = torch.empty(rows, self._vocab)
+            self._logits[self._steps % len(self._logits)] = held
+        return held
 
     def _pending(self, chunk: Chunk) -> list[int]:
         """What stands for the chunk's last token if that is still to be drawn by the last step."""
@@ -184,29 +210,29 @@ class Launched:
     """A step that was launched, and all that it reads and writes."""
 
     wait: Callable[[], None]
-    logits: Tensor  # [R, vocab]
-    drawn: Ints  # [R]
-    draws: Sequence[Draw]
+    logits: Tensor  # [R or more, vocab], until the step after the next one is launched
+    drawn: array[int]  # [R]
+    samplings: Sequence[SamplingParams]  # [R]
     kept: object
 
     def result(self) -> list[SampledToken]:
         """Waits for it: one token for each chunk that samples, in their order."""
         self.wait()
         return [
-            SampledToken(id_, logprobs_of(self.logits[row], id_, draw.params.logprobs))
-            for row, (id_, draw) in enumerate(zip(self.drawn.tolist(), self.draws, strict=True))
+            SampledToken(id_)
+            if params.logprobs is None
+            else SampledToken(id_, logprobs_of(self.logits[row], id_, params.logprobs))
+            for row, (id_, params) in enumerate(zip(self.drawn, self.samplings, strict=True))
         ]
 
 
 def _structs(
-    draws: Sequence[Draw], pending: Sequence[list[int]]
-) -> tuple[ctypes.Array[library.Draw] | None, list[object]]:
-    """None if the likeliest tokens are asked for; and what must live as long as the structures."""
-    if not any(draw.params.temperature > 0 or draw.params.shifts_logits for draw in draws):
-        return None, []
+    draws: Sequence[tuple[Draw, list[int]]],
+) -> tuple[ctypes.Array[library.Draw], list[object]]:
+    """Each with what is pending behind what it knows; and what must live as long as they do."""
     kept: list[object] = []
     structs = (library.Draw * len(draws))()
-    for struct, draw, after in zip(structs, draws, pending, strict=True):
+    for struct, (draw, after) in zip(structs, draws, strict=True):
         params = draw.params
         for name in _AS_THEY_ARE:
             setattr(struct, name, getattr(params, name))
@@ -225,8 +251,12 @@ def _structs(
     return structs, kept
 
 
-def _flat(parts: Iterable[Iterable[int]]) -> Ints:
-    return np.fromiter(chain.from_iterable(parts), np.int64)
+def _zeros(count: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+    """On a line of the processor's cache: a vector that lies across two of them is read twice."""
+    items = _LINE // np.dtype(dtype).itemsize
+    zeros = np.zeros(count + items, dtype)
+    start = -(zeros.ctypes.data % -_LINE) // zeros.itemsize
+    return zeros[start : start + count]
 
 
 def _layer(layer: Layer) -> library.Layer:
