@@ -78,7 +78,7 @@ def load_model(
     blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
     runner = weights.runner(blocks)
     progress("Warmup", 0.0)
-    warm_up(runner, min(max_batch_tokens, context, 256))
+    warm_up(runner, min(max_batch_tokens, context, 2 * BLOCK_SIZE))
     progress("Warmup", 1.0)
     return LoadedModel(
         runner=runner,
