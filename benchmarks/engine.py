@@ -45,58 +45,59 @@ ON_REQUEST = (  # with --only
 )
 
 
-def measure(entrant: Entrant, job: work.Job) -> Row:
-    """Starts the engine as often as there are repeats; the last start does the work."""
-    load = os.getloadavg()[0]
-    if not peers.is_installed(entrant.engine):
-        return Row(entrant, load, "missing: `make peers`")
+def measure(row: Row, job: work.Job) -> Row:
+    """One start more of an engine, and all of the work."""
+    if isinstance(row.results, str):
+        return row
+    if not peers.is_installed(row.entrant.engine):
+        return replace(row, results="missing: `make peers`")
+    if not row.results:
+        row = replace(row, load=os.getloadavg()[0])
     try:
-        starts = [run(entrant, replace(job, workloads=())) for _ in range(job.repeats - 1)]
-        result = run(entrant, job)
+        return replace(row, results=[*row.results, run(row.entrant, job)])
     except subprocess.CalledProcessError as error:
-        return Row(entrant, load, f"failed: its script ended with {error.returncode}")
-    seconds = median(r.start_seconds for r in [*starts, result])
-    return Row(entrant, load, replace(result, start_seconds=seconds))
+        return replace(row, results=f"failed: its script ended with {error.returncode}")
 
 
 def run(entrant: Entrant, job: work.Job) -> work.Result:
     """One start; its last line is its result."""
     job = replace(job, weights=entrant.weights, setup=entrant.setup, started=time.perf_counter())
-    fields = last_line(HERE / "engines" / f"{entrant.engine}.py", json.dumps(asdict(job)))
-    figures = {name: work.Figures(**figures) for name, figures in fields.pop("figures").items()}
-    return work.Result(**fields, figures=figures)
-
-
-def measured_limits() -> machine.Limits:
-    return machine.Limits(**last_line(HERE / "machine.py"))
-
-
-def last_line(script: Path, *arguments: str) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, str(script), *arguments],
+        [sys.executable, str(HERE / "engines" / f"{entrant.engine}.py"), json.dumps(asdict(job))],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
     )
     fields: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return fields
+    figures = {name: work.Figures(**figures) for name, figures in fields.pop("figures").items()}
+    limits = machine.Limits(**fields.pop("limits"))
+    return work.Result(**fields, figures=figures, limits=limits)
 
 
-def text(job: work.Job, rows: Sequence[Row], limits: machine.Limits, load: float) -> str:
+def text(folder: str, rows: Sequence[Row], load: float) -> str:
     """The whole page; `load` was the average of a minute before all."""
-    peaks = ", ".join(f"{rate / 1e9:.0f} {name}" for name, rate in limits.operations.items())
-    paragraphs = (
+    results = [result for row in rows if not isinstance(row.results, str) for result in row.results]
+    rounds = max((len(row.results) for row in rows if not isinstance(row.results, str)), default=0)
+    paragraphs = [
         f"{datetime.date.today()}, {machine.description()}, Linux {platform.release()}, Python"
         f" {platform.python_version()}, torch {version('torch')}, commit {commit()};"
-        f" {Path(job.folder).name}, medians of {job.repeats}. Load average of a minute {load:.1f}"
-        f" before, {os.getloadavg()[0]:.1f} at the end.",
-        f"The machine reads {limits.read_bytes / 1e9:.1f} GB/s and multiplies matrices at {peaks}"
-        " G operations/s (the best of medians before, between and after the engines).",
-        report.LEGEND,
-    )
-    tables = (report.figures(rows, limits, job.folder), report.ratios(rows, OURS))
+        f" {Path(folder).name}, medians of {rounds} rounds in which each engine was started once."
+        f" Load average of a minute {load:.1f} before, {os.getloadavg()[0]:.1f} at the end.",
+    ]
+    if results:
+        rates = {"GB/s read": [r.limits.read_bytes / 1e9 for r in results]} | {
+            f"{name} G operations/s": [r.limits.operations[name] / 1e9 for r in results]
+            for name in results[0].limits.operations
+        }
+        spreads = ", ".join(
+            f"{median(found):.0f} {name} ({min(found):.0f} to {max(found):.0f})"
+            for name, found in rates.items()
+        )
+        paragraphs.append(f"The machine, beside each engine: {spreads}.")
+    paragraphs.append(report.LEGEND)
+    tables = (report.figures(rows, folder), report.ratios(rows, OURS))
     return "\n\n".join([*(fill(p, width=120) for p in paragraphs), *filter(None, tables)])
 
 
@@ -143,18 +144,19 @@ def main() -> None:
     job = work.Job(
         folder=options.folder,
         workloads=[w for w in options.workloads if traced or w != "traces"],
-        repeats=options.repeats,
+        repeat=0,
         lengths=work.traced_lengths(options.trace) if traced else (),
     )
-    limits = measured_limits()
-    rows: list[Row] = []
-    for entrant in entrants:
-        print(f"measuring {entrant}...", file=sys.stderr, flush=True)
-        rows.append(measure(entrant, job))
-        limits = limits.or_higher(measured_limits())
-        if options.write:
-            options.write.write_text(f"{text(job, rows, limits, load)}\n")
-    print(text(job, rows, limits, load))
+    rows = [Row(entrant, 0.0, ()) for entrant in entrants]
+    # In rounds: a machine that is slow for some minutes is so for all of them.
+    for repeat in range(options.repeats):
+        for i, row in enumerate(rows):
+            print(f"round {repeat + 1}: {row.entrant}...", file=sys.stderr, flush=True)
+            rows[i] = measure(row, replace(job, repeat=repeat))
+            if options.write:
+                begun = [row for row in rows if row.results]
+                options.write.write_text(f"{text(options.folder, begun, load)}\n")
+    print(text(options.folder, rows, load))
 
 
 if __name__ == "__main__":

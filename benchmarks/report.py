@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import projections
 import workload as work
-from machine import Limits
 
 EMPTY = "-"
 
@@ -33,8 +33,8 @@ class Entrant:
 @dataclass(frozen=True)
 class Row:
     entrant: Entrant
-    load: float  # average of a minute, before
-    result: work.Result | str  # or why there is none
+    load: float  # average of a minute, before its first start
+    results: Sequence[work.Result] | str  # one of each round; or why there are none
 
 
 Rate = Callable[[work.Result], float | None]
@@ -56,6 +56,29 @@ def ttft_of(workload: str) -> Rate:
     return lambda result: f.ttft if (f := result.figures.get(workload)) else None
 
 
+def of_bandwidth(result: work.Result) -> float | None:
+    """What was read of the weights, as a share of what the machine read beside it."""
+    single = rate_of("single")(result)
+    return single and single * result.weight_bytes / result.limits.read_bytes
+
+
+def of_compute(entrant: Entrant, folder: str) -> Rate:
+    """Operations of the tokens, as a share of what the machine did beside them."""
+    token = projections.operations(folder, work.PROMPT_TOKENS, work.NEW_TOKENS) / work.NEW_TOKENS
+
+    def share(result: work.Result) -> float | None:
+        uniform = rate_of("uniform")(result)
+        return uniform and uniform * token / result.limits.operations[entrant.computes_in]
+
+    return share
+
+
+def middle(results: Sequence[work.Result], rate: Rate) -> float | None:
+    """The median of the rounds."""
+    found = [r for result in results if (r := rate(result)) is not None]
+    return statistics.median(found) if found else None
+
+
 def sooner(result: work.Result) -> float:
     """So that more is better, as with the rates."""
     return 1 / result.start_seconds
@@ -69,9 +92,11 @@ Random token ids, greedy, end of sequence ignored; each engine serves over its o
 ones; traces: {work.TRACED_REQUESTS} requests drawn from an hour of Azure's (2023), lengths divided
 by {work.TRACE_SCALE}, {work.STREAMS} at once. Nothing else is cached before. 1 stream: tokens after
 the first one; elsewhere output tokens over wall time, prompts included. Of bandwidth: weights read
-for these tokens; of compute: matrix products of the tokens, attention left out, at the machine's
-rate for bf16, or int8 where weights are narrower. TTFT: medians, from sending a request. Start:
-from the start of the process, files in the page cache. Ratios are to the peer's best set-up."""
+for these tokens; of compute: matrix products of the tokens, attention left out; both as shares of
+what the machine did in the second after the one stream, while the engine waited: reading memory,
+multiplying matrices in bf16, or int8 where weights are narrower. TTFT: medians, from sending a
+request. Start: from the start of the process, files in the page cache. Ratios are of medians, to
+the peer's best set-up."""
 
 COMPARED: dict[str, Rate] = {
     "1 stream": rate_of("single"),
@@ -82,7 +107,7 @@ COMPARED: dict[str, Rate] = {
 }
 
 
-def figures(rows: Sequence[Row], limits: Limits, folder: str) -> str:
+def figures(rows: Sequence[Row], folder: str) -> str:
     """One line for each entrant."""
     header = (
         "engine, weights",
@@ -99,23 +124,20 @@ def figures(rows: Sequence[Row], limits: Limits, folder: str) -> str:
         "TTFT, s",
         "load before",
     )
-    return _table(header, (_line(row, limits, folder, len(header)) for row in rows))
+    return _table(header, (_line(row, folder, len(header)) for row in rows))
 
 
-def _line(row: Row, limits: Limits, folder: str, columns: int) -> list[str]:
-    if isinstance(row.result, str):
-        return [str(row.entrant), row.result, *[EMPTY] * (columns - 2)]
-    result = row.result
-    single, uniform, shared, traced = (rate_of(w)(result) for w in work.WORKLOADS)
-    ttfts = [_number(ttft_of(w)(result), ".3f") for w in work.WORKLOADS]
-    read = single and single * result.weight_bytes / limits.read_bytes
-    # Computing at this rate would give so many tokens a second, if nothing else took time.
-    peak = limits.operations[row.entrant.computes_in]
-    token = projections.operations(folder, work.PROMPT_TOKENS, work.NEW_TOKENS) / work.NEW_TOKENS
-    computed = uniform and uniform * token / peak
+def _line(row: Row, folder: str, columns: int) -> list[str]:
+    if isinstance(row.results, str):
+        return [str(row.entrant), row.results, *[EMPTY] * (columns - 2)]
+    results = row.results
+    single, uniform, shared, traced = (middle(results, rate_of(w)) for w in work.WORKLOADS)
+    ttfts = [_number(middle(results, ttft_of(w)), ".3f") for w in work.WORKLOADS]
+    read = middle(results, of_bandwidth)
+    computed = middle(results, of_compute(row.entrant, folder))
     return [
-        f"{row.entrant}, {result.version}",
-        _number(result.start_seconds, ".2f"),
+        f"{row.entrant}, {results[0].version}",
+        _number(middle(results, lambda result: result.start_seconds), ".2f"),
         *(ttfts[0], _number(single, ".1f"), _number(read, ".0%")),
         *(_number(uniform, ".0f"), _number(computed, ".0%"), ttfts[1]),
         *(_number(shared, ".0f"), ttfts[2]),
@@ -126,20 +148,20 @@ def _line(row: Row, limits: Limits, folder: str, columns: int) -> list[str]:
 
 def ratios(rows: Sequence[Row], ours: str) -> str:
     """Ours over each peer, in the set-up that was best for the peer in that column."""
-    results = [(row.entrant, row.result) for row in rows if isinstance(row.result, work.Result)]
-    our_results = {e.weights: result for e, result in results if e.engine == ours}
-    peers: dict[tuple[str, str], list[work.Result]] = {}
-    for entrant, result in results:
+    measured = [(row.entrant, row.results) for row in rows if not isinstance(row.results, str)]
+    our_results = {e.weights: results for e, results in measured if e.engine == ours}
+    peers: dict[tuple[str, str], list[Sequence[work.Result]]] = {}
+    for entrant, results in measured:
         if entrant.engine != ours:
-            peers.setdefault((entrant.name, entrant.weights), []).append(result)
+            peers.setdefault((entrant.name, entrant.weights), []).append(results)
     if not peers or not our_results:
         return ""
 
-    def cell(rate: Rate, peer: list[work.Result]) -> str:
-        best = max((r for result in peer if (r := rate(result))), default=None)
+    def cell(rate: Rate, setups: list[Sequence[work.Result]]) -> str:
+        best = max((r for results in setups if (r := middle(results, rate))), default=None)
         if best is None:
             return EMPTY
-        mine = (rate(result) for result in our_results.values())
+        mine = (middle(results, rate) for results in our_results.values())
         return " / ".join(_number(own and own / best, ".2f") for own in mine)
 
     lines = (

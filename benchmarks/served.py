@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+import machine
 import workload as work
 
 READY_WITHIN = 900.0  # seconds; vLLM compiles for minutes on a busy machine
@@ -28,6 +29,7 @@ Generate = Callable[[work.Request], Awaitable[work.Timing]]
 class Measured:
     start_seconds: float
     figures: dict[str, work.Figures]
+    limits: machine.Limits
 
 
 async def measure(generate: Generate, job: work.Job, begun: float) -> Measured:
@@ -35,24 +37,24 @@ async def measure(generate: Generate, job: work.Job, begun: float) -> Measured:
     first = await generate(work.FIRST)
     await generate(work.WARMING)
     figures = {}
-    for workload in job.workloads:
-        repeats = [await _repeat(generate, job, workload, r) for r in range(job.repeats)]
-        figures[workload] = work.figures(repeats)
-    return Measured(first.first - begun, figures)
+    for i, workload in enumerate(job.workloads):
+        if i == 1:  # between those whose shares of the limits are told
+            limits = machine.measured()
+        figures[workload] = await _figures(generate, work.requests(job, workload))
+    if len(job.workloads) < 2:
+        limits = machine.measured()
+    return Measured(first.first - begun, figures, limits)
 
 
-async def _repeat(
-    generate: Generate, job: work.Job, workload: str, repeat: int
-) -> tuple[list[work.Request], list[work.Timing]]:
+async def _figures(generate: Generate, requests: list[work.Request]) -> work.Figures:
     """Whoever has its answer sends the next request, as STREAMS clients would."""
-    requests = work.requests(job, workload, repeat)
     clients = asyncio.Semaphore(work.STREAMS)
 
     async def by_a_client(request: work.Request) -> work.Timing:
         async with clients:
             return await generate(request)
 
-    return requests, await asyncio.gather(*map(by_a_client, requests))
+    return work.figures(requests, await asyncio.gather(*map(by_a_client, requests)))
 
 
 def print_result(version: str, weight_bytes: int, measured: Measured) -> None:
@@ -62,6 +64,7 @@ def print_result(version: str, weight_bytes: int, measured: Measured) -> None:
         start_seconds=measured.start_seconds,
         weight_bytes=weight_bytes,
         figures=measured.figures,
+        limits=measured.limits,
     )
     print(json.dumps(dataclasses.asdict(result)))
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import machine
+
 CONTEXT = 2048  # tokens of a prompt and its answer together, in every workload
 STREAMS = 16  # at once
 PROMPT_TOKENS = 128
@@ -54,7 +56,7 @@ class Job:
 
     folder: str  # Hugging Face folder
     workloads: Sequence[str]  # of WORKLOADS; none: only the start is measured
-    repeats: int
+    repeat: int  # which one this is: prompts are other ones in each
     lengths: Sequence[Length]  # of the requests in `traces`
     weights: str = ""  # the format, as the engine calls it
     setup: str = ""  # one of the engine's, if it has several
@@ -63,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of one workload, medians over its repeats. Rates are tokens per second."""
+    """Of one workload. Rates are tokens per second."""
 
     ttft: float  # seconds from sending a request to its first token, median of the requests
     decode_rate: float  # of one stream after its first token, median of the requests
@@ -77,14 +79,15 @@ class Result:
     version: str
     start_seconds: float  # process start to first token, weights in the page cache
     weight_bytes: int  # read for each decoding step
+    limits: machine.Limits  # measured beside the work, while the engine had none
     figures: dict[str, Figures]
 
 
-def requests(job: Job, workload: str, repeat: int) -> list[Request]:
-    """All of one repeat; at most STREAMS of them run at once."""
+def requests(job: Job, workload: str) -> list[Request]:
+    """At most STREAMS of them run at once."""
 
     def own(i: int, tokens: int) -> list[int]:
-        return prompt((workload, repeat, i), tokens)
+        return prompt((workload, job.repeat, i), tokens)
 
     match workload:
         case "single":
@@ -112,17 +115,8 @@ def traced_lengths(trace: Path) -> list[Length]:
     return random.Random(0).sample(fitting, TRACED_REQUESTS)
 
 
-def figures(repeats: Sequence[tuple[list[Request], list[Timing]]]) -> Figures:
-    """Of one workload: each repeat's requests, and when their tokens came."""
-    each = [_of_repeat(requests, timings) for requests, timings in repeats]
-    return Figures(
-        ttft=statistics.median(f.ttft for f in each),
-        decode_rate=statistics.median(f.decode_rate for f in each),
-        batch_rate=statistics.median(f.batch_rate for f in each),
-    )
-
-
-def _of_repeat(requests: list[Request], timings: list[Timing]) -> Figures:
+def figures(requests: list[Request], timings: list[Timing]) -> Figures:
+    """Of one workload, by when the tokens of its requests came."""
     wall = max(t.last for t in timings) - min(t.begun for t in timings)
     rates = [
         (r.new_tokens - 1) / (t.last - t.first) for r, t in zip(requests, timings, strict=True)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+import machine
 import served
 import workload as work
 from projections import weight_bytes
@@ -60,13 +61,11 @@ def generate(model: Any, requests: list[work.Request]) -> list[work.Timing]:
     return [work.Timing(begun, times[0], times[r.new_tokens - 1]) for r in requests]
 
 
-def repeat(
-    model: Any, requests: list[work.Request]
-) -> tuple[list[work.Request], list[work.Timing]]:
+def figures_of(model: Any, requests: list[work.Request]) -> work.Figures:
     """Sorted by length, so that as little as possible is padding."""
     requests = sorted(requests, key=lambda r: len(r.ids))
     batches = [requests[i : i + work.STREAMS] for i in range(0, len(requests), work.STREAMS)]
-    return requests, [timing for batch in batches for timing in generate(model, batch)]
+    return work.figures(requests, [t for batch in batches for t in generate(model, batch)])
 
 
 def main(job: work.Job) -> None:
@@ -77,14 +76,11 @@ def main(job: work.Job) -> None:
     with torch.inference_mode():
         (first,) = generate(model, [work.FIRST])
         generate(model, [work.WARMING])
-        figures = {}
-        for workload in job.workloads:
-            repeats = [repeat(model, work.requests(job, workload, r)) for r in range(job.repeats)]
-            figures[workload] = work.figures(repeats)
+        figures = {w: figures_of(model, work.requests(job, w)) for w in job.workloads}
     served.print_result(
         version=version("transformers"),
         weight_bytes=weight_bytes(job.folder, lambda *_: dtype.itemsize),
-        measured=served.Measured(first.first - job.started, figures),
+        measured=served.Measured(first.first - job.started, figures, machine.measured()),
     )
 
 
