@@ -134,6 +134,37 @@ def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():
     assert a.block_table[:2] == b.block_table[:2]
 
 
+def test_one_computes_a_shared_prefix_for_all_who_came_with_it():
+    shared = tuple(range(40))
+    made = scheduler(*(sequence(n, (*shared, i)) for i, n in enumerate("abc")))
+    assert step(made) == [("a", 0, 41)]
+    assert step(made) == [("a", 41, 42), ("b", 32, 41), ("c", 32, 41)]
+
+
+def test_a_shared_prefix_is_waited_for_until_it_is_computed_as_far_as_it_goes():
+    a, b = sequence("a", 60), sequence("b", (*range(40), 99))
+    made = scheduler(a, b, budget=24)
+    assert step(made) == [("a", 0, 24)]  # one block of two that they share
+    assert step(made) == [("a", 24, 48)]
+    assert step(made) == [("a", 48, 60), ("b", 32, 41)]
+
+
+def test_a_shared_prefix_whose_request_was_aborted_is_computed_by_the_next_one():
+    a, b = sequence("a", 40), sequence("b", 40)
+    made = scheduler(a, b)
+    plan = made.schedule()
+    assert shape(plan) == [("a", 0, 40)]
+    made.abort("a")
+    assert made.schedule().chunks == ()  # a step ahead: nobody knows yet that it was for nothing
+    made.complete(plan, [7])
+    assert step(made) == [("b", 0, 40)]
+
+
+def test_nobody_waits_for_a_prefix_without_a_cache():
+    made = scheduler(sequence("a", 40), sequence("b", 40), budget=128, caching=False)
+    assert step(made) == [("a", 0, 40), ("b", 0, 40)]
+
+
 def test_the_last_token_is_computed_even_if_all_is_cached():
     made = scheduler(sequence("a", 32, max_tokens=1))
     step(made)

@@ -75,6 +75,7 @@ class Scheduler:
         self.blocks = blocks
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
+        self._computing: set[bytes] = set()  # digests of blocks that launched steps fill
         self._max_sequences = max_sequences
         self._max_batch_tokens = max_batch_tokens
 
@@ -125,6 +126,8 @@ class Scheduler:
             else:
                 planned[sequence] = chunk
                 budget -= len(chunk)
+        for chunk in planned.values():
+            self._computing.update(self._filled(chunk))
         if not preempted:  # else a newcomer would take what an older one just lacked
             planned.update((chunk.sequence, chunk) for chunk in self._admit(budget))
         for sequence, chunk in planned.items():
@@ -141,14 +144,23 @@ class Scheduler:
             self.running.append(sequence)
             chunk = Chunk.of(sequence, budget)
             budget -= len(chunk)
+            self._computing.update(self._filled(chunk))
             yield chunk
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Blocks for all known tokens, so that a prefill that began never lacks one."""
+        """Blocks for all known tokens, so that a prefill that began never lacks one.
+
+        Without those, or if a launched step computes the next block that it could find: of
+        requests that come together with one long prompt, the first one computes it for all.
+        """
         known = len(sequence.token_ids)
         # The last known token is always computed: its logits are what the next one is drawn from.
         findable = (known - 1) // BLOCK_SIZE if self.blocks.caching else 0
-        table = self.blocks.hold_cached(sequence.block_digests(findable, BLOCK_SIZE))
+        digests = sequence.block_digests(findable, BLOCK_SIZE)
+        table = self.blocks.hold_cached(digests)
+        if len(table) < findable and digests[len(table)] in self._computing:
+            self.blocks.release(table)
+            return False
         fresh = self.blocks.allocate(-(-known // BLOCK_SIZE) - len(table))
         if fresh is None:
             self.blocks.release(table)
@@ -191,6 +203,7 @@ class Scheduler:
         rows = itertools.count()
         progress: list[Progress] = []
         for chunk in plan.chunks:
+            self._computing.difference_update(self._filled(chunk))
             row = next(rows) if chunk.samples else None
             if chunk.tenure != chunk.sequence.tenures:
                 continue
@@ -204,6 +217,13 @@ class Scheduler:
                 self._give_up_blocks(sequence)
             self.running = [s for s in self.running if s not in ended]
         return progress
+
+    def _filled(self, chunk: Chunk) -> Items[bytes]:
+        """Digests of the blocks that a part of a prompt fills."""
+        if len(chunk) == 1 or not self.blocks.caching:
+            return ()
+        full = min(chunk.end, len(chunk.sequence.token_ids)) // BLOCK_SIZE
+        return chunk.sequence.block_digests(full, BLOCK_SIZE)[chunk.start // BLOCK_SIZE :]
 
     def _publish(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
