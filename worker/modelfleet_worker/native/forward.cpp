@@ -129,7 +129,7 @@ class Pass {
     team_.meet();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
-      each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output,
+      each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output, kUnread,
                 [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
       team_.meet();
       attend(layer, l);
@@ -142,9 +142,8 @@ class Pass {
       team_.meet();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
-    each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
-      store(b_.logits + r * m_.vocab + n, v, mask);
-    });
+    each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, kUnread,
+              [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(b_.logits + r * m_.vocab + n, v, mask); });
     team_.meet();
     Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
@@ -179,20 +178,22 @@ class Pass {
   }
 
   // This thread's pairs; `then` is what comes after `w`.
-  template <typename Out>
-  void each_pair(const Linear& w, const Rows& rows, int64_t count, const Linear& then, Out&& out) {
+  template <typename Soon, typename Out>
+  void each_pair(const Linear& w, const Rows& rows, int64_t count, const Linear& then, Soon&& soon, Out&& out) {
     const auto [first, last] = share(w.pairs());
     for (int64_t from = 0; from < count; from += kChunk) {
       const int64_t to = std::min<int64_t>(from + kChunk, count);
       const uint8_t* const after = to < count ? w.pair(first) : first_of(then);
       for (int64_t pair = first; pair < last; ++pair)
-        project(w, rows, from, to, pair, pair + 1 < last ? w.pair(pair + 1) : after, out);
+        project(w, rows, from, to, pair, pair + 1 < last ? w.pair(pair + 1) : after, soon, out);
     }
   }
   const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
-    each_pair(w, rows, b_.tokens, then, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
+    // Other threads wrote its rows, and far apart: each is waited for otherwise.
+    const auto soon = [&](int64_t r, int64_t n) { _mm_prefetch(x(r) + n, _MM_HINT_T0); };
+    each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(x(r) + n, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x(r) + n), v), mask);
     });
   }
@@ -380,6 +381,6 @@ extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint1
     for (int64_t r = 0; r < rows; ++r) round_inputs(all, r, 0, weight->inputs);
 #pragma omp parallel for schedule(static)
   for (int64_t pair = 0; pair < weight->pairs(); ++pair)
-    project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)),
+    project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)), kUnread,
             [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(y + r * weight->outputs + n, v, mask); });
 }

@@ -214,12 +214,16 @@ inline void in_tiles(const Linear& w, int64_t from, int64_t to, F&& f) {
   }
 }
 
-// Calls out(row, first output, 16 sums, mask) for rows `from` to `to` and the outputs of a pair;
-// fetches as many bytes of `next`.
-template <typename Out>
+constexpr auto kUnread = [](int64_t, int64_t) {};  // outputs that are written, and not added to
+
+// Calls out(row, first output, 16 sums, mask) for rows `from` to `to` and the outputs of a pair, and
+// soon(row, first output) before it computes these; fetches as many bytes of `next`.
+template <typename Soon, typename Out>
 inline void project(const Linear& w, const Rows& x, int64_t from, int64_t to, int64_t pair, const uint8_t* next,
-                    Out&& out) {
+                    Soon&& soon, Out&& out) {
   in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
+    for (int r = 0; r < R; ++r)
+      for (int b = 0; b < kPair; ++b) soon(row + r, (pair * kPair + b) * kLanes);
     __m512 sums[R][kPair];
     sums_of<Bits, Grouped, R>(w, x, row, pair, next, part, sums);
     for (int b = 0; b < kPair; ++b) {
