@@ -24,16 +24,8 @@ class HuggingFaceTokenizer(DecoderPieces):
     """A fast tokenizer and the model's chat template. Raises ModelError for a folder without."""
 
     def __init__(self, folder: Path) -> None:
-        # Imported here: it takes seconds, and the paced device never needs it.
-        from transformers import AutoTokenizer
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                config=_plain_config(folder),
-            )
+            tokenizer = _read(folder)
         except Exception as error:  # transformers raises whatever the files provoke
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
@@ -97,21 +89,26 @@ class HuggingFaceTokenizer(DecoderPieces):
         return render(self._template, variables, len(messages))
 
 
-def _plain_config(folder: Path) -> Any:
-    """The model's config without its class, where the tokenizer's class is plain; else None.
+def _read(folder: Path) -> Any:
+    """What AutoTokenizer finds, sooner: its tables of all models take 0.2 s to import.
 
-    AutoTokenizer then looks at `model_type` alone, and importing the class of a config takes
-    longer than all the rest: it brings torch.distributed and sympy.
+    Imported here, what it needs takes a second, and the paced device never needs it.
     """
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    declared = folder / "tokenizer_config.json"
-    if not declared.exists():
-        return None
-    kind = json.loads(declared.read_bytes()).get("tokenizer_class")
-    if kind not in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        return None
-    return PreTrainedConfig.from_dict(json.loads((folder / "config.json").read_bytes()))
+    how = {"local_files_only": True, "trust_remote_code": False}
+    path = folder / "tokenizer_config.json"
+    declared = json.loads(path.read_bytes()) if path.exists() else {}
+    if declared.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        model = json.loads((folder / "config.json").read_bytes())
+        if model.get("model_type") == "llama" and "auto_map" not in declared:
+            return PreTrainedTokenizerFast.from_pretrained(str(folder), **how)
+        # It then looks at `model_type` alone, and importing the class of a config takes longer than
+        # all the rest: it brings torch.distributed and sympy.
+        how["config"] = PreTrainedConfig.from_dict(model)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), **how)
 
 
 def _as_dict(message: Message) -> dict[str, str]:
