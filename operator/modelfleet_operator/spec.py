@@ -203,6 +203,10 @@ class Engine(ApiModel):
     memory that is free once the weights are loaded, at most 2Gi."""
     prefix_caching: bool = True
     """Whether prompts that begin alike share their KV cache. Default: true."""
+    deterministic: bool = False
+    """Whether an answer must not depend, in any bit, on the requests that are computed beside it.
+    The compiled step of CPU workers always has that; a worker whose device does not have it fails
+    to load the model. Default: false."""
 
 
 QuantizedWeights = Literal["None", "Int8", "Int4"]

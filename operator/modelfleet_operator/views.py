@@ -65,6 +65,8 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
         flags.append(f"--kv-cache-memory={show_quantity(engine.kv_cache_memory)}")
     if not engine.prefix_caching:
         flags.append("--no-prefix-caching")
+    if engine.deterministic:
+        flags.append("--deterministic")
     return flags
 
 

@@ -27,6 +27,7 @@ def test_every_field_arrives():
         max_batch_tokens=64,
         kv_cache_bytes=2**20,
         disable_prefix_caching=True,
+        deterministic=True,
         quantization=pb.Quantization(
             weights="int4",
             group_size=32,
@@ -44,6 +45,7 @@ def test_every_field_arrives():
         max_batch_tokens=64,
         kv_cache_bytes=2**20,
         prefix_caching=False,
+        deterministic=True,
         quantization=Quantization(
             weights=Weights.INT4,
             group_size=32,

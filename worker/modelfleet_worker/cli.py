@@ -118,6 +118,13 @@ def worker(
     no_prefix_caching: Annotated[
         bool, typer.Option("--no-prefix-caching", help="Compute every prompt from its start.")
     ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Only load where answers are equal, bit for bit, whatever is computed beside.",
+        ),
+    ] = False,
     preload: Annotated[
         bool,
         typer.Option(
@@ -180,6 +187,7 @@ def worker(
             max_batch_tokens=max_batch_tokens,
             kv_cache_bytes=parse_bytes(kv_cache_memory) if kv_cache_memory else None,
             prefix_caching=not no_prefix_caching,
+            deterministic=deterministic,
         )
     if device is Device.PACED:
         times = Calibration.read(calibration) if calibration else Calibration()

@@ -80,6 +80,7 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
             kv_cache_bytes=spec.kv_cache_bytes,
             max_sequences=spec.max_sequences or 64,
             max_batch_tokens=spec.max_batch_tokens,
+            deterministic=spec.deterministic,
             progress=report,
         )
         return Loaded(spec=spec, model=model, tokenizer=tokenizer, files=files)

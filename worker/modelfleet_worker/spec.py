@@ -45,6 +45,7 @@ class ModelSpec:
     max_batch_tokens: int = 2048
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free after loading
     prefix_caching: bool = True
+    deterministic: bool = False  # refuse a device whose answers depend on the batch
 
     def __post_init__(self) -> None:
         if not _FULL_NAME.fullmatch(self.model):
@@ -79,6 +80,7 @@ class ModelSpec:
             max_batch_tokens=spec.max_batch_tokens or 2048,
             kv_cache_bytes=spec.kv_cache_bytes or None,
             prefix_caching=not spec.disable_prefix_caching,
+            deterministic=spec.deterministic,
         )
 
 

@@ -76,7 +76,7 @@ def test_the_worker_is_told_everything_by_flags():
             "dtype": "BFloat16",
             "contextLength": 4096,
         },
-        engine={"kvCacheMemory": "2Gi", "prefixCaching": False},
+        engine={"kvCacheMemory": "2Gi", "prefixCaching": False, "deterministic": True},
     )
     assert container(manifest)["command"] == ["python", "-m", "modelfleet_worker"]
     assert container(manifest)["args"] == [
@@ -94,6 +94,7 @@ def test_the_worker_is_told_everything_by_flags():
         "--max-batch-tokens=2048",
         "--kv-cache-memory=2Gi",
         "--no-prefix-caching",
+        "--deterministic",
     ]
 
 

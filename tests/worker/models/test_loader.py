@@ -89,6 +89,11 @@ def test_the_digest_is_of_all_that_decides_the_logits(tmp_path: Path):
     assert load(folder(tmp_path / "a"), dtype="Float32").digest != first
 
 
+def test_a_model_whose_answers_depend_on_the_batch_is_not_loaded_as_deterministic(tmp_path: Path):
+    with pytest.raises(ModelError, match="cannot be served deterministically"):
+        load(folder(tmp_path), deterministic=True)
+
+
 def test_derived_tensors_of_older_checkpoints_are_ignored(tmp_path: Path):
     old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2)}
     load(folder(tmp_path, {**tensors(), **old}))

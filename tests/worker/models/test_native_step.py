@@ -77,13 +77,14 @@ def saved(name: str, folder: Path) -> PreTrainedModel:
 
 
 def load(folder: Path, weights: str = "none", dtype: str = "BFloat16") -> LoadedModel:
-    return load_model(
+    return load_model(  # deterministic where it can be: nothing here depends on the batch
         folder,
         dtype=dtype,
         quantization=asked(weights),
         kv_cache_bytes=32 << 20,
         max_sequences=32,
         max_batch_tokens=256,
+        deterministic=dtype == "BFloat16",
         progress=lambda *_: None,
     )
 

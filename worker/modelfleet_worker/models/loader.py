@@ -47,9 +47,13 @@ def load_model(
     kv_cache_bytes: int | None = None,
     max_sequences: int,
     max_batch_tokens: int,
+    deterministic: bool = False,
     progress: Report,
 ) -> LoadedModel:
     """Loads the model onto the CPU. Raises ModelError.
+
+    If `deterministic`, only where the compiled step computes it: torch's operations sum in another
+    order for another shape of the batch.
 
     `dtype` is Auto (the checkpoint's), Float32, BFloat16 or Float16; `context_length` (tokens)
     defaults to the model's own. What `quantization` leaves alone stays in `dtype`.
@@ -67,6 +71,12 @@ def load_model(
         described = generic.read_config(folder)
         context = context_within(generic.max_context(described), context_length)
         weights = generic.load(folder, described, kind, context, quantization, progress)
+    if deterministic and not weights.widths.native:
+        raise ModelError(
+            f"{folder} cannot be served deterministically: it takes the compiled step, which computes"
+            " models of the Llama, Mistral and Qwen families in bfloat16, on processors with AVX-512"
+            " BF16 and with a C++ compiler; load it elsewhere, or without `deterministic`"
+        )
     progress("Cache", 0.0)
     load = Load(
         max_sequences=max_sequences, max_batch_tokens=max_batch_tokens, threads=usable_cores()
