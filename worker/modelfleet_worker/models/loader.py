@@ -73,9 +73,10 @@ def load_model(
         weights = generic.load(folder, described, kind, context, quantization, progress)
     if deterministic and not weights.widths.native:
         raise ModelError(
-            f"{folder} cannot be served deterministically: it takes the compiled step, which computes"
-            " models of the Llama, Mistral and Qwen families in bfloat16, on processors with AVX-512"
-            " BF16 and with a C++ compiler; load it elsewhere, or without `deterministic`"
+            f"{folder} cannot be served deterministically: it takes the compiled step, which"
+            " computes models of the Llama, Mistral and Qwen families in bfloat16, on processors"
+            " with AVX-512 BF16 and with a C++ compiler; load it elsewhere, or without"
+            " `deterministic`"
         )
     progress("Cache", 0.0)
     load = Load(
