@@ -96,7 +96,7 @@ def _read(folder: Path) -> Any:
     """
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-    how = {"local_files_only": True, "trust_remote_code": False}
+    how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     path = folder / "tokenizer_config.json"
     declared = json.loads(path.read_bytes()) if path.exists() else {}
     if declared.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
