@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import time
 
 import pytest
@@ -20,6 +21,40 @@ def test_delivers_a_token_a_step_and_the_end_once():
     assert [o.finished for o in outputs] == [None, None, FinishReason.LENGTH]
     assert (run.engine.stats.finished, run.engine.stats.completion_tokens) == (1, 3)
     assert run.engine.stats.prompt_tokens == 3
+
+
+class Preparing(Gate):
+    """There is so much to prepare that it never ends, if the test does not want it to."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__(opened=True)
+        self.left = pieces
+        self.begun = threading.Event()
+        self.done = threading.Event()
+
+    def prepare(self) -> bool:
+        self.begun.set()
+        self.left -= 1
+        if self.left < 0:
+            self.done.set()
+        return self.left >= 0
+
+
+def test_the_device_prepares_while_nobody_asks_until_it_has_nothing_left():
+    runner = Preparing(5)
+    with Running(runner) as run:
+        assert runner.done.wait(timeout=10)
+        run.engine.submit(add())
+        assert len(run.until_finished("a")) == 3
+    assert runner.left == -1  # once it said so, it was not asked again
+
+
+def test_a_request_does_not_wait_for_the_device_to_have_prepared_all():
+    runner = Preparing(10**9)
+    with Running(runner) as run:
+        assert runner.begun.wait(timeout=10)
+        run.engine.submit(add())
+        assert len(run.until_finished("a")) == 3
 
 
 def test_a_stop_token_is_the_last_id():

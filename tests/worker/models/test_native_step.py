@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -179,6 +180,19 @@ def test_what_another_request_left_in_the_cache_does_not_matter(tmp_path: Path):
     runner = native(load(tmp_path))
     clean = native_logits(runner, IDS)
     runner.cache[:] = 0x7F80  # infinity
+    assert native_logits(runner, IDS).equal(clean)
+
+
+def test_the_cache_is_taken_from_the_system_before_it_is_needed(tmp_path: Path):
+    saved("llama", tmp_path)
+    model = native(load(tmp_path)).model
+    runner = NativeRunner(model, num_blocks=4096, context_length=256, threads=2)
+    clean = native_logits(runner, IDS)
+    process = psutil.Process()
+    before = process.memory_info().rss
+    while runner.prepare():
+        pass
+    assert process.memory_info().rss - before > runner.cache.nbytes / 2
     assert native_logits(runner, IDS).equal(clean)
 
 

@@ -51,6 +51,15 @@ class AheadRunner(Runner, Protocol):
         ...
 
 
+@runtime_checkable
+class PreparingRunner(Runner, Protocol):
+    """One that uses the time in which nobody asks."""
+
+    def prepare(self) -> bool:
+        """Some milliseconds of what later steps would have to do first; False: nothing is left."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model on a device, ready for an Engine."""

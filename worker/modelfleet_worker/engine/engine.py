@@ -13,7 +13,7 @@ import structlog
 
 from .admission import check_request
 from .block_manager import BlockManager
-from .device import AheadRunner, Runner, SampledToken, Step
+from .device import AheadRunner, PreparingRunner, Runner, SampledToken, Step
 from .messages import (
     Abort,
     Add,
@@ -71,6 +71,7 @@ class Engine:
         self.limits = limits
         self._runner = runner
         self._ahead = runner if isinstance(runner, AheadRunner) else None
+        self._preparing = runner if isinstance(runner, PreparingRunner) else None
         self._launched: _Launched | None = None
         self._deliver = deliver
         self._blocks = BlockManager(runner.num_blocks, caching=prefix_caching)
@@ -170,9 +171,12 @@ class Engine:
                     self._launched.step.result()  # it writes to memory that is about to go
 
     def _take_commands(self) -> bool:
-        """Sleeps until there is work; False: stop."""
+        """Sleeps until there is work, or lets the device prepare; False: stop."""
+        while self._preparing is not None and self._is_idle():
+            if not self._preparing.prepare():
+                self._preparing = None
         with self._wake:
-            while not (self._stopping or self._inbox or len(self._scheduler) or self._launched):
+            while self._is_idle():
                 self._wake.wait()
             commands = tuple(self._inbox)
             self._inbox.clear()
@@ -184,6 +188,9 @@ class Engine:
             else:
                 self._scheduler.add(Sequence(command.request))
         return True
+
+    def _is_idle(self) -> bool:
+        return not (self._stopping or self._inbox or len(self._scheduler) or self._launched)
 
     def _abort(self, request_id: str) -> None:
         if self._scheduler.abort(request_id):
