@@ -20,6 +20,7 @@ import machine
 import workload as work
 
 READY_WITHIN = 900.0  # seconds; vLLM compiles for minutes on a busy machine
+SETTLES = 5.0  # seconds; what an engine does while nobody asks is not to disturb the measurement
 HOST = "127.0.0.1"
 
 Generate = Callable[[work.Request], Awaitable[work.Timing]]
@@ -39,6 +40,7 @@ async def measure(generate: Generate, job: work.Job, begun: float) -> Measured:
     figures = {}
     for i, workload in enumerate(job.workloads):
         if i == 1:  # between those whose shares of the limits are told
+            await asyncio.sleep(SETTLES)
             limits = machine.measured()
         figures[workload] = await _figures(generate, work.requests(job, workload))
     if len(job.workloads) < 2:
