@@ -31,6 +31,7 @@ from .linear import NativeLinear
 _STEP = 32  # widths are whole steps of it
 _LINE = 64  # bytes
 _PIECE = 2 << 20  # bytes; of a large page
+_PREPARED = 256 << 20  # bytes
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14
 _MADVISE = ctypes.CDLL(None).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -144,19 +145,19 @@ class NativeRunner:
         return step
 
     def prepare(self) -> bool:
-        """Takes some pages of the cache from the system; False: it has all of them, or gets none.
+        """Takes some pages of the cache from the system; False: enough of them, or it gives none.
 
         A large page takes 0.2 ms to clear, on a virtual machine whose host has to find it first
-        2.7 ms: 6 % of the time of 16 requests that are the first to come this far. And the memory
-        that other workers see is then what is free.
+        2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all of them:
+        a worker that nobody asks much should not look as large as it may become.
         """
         pages = next(self._untouched, None)
         return pages is not None and _MADVISE(*pages, _POPULATE_WRITE) == 0
 
     def _pages_of_the_cache(self, layers: int) -> Iterator[tuple[int, int]]:
-        """In the order in which blocks are handed out."""
+        """Those that `prepare` takes, in the order in which blocks are handed out."""
         start, layer_bytes = self.cache.ctypes.data, self.cache.nbytes // layers
-        for offset in range(0, layer_bytes, _PIECE):
+        for offset in range(0, min(layer_bytes, _PREPARED // layers), _PIECE):
             for layer in range(layers):
                 address = start + layer * layer_bytes + offset
                 size = min(_PIECE, layer_bytes - offset)
