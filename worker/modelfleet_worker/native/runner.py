@@ -99,7 +99,7 @@ class NativeRunner:
             cache=self.cache.ctypes.data,
             cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
-        self._untouched = self._pages_of_the_cache(config.layers)
+        self._untouched = _first_pages(self.cache, config.layers)
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
@@ -129,8 +129,7 @@ class NativeRunner:
         drawing, kept = None, list[object]()
         if any(params.temperature > 0 or params.shifts_logits for params in samplings):
             drawing, kept = _structs([(Draw.of(c), self._pending(c)) for c in sampling])
-        ends = itertools.accumulate(len(chunk) for chunk in chunks)
-        rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
+        rows = _sampled(chunks)
         logits = self._logits_of(len(rows))
         drawn, values = self._launch(chunks, rows, logits, drawing)
         step = Launched(
@@ -154,21 +153,9 @@ class NativeRunner:
         pages = next(self._untouched, None)
         return pages is not None and _MADVISE(*pages, _POPULATE_WRITE) == 0
 
-    def _pages_of_the_cache(self, layers: int) -> Iterator[tuple[int, int]]:
-        """Those that `prepare` takes, in the order in which blocks are handed out."""
-        start, layer_bytes = self.cache.ctypes.data, self.cache.nbytes // layers
-        for offset in range(0, min(layer_bytes, _PREPARED // layers), _PIECE):
-            for layer in range(layers):
-                address = start + layer * layer_bytes + offset
-                size = min(_PIECE, layer_bytes - offset)
-                yield address - address % mmap.PAGESIZE, size + address % mmap.PAGESIZE
-
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
-        ends = list(itertools.accumulate(len(chunk) for chunk in chunks))
-        rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
-        if everywhere:
-            rows = list(range(ends[-1]))
+        rows = list(range(sum(map(len, chunks)))) if everywhere else _sampled(chunks)
         logits = torch.empty(len(rows), self._vocab)
         kept = self._launch(chunks, rows, logits, None)
         self._library.modelfleet_wait(self._stepper, self._steps)
@@ -252,6 +239,12 @@ class Launched:
         ]
 
 
+def _sampled(chunks: Sequence[Chunk]) -> list[int]:
+    """The rows after which a token is drawn."""
+    ends = itertools.accumulate(map(len, chunks))
+    return [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
+
+
 def _structs(
     draws: Sequence[tuple[Draw, list[int]]],
 ) -> tuple[ctypes.Array[library.Draw], list[object]]:
@@ -275,6 +268,16 @@ def _structs(
             struct.known_ids = known.ctypes.data
             kept.append(known)
     return structs, kept
+
+
+def _first_pages(cache: np.ndarray[Any, Any], layers: int) -> Iterator[tuple[int, int]]:
+    """Address and size of those that are prepared, in the order in which blocks are handed out."""
+    start, layer_bytes = cache.ctypes.data, cache.nbytes // layers
+    for offset in range(0, min(layer_bytes, _PREPARED // layers), _PIECE):
+        for layer in range(layers):
+            address = start + layer * layer_bytes + offset
+            size = min(_PIECE, layer_bytes - offset)
+            yield address - address % mmap.PAGESIZE, size + address % mmap.PAGESIZE
 
 
 def _zeros(count: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
