@@ -93,7 +93,7 @@ ones; traces: {work.TRACED_REQUESTS} requests drawn from an hour of Azure's (202
 by {work.TRACE_SCALE}, {work.STREAMS} at once. Nothing else is cached before. 1 stream: tokens after
 the first one; elsewhere output tokens over wall time, prompts included. Of bandwidth: weights read
 for these tokens; of compute: matrix products of the tokens, attention left out; both as shares of
-what the machine did in the second after the one stream, while the engine waited: reading memory,
+what the machine did some seconds after the one stream, while the engine waited: reading memory,
 multiplying matrices in bf16, or int8 where weights are narrower. TTFT: medians, from sending a
 request. Start: from the start of the process, files in the page cache. Ratios are of medians, to
 the peer's best set-up."""

@@ -37,15 +37,18 @@ async def measure(generate: Generate, job: work.Job, begun: float) -> Measured:
     """All that the job asks of a server that was started at `begun`."""
     first = await generate(work.FIRST)
     await generate(work.WARMING)
-    figures = {}
-    for i, workload in enumerate(job.workloads):
-        if i == 1:  # between those whose shares of the limits are told
-            await asyncio.sleep(SETTLES)
-            limits = machine.measured()
+    figures: dict[str, work.Figures] = {}
+    limits = None
+    for workload in job.workloads:
         figures[workload] = await _figures(generate, work.requests(job, workload))
-    if len(job.workloads) < 2:
-        limits = machine.measured()
-    return Measured(first.first - begun, figures, limits)
+        # After the first: between the two whose shares of the limits are told.
+        limits = limits or await _limits()
+    return Measured(first.first - begun, figures, limits or await _limits())
+
+
+async def _limits() -> machine.Limits:
+    await asyncio.sleep(SETTLES)
+    return machine.measured()
 
 
 async def _figures(generate: Generate, requests: list[work.Request]) -> work.Figures:
