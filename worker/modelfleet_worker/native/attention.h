@@ -108,6 +108,7 @@ struct Context {
   int64_t blocks;
   const Code* keys(int64_t block) const { return cache.keys(table[block]); }
   const Code* values(int64_t block) const { return cache.values(table[block]); }
+  int64_t bytes() const { return blocks * 2 * kBlock * cache.head_dim * sizeof(Code); }
   Context after(int64_t count) const { return {cache, table + count, blocks - count}; }
 };
 
@@ -127,6 +128,7 @@ struct Scratch {
 // meanwhile, block by block.
 template <int R, typename Code>
 void attend(const Context<Code>& own, const Context<Code>& next, const Query* queries, Scratch& scratch) {
+  constexpr int64_t kPairs = 64 / (kBlock * sizeof(Code));  // inputs, or tokens, on a line of the cache
   const HeadCache<Code>& cache = own.cache;
   const int64_t* const table = own.table;
   const int64_t d = cache.head_dim, blocks = own.blocks, stride = blocks * kBlock, last = next.blocks - 1;
@@ -154,11 +156,14 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
   for (int64_t b = 0; b < blocks; ++b) {
     const Code* const k = own.keys(b);
     const Code* const then = next.keys(std::min(b, last));
+    if constexpr (cache.kScaled)
+      for (int64_t at = 0; at < 2 * kBlock; at += kLanes)
+        _mm_prefetch(next.cache.key_scales(next.table[std::min(b, last)]) + at, _MM_HINT_T0);
     __m512 sums[R], odd_sums[R];  // two chains of additions, so that one need not wait for the other
     for (int r = 0; r < R; ++r) sums[r] = odd_sums[r] = _mm512_setzero_ps();
     for (int64_t i = 0; i < d; i += 4) {
       const __m512i pair = pairs_of(k + i * kBlock), odd_pair = pairs_of(k + (i + 2) * kBlock);
-      for (int64_t at = i; at < i + 4; at += 2) _mm_prefetch(then + at * kBlock, _MM_HINT_T0);
+      for (int64_t at = i; at < i + 4; at += kPairs) _mm_prefetch(then + at * kBlock, _MM_HINT_T0);
       for (int r = 0; r < R; ++r) {
         sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
         odd_sums[r] = _mm512_dpbf16_ps(odd_sums[r], (__m512bh)odd_pair, (__m512bh)spread(query[r] + i + 2));
@@ -198,7 +203,7 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
         __m512i pair[2];
         for (int i = 0; i < 2; ++i) {
           pair[i] = pairs_of(v + (i * kBlock + t) * kLanes);
-          _mm_prefetch(then + (i * kBlock + t) * kLanes, _MM_HINT_T0);
+          if (t % kPairs == 0) _mm_prefetch(then + (i * kBlock + t) * kLanes, _MM_HINT_T0);
         }
         for (int r = 0; r < R; ++r) {
           const __m512i two = spread(weights + r * stride + b * kBlock + t);

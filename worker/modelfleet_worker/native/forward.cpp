@@ -21,9 +21,9 @@
 
 namespace modelfleet {
 
-constexpr int kNear = 64;    // blocks of keys and values that may be fetched one task ahead; of more,
-constexpr int kAhead = 2;    // so many blocks ahead, or they push out what is used
-constexpr int kChunk = 128;  // rows that stay in a core's cache while weights pass by
+constexpr int kNear = 256 << 10;  // bytes of keys and values that may be fetched one task ahead; of more,
+constexpr int kAhead = 2;         // so many blocks ahead, or they push out what is used
+constexpr int kChunk = 128;       // rows that stay in a core's cache while weights pass by
 
 struct Layer {
   const bf16 *input_norm, *post_norm, *query_norm, *key_norm;  // the last two may be null
@@ -249,10 +249,9 @@ class Pass {
     const auto add = [&](int64_t sequence, int64_t step) {
       for (int64_t row = b_.firsts[sequence], end = b_.firsts[sequence + 1]; row < end; row += step)
         for (int64_t head = 0; head < m_.kv_heads; ++head, ++dealt)
-          if ((step == 1 ? row * m_.kv_heads + head : dealt) % threads_ == thread_)
+          if (dealt % threads_ == thread_)
             tasks_.push_back({sequence, head, row, std::min(row + step, end)});
     };
-    const auto is_alone = [&](int64_t sequence) { return b_.firsts[sequence + 1] - b_.firsts[sequence] == 1; };
     for (int64_t s = 0; s < b_.sequences; ++s)
       if (is_alone(s)) add(s, 1);
     alone_ = tasks_.size();
@@ -260,11 +259,19 @@ class Pass {
       if (!is_alone(s)) add(s, std::max<int64_t>(1, kQueries / group_));
   }
 
+  bool is_alone(int64_t sequence) const { return b_.firsts[sequence + 1] - b_.firsts[sequence] == 1; }
+
   template <typename Code>
   void attend(const Layer& layer, int64_t l) {
-    for (int64_t pair = thread_; pair < b_.tokens * m_.kv_heads; pair += threads_)
-      prepare(layer, cache<Code>(l, pair % m_.kv_heads), pair / m_.kv_heads, pair % m_.kv_heads);
-    for (size_t i = 0; i < alone_; ++i) attend<Code>(layer, l, i);
+    if (b_.tokens != b_.sequences)
+      for (int64_t pair = thread_; pair < b_.tokens * m_.kv_heads; pair += threads_)
+        if (const int64_t row = pair / m_.kv_heads; !is_alone(b_.owners[row]))
+          prepare<Code>(layer, l, row, pair % m_.kv_heads);
+    for (size_t i = 0; i < alone_; ++i) {
+      // Only now: where its key goes was fetched with the others, and not written without waiting.
+      prepare<Code>(layer, l, tasks_[i].from, tasks_[i].head);
+      attend<Code>(layer, l, i);
+    }
     if (b_.tokens == b_.sequences) return;
     team_.meet();  // a token of a chunk reads keys that other threads have just written
     for (size_t i = alone_; i < tasks_.size(); ++i) attend<Code>(layer, l, i);
@@ -272,7 +279,7 @@ class Pass {
 
   // Rotates the queries and the key of a KV head, and stores key and value.
   template <typename Code>
-  void prepare(const Layer& layer, const HeadCache<Code>& cache, int64_t row, int64_t head) {
+  void prepare(const Layer& layer, int64_t l, int64_t row, int64_t head) {
     const int64_t d = m_.head_dim, position = b_.positions[row], sequence = b_.owners[row];
     const float *cosines = m_.cosines + position * d / 2, *sines = m_.sines + position * d / 2;
     for (int64_t q = head * group_; q < (head + 1) * group_; ++q) {
@@ -285,7 +292,7 @@ class Pass {
     rotate(key, cosines, sines, d);
     const bf16* value = qkv(row) + (m_.heads + m_.kv_heads + head) * d;
     const bool alone = position % 2 == 0 && row + 1 == b_.firsts[sequence + 1];
-    put(cache, b_.tables[b_.table_starts[sequence] + position / kBlock], position % kBlock, key, value, alone);
+    put(cache<Code>(l, head), b_.tables[b_.table_starts[sequence] + position / kBlock], position % kBlock, key, value, alone);
   }
 
   template <typename Code>
@@ -293,8 +300,9 @@ class Pass {
     const auto [sequence, head, from, to] = tasks_[index];
     const int64_t d = m_.head_dim, count = (to - from) * group_;
     const Context<Code> own = context<Code>(l, tasks_[index]);
-    Context<Code> next = context<Code>(l, tasks_[std::min(index + 1, tasks_.size() - 1)]);
-    if (next.blocks > kNear) next = own.blocks > kAhead ? own.after(kAhead) : own;
+    const bool more = index + 1 < tasks_.size();  // after the last one: the first one of the next layer
+    Context<Code> next = context<Code>(more ? l : std::min(l + 1, m_.layers - 1), tasks_[more ? index + 1 : 0]);
+    if (next.bytes() > kNear) next = own.blocks > kAhead ? own.after(kAhead) : own;
     Query queries[kQueries];
     for (int64_t first = 0; first < count; first += kQueries) {
       const int64_t some = std::min<int64_t>(kQueries, count - first);
