@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Sequence as Items
 
-from modelfleet_worker.engine.device import SampledToken
+from modelfleet_worker.engine.device import Runner, SampledToken
 from modelfleet_worker.engine.engine import Engine
 from modelfleet_worker.engine.messages import (
     Add,
@@ -16,7 +16,6 @@ from modelfleet_worker.engine.messages import (
     RequestOutput,
     StepOutput,
 )
-from modelfleet_worker.engine.paced import PacedRunner
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 
 
@@ -41,7 +40,7 @@ class Running:
     """An engine, what it delivers, and its end."""
 
     def __init__(
-        self, runner: Gate | PacedRunner, *, max_sequences: int = 4, max_batch_tokens: int = 64
+        self, runner: Runner, *, max_sequences: int = 4, max_batch_tokens: int = 64
     ) -> None:
         self.delivered: queue.Queue[StepOutput | EngineFailure] = queue.Queue()
         self.engine = Engine(

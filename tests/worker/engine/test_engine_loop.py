@@ -32,7 +32,8 @@ class Preparing(Gate):
         self.begun = threading.Event()
         self.done = threading.Event()
 
-    def prepare(self) -> bool:
+    def prepare(self, used: int) -> bool:
+        assert used == 0
         self.begun.set()
         self.left -= 1
         if self.left < 0:
@@ -44,9 +45,12 @@ def test_the_device_prepares_while_nobody_asks_until_it_has_nothing_left():
     runner = Preparing(5)
     with Running(runner) as run:
         assert runner.done.wait(timeout=10)
+        assert runner.left == -1  # once it said so, it was not asked again
+        runner.left = 3
+        runner.done.clear()
         run.engine.submit(add())
         assert len(run.until_finished("a")) == 3
-    assert runner.left == -1  # once it said so, it was not asked again
+        assert runner.done.wait(timeout=10)  # but after the next request
 
 
 def test_a_request_does_not_wait_for_the_device_to_have_prepared_all():

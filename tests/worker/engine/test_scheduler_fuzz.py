@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
 
 from modelfleet_worker.engine.admission import check_fits
 from modelfleet_worker.engine.block_manager import BlockManager
+from modelfleet_worker.engine.device import MOST_AHEAD
 from modelfleet_worker.engine.messages import EngineLimits, Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Plan, Scheduler
 from modelfleet_worker.engine.sequence import Sequence
@@ -30,7 +32,7 @@ class World:
     places: int
     budget: int
     caching: bool
-    ahead: bool = False  # a step is planned before the last one is read
+    ahead: int = 0  # steps that are planned before one is read
     longest: int = 90  # tokens of a prompt or an answer
     finished: int = 0
     aborted: int = 0
@@ -53,8 +55,7 @@ class World:
         )
         # What the model would have stored: the tokens up to and including each slot.
         self.slots: list[int | None] = [None] * (self.blocks * BLOCK_SIZE)
-        self.unread: Plan | None = None
-        self.last_drawn: dict[Sequence, int] = {}
+        self.unread: deque[tuple[Plan, dict[Sequence, int]]] = deque()  # with what they draw
         self.prefixes = [[self.random.randrange(50) for _ in range(70)] for _ in range(3)]
 
     def step(self) -> None:
@@ -62,11 +63,10 @@ class World:
             self.arrive()
         if self.scheduler and self.random.random() < 0.02:
             self.abort(self.random.choice(list(self.scheduler)))
-        if self.ahead and self.random.random() < 0.2:
-            self.read()
+        if self.unread and self.random.random() < 0.2:
+            for _ in range(self.random.randrange(len(self.unread)) + 1):
+                self.read()
         self.launch()
-        if not self.ahead:
-            self.read()
         self.check()
 
     def launch(self) -> None:
@@ -74,19 +74,19 @@ class World:
         plan = self.scheduler.schedule()
         self.look_at(plan)
         self.preempted += len(plan.preempted)
-        drawn = {c.sequence: self.compute(c) for c in plan.chunks if c.samples}
-        self.read()
-        self.last_drawn = drawn
-        self.unread = plan if plan.chunks else None
+        if plan.chunks:
+            drawn = {c.sequence: self.compute(c) for c in plan.chunks if c.samples}
+            self.unread.append((plan, drawn))
+        if self.unread and (len(self.unread) > self.ahead or not plan.chunks):
+            self.read()
 
     def read(self) -> None:
-        """Takes the outcome of the step that was launched last."""
-        if self.unread is None:
-            return
-        tokens, plan, self.unread = list(self.last_drawn.values()), self.unread, None
+        """Takes the outcome of the oldest step that is unread."""
+        plan, drawn = self.unread.popleft()
+        tokens = list(drawn.values())
         for progress in self.scheduler.complete(plan, tokens):
             sequence = progress.sequence
-            assert self.last_drawn[sequence] == sequence.token_ids[-1] == tokens[progress.row]
+            assert drawn[sequence] == sequence.token_ids[-1] == tokens[progress.row]
             if progress.finished:
                 self.finished += 1
                 self.hits += sequence.cached_tokens or 0
@@ -97,15 +97,14 @@ class World:
                 assert all(known[i] == model(known[:i]) for i in range(asked, len(known)))
 
     def tokens(self, sequence: Sequence) -> list[int]:
-        """What the device knows: the token, too, that its last step has drawn."""
-        known = sequence.token_ids
-        return [*known, self.last_drawn[sequence]] if self.is_unread(sequence) else known
-
-    def is_unread(self, sequence: Sequence) -> bool:
-        return self.unread is not None and any(
-            c.sequence is sequence and c.samples and c.tenure == sequence.tenures
-            for c in self.unread.chunks
-        )
+        """What the device knows: the tokens, too, that unread steps have drawn."""
+        drawn = [
+            tokens[c.sequence]
+            for plan, tokens in self.unread
+            for c in plan.chunks
+            if c.sequence is sequence and c.samples and c.tenure == sequence.tenures
+        ]
+        return [*sequence.token_ids, *drawn]
 
     def arrive(self) -> None:
         shared = self.random.choice(self.prefixes)[: self.random.randrange(70)]
@@ -200,9 +199,8 @@ class World:
             if not len(self.scheduler):
                 break
             self.launch()
-            if not self.ahead:
-                self.read()
-        self.read()
+        while self.unread:
+            self.read()
         self.manager.check([])
 
 
@@ -216,9 +214,9 @@ WORLDS = [
 ]
 
 
-@pytest.mark.parametrize("ahead", [False, True], ids=["one by one", "a step ahead"])
+@pytest.mark.parametrize("ahead", [0, 1, MOST_AHEAD])
 @pytest.mark.parametrize(("shape", "steps"), WORLDS)
-def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int, ahead: bool):
+def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int, ahead: int):
     blocks, places, budget, caching = shape
     world = World(random.Random(str(shape)), blocks, places, budget, caching, ahead)
     for _ in range(steps):

@@ -201,10 +201,28 @@ def test_the_cache_is_taken_from_the_system_before_it_is_needed(tmp_path: Path):
     runner = NativeRunner(model, num_blocks=4096, context_length=256, threads=2)
     clean = native_logits(runner, IDS)
     assert resident(runner) < 0.5
-    while runner.prepare():
+    while runner.prepare(0):
         pass
     assert resident(runner) == 1
     assert native_logits(runner, IDS).equal(clean)
+
+
+def test_of_a_large_cache_only_the_next_blocks_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved("llama", tmp_path)
+    model = native(load(tmp_path)).model
+    blocks = 8192
+    runner = NativeRunner(model, num_blocks=blocks, context_length=256, threads=2)
+    monkeypatch.setattr("modelfleet_worker.native.runner._PREPARED", runner.cache.nbytes // 8)
+    shares: list[float] = []
+    for used in (0, blocks // 2, blocks):
+        while runner.prepare(used):
+            pass
+        shares.append(resident(runner))
+    assert shares[0] < 0.3
+    assert 0.5 < shares[1] < 0.8
+    assert shares[2] == 1
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -39,6 +39,9 @@ class Runner(Protocol):
         ...
 
 
+MOST_AHEAD = 4  # steps launched and unread when one more is launched
+
+
 @runtime_checkable
 class AheadRunner(Runner, Protocol):
     """One that can be told the next step while it computes the last one.
@@ -47,7 +50,10 @@ class AheadRunner(Runner, Protocol):
     """
 
     def launch(self, chunks: Sequence[Chunk]) -> Step:
-        """Computes the chunks after those launched before, of which one step may be unread."""
+        """Computes the chunks after those launched before, of which MOST_AHEAD may be unread.
+
+        Only one, if the sampling of any request in it or in these looks back.
+        """
         ...
 
 
@@ -55,8 +61,11 @@ class AheadRunner(Runner, Protocol):
 class PreparingRunner(Runner, Protocol):
     """One that uses the time in which nobody asks."""
 
-    def prepare(self) -> bool:
-        """Some milliseconds of what later steps would have to do first; False: nothing is left."""
+    def prepare(self, used: int) -> bool:
+        """Some milliseconds of what steps that use more than `used` blocks would have to do first.
+
+        False: nothing is left to do for the next ones.
+        """
         ...
 
 

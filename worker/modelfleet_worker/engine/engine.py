@@ -13,7 +13,7 @@ import structlog
 
 from .admission import check_request
 from .block_manager import BlockManager
-from .device import AheadRunner, PreparingRunner, Runner, SampledToken, Step
+from .device import MOST_AHEAD, AheadRunner, PreparingRunner, Runner, SampledToken, Step
 from .messages import (
     Abort,
     Add,
@@ -49,9 +49,9 @@ class Engine:
 
     `deliver` is called from the engine's thread, and once more with an EngineFailure if the loop
     ends with an error. It must not block. While steps follow one another faster than `tell_every`
-    seconds, some are delivered together: who sends a message for each token takes more of a
-    processor that computes than the token did. A first and a last token never wait, nor does any
-    behind a step that takes long.
+    seconds, some are launched, read and delivered together: who wakes for each step, and sends a
+    message for each token, takes more of a processor that computes than the token did. A first
+    token never waits, nor does any behind a step that takes long.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Engine:
         self._runner = runner
         self._ahead = runner if isinstance(runner, AheadRunner) else None
         self._preparing = runner if isinstance(runner, PreparingRunner) else None
-        self._launched: _Launched | None = None
+        self._launched: deque[_Launched] = deque()
         self._deliver = deliver
         self._blocks = BlockManager(runner.num_blocks, caching=prefix_caching)
         self._scheduler = Scheduler(
@@ -83,6 +83,7 @@ class Engine:
         self._tell_every = tell_every
         self._untold: list[RequestOutput] = []
         self._told = 0.0  # when, monotonic
+        self._pace = 0.0  # seconds that a step without prompts took lately; 0: unknown
         self._tally = Tally()
         self._stats = self._tally.snapshot(self._scheduler)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -166,15 +167,15 @@ class Engine:
                 self._failure = failure
             self._deliver(failure)
         finally:
-            if self._launched is not None:
+            for launched in self._launched:
                 with suppress(Exception):  # the failure was told
-                    self._launched.step.result()  # it writes to memory that is about to go
+                    launched.step.result()  # it writes to memory that is about to go
 
     def _take_commands(self) -> bool:
         """Sleeps until there is work, or lets the device prepare; False: stop."""
         while self._preparing is not None and self._is_idle():
-            if not self._preparing.prepare():
-                self._preparing = None
+            if not self._preparing.prepare(self._blocks.used + self._blocks.cached):
+                break
         with self._wake:
             while self._is_idle():
                 self._wake.wait()
@@ -200,20 +201,33 @@ class Engine:
                 self._living.discard(request_id)
 
     def _step(self) -> None:
-        """Reads one step, after the next one is launched where the device allows it."""
-        due = self._launched
-        if due is not None and due.prefills:
-            self._launched = None
+        """Launches what can be, then reads all but the last step of it, or the only one."""
+        while self._may_launch() and (launched := self._launch()) is not None:
+            self._launched.append(launched)
+        if self._launched:
+            self._read(max(1, len(self._launched) - 1))
+        elif len(self._scheduler):
+            raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
         else:
-            self._launched = self._launch()
-            if due is None and self._ahead is None:
-                due, self._launched = self._launched, None
-        if due is not None:
-            self._read(due)
-        elif self._launched is None:
-            if len(self._scheduler):
-                raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
             self._tell(time.monotonic())  # all were aborted
+
+    def _may_launch(self) -> bool:
+        if not self._launched:
+            return True
+        if self._ahead is None or self._launched[-1].prefills:
+            return False
+        return len(self._launched) <= self._steps_ahead()
+
+    def _steps_ahead(self) -> int:
+        """Steps to launch before one is read: what takes `tell_every` seconds, at least one.
+
+        A request that waits for a place should have it as soon as somebody ends.
+        """
+        if not self._pace or self._scheduler.waiting:
+            return 1
+        if any(s.request.sampling.looks_back for s in self._scheduler.running):
+            return 1
+        return min(max(1, round(self._tell_every / self._pace)), MOST_AHEAD)
 
     def _launch(self) -> _Launched | None:
         plan = self._scheduler.schedule()
@@ -223,21 +237,33 @@ class Engine:
             return _Launched(plan, _Done(self._runner.execute(plan.chunks)))
         return _Launched(plan, self._ahead.launch(plan.chunks))
 
-    def _read(self, launched: _Launched) -> None:
-        plan, sampled = launched.plan, launched.step.result()
-        progress = self._scheduler.complete(plan, [token.id for token in sampled])
-        outputs = [_output(p, sampled[p.row]) for p in progress]
+    def _read(self, count: int) -> None:
+        due = [self._launched.popleft() for _ in range(count)]
+        # The last one first: this thread takes a core from the step behind it only once.
+        sampled = [launched.step.result() for launched in reversed(due)]
         now = time.monotonic()
-        self._tally.step(plan, outputs, now - self._last_progress)
+        seconds = (now - self._last_progress) / count
+        if not any(launched.prefills for launched in due):
+            self._pace = seconds
+        is_urgent = False
+        for launched in due:
+            is_urgent |= self._take(launched.plan, sampled.pop(), seconds)
         with self._wake:
             self._last_progress = now
+        # Without a step behind these, nobody knows how long the next one takes.
+        waits = not self._launched or self._launched[-1].prefills
+        if waits or is_urgent or now - self._told >= self._tell_every:
+            self._tell(now)
+
+    def _take(self, plan: Plan, sampled: list[SampledToken], seconds: float) -> bool:
+        """The outcome of a step; whether somebody waits for an answer to begin, or to end."""
+        progress = self._scheduler.complete(plan, [token.id for token in sampled])
+        outputs = [_output(p, sampled[p.row]) for p in progress]
+        self._tally.step(plan, outputs, seconds)
+        with self._wake:
             self._living.difference_update(o.request_id for o in outputs if o.finished)
         self._untold += outputs
-        # Without a step behind this one, nobody knows how long the next one takes.
-        waits = self._launched is None or self._launched.prefills
-        ends = any(p.finished or p.is_first for p in progress)
-        if waits or ends or now - self._told >= self._tell_every:
-            self._tell(now)
+        return any(p.finished or p.is_first for p in progress)
 
     def _tell(self, now: float) -> None:
         self._stats = self._tally.snapshot(self._scheduler)

@@ -31,6 +31,11 @@ class SamplingParams:
         return self.penalizes or bool(self.logit_bias)
 
     @property
+    def looks_back(self) -> bool:
+        """Whether more of the steps before is wanted than the last token."""
+        return self.penalizes or self.logprobs is not None
+
+    @property
     def penalizes(self) -> bool:
         """Whether tokens that are known already count."""
         return (

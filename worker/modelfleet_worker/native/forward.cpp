@@ -23,7 +23,7 @@ namespace modelfleet {
 
 constexpr int kNear = 256 << 10;  // bytes of keys and values that may be fetched one task ahead; of more,
 constexpr int kAhead = 2;         // so many blocks ahead, or they push out what is used
-constexpr int kChunk = 128;       // rows that stay in a core's cache while weights pass by
+constexpr int kChunk = 128;       // rows, about, that stay in a core's cache while weights pass by
 
 struct Layer {
   const bf16 *input_norm, *post_norm, *query_norm, *key_norm;  // the last two may be null
@@ -181,13 +181,20 @@ class Pass {
   template <typename Soon, typename Out>
   void each_pair(const Linear& w, const Rows& rows, int64_t count, const Linear& then, Soon&& soon, Out&& out) {
     const auto [first, last] = share(w.pairs());
-    for (int64_t from = 0; from < count; from += kChunk) {
-      const int64_t to = std::min<int64_t>(from + kChunk, count);
+    each_chunk(count, tile_of(w.bits), [&](int64_t from, int64_t to) {
       const uint8_t* const after = to < count ? w.pair(first) : first_of(then);
       for (int64_t pair = first; pair < last; ++pair)
         project(w, rows, from, to, pair, pair + 1 < last ? w.pair(pair + 1) : after, soon, out);
-    }
+    });
   }
+
+  // Equal parts of rows, of whole tiles: a few left over would cost as much as reading all weights.
+  template <typename F>
+  static void each_chunk(int64_t count, int64_t tile, F&& f) {
+    const int64_t chunks = std::max<int64_t>(1, (count + kChunk / 2) / kChunk), tiles = (count + tile - 1) / tile;
+    for (int64_t i = 0; i < chunks; ++i) f(tiles * i / chunks * tile, std::min(tiles * (i + 1) / chunks * tile, count));
+  }
+
   const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
@@ -203,8 +210,7 @@ class Pass {
     const Linear& w = layer.gate_up;
     const int64_t pairs = m_.inner / (kPair * kLanes);
     const auto [first, last] = share(pairs);
-    for (int64_t from = 0; from < b_.tokens; from += kChunk) {
-      const int64_t to = std::min<int64_t>(from + kChunk, b_.tokens);
+    each_chunk(b_.tokens, tile_of(w.bits), [&](int64_t from, int64_t to) {
       for (int64_t pair = first; pair < last; ++pair) {
         const int64_t next = pair + 1 < last ? pair + 1 : first;
         in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
@@ -223,7 +229,7 @@ class Pass {
           }
         });
       }
-    }
+    });
   }
 
   template <typename Code>

@@ -25,6 +25,8 @@ constexpr int kLanes = 16;
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
 constexpr int kPair = 2;   // blocks of lanes that are computed together: 32 outputs
 
+constexpr int tile_of(int64_t bits) { return bits == 16 ? 8 : 6; }  // rows, by what fits in 32 registers
+
 struct Linear {
   const void* codes;
   const float* scales;
@@ -187,7 +189,7 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, c
 // Calls f<Bits, Grouped, R>(row, part) for tiles of R rows that together are `from` to `to`.
 template <int Bits, bool Grouped, typename F>
 inline void in_tiles(int64_t from, int64_t to, F&& f) {
-  constexpr int kMost = Bits == 16 ? 8 : 6;  // by what fits in 32 registers
+  constexpr int kMost = tile_of(Bits);
   int64_t row = from;
   Part part{0, (to - from + kMost - 1) / kMost};
   for (; row + kMost <= to; row += kMost, ++part.index) f.template operator()<Bits, Grouped, kMost>(row, part);

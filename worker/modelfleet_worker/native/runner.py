@@ -99,7 +99,7 @@ class NativeRunner:
             cache=self.cache.ctypes.data,
             cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
-        self._untouched = _first_pages(self.cache, config.layers)
+        self._untouched, self._prepared = _pages(self.cache, config.layers), 0  # bytes
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
@@ -123,7 +123,7 @@ class NativeRunner:
         return self.launch(chunks).result()
 
     def launch(self, chunks: Sequence[Chunk]) -> Launched:
-        """Computes the chunks after those launched before, of which one step may be unread."""
+        """Computes the chunks after those launched before: see AheadRunner."""
         sampling = [chunk for chunk in chunks if chunk.samples]
         samplings = [chunk.sequence.request.sampling for chunk in sampling]
         drawing, kept = None, list[object]()
@@ -143,15 +143,20 @@ class NativeRunner:
         self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
         return step
 
-    def prepare(self) -> bool:
-        """Takes some pages of the cache from the system; False: enough of them, or it gives none.
+    def prepare(self, used: int) -> bool:
+        """Takes pages of the cache from the system: some for more blocks than the `used` ones.
 
         A large page takes 0.2 ms to clear, on a virtual machine whose host has to find it first
         2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all of them:
         a worker that nobody asks much should not look as large as it may become.
         """
+        if self._prepared >= self.cache.nbytes // self.num_blocks * used + _PREPARED:
+            return False
         pages = next(self._untouched, None)
-        return pages is not None and _MADVISE(*pages, _POPULATE_WRITE) == 0
+        if pages is None or _MADVISE(*pages, _POPULATE_WRITE) != 0:
+            return False
+        self._prepared += pages[1]
+        return True
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
@@ -223,7 +228,7 @@ class Launched:
     """A step that was launched, and all that it reads and writes."""
 
     wait: Callable[[], None]
-    logits: Tensor  # [R or more, vocab], until the step after the next one is launched
+    logits: Tensor  # [R or more, vocab], until the second step after this one is launched
     drawn: array[int]  # [R]
     samplings: Sequence[SamplingParams]  # [R]
     kept: object
@@ -270,10 +275,10 @@ def _structs(
     return structs, kept
 
 
-def _first_pages(cache: np.ndarray[Any, Any], layers: int) -> Iterator[tuple[int, int]]:
-    """Address and size of those that are prepared, in the order in which blocks are handed out."""
+def _pages(cache: np.ndarray[Any, Any], layers: int) -> Iterator[tuple[int, int]]:
+    """Address and size of some at a time, in the order in which blocks are handed out."""
     start, layer_bytes = cache.ctypes.data, cache.nbytes // layers
-    for offset in range(0, min(layer_bytes, _PREPARED // layers), _PIECE):
+    for offset in range(0, layer_bytes, _PIECE):
         for layer in range(layers):
             address = start + layer * layer_bytes + offset
             size = min(_PIECE, layer_bytes - offset)

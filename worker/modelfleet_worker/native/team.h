@@ -56,7 +56,7 @@ class Turn {
 class Team {
  public:
   using Job = std::function<void(int)>;
-  static constexpr int kUnfinished = 2;  // jobs at most
+  static constexpr int kUnfinished = 8;  // jobs at most
 
   explicit Team(int size) : size_(size) {
     for (int i = 0; i < size; ++i) threads_.emplace_back([this, i] { serve(i); });
@@ -69,8 +69,10 @@ class Team {
 
   int size() const { return size_; }
 
-  // Has job(i) called in each thread i, once those launched before have ended. Returns at once.
+  // Has job(i) called in each thread i, once those launched before have ended. Returns at once,
+  // unless there are too many of them.
   void launch(Job job) {
+    wait(launched_.now() + 1 - kUnfinished);
     jobs_[launched_.now() % kUnfinished] = std::move(job);
     launched_.advance();
   }
