@@ -145,7 +145,7 @@ def main() -> None:
     path = options.work / "windows.jsonl"
     if not options.table:
         measure(options, path)
-    rows = [json.loads(line) for line in path.open()]
+    rows = [row for row in read(path) if row]
     print(
         f"{datetime.date.today()}, torch {version('torch')}, against float32; text: news and"
         f" Wikipedia of gensim 4.4.0, {sum(row[ORIGINAL][0] for row in rows)} tokens; calibration:"
@@ -155,6 +155,8 @@ def main() -> None:
         "|---|---|---|---|---|"
     )
     for name in rows[0]:
+        if not all(name in row for row in rows):
+            continue  # was cut off
         cost = summarize([row[name] for row in rows])
         print(
             f"| {name} | {cost.perplexity} | {cost.perplexity_ratio} | {cost.divergence}"
@@ -162,8 +164,19 @@ def main() -> None:
         )
 
 
+def read(path: Path) -> list[dict[str, list[float]]]:
+    """For each window of text the figures that are there, by model; the last ones count."""
+    rows: list[dict[str, list[float]]] = []
+    for line in path.open() if path.exists() else ():
+        row = json.loads(line)
+        window = row.pop("window")
+        rows += [{} for _ in range(window + 1 - len(rows))]
+        rows[window] |= row
+    return rows
+
+
 def measure(options: argparse.Namespace, path: Path) -> None:
-    """A line for each window of text, with all models' figures."""
+    """Adds a line for each window of text, with the figures that are missing."""
     torch.set_num_threads(usable_cores())
     texts = windows(options.folder, corpus(options.wheel))
     texts = texts[:: max(1, len(texts) // (TOKENS // 511 + 1))]
@@ -174,12 +187,15 @@ def measure(options: argparse.Namespace, path: Path) -> None:
         if not options.methods or any(part in name for part in options.methods)
     }
     original = load_plain(options.folder)
-    done = len(path.read_text().splitlines()) if path.exists() else 0
+    known = read(path)
     with path.open("a") as log:
-        for ids in texts[done:]:
+        for window, ids in enumerate(texts):
+            missing = found.keys() - (known[window].keys() if window < len(known) else ())
+            if not missing:
+                continue
             truth = logprobs(original, ids)
-            row = {ORIGINAL: compare(truth, truth, ids)}
-            row |= {n: compare(truth, of(ids), ids) for n, of in found.items()}
+            row = {"window": window, ORIGINAL: compare(truth, truth, ids)}
+            row |= {n: compare(truth, found[n](ids), ids) for n in found if n in missing}
             log.write(f"{json.dumps(row)}\n")
             log.flush()
 

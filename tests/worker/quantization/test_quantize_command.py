@@ -16,11 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from modelfleet_worker.errors import ModelError, UsageError
-from modelfleet_worker.quantization.calibration import calibrate, default_text
+from modelfleet_worker.quantization.calibration import Seen, calibrate, default_text
 from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
 from modelfleet_worker.quantization.evaluation import evaluate
+from modelfleet_worker.quantization.gptq_rounding import round_by_gptq
 from modelfleet_worker.quantization.plain import load_plain
-from modelfleet_worker.quantization.scheme import Method, Override
+from modelfleet_worker.quantization.scheme import Method, Override, Scheme
+from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
 from quantized_models import load, logits, tiny
 
 IDS = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79])
@@ -83,6 +85,25 @@ def test_calibrated_weights_are_closer_than_the_nearest(tmp_path: Path):
     for cost in costs.values():
         assert cost.divergence.low <= cost.divergence.value <= cost.divergence.high
         assert cost.tokens == 18 * 127
+
+
+def test_a_token_that_is_far_longer_than_others_does_not_decide():
+    """As the first one of a text is in real models."""
+    generator = torch.Generator().manual_seed(2)
+    shape = torch.randn(64, 64, generator=generator) @ torch.logspace(0, -2, 64).diag()
+    usual = torch.randn(2048, 64, generator=generator) @ shape
+    giant = 2000 * torch.randn(1, 64, generator=generator)
+    seen = Seen(torch.zeros(64, 64), torch.zeros(64), alike=True)
+    for part in usual.split(512):
+        seen.add(torch.cat([giant, part]))
+    weight = torch.randn(32, 64, generator=generator)
+    scheme = Scheme(bits=4, group=32, symmetric=True)
+
+    def error(rounded: QuantizedWeight) -> float:
+        return float((usual @ (weight - rounded.dequantized()).t()).norm())
+
+    nearest = error(quantize(weight, scheme))
+    assert error(round_by_gptq(weight, seen.hessian, scheme)) < 0.95 * nearest
 
 
 @pytest.mark.usefixtures("without_tokenizer")

@@ -30,6 +30,11 @@ from .tally import Tally
 
 log = structlog.get_logger(__name__)
 
+# A message takes some 0.15 ms of cores, here and where it is read: of 16 streams, told every 20 ms,
+# 6 % of two. So many of them are told more rarely.
+_STREAM_EVERY = 0.003  # seconds between messages, for each stream
+_ALL_EVERY = 0.05  # seconds; longer shows
+
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
@@ -50,8 +55,9 @@ class Engine:
     `deliver` is called from the engine's thread, and once more with an EngineFailure if the loop
     ends with an error. It must not block. While steps follow one another faster than `tell_every`
     seconds, some are launched, read and delivered together: who wakes for each step, and sends a
-    message for each token, takes more of a processor that computes than the token did. A first
-    token never waits, nor does any behind a step that takes long.
+    message for each token, takes more of a processor that computes than the token did. Tokens of
+    many requests come in larger pieces. A first token never waits, nor does any behind a step that
+    takes long.
     """
 
     def __init__(
@@ -252,8 +258,12 @@ class Engine:
             self._last_progress = now
         # Without a step behind these, nobody knows how long the next one takes.
         waits = not self._launched or self._launched[-1].prefills
-        if waits or is_urgent or now - self._told >= self._tell_every:
+        if waits or is_urgent or now - self._told >= self._interval():
             self._tell(now)
+
+    def _interval(self) -> float:
+        shared = _STREAM_EVERY * len(self._scheduler.running)
+        return max(self._tell_every, min(shared, _ALL_EVERY))
 
     def _take(self, plan: Plan, sampled: list[SampledToken], seconds: float) -> bool:
         """The outcome of a step; whether somebody waits for an answer to begin, or to end."""

@@ -13,7 +13,9 @@ from torch import Tensor
 from .scheme import Scheme
 from .weights import QuantizedWeight, quantize
 
-_DAMPING = 0.01  # of the mean diagonal
+# Of the mean diagonal. With the paper's 0.01 it fits its calibration: on other text, SmolLM2's wide
+# projections then lose up to 1.4 times what rounding to nearest does, with this 0.5 to 1.1.
+_DAMPING = 0.3
 _BLOCK = 128  # inputs whose errors are handed on together
 
 
