@@ -184,21 +184,32 @@ def test_what_another_request_left_in_the_cache_does_not_matter(tmp_path: Path):
     assert native_logits(runner, IDS).equal(clean)
 
 
+def pages(runner: NativeRunner) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
+    """Address and size of the cache's whole pages."""
+    start = runner.cache.ctypes.data
+    first, end = -(-start // mmap.PAGESIZE), (start + runner.cache.nbytes) // mmap.PAGESIZE
+    return ctypes.c_void_p(first * mmap.PAGESIZE), ctypes.c_size_t((end - first) * mmap.PAGESIZE)
+
+
 def resident(runner: NativeRunner) -> float:
     """The share of the cache's pages that the system has given."""
-    start, libc = runner.cache.ctypes.data, ctypes.CDLL(None)
-    first = -(-start // mmap.PAGESIZE)
-    pages = (start + runner.cache.nbytes) // mmap.PAGESIZE - first
-    given = (ctypes.c_ubyte * pages)()
-    address, size = first * mmap.PAGESIZE, pages * mmap.PAGESIZE
-    assert libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), given) == 0
-    return sum(page & 1 for page in given) / pages
+    address, size = pages(runner)
+    given = (ctypes.c_ubyte * (size.value // mmap.PAGESIZE))()
+    assert ctypes.CDLL(None).mincore(address, size, given) == 0
+    return sum(page & 1 for page in given) / len(given)
+
+
+def give_back(runner: NativeRunner) -> None:
+    """All pages: the memory may be some that this process had before."""
+    assert ctypes.CDLL(None).madvise(*pages(runner), mmap.MADV_DONTNEED) == 0
+    assert resident(runner) == 0
 
 
 def test_the_cache_is_taken_from_the_system_before_it_is_needed(tmp_path: Path):
     saved("llama", tmp_path)
     model = native(load(tmp_path)).model
     runner = NativeRunner(model, num_blocks=4096, context_length=256, threads=2)
+    give_back(runner)
     clean = native_logits(runner, IDS)
     assert resident(runner) < 0.5
     while runner.prepare(0):
@@ -214,6 +225,7 @@ def test_of_a_large_cache_only_the_next_blocks_are_taken(
     model = native(load(tmp_path)).model
     blocks = 8192
     runner = NativeRunner(model, num_blocks=blocks, context_length=256, threads=2)
+    give_back(runner)
     monkeypatch.setattr("modelfleet_worker.native.runner._PREPARED", runner.cache.nbytes // 8)
     shares: list[float] = []
     for used in (0, blocks // 2, blocks):
