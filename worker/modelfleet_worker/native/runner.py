@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import mmap
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,14 +26,10 @@ from ..models.llama import Layer, Llama, rope_angles
 from ..quantization.scheme import KVFormat
 from . import library
 from .linear import NativeLinear
+from .pages import Pages, zeros
 
 _STEP = 32  # widths are whole steps of it
-_LINE = 64  # bytes
-_PIECE = 2 << 20  # bytes; of a large page
-_PREPARED = 256 << 20  # bytes
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14
-_MADVISE = ctypes.CDLL(None).madvise
-_MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_PREPARED = 256 << 20  # bytes of the cache
 _AS_THEY_ARE = (
     *("temperature", "top_k", "top_p", "min_p", "seed", "choice"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
@@ -71,11 +66,10 @@ class NativeRunner:
         self.model = model
         self._vocab = config.vocab_size
         angles = rope_angles(config, context_length)
-        # Numpy leaves the zeros to the system: pages are taken when written, or by `prepare`.
         vectors = 2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads
         is_int8 = kv_cache is KVFormat.INT8
-        self.cache = _zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
-        self._scales = _zeros(vectors, np.float32) if is_int8 else None
+        self.cache = zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
+        self._scales = zeros(vectors, np.float32) if is_int8 else None
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
@@ -99,7 +93,7 @@ class NativeRunner:
             cache=self.cache.ctypes.data,
             cache_scales=None if self._scales is None else self._scales.ctypes.data,
         )
-        self._untouched, self._prepared = _pages(self.cache, config.layers), 0  # bytes
+        self._pages = Pages(self.cache, config.layers)
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
@@ -150,13 +144,7 @@ class NativeRunner:
         2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all of them:
         a worker that nobody asks much should not look as large as it may become.
         """
-        if self._prepared >= self.cache.nbytes // self.num_blocks * used + _PREPARED:
-            return False
-        pages = next(self._untouched, None)
-        if pages is None or _MADVISE(*pages, _POPULATE_WRITE) != 0:
-            return False
-        self._prepared += pages[1]
-        return True
+        return self._pages.take(self.cache.nbytes // self.num_blocks * used + _PREPARED)
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
@@ -273,24 +261,6 @@ def _structs(
             struct.known_ids = known.ctypes.data
             kept.append(known)
     return structs, kept
-
-
-def _pages(cache: np.ndarray[Any, Any], layers: int) -> Iterator[tuple[int, int]]:
-    """Address and size of some at a time, in the order in which blocks are handed out."""
-    start, layer_bytes = cache.ctypes.data, cache.nbytes // layers
-    for offset in range(0, layer_bytes, _PIECE):
-        for layer in range(layers):
-            address = start + layer * layer_bytes + offset
-            size = min(_PIECE, layer_bytes - offset)
-            yield address - address % mmap.PAGESIZE, size + address % mmap.PAGESIZE
-
-
-def _zeros(count: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
-    """On a line of the processor's cache: a vector that lies across two of them is read twice."""
-    items = _LINE // np.dtype(dtype).itemsize
-    zeros = np.zeros(count + items, dtype)
-    start = -(zeros.ctypes.data % -_LINE) // zeros.itemsize
-    return zeros[start : start + count]
 
 
 def _layer(layer: Layer) -> library.Layer:
