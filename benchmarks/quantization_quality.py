@@ -145,7 +145,7 @@ def main() -> None:
     path = options.work / "windows.jsonl"
     if not options.table:
         measure(options, path)
-    rows = [row for row in read(path) if row]
+    rows = list(read(path).values())
     print(
         f"{datetime.date.today()}, torch {version('torch')}, against float32; text: news and"
         f" Wikipedia of gensim 4.4.0, {sum(row[ORIGINAL][0] for row in rows)} tokens; calibration:"
@@ -164,14 +164,12 @@ def main() -> None:
         )
 
 
-def read(path: Path) -> list[dict[str, list[float]]]:
+def read(path: Path) -> dict[int, dict[str, list[float]]]:
     """For each window of text the figures that are there, by model; the last ones count."""
-    rows: list[dict[str, list[float]]] = []
+    rows: dict[int, dict[str, list[float]]] = {}
     for line in path.open() if path.exists() else ():
         row = json.loads(line)
-        window = row.pop("window")
-        rows += [{} for _ in range(window + 1 - len(rows))]
-        rows[window] |= row
+        rows.setdefault(row.pop("window"), {}).update(row)
     return rows
 
 
@@ -190,12 +188,12 @@ def measure(options: argparse.Namespace, path: Path) -> None:
     known = read(path)
     with path.open("a") as log:
         for window, ids in enumerate(texts):
-            missing = found.keys() - (known[window].keys() if window < len(known) else ())
+            missing = {n: of for n, of in found.items() if n not in known.get(window, {})}
             if not missing:
                 continue
             truth = logprobs(original, ids)
             row = {"window": window, ORIGINAL: compare(truth, truth, ids)}
-            row |= {n: compare(truth, found[n](ids), ids) for n in found if n in missing}
+            row |= {n: compare(truth, of(ids), ids) for n, of in missing.items()}
             log.write(f"{json.dumps(row)}\n")
             log.flush()
 

@@ -52,7 +52,7 @@ class AheadRunner(Runner, Protocol):
     def launch(self, chunks: Sequence[Chunk]) -> Step:
         """Computes the chunks after those launched before, of which MOST_AHEAD may be unread.
 
-        Only one, if the sampling of any request in it or in these looks back.
+        Only one of these, if the sampling of a request in any of these looks back.
         """
         ...
 

@@ -252,8 +252,8 @@ class Engine:
         if not any(launched.prefills for launched in due):
             self._pace = seconds
         is_urgent = False
-        for launched in due:
-            is_urgent |= self._take(launched.plan, sampled.pop(), seconds)
+        for launched, tokens in zip(due, reversed(sampled), strict=True):
+            is_urgent |= self._take(launched.plan, tokens, seconds)
         with self._wake:
             self._last_progress = now
         # Without a step behind these, nobody knows how long the next one takes.
