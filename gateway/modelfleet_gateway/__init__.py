@@ -1,7 +1,12 @@
 """The one door for clients: OpenAI API, queue, routing, failover, metering.
 
-A request's way through the files: `app` and `reply` (HTTP), `generation` (the two URLs that
-generate), `openai_api` (its fields and its answer's shapes, pure), `dispatch` with `queue` and
-`balance` (who waits for which worker), `stream` with `failover` (one choice, whatever happens to
-workers), `workers` (channels and Stats). `fleet`, `view` and `signals` talk to the operator.
+The rooms, in the order in which a request passes them:
+
+- `http`: `server` listens and drains, `app` has the URLs, `generation` serves the two that generate,
+  `reply` reads bodies and writes answers, `close_on_drain` sends clients away in time.
+- `openai_api`: a request's fields and its answer's shapes. Pure.
+- `routing`: `dispatch` with `queue` and `balance` (who waits for which worker), `stream` with
+  `failover` (one choice, whatever happens to workers), `workers` with `channels` (their Stats and
+  slots), `merge` (several choices as one stream), `view` (models, names and workers).
+- `operator_link`: `link` keeps the Fleet stream, `signals` says what goes up.
 """

@@ -12,9 +12,9 @@ from dataclasses import replace
 import uvloop
 
 from .errors import StartupError
+from .http.server import serve
 from .logs import LogFormat, configure
 from .options import Options
-from .server import serve
 
 
 def raise_file_limit() -> None:

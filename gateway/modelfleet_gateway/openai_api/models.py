@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..view import Route, View
+from ..routing.view import Route, View
 from .shapes import Json
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelfleet_proto import fleet_pb2
 
-from .dispatch import Desk, Dispatcher
+from ..routing.dispatch import Desk, Dispatcher
 
 
 class Reporter:

@@ -12,10 +12,10 @@ import structlog
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 
-from .channels import METADATA, open_channel
-from .dispatch import Dispatcher
+from ..routing.channels import METADATA, open_channel
+from ..routing.dispatch import Dispatcher
+from ..routing.view import changed_view, parse_view
 from .signals import Reporter
-from .view import changed_view, parse_view
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
 URGENT_PAUSE: Final = 0.02  # seconds between signals at least

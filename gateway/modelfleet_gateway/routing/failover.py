@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from .errors import (
+from ..errors import (
     ContextLengthExceededError,
     GatewayError,
     InvalidRequestError,

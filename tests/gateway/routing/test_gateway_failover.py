@@ -16,7 +16,7 @@ from gateway_doubles import (
     running_fleet,
 )
 
-from modelfleet_gateway import workers as gateway_workers
+from modelfleet_gateway.routing import workers as gateway_workers
 from modelfleet_proto import worker_pb2
 
 DRAINING = worker_pb2.WORKER_STATE_DRAINING

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from modelfleet_gateway.balance import choose_worker
 from modelfleet_gateway.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
@@ -15,7 +14,9 @@ from modelfleet_gateway.errors import (
     UnknownModelError,
     UpstreamLostError,
 )
-from modelfleet_gateway.failover import (
+from modelfleet_gateway.options import split_address
+from modelfleet_gateway.routing.balance import choose_worker
+from modelfleet_gateway.routing.failover import (
     MAX_FRUITLESS,
     MAX_TURNED_AWAY,
     Again,
@@ -25,10 +26,9 @@ from modelfleet_gateway.failover import (
     Failure,
     after_failure,
 )
-from modelfleet_gateway.merge import merged
-from modelfleet_gateway.options import split_address
-from modelfleet_gateway.queue import WaitingLine
-from modelfleet_gateway.view import Route, is_outdated, make_view, not_ready, outlook
+from modelfleet_gateway.routing.merge import merged
+from modelfleet_gateway.routing.queue import WaitingLine
+from modelfleet_gateway.routing.view import Route, is_outdated, make_view, not_ready, outlook
 
 Code = grpc.StatusCode
 

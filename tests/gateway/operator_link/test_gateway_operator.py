@@ -15,12 +15,12 @@ from gateway_doubles import (
     running_fleet,
 )
 
-from modelfleet_gateway.dispatch import Dispatcher
 from modelfleet_gateway.errors import NotReadyError, UnknownModelError
+from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.metrics import Metrics
 from modelfleet_gateway.options import Options
-from modelfleet_gateway.server import Gateway, address_of, listen
-from modelfleet_gateway.view import Route, make_view
+from modelfleet_gateway.routing.dispatch import Dispatcher
+from modelfleet_gateway.routing.view import Route, make_view
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 
@@ -189,7 +189,7 @@ async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good(
 
 async def test_an_operator_that_stands_still_is_left_for_another(monkeypatch):
     """Its connection stays: the kernel answers for a process that was stopped."""
-    monkeypatch.setattr("modelfleet_gateway.fleet.SILENCE", 0.5)
+    monkeypatch.setattr("modelfleet_gateway.operator_link.link.SILENCE", 0.5)
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         operator = fleet.operator

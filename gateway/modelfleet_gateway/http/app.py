@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from .dispatch import Dispatcher
-from .errors import GatewayError, MethodNotAllowedError, UnknownUrlError
+from ..errors import GatewayError, MethodNotAllowedError, UnknownUrlError
+from ..metrics import Metrics
+from ..openai_api.chat import ChatRequest, ChatShape
+from ..openai_api.completions import CompletionRequest, CompletionShape
+from ..openai_api.models import model_card, model_list
+from ..routing.dispatch import Dispatcher
 from .generation import GenerationEndpoint
-from .metrics import Metrics
-from .openai_api.chat import ChatRequest, ChatShape
-from .openai_api.completions import CompletionRequest, CompletionShape
-from .openai_api.models import model_card, model_list
 from .reply import request_id
 
 

@@ -10,11 +10,11 @@ from typing import Self
 
 import structlog
 
+from ..errors import NotReadyError, UnknownModelError, UpstreamLostError
+from ..metrics import Metrics, ModelMeter
+from ..tasks import TaskBag, supervise
 from .balance import choose_worker
-from .errors import NotReadyError, UnknownModelError, UpstreamLostError
-from .metrics import Metrics, ModelMeter
 from .queue import Waiter, WaitingLine
-from .tasks import TaskBag, supervise
 from .view import Route, View, is_outdated, not_ready
 from .workers import Lease, Worker
 

@@ -15,18 +15,18 @@ from starlette.types import Receive, Scope, Send
 
 from modelfleet_proto import worker_pb2
 
-from .dispatch import Admission, Desk, Dispatcher
-from .errors import GatewayError, InternalError
-from .merge import merged
-from .metrics import Metrics, ModelMeter
-from .openai_api.chat import ChatRequest, ChatShape
-from .openai_api.completions import CompletionRequest, CompletionShape
-from .openai_api.fields import parse
-from .openai_api.shapes import Answer, Collected
+from ..errors import GatewayError, InternalError
+from ..metrics import Metrics, ModelMeter
+from ..openai_api.chat import ChatRequest, ChatShape
+from ..openai_api.completions import CompletionRequest, CompletionShape
+from ..openai_api.fields import parse
+from ..openai_api.shapes import Answer, Collected
+from ..routing.dispatch import Admission, Desk, Dispatcher
+from ..routing.merge import merged
+from ..routing.stream import Choice, Event
+from ..routing.view import outlook
+from ..timing import Timing
 from .reply import Json, Reply, read_body, request_id, unless_gone
-from .stream import Choice, Event
-from .timing import Timing
-from .view import outlook
 
 CLIENT_GONE: Final = 499  # nginx's status for it; only in metrics
 FIRST_PROGRESS: Final = 0.05  # seconds that nobody needs a comment for

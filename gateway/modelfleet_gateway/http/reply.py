@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Send
 
-from .errors import BodyTooLargeError, GatewayError, InvalidRequestError, ShuttingDownError
+from ..errors import BodyTooLargeError, GatewayError, InvalidRequestError, ShuttingDownError
 
 Json = dict[str, Any]
 Result = TypeVar("Result")

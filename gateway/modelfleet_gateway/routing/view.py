@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
 
-from .errors import NotReadyError, UnknownModelError
+from ..errors import NotReadyError, UnknownModelError
 
 NAMES_SHOWN = 20
 

@@ -10,8 +10,8 @@ import grpc
 import httpx
 import openai
 
+from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
-from modelfleet_gateway.server import Gateway, address_of, listen
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .errors import QueueFullError
+from ..errors import QueueFullError
 
 Place = TypeVar("Place")
 

@@ -12,11 +12,11 @@ import structlog
 
 from modelfleet_proto import worker_pb2
 
+from ..errors import WorkerProtocolError
+from ..metrics import ModelMeter
+from ..openai_api.shapes import FINISH_REASONS
 from .dispatch import Admission
-from .errors import WorkerProtocolError
 from .failover import Attempts, Blame, End, Failure, after_failure
-from .metrics import ModelMeter
-from .openai_api.shapes import FINISH_REASONS
 from .workers import GenerateCall, Lease
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished

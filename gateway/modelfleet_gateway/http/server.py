@@ -13,14 +13,14 @@ from typing import Final
 import structlog
 import uvicorn
 
+from ..errors import StartupError
+from ..metrics import Metrics
+from ..operator_link.link import OperatorLink
+from ..options import Options, split_address
+from ..routing.dispatch import Dispatcher
+from ..tasks import TaskBag, supervise
 from .app import App
-from .dispatch import Dispatcher
-from .errors import StartupError
-from .fleet import OperatorLink
-from .metrics import Metrics
-from .options import Options, split_address
-from .parting import Parting
-from .tasks import TaskBag, supervise
+from .close_on_drain import Parting
 
 KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
 BACKLOG: Final = 2048

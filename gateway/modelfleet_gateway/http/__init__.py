@@ -1,0 +1,1 @@
+"""HTTP with clients: URLs, bodies in, answers out; the listening server and its drain."""

@@ -1,0 +1,1 @@
+"""The Fleet stream: views come from the operator, signals go to it."""

@@ -1,0 +1,1 @@
+"""From a parsed request to a worker: queue, choice, failover; the view that it all rests on."""
