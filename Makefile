@@ -84,7 +84,7 @@ bench: install model ## The engine beside its peers, an hour on an idle machine 
 
 .PHONY: generate
 generate: install ## Write what is generated from the code: the CRDs, their reference, the chart's copies
-	$(BIN)/python -m modelfleet_operator.crd
+	$(BIN)/python -m modelfleet_operator.api.crd
 	$(BIN)/python tools/generate_chart.py
 
 .PHONY: clean

@@ -2,8 +2,8 @@
 
 The rooms, in the order in which a request passes them:
 
-- `http`: `server` listens and drains, `app` has the URLs, `generation` serves the two that generate,
-  `reply` reads bodies and writes answers, `close_on_drain` sends clients away in time.
+- `http`: `server` listens and drains, `app` has the URLs, `generation` serves the two that
+  generate, `reply` reads bodies and writes answers, `close_on_drain` sends clients away in time.
 - `openai_api`: a request's fields and its answer's shapes. Pure.
 - `routing`: `dispatch` with `queue` and `balance` (who waits for which worker), `stream` with
   `failover` (one choice, whatever happens to workers), `workers` with `channels` (their Stats and

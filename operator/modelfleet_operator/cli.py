@@ -101,10 +101,10 @@ def up(
     """Run a fleet on this machine: a gateway, and worker processes as they are needed."""
     import asyncio
 
+    from .api.manifests import load_manifests
     from .local.state import default_directory
     from .local.up import UpOptions, run_fleet
     from .logs import configure
-    from .manifests import load_manifests
 
     configure(log_format.value)
     manifests = load_manifests(files)

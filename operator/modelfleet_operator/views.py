@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from .api.formats import show_quantity
+from .api.model_deployment import ModelDeployment, Quantization
 from .decisions.autoscale import ScalingPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
-from .formats import show_quantity
-from .spec import ModelDeployment, Quantization
 
 
 def decision_view(

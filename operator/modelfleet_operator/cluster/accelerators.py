@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from ..accelerator import AcceleratorSpec
+from ..api.accelerator_class import AcceleratorSpec
+from ..api.manifests import observed_class
 from ..decisions.observed import Accelerator
-from ..manifests import observed_class
 from .trouble import WORKER
 
 ACCELERATOR = "modelfleet.dev/accelerator"  # label: name of the class

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from kubernetes.aio import client
 
-from .. import accelerator
+from ..api import accelerator_class
+from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from ..decisions.observed import Worker
 from ..errors import PassingError, RejectedError
-from ..spec import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from .observing import Object, owned_by
 from .requests import answer, status_of, translated
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
-RESOURCES = frozenset({PLURAL, accelerator.PLURAL})
+RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL})
 
 
 class ClusterApi:

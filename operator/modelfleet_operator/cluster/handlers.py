@@ -10,8 +10,8 @@ from typing import Any
 
 import kopf
 
-from .. import accelerator
-from ..spec import GROUP, PLURAL, VERSION
+from ..api import accelerator_class
+from ..api.model_deployment import GROUP, PLURAL, VERSION
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
 from .known import Known
@@ -66,14 +66,14 @@ async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
     return {_deployment_of(body): known} if known else {}
 
 
-@kopf.index(GROUP, VERSION, accelerator.PLURAL, id="classes", registry=REGISTRY)
+@kopf.index(GROUP, VERSION, accelerator_class.PLURAL, id="classes", registry=REGISTRY)
 async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
     """By name; one that cannot be used is as good as missing."""
     known = read_class(dict(body))
     return {known.name: known} if known else {}
 
 
-@kopf.on.event(GROUP, VERSION, accelerator.PLURAL, registry=REGISTRY)
+@kopf.on.event(GROUP, VERSION, accelerator_class.PLURAL, registry=REGISTRY)
 async def class_changed(memo: OperatorMemo, **_: Any) -> None:
     """Any deployment may name it. Nobody writes a status there, so each event is news."""
     memo.reconcilers.wake_all()

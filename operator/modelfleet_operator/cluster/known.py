@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..api.manifests import observed_manifest
+from ..api.model_deployment import ModelDeployment
 from ..decisions.observed import Deployment
 from ..decisions.reasons import Reason
-from ..manifests import observed_manifest
-from ..spec import ModelDeployment
 from ..views import decision_view
 from .observing import Object, invalid_deployment
 from .pods import PodSettings, pod_template, revision, template_problems

@@ -13,8 +13,8 @@ from typing import Any
 from kubernetes.aio import client
 from pydantic import ValidationError
 
+from ..api.model_deployment import PodTemplate
 from ..decisions.reasons import Reason
-from ..spec import PodTemplate
 from .trouble import WORKER
 
 HERE = "spec.podTemplate"

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..api.model_deployment import API_VERSION, KIND, ModelDeployment
 from ..decisions.names import revision_hash, worker_name
 from ..decisions.reasons import Reason
-from ..spec import API_VERSION, KIND, ModelDeployment
 from ..views import model_flags
 from .pod_template import Problem, host_paths, lay_under, problems
 from .storage import Storage, host_folder, storage

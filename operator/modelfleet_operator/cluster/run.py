@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import kopf
 import structlog
 
+from ..api.model_deployment import GROUP
 from ..errors import ModelfleetError, StartError
-from ..fleet import Fleet, serve
+from ..fleet.service import Fleet, serve
 from ..metrics import Metrics
 from ..reconciler import Reconcilers
-from ..spec import GROUP
 from .api import ClusterApi
 from .body import ClusterBody
 from .connection import Client, load_configuration

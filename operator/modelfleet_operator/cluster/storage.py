@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ..spec import Model
+from ..api.model_deployment import Model
 
 CACHE = "/var/cache/modelfleet"
 MODEL = "/models"  # where a claim or an image is mounted

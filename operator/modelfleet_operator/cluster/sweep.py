@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import structlog
 from kubernetes.aio import client
 
+from ..api.model_deployment import GROUP, PLURAL, VERSION
 from ..errors import PassingError, RejectedError, WatchLostError
-from ..spec import GROUP, PLURAL, VERSION
 from .pods import DEPLOYMENT
 from .requests import answer, translated
 

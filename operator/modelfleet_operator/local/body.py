@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..api.model_deployment import ModelDeployment
 from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
 from ..decisions.memory import Memory
 from ..decisions.names import owners, revision_hash
 from ..decisions.observed import Deployment, Observed, PastRevision, Worker
 from ..decisions.rendering import render
 from ..decisions.status import Status
-from ..spec import ModelDeployment
 from ..views import decision_view, model_flags
 from .pod_template import environment
 from .processes import Child

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..api.model_deployment import ModelDeployment
 from ..errors import ManifestError
-from ..spec import ModelDeployment
 
 WORKER = "worker"  # the container that is laid under Modelfleet's own
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import structlog
 
+from ..api.model_deployment import ModelDeployment
 from ..decisions.observed import Observed
 from ..decisions.plan import Plan
 from ..decisions.status import Status
 from ..errors import ManifestError
-from ..fleet import Fleet, serve
+from ..fleet.service import Fleet, serve
 from ..reconciler import Reconcilers
-from ..spec import ModelDeployment
 from .body import LocalBody, WorkerOptions
 from .gateway import Gateway, check_port
 from .narration import narrate

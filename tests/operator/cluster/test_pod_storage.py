@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from modelfleet_operator.api.model_deployment import Model, ModelDeployment
 from modelfleet_operator.cluster.pods import PodSettings, pod_template
 from modelfleet_operator.cluster.storage import Storage, storage
-from modelfleet_operator.spec import Model, ModelDeployment
 
 
 def stored(source: str = "hf://owner/name", **settings: Any) -> Storage:

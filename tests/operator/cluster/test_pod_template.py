@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster.pods import (
     PodSettings,
     pod_template,
@@ -15,7 +16,6 @@ from modelfleet_operator.cluster.pods import (
     worker_pod,
 )
 from modelfleet_operator.decisions.reasons import Reason
-from modelfleet_operator.spec import ModelDeployment
 
 SETTINGS = PodSettings(image="worker:1", host_paths=("/data",), image_pull_secrets=("ours",))
 OWNER = {"name": "smol", "namespace": "team", "uid": "owner"}

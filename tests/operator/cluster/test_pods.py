@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster import pods
 from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template, worker_pod
-from modelfleet_operator.spec import ModelDeployment
 
 OWNER = {"name": "smol", "namespace": "team", "uid": "owner"}
 SETTINGS = PodSettings(image="worker:1", device="cpu", drain_timeout=60)

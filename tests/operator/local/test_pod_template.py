@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.errors import ManifestError
 from modelfleet_operator.local.pod_template import environment, ignored
-from modelfleet_operator.spec import ModelDeployment
 
 
 def deployment(**template: Any) -> ModelDeployment:

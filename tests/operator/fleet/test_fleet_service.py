@@ -12,8 +12,8 @@ import pytest
 
 from modelfleet_operator.decisions.observed import WorkerState
 from modelfleet_operator.decisions.plan import Route, WorkerRoute
-from modelfleet_operator.fleet import SILENCE, Fleet, serve
-from modelfleet_operator.fleet_view import REMOVALS_KEPT, FleetView
+from modelfleet_operator.fleet.service import SILENCE, Fleet, serve
+from modelfleet_operator.fleet.view import REMOVALS_KEPT, FleetView
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
 
@@ -145,7 +145,7 @@ async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
 
 
 async def test_a_gateway_without_news_hears_that_the_operator_is_there(monkeypatch):
-    monkeypatch.setattr("modelfleet_operator.fleet.HEARTBEAT", 0.05)
+    monkeypatch.setattr("modelfleet_operator.fleet.service.HEARTBEAT", 0.05)
     async with service(MODEL) as served, connected(served) as gateway:
         for _ in range(2):  # before there is a view, too
             assert (await gateway.message()).WhichOneof("message") is None
@@ -235,7 +235,7 @@ async def test_having_taken_a_change_is_news_for_the_models_in_it():
 
 
 async def test_the_silence_of_a_gateway_is_news_for_every_model(monkeypatch):
-    monkeypatch.setattr("modelfleet_operator.fleet.SILENCE", 0.2)
+    monkeypatch.setattr("modelfleet_operator.fleet.service.SILENCE", 0.2)
     async with service(MODEL) as served:
         served.fleet.publish(route())
         async with connected(served) as gateway:

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from modelfleet_operator.accelerator import AcceleratorClass
-from modelfleet_operator.crd import (
+from modelfleet_operator.api.accelerator_class import AcceleratorClass
+from modelfleet_operator.api.crd import (
     ACCELERATOR_CLASS,
     MODEL_DEPLOYMENT,
     OBJECTS,
@@ -25,6 +25,8 @@ from modelfleet_operator.crd import (
     object_schema,
     reference,
 )
+from modelfleet_operator.api.manifests import check_manifest
+from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
@@ -34,8 +36,6 @@ from modelfleet_operator.decisions.status import (
     ScalingEvent,
     Status,
 )
-from modelfleet_operator.manifests import check_manifest
-from modelfleet_operator.spec import ModelDeployment
 
 SCHEMA = object_schema(MODEL_DEPLOYMENT)
 CLASS_SCHEMA = object_schema(ACCELERATOR_CLASS)
@@ -346,8 +346,8 @@ def _without_empty(value: Any) -> Any:
 
 @each_object
 def test_the_files_are_what_the_models_say(of: ApiObject):
-    assert of.file.read_text() == crd_text(of), "run python -m modelfleet_operator.crd"
-    assert REFERENCE_FILE.read_text() == reference(), "run python -m modelfleet_operator.crd"
+    assert of.file.read_text() == crd_text(of), "run python -m modelfleet_operator.api.crd"
+    assert REFERENCE_FILE.read_text() == reference(), "run python -m modelfleet_operator.api.crd"
 
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any], bool]]:

@@ -15,10 +15,10 @@ import grpc
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
-from .decisions.observed import Signals, WorkerStats
-from .decisions.plan import Route
-from .fleet_signals import GatewayStream, worker_stats
-from .fleet_view import FleetView
+from ..decisions.observed import Signals, WorkerStats
+from ..decisions.plan import Route
+from .signals import GatewayStream, worker_stats
+from .view import FleetView
 
 SILENCE = 5.0  # seconds without a message after which a gateway does not count
 PAUSE = 0.02  # seconds between messages to a gateway: what changes together goes together

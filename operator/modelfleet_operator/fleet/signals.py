@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from modelfleet_proto import fleet_pb2, worker_pb2
 
-from .decisions.observed import GatewayReport, WorkerState, WorkerStats
-from .decisions.plan import WorkerRoute
-from .fleet_view import FleetView, identity, routability
+from ..decisions.observed import GatewayReport, WorkerState, WorkerStats
+from ..decisions.plan import WorkerRoute
+from .view import FleetView, identity, routability
 
 _STATES = {
     worker_pb2.WORKER_STATE_STANDBY: WorkerState.STANDBY,

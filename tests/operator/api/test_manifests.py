@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from modelfleet_operator.errors import ManifestError
-from modelfleet_operator.formats import (
+from modelfleet_operator.api.formats import (
     parse_duration,
     parse_quantity,
     show_duration,
     show_quantity,
 )
-from modelfleet_operator.manifests import load_manifests, observed_manifest
+from modelfleet_operator.api.manifests import load_manifests, observed_manifest
+from modelfleet_operator.errors import ManifestError
 
 HEAD = "apiVersion: modelfleet.dev/v1alpha1\nkind: ModelDeployment\n"
 GOOD = HEAD + "metadata: {name: smol}\nspec: {model: {source: 'hf://owner/name'}}\n"

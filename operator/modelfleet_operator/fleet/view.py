@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
 
-from .decisions.plan import Route, WorkerRoute
+from ..decisions.plan import Route, WorkerRoute
 
 REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
 

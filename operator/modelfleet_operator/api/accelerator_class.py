@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
 from .formats import Format, Money
-from .spec import ApiModel, Metadata, Rule, as_tuple
+from .model_deployment import ApiModel, Metadata, Rule, as_tuple
 
 KIND, PLURAL = "AcceleratorClass", "acceleratorclasses"
 

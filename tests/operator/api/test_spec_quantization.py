@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from modelfleet_operator.api.manifests import load_manifests
 from modelfleet_operator.errors import ManifestError
-from modelfleet_operator.manifests import load_manifests
 from modelfleet_operator.views import model_flags
 
 

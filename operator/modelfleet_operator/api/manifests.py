@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from . import accelerator
-from .accelerator import AcceleratorClass
-from .errors import ManifestError
-from .spec import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
+from ..errors import ManifestError
+from . import accelerator_class
+from .accelerator_class import AcceleratorClass
+from .model_deployment import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
 
 _Object = TypeVar("_Object", bound=ApiModel)
 
@@ -75,7 +75,7 @@ def load_manifests(paths: Iterable[Path]) -> list[ModelDeployment]:
                 )
             found.append(deployment)
     if not found and not wrong:
-        wrong.append(f"expected a {KIND} in one of the files, found {accelerator.KIND} only")
+        wrong.append(f"expected a {KIND} in one of the files, found {accelerator_class.KIND} only")
     if wrong:
         raise ManifestError("\n".join(wrong))
     return found
@@ -102,7 +102,7 @@ def _validated(model: type[_Object], document: dict[str, Any]) -> tuple[list[str
 
 
 def _is_class(document: Any) -> bool:
-    asked = (accelerator.KIND, API_VERSION)
+    asked = (accelerator_class.KIND, API_VERSION)
     return (
         isinstance(document, dict) and (document.get("kind"), document.get("apiVersion")) == asked
     )

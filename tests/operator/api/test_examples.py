@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from modelfleet_operator.api.manifests import check_manifest
 from modelfleet_operator.cluster.pods import PodSettings, template_problems
-from modelfleet_operator.manifests import check_manifest
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -1,0 +1,1 @@
+"""The Fleet service: what gateways are told, and what they say."""
