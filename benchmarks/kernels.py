@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from modelfleet_worker.native.library import has_bfloat16
-from modelfleet_worker.native.linear import NativeLinear
+from modelfleet_worker.devices.native.library import has_bfloat16
+from modelfleet_worker.devices.native.linear import NativeLinear
 
 SHAPES = ((576, 3072), (1536, 576), (576, 49152))  # SmolLM2's: inputs, outputs
 ROWS = (1, 8, 16, 128)

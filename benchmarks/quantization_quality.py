@@ -30,12 +30,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modelfleet_worker.engine.host import usable_cores
+from modelfleet_worker.devices.host import usable_cores
+from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.models.loader import load_model
-from modelfleet_worker.native.runner import NativeRunner
 from modelfleet_worker.quantization.calibration import windows
 from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
 from modelfleet_worker.quantization.evaluation import compare, logprobs, summarize

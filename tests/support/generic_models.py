@@ -28,14 +28,14 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from modelfleet_worker.devices.torch.generic_runner import GenericRunner
+from modelfleet_worker.devices.torch.paged_attention import KVCache
+from modelfleet_worker.devices.torch.runner import FlatBatch
+from modelfleet_worker.devices.torch.varied_attention import VariedAttention
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.generic_runner import GenericRunner
 from modelfleet_worker.engine.messages import Request
-from modelfleet_worker.engine.paged_attention import KVCache
-from modelfleet_worker.engine.runner import FlatBatch
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.engine.sequence import Sequence
-from modelfleet_worker.engine.varied_attention import VariedAttention
 from modelfleet_worker.models.loader import load_model
 from quantized_models import asked
 

@@ -149,7 +149,7 @@ def worker(
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
     from . import lifeline, logs
-    from .engine.paced import Calibration
+    from .devices.paced import Calibration
     from .errors import UsageError
     from .loading import cpu_loader, paced_loader
     from .preload import preload_cpu

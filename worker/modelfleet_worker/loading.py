@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .devices.paced import Calibration, load_paced
 from .engine.device import LoadedModel
-from .engine.paced import Calibration, load_paced
 from .progress import Report
 from .sources import find_model, parse_source
 from .spec import ModelSpec

@@ -19,9 +19,9 @@ def preload_cpu() -> None:
     import torch
     from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
-    from .engine.host import usable_cores
+    from .devices.host import usable_cores
+    from .devices.native.library import load_library
     from .models import loader
-    from .native.library import load_library
     from .text import huggingface
     from .text.chat_template import prepare
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from gated_engine import Gate, Running, add
+from modelfleet_worker.devices.paced import Calibration, PacedRunner
 from modelfleet_worker.engine.messages import Abort, Add, EngineFailure, FinishReason, Request
-from modelfleet_worker.engine.paced import Calibration, PacedRunner
 
 
 def test_delivers_a_token_a_step_and_the_end_once():

@@ -213,7 +213,7 @@ def test_abort_works_in_every_state():
 
 def test_imports_no_torch():
     code = (
-        "import sys; import modelfleet_worker.engine.engine, modelfleet_worker.engine.paced;"
+        "import sys; import modelfleet_worker.engine.engine, modelfleet_worker.devices.paced;"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.engine.engine import Engine
 from modelfleet_worker.engine.messages import (
@@ -24,7 +25,6 @@ from modelfleet_worker.engine.messages import (
     StepOutput,
     TokenLogprobs,
 )
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE
 from modelfleet_worker.models.llama import Llama
 from modelfleet_worker.models.loader import load_model

@@ -18,8 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.messages import Request, SamplingParams
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.models.loader import load_model
 
 SIZES = {

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from generic_models import MODELS, VOCAB, WINDOW, greedy, load, runner_of, saved
+from modelfleet_worker.devices.torch.generic_runner import GenericRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.generic_runner import GenericRunner
 from modelfleet_worker.engine.messages import Request, SamplingParams
 
 NEW = 12  # tokens of each answer

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from modelfleet_worker.devices.native import library
+from modelfleet_worker.devices.native.runner import NativeRunner
+from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.messages import Request
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.models.llama import Llama, rope_tables
-from modelfleet_worker.native import library
-from modelfleet_worker.native.runner import NativeRunner
 from modelfleet_worker.quantization.scheme import KVFormat
 from quantized_models import Causal, load, model_of, native_logits, tiny
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import hostile_checkpoints
+from modelfleet_worker.devices.torch.runner import warm_up
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.runner import warm_up
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models import sizing
 from modelfleet_worker.models.loader import load_model

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modelfleet_worker.devices.native import library
+from modelfleet_worker.devices.native.runner import NativeRunner
+from modelfleet_worker.devices.torch.sampler import Draw, sample
 from modelfleet_worker.engine.messages import Request, SamplingParams
-from modelfleet_worker.engine.sampler import Draw, sample
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.engine.sequence import Sequence
-from modelfleet_worker.native import library
-from modelfleet_worker.native.runner import NativeRunner
 from quantized_models import native_runner
 
 pytestmark = pytest.mark.skipif(

@@ -22,14 +22,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from modelfleet_worker.devices.native import library
+from modelfleet_worker.devices.native.runner import NativeRunner
+from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.messages import Request
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.models.loader import load_model
-from modelfleet_worker.native import library
-from modelfleet_worker.native.runner import NativeRunner
 from quantized_models import asked, logits, native_logits
 
 pytestmark = pytest.mark.skipif(
@@ -226,7 +226,9 @@ def test_of_a_large_cache_only_the_next_blocks_are_taken(
     blocks = 8192
     runner = NativeRunner(model, num_blocks=blocks, context_length=256, threads=2)
     give_back(runner)
-    monkeypatch.setattr("modelfleet_worker.native.runner._PREPARED", runner.cache.nbytes // 8)
+    monkeypatch.setattr(
+        "modelfleet_worker.devices.native.runner._PREPARED", runner.cache.nbytes // 8
+    )
     shares: list[float] = []
     for used in (0, blocks // 2, blocks):
         while runner.prepare(used):

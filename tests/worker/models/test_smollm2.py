@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.engine.messages import Abort, Request, SamplingParams
-from modelfleet_worker.engine.runner import TorchRunner
 from modelfleet_worker.models.llama import Llama
 
 Ids = tuple[int, ...]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
+from modelfleet_worker.devices.native import library
+from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.device import AheadRunner, SampledToken
 from modelfleet_worker.engine.engine import Engine
 from modelfleet_worker.engine.messages import (
@@ -20,8 +22,6 @@ from modelfleet_worker.engine.messages import (
     StepOutput,
 )
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.native import library
-from modelfleet_worker.native.runner import NativeRunner
 from quantized_models import native_runner
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from modelfleet_worker.native import linear
-from modelfleet_worker.native.library import compile_library, load_library
-from modelfleet_worker.native.linear import NativeLinear
+from modelfleet_worker.devices.native import linear
+from modelfleet_worker.devices.native.library import compile_library, load_library
+from modelfleet_worker.devices.native.linear import NativeLinear
 from modelfleet_worker.quantization.kernels import TorchInt4, TorchInt8, Twin, pack
 from modelfleet_worker.quantization.scheme import Scheme
 from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
@@ -138,7 +138,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(tmp_path: Path, monkeypatch):
 def test_threads_are_torchs_own(tmp_path: Path):
     """A second OpenMP would have a pool of its own, and the two would fight for the cores."""
     script = (
-        "import torch; from modelfleet_worker.native.library import load_library;"
+        "import torch; from modelfleet_worker.devices.native.library import load_library;"
         "assert load_library();"
         "print(len({l.split()[-1] for l in open('/proc/self/maps') if 'libgomp' in l}))"
     )

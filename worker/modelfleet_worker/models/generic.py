@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..engine.varied_attention import AttentionLayer
+from ..devices.torch.varied_attention import AttentionLayer
 from .interface import Serving, under_way
 from .llama import Attention
 

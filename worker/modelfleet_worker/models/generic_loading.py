@@ -18,8 +18,8 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
-from ..engine.generic_runner import GenericRunner
-from ..engine.varied_attention import AttentionLayer
+from ..devices.torch.generic_runner import GenericRunner
+from ..devices.torch.varied_attention import AttentionLayer
 from ..errors import ModelError
 from ..progress import Report
 from ..quantization.scheme import Quantization

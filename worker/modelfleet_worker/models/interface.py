@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ..engine.paged_attention import LayerShape
-from ..engine.varied_attention import AttentionLayer
+from ..devices.torch.paged_attention import LayerShape
+from ..devices.torch.varied_attention import AttentionLayer
 from ..errors import ModelError
 from .llama import Attention
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..native.linear import NativeLinear
+from ..devices.native.linear import NativeLinear
 from ..quantization.kernels import Kernel
 
 

@@ -8,15 +8,15 @@ import torch
 import xxhash
 from torch import Tensor
 
+from ..devices.host import usable_cores
+from ..devices.native.runner import NativeRunner
+from ..devices.native.runner import takes as native_takes
+from ..devices.torch.paged_attention import LayerShape
+from ..devices.torch.runner import TorchRunner, warm_up
 from ..engine.device import LoadedModel, Runner
-from ..engine.host import usable_cores
 from ..engine.messages import EngineLimits
-from ..engine.paged_attention import LayerShape
-from ..engine.runner import TorchRunner, warm_up
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
-from ..native.runner import NativeRunner
-from ..native.runner import takes as native_takes
 from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format

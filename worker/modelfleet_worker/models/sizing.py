@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from ..devices.host import available_memory
 from ..engine.device import Runner
-from ..engine.host import available_memory
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from .config import read_json

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices.torch.paged_attention import KVCache
+from ..devices.torch.runner import FlatBatch
+from ..devices.torch.varied_attention import AttentionLayer, VariedAttention
 from ..engine.messages import Request
-from ..engine.paged_attention import KVCache
-from ..engine.runner import FlatBatch
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..engine.sequence import Sequence
-from ..engine.varied_attention import AttentionLayer, VariedAttention
 from ..errors import ModelError
 from .generic import GenericModel, forward
 from .interface import NAME, Recording, under_way

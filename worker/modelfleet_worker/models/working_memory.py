@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engine.paged_attention import MOST_GATHERED
+from ..devices.torch.paged_attention import MOST_GATHERED
 
 STREAM_TOKEN = 320  # bytes: a token as an int in lists, its digest, its text, its unread logprobs
 _STREAM = 512 << 10  # bytes: a request's message, its largest batch of tokens on the way

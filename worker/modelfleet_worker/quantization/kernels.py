@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..native.linear import NativeLinear
+from ..devices.native.linear import NativeLinear
 from .weights import QuantizedWeight, pack_nibbles, unpack_nibbles
 
 _INT4_GROUPS = (32, 64, 128, 256)  # of _weight_int4pack_mm_for_cpu

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelfleet_worker.engine.host import available_memory, usable_cores
+from modelfleet_worker.devices.host import available_memory, usable_cores
 
 MIB = 2**20
 

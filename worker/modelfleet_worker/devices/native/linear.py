@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..quantization.weights import QuantizedWeight
+from ...quantization.weights import QuantizedWeight
 from .library import Linear, has_bfloat16, load_library
 
 _LANES, _PAIR = 16, 32

@@ -9,14 +9,14 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ..models.llama import Llama, rope_tables
-from ..quantization.scheme import KVFormat
-from .device import Runner, SampledToken
-from .messages import Request
+from ...engine.device import Runner, SampledToken
+from ...engine.messages import Request
+from ...engine.scheduler import BLOCK_SIZE, Chunk
+from ...engine.sequence import Sequence
+from ...models.llama import Llama, rope_tables
+from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
 from .sampler import Draw, sample
-from .scheduler import BLOCK_SIZE, Chunk
-from .sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

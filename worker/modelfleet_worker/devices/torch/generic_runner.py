@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from ..models.generic import GenericModel
-from ..quantization.scheme import KVFormat
-from .device import SampledToken
+from ...engine.device import SampledToken
+from ...engine.scheduler import Chunk
+from ...models.generic import GenericModel
+from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache
 from .runner import FlatBatch
 from .sampler import Draw, sample
-from .scheduler import Chunk
 from .varied_attention import VariedAttention
 
 

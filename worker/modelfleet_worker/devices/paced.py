@@ -18,12 +18,12 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..engine.device import LoadedModel, SampledToken
+from ..engine.messages import EngineLimits, TokenLogprobs
+from ..engine.scheduler import BLOCK_SIZE, Chunk
+from ..engine.sequence import Sequence
 from ..errors import ModelError
 from ..progress import Report
-from .device import LoadedModel, SampledToken
-from .messages import EngineLimits, TokenLogprobs
-from .scheduler import BLOCK_SIZE, Chunk
-from .sequence import Sequence
 
 END_OF_SEQUENCE = 0
 _SHORTEST, _LENGTHS = 16, 112  # answers end by themselves after 16 to 127 tokens

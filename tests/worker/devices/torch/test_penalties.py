@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from modelfleet_worker.devices.torch.penalties import shifted
 from modelfleet_worker.engine.messages import SamplingParams
-from modelfleet_worker.engine.penalties import shifted
 
 VOCAB = 12
 token_ids = st.integers(0, VOCAB - 1)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...engine.scheduler import Chunk
 from .paged_attention import KVCache, LayerShape, PagedAttention, slots_of
-from .scheduler import Chunk
 
 _ROWS = 128  # queries whose capped scores are held at once: [H, 128, L] in float32
 

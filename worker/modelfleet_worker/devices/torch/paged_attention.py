@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..quantization.scheme import KVFormat
-from .scheduler import BLOCK_SIZE, Chunk
+from ...engine.scheduler import BLOCK_SIZE, Chunk
+from ...quantization.scheme import KVFormat
 
 MOST_GATHERED = 2**15  # tokens whose keys and values are copied together; more for a longer one
 

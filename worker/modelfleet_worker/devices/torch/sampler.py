@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .device import SampledToken
-from .messages import SamplingParams, TokenLogprobs
+from ...engine.device import SampledToken
+from ...engine.messages import SamplingParams, TokenLogprobs
+from ...engine.scheduler import Chunk
 from .penalties import shifted
-from .scheduler import Chunk
 
 _NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
 

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.device import SampledToken
-from ..engine.messages import SamplingParams
-from ..engine.sampler import Draw, logprobs_of
-from ..engine.scheduler import BLOCK_SIZE, Chunk
-from ..engine.sequence import Sequence as EngineSequence
-from ..models.config import LlamaConfig
-from ..models.linear import Linear, QuantizedLinear
-from ..models.llama import Layer, Llama, rope_angles
-from ..quantization.scheme import KVFormat
+from ...engine.device import SampledToken
+from ...engine.messages import SamplingParams
+from ...engine.scheduler import BLOCK_SIZE, Chunk
+from ...engine.sequence import Sequence as EngineSequence
+from ...models.config import LlamaConfig
+from ...models.linear import Linear, QuantizedLinear
+from ...models.llama import Layer, Llama, rope_angles
+from ...quantization.scheme import KVFormat
+from ..torch.sampler import Draw, logprobs_of
 from . import library
 from .linear import NativeLinear
 from .pages import Pages, zeros

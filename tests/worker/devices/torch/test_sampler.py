@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import MinPLogitsWarper
 
+from modelfleet_worker.devices.torch.sampler import Draw, noise, sample, truncate
 from modelfleet_worker.engine.messages import SamplingParams
-from modelfleet_worker.engine.sampler import Draw, noise, sample, truncate
 
 
 def draw(position: int = 0, **params) -> Draw:
