@@ -35,7 +35,7 @@ from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.engine.sequence import Sequence
-from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.quantization.calibration import windows
 from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
 from modelfleet_worker.quantization.evaluation import compare, logprobs, summarize

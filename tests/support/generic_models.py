@@ -36,7 +36,7 @@ from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.engine.sequence import Sequence
-from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.loading.loader import load_model
 from quantized_models import asked
 
 VOCAB = 97

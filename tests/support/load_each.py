@@ -22,7 +22,7 @@ _ROOM = 768 << 20  # bytes of addresses that a load may add, threads and mapped 
 
 
 def main() -> None:
-    from modelfleet_worker.models.loader import load_model
+    from modelfleet_worker.loading.loader import load_model
     from modelfleet_worker.text.huggingface import HuggingFaceTokenizer
 
     def load(kind: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.paced import Calibration
 from modelfleet_worker.lifecycle import Lifecycle
-from modelfleet_worker.loading import Loader, paced_loader
+from modelfleet_worker.loading.device_loaders import Loader, paced_loader
 from modelfleet_worker.server import ServerOptions, WorkerServer
 
 MODEL = "default/model"

@@ -17,7 +17,7 @@ from memory_group import MemoryGroup, memory_group, peak, reset_peak
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.host import usable_cores
-from modelfleet_worker.models.working_memory import Load, Widths, working_memory
+from modelfleet_worker.loading.working_memory import Load, Widths, working_memory
 
 pytestmark = pytest.mark.integration
 

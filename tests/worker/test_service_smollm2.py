@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from modelfleet_proto import worker_pb2 as pb
-from modelfleet_worker.loading import Loaded, Loader, cpu_loader
+from modelfleet_worker.loading.device_loaders import Loaded, Loader, cpu_loader
 from modelfleet_worker.progress import Report
 from modelfleet_worker.spec import ModelSpec
 from modelfleet_worker.storage.cache import Cache

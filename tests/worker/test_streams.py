@@ -6,7 +6,7 @@ import tracemalloc
 
 from modelfleet_worker.backlog import TOKENS
 from modelfleet_worker.engine.messages import FinishReason, RequestOutput, TokenLogprobs
-from modelfleet_worker.models.working_memory import STREAM_TOKEN
+from modelfleet_worker.loading.working_memory import STREAM_TOKEN
 from modelfleet_worker.streams import Stream
 
 

@@ -151,8 +151,8 @@ def worker(
     from . import lifeline, logs
     from .devices.paced import Calibration
     from .errors import UsageError
-    from .loading import cpu_loader, paced_loader
-    from .preload import preload_cpu
+    from .loading.device_loaders import cpu_loader, paced_loader
+    from .loading.preload import preload_cpu
     from .quantities import parse_bytes
     from .server import ServerOptions, serve
     from .sources import parse_source

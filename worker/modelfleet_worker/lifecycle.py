@@ -16,7 +16,7 @@ from .counters import Counters
 from .engine.engine import Engine
 from .engine.messages import EngineFailure, StepOutput
 from .errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
-from .loading import Loaded, Loader
+from .loading.device_loaders import Loaded, Loader
 from .progress import Progress
 from .pulse import Pulse
 from .spec import ModelSpec

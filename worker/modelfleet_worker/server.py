@@ -19,9 +19,9 @@ from modelfleet_proto.handshake import VersionInterceptor
 
 from .errors import UsageError
 from .lifecycle import Lifecycle
-from .loading import Loader
-from .preload import Preload
-from .preload import run as run_preload
+from .loading.device_loaders import Loader
+from .loading.preload import Preload
+from .loading.preload import run as run_preload
 from .service import WorkerService
 from .spec import ModelSpec
 from .state import State

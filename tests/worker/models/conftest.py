@@ -26,8 +26,8 @@ from modelfleet_worker.engine.messages import (
     TokenLogprobs,
 )
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE
+from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.models.llama import Llama
-from modelfleet_worker.models.loader import load_model
 
 TEXTS = (
     "The capital of France is",

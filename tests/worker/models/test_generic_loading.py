@@ -35,7 +35,7 @@ from transformers.models.phi import modeling_phi
 from generic_models import SIZES, VOCAB, load, saved, teacher_forced
 from modelfleet_worker.devices.torch.runner import warm_up
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.models import sizing
+from modelfleet_worker.loading import sizing
 
 IDS = [(7 * i + 3) % VOCAB for i in range(50)]
 
@@ -265,7 +265,7 @@ def test_refuses_a_model_whose_tokens_notice_their_neighbours(
 def test_our_own_families_need_nothing_of_it():
     """Importing transformers' models takes seconds of every start."""
     code = (
-        "import sys, modelfleet_worker.models.loader;"
+        "import sys, modelfleet_worker.loading.loader;"
         "print([m for m in sys.modules if m.startswith('transformers.')"
         " or m.endswith('generic_loading')])"
     )

@@ -15,8 +15,8 @@ import hostile_checkpoints
 from modelfleet_worker.devices.torch.runner import warm_up
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.models import sizing
-from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.loading import sizing
+from modelfleet_worker.loading.loader import load_model
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -29,7 +29,7 @@ from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.engine.sequence import Sequence
-from modelfleet_worker.models.loader import load_model
+from modelfleet_worker.loading.loader import load_model
 from quantized_models import asked, logits, native_logits
 
 pytestmark = pytest.mark.skipif(

@@ -124,7 +124,7 @@ def test_an_override_that_matches_nothing_is_an_error(tmp_path: Path):
 
 def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
     """Weights wait for their projection only: the most that is held beside packed ones."""
-    from modelfleet_worker.models import assembly
+    from modelfleet_worker.loading import assembly
 
     saved(tmp_path, num_hidden_layers=8)
     most = 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.assembly import stored_parts
+from ..loading.assembly import stored_parts
 from ..models.linear import Linear
 from ..models.llama import Layer, Llama
 from .awq_scaling import best_scales

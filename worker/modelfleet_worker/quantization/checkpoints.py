@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..models.assembly import FLOATS, stored_parts
-from ..models.checkpoint import Checkpoint
+from ..loading.assembly import FLOATS, stored_parts
+from ..loading.checkpoint import Checkpoint
 from ..models.config import LlamaConfig, read_config, read_json
 from ..models.linear import Linear
 from ..models.llama import Llama

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.assembly import Assembly
-from ..models.checkpoint import Checkpoint
+from ..loading.assembly import Assembly
+from ..loading.checkpoint import Checkpoint
 from ..models.config import read_config, read_json
 from ..models.llama import Llama, rope_tables
 from .scheme import AS_STORED, Quantization

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .devices.paced import Calibration, load_paced
-from .engine.device import LoadedModel
-from .progress import Report
-from .sources import find_model, parse_source
-from .spec import ModelSpec
-from .storage.cache import Cache, LocalModel
-from .text.paced import PacedTokenizer
-from .text.tokenizer import Tokenizer
+from ..devices.paced import Calibration, load_paced
+from ..engine.device import LoadedModel
+from ..progress import Report
+from ..sources import find_model, parse_source
+from ..spec import ModelSpec
+from ..storage.cache import Cache, LocalModel
+from ..text.paced import PacedTokenizer
+from ..text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,8 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
         )
         # Imported here: torch and transformers take seconds, and only this device needs them.
         report("Imports", 0.0)
-        from .models.loader import load_model
-        from .text.huggingface import HuggingFaceTokenizer
+        from ..text.huggingface import HuggingFaceTokenizer
+        from .loader import load_model
 
         # The tokenizer first: what is wrong with it shows before minutes of reading weights.
         tokenizer = HuggingFaceTokenizer(files.folder)

@@ -17,14 +17,14 @@ from ..engine.device import LoadedModel, Runner
 from ..engine.messages import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
+from ..models.config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json
+from ..models.linear import Linear
+from ..models.llama import Llama
 from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
 from .assembly import Assembly
 from .checkpoint import Checkpoint
-from .config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json
-from .linear import Linear
-from .llama import Llama
 from .sizing import (
     LoadedWeights,
     cache_blocks,
@@ -66,7 +66,7 @@ def load_model(
         weights = _load_llama(folder, config, kind, context, quantization, progress)
     else:
         # Imported here: transformers' models take seconds, and ours need none of them.
-        from . import generic_loading as generic
+        from . import generic
 
         described = generic.read_config(folder)
         context = context_within(generic.max_context(described), context_length)

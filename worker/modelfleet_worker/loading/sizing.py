@@ -13,7 +13,7 @@ from ..devices.host import available_memory
 from ..engine.device import Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
-from .config import read_json
+from ..models.config import read_json
 from .working_memory import Widths
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}

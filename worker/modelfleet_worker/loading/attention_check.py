@@ -14,8 +14,8 @@ from ..engine.messages import Request
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..engine.sequence import Sequence
 from ..errors import ModelError
-from .generic import GenericModel, forward
-from .interface import NAME, Recording, under_way
+from ..models.generic import GenericModel, forward
+from ..models.interface import NAME, Recording, under_way
 
 _TOKENS = 24  # of the prompt: more than a block
 # A chunk's tokens of the prompt, and of a stranger in the same batch.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from .threads import in_thread
+from ..threads import in_thread
 
 log = structlog.get_logger()
 
@@ -19,11 +19,11 @@ def preload_cpu() -> None:
     import torch
     from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
-    from .devices.host import usable_cores
-    from .devices.native.library import load_library
-    from .models import loader
-    from .text import huggingface
-    from .text.chat_template import prepare
+    from ..devices.host import usable_cores
+    from ..devices.native.library import load_library
+    from ..text import huggingface
+    from ..text.chat_template import prepare
+    from . import loader
 
     # Transformers imports a name's module when the name is asked for, which these lines did.
     del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader, huggingface

@@ -21,15 +21,15 @@ from transformers.utils.logging import disable_progress_bar
 from ..devices.torch.generic_runner import GenericRunner
 from ..devices.torch.varied_attention import AttentionLayer
 from ..errors import ModelError
+from ..models.config import architectures, read_json
+from ..models.generic import GenericModel
+from ..models.interface import NAME
+from ..models.packed_modules import pack_modules
 from ..progress import Report
 from ..quantization.scheme import Quantization
+from .attention_check import try_out
 from .checkpoint import Checkpoint
-from .config import architectures, read_json
-from .generic import GenericModel
-from .interface import NAME
-from .packed_modules import pack_modules
 from .sizing import LoadedWeights, refuse_weights_beyond_memory
-from .trial import try_out
 from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.

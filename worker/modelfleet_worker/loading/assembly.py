@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..models.config import LlamaConfig
+from ..models.linear import Linear, QuantizedLinear, SplitLinear
+from ..models.llama import Llama
 from ..quantization.kernels import Kernel, pack
 from ..quantization.scheme import HEAD, Quantization
 from ..quantization.stored import StoredFormat
 from ..quantization.weights import QuantizedWeight, can_stack, quantize, stacked
-from .config import LlamaConfig
-from .linear import Linear, QuantizedLinear, SplitLinear
-from .llama import Llama
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 

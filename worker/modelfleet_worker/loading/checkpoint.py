@@ -11,7 +11,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
-from .config import read_json
+from ..models.config import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
