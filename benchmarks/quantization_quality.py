@@ -36,10 +36,6 @@ from modelfleet_worker.engine.messages import Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
-from modelfleet_worker.quantization.calibration import windows
-from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
-from modelfleet_worker.quantization.evaluation import compare, logprobs, summarize
-from modelfleet_worker.quantization.plain import load_plain
 from modelfleet_worker.quantization.scheme import (
     AS_STORED,
     KVFormat,
@@ -47,6 +43,10 @@ from modelfleet_worker.quantization.scheme import (
     Quantization,
     Weights,
 )
+from modelfleet_worker.quantize.calibration import windows
+from modelfleet_worker.quantize.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantize.evaluation import compare, logprobs, summarize
+from modelfleet_worker.quantize.plain import load_plain
 
 NEWS = "gensim/test/test_data/lee_background.cor"
 WIKIPEDIA = (

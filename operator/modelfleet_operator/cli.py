@@ -266,7 +266,7 @@ def worker(context: typer.Context) -> None:
 @app.command(context_settings=_PASS_ON)
 def quantize(context: typer.Context) -> None:
     """Write a checkpoint with weights of 4 or 8 bits."""
-    _become("modelfleet_worker.quantization", context.args)
+    _become("modelfleet_worker.quantize", context.args)
 
 
 def _become(module: str, arguments: list[str]) -> NoReturn:

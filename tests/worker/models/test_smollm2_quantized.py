@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from modelfleet_worker.engine.messages import Request
-from modelfleet_worker.quantization.plain import load_plain
-from modelfleet_worker.quantization.plain import logits as twin_logits
+from modelfleet_worker.quantize.plain import load_plain
+from modelfleet_worker.quantize.plain import logits as twin_logits
 from quantized_models import asked, load, logits
 
 # Nats between the two likeliest. The twin computes in float32: bfloat16 alone, with the same

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .scheme import Scheme
-from .weights import QuantizedWeight, quantize
+from ..quantization.scheme import Scheme
+from ..quantization.weights import QuantizedWeight, quantize
 
 # Of the mean diagonal. With the paper's 0.01 it fits its calibration: on other text, SmolLM2's wide
 # projections then lose up to 1.4 times what rounding to nearest does, with this 0.5 to 1.1.

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.config import read_json
-from .packing import pack
-from .scheme import HEAD, Scheme
-from .weights import QuantizedWeight
+from ..quantization.packing import pack
+from ..quantization.scheme import HEAD, Scheme
+from ..quantization.weights import QuantizedWeight
 
 _SHARD_BYTES = 4 << 30
 _INDEX = "model.safetensors.index.json"

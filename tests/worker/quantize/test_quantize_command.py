@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from modelfleet_worker.errors import ModelError, UsageError
-from modelfleet_worker.quantization.calibration import Seen, calibrate, default_text
-from modelfleet_worker.quantization.checkpoints import Plan, quantize_checkpoint
-from modelfleet_worker.quantization.evaluation import evaluate
-from modelfleet_worker.quantization.gptq_rounding import round_by_gptq
-from modelfleet_worker.quantization.plain import load_plain
 from modelfleet_worker.quantization.scheme import Method, Override, Scheme
 from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
+from modelfleet_worker.quantize.calibration import Seen, calibrate, default_text
+from modelfleet_worker.quantize.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantize.evaluation import evaluate
+from modelfleet_worker.quantize.gptq_rounding import round_by_gptq
+from modelfleet_worker.quantize.plain import load_plain
 from quantized_models import load, logits, tiny
 
 IDS = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79])
@@ -42,7 +42,7 @@ def texts(count: int = 12, length: int = 128) -> list[Tensor]:
 @pytest.fixture
 def without_tokenizer(monkeypatch):
     """The tiny models have none: windows are given."""
-    monkeypatch.setattr("modelfleet_worker.quantization.checkpoints.windows", lambda *_: texts())
+    monkeypatch.setattr("modelfleet_worker.quantize.checkpoints.windows", lambda *_: texts())
 
 
 def plan(method: str, **changes: Any) -> Plan:
@@ -170,7 +170,7 @@ def test_every_python_has_text_to_calibrate_with():
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "modelfleet_worker.quantization", *map(str, arguments)],
+        [sys.executable, "-m", "modelfleet_worker.quantize", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .scheme import Scheme
-from .weights import quantize
+from ..quantization.scheme import Scheme
+from ..quantization.weights import quantize
 
 _STEPS = 16  # of the exponent, from 0 (no scaling) to 1
 

@@ -12,8 +12,8 @@ from ..loading.assembly import Assembly
 from ..loading.checkpoint import Checkpoint
 from ..models.config import read_config, read_json
 from ..models.llama import Llama, rope_tables
-from .scheme import AS_STORED, Quantization
-from .stored import stored_format
+from ..quantization.scheme import AS_STORED, Quantization
+from ..quantization.stored import stored_format
 
 
 class SelfAttention:

@@ -14,11 +14,11 @@ from ..errors import UsageError
 from ..loading.assembly import stored_parts
 from ..models.linear import Linear
 from ..models.llama import Layer, Llama
+from ..quantization.scheme import Quantization, Scheme
+from ..quantization.weights import QuantizedWeight, quantize
 from .awq_scaling import best_scales
 from .gptq_rounding import round_by_gptq
 from .plain import SelfAttention, rope
-from .scheme import Quantization, Scheme
-from .weights import QuantizedWeight, quantize
 
 WINDOW = 512  # tokens of each piece of text
 Progress = Callable[[float], None]

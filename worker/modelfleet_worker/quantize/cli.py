@@ -1,4 +1,4 @@
-"""`modelfleet quantize`, also `python -m modelfleet_worker.quantization`."""
+"""`modelfleet quantize`, also `python -m modelfleet_worker.quantize`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typer.exceptions import TyperException
 
 from ..errors import UsageError, WorkerError
-from .scheme import Method, Override
+from ..quantization.scheme import Method, Override
 
 if TYPE_CHECKING:
     from .calibration import Progress as Report

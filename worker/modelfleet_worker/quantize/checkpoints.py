@@ -15,11 +15,11 @@ from ..loading.checkpoint import Checkpoint
 from ..models.config import LlamaConfig, read_config, read_json
 from ..models.linear import Linear
 from ..models.llama import Llama
+from ..quantization.scheme import HEAD, Method, Override, Quantization, Scheme, Weights
+from ..quantization.stored import stored_format
+from ..quantization.weights import quantize
 from .calibration import Calibrated, Progress, calibrate, default_text, windows
 from .plain import load_plain
-from .scheme import HEAD, Method, Override, Quantization, Scheme, Weights
-from .stored import stored_format
-from .weights import quantize
 from .writing import packed_tensors, quantization_config, write_checkpoint
 
 

@@ -1,0 +1,1 @@
+"""`modelfleet quantize`: writes a smaller checkpoint, and measures what was lost."""
