@@ -15,9 +15,9 @@ import leak_check
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.paced import Calibration
-from modelfleet_worker.lifecycle import Lifecycle
 from modelfleet_worker.loading.device_loaders import Loader, paced_loader
-from modelfleet_worker.server import ServerOptions, WorkerServer
+from modelfleet_worker.serving.lifecycle import Lifecycle
+from modelfleet_worker.serving.server import ServerOptions, WorkerServer
 
 MODEL = "default/model"
 PATIENCE = 60.0  # seconds until a condition that never comes true fails its test

@@ -154,9 +154,9 @@ def worker(
     from .loading.device_loaders import cpu_loader, paced_loader
     from .loading.preload import preload_cpu
     from .quantities import parse_bytes
-    from .server import ServerOptions, serve
-    from .sources import parse_source
+    from .serving.server import ServerOptions, serve
     from .storage.cache import Cache
+    from .storage.sources import parse_source
 
     if die_with_parent:
         lifeline.die_with_parent()

@@ -18,11 +18,11 @@ import pytest
 
 from artifacts import archive, push, put_manifest, titled
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.sources import model_folder
 from modelfleet_worker.storage.cache import Cache
 from modelfleet_worker.storage.fetching import fetch_model
 from modelfleet_worker.storage.oci import ArtifactModel, read_layers, safe_name, unpack
 from modelfleet_worker.storage.registry import find_login
+from modelfleet_worker.storage.sources import model_folder
 from storage_servers import Server, find_registry, oci_registry
 from token_server import token_server
 

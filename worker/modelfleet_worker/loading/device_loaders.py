@@ -10,9 +10,9 @@ from pathlib import Path
 from ..devices.paced import Calibration, load_paced
 from ..engine.device import LoadedModel
 from ..progress import Report
-from ..sources import find_model, parse_source
 from ..spec import ModelSpec
 from ..storage.cache import Cache, LocalModel
+from ..storage.sources import find_model, parse_source
 from ..text.paced import PacedTokenizer
 from ..text.tokenizer import Tokenizer
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 import structlog
 
+from ..engine.engine import Engine
+from ..engine.messages import EngineFailure, StepOutput
+from ..errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
+from ..loading.device_loaders import Loaded, Loader
+from ..progress import Progress
+from ..spec import ModelSpec
+from ..threads import in_thread, post
 from .counters import Counters
-from .engine.engine import Engine
-from .engine.messages import EngineFailure, StepOutput
-from .errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
-from .loading.device_loaders import Loaded, Loader
-from .progress import Progress
 from .pulse import Pulse
-from .spec import ModelSpec
 from .state import State, Status
 from .streams import Streams
-from .threads import in_thread, post
 
 log = structlog.get_logger()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 
-from modelfleet_worker.backlog import TOKENS
 from modelfleet_worker.engine.messages import FinishReason, RequestOutput, TokenLogprobs
 from modelfleet_worker.loading.working_memory import STREAM_TOKEN
-from modelfleet_worker.streams import Stream
+from modelfleet_worker.serving.backlog import TOKENS
+from modelfleet_worker.serving.streams import Stream
 
 
 def output(number: int, *, top: int | None = 20, last: bool = False) -> RequestOutput:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.sources import (
+from modelfleet_worker.storage.cache import Cache
+from modelfleet_worker.storage.sources import (
     ArtifactSource,
     BucketSource,
     FolderSource,
@@ -16,7 +17,6 @@ from modelfleet_worker.sources import (
     find_model,
     parse_source,
 )
-from modelfleet_worker.storage.cache import Cache
 
 
 def folder(path: Path, *names: str) -> Path:

@@ -17,13 +17,13 @@ from grpc_reflection.v1alpha import reflection
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..loading.device_loaders import Loader
+from ..loading.preload import Preload
+from ..loading.preload import run as run_preload
+from ..spec import ModelSpec
 from .lifecycle import Lifecycle
-from .loading.device_loaders import Loader
-from .loading.preload import Preload
-from .loading.preload import run as run_preload
 from .service import WorkerService
-from .spec import ModelSpec
 from .state import State
 
 log = structlog.get_logger()

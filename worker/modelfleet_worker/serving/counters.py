@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .engine.messages import EngineStats
+from ..engine.messages import EngineStats
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from .errors import PreconditionError, UnavailableError, UnknownModelError
-from .spec import ModelSpec
+from ..errors import PreconditionError, UnavailableError, UnknownModelError
+from ..spec import ModelSpec
 
 
 class State(enum.StrEnum):

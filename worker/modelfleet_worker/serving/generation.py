@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from modelfleet_proto import worker_pb2 as pb
 
-from .counters import Counters
-from .engine.admission import check_fits
-from .engine.messages import (
+from ..engine.admission import check_fits
+from ..engine.messages import (
     Abort,
     Add,
     EngineLimits,
@@ -18,12 +17,13 @@ from .engine.messages import (
     RequestOutput,
     TokenLogprobs,
 )
-from .errors import InvalidRequestError, NeverFitsError, PreconditionError
+from ..errors import InvalidRequestError, NeverFitsError, PreconditionError
+from ..text.answer import Answer, Ending
+from ..text.tokenizer import Pieces, Tokenizer
+from .counters import Counters
 from .lifecycle import Held
 from .requests import ChatPrompt, GenerationRequest, read_request
 from .streams import Stream, Streams
-from .text.answer import Answer, Ending
-from .text.tokenizer import Pieces, Tokenizer
 
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import structlog
 
-from .errors import ModelError
-from .progress import Report
-from .storage.cache import Cache, LocalModel
-from .storage.fetching import fetch_model
-from .storage.remote import Remote, check_weights, is_wanted
+from ..errors import ModelError
+from ..progress import Report
+from .cache import Cache, LocalModel
+from .fetching import fetch_model
+from .remote import Remote, check_weights, is_wanted
 
 log = structlog.get_logger()
 
@@ -158,15 +158,15 @@ def _remote(source: HubSource | BucketSource | ArtifactSource, revision: str) ->
     """Imports what that kind needs, and nothing for the others."""
     match source:
         case HubSource(repository):
-            from .storage.hub import HubModel
+            from .hub import HubModel
 
             return HubModel(repository, revision)
         case BucketSource(bucket, prefix):
-            from .storage.s3 import BucketModel
+            from .s3 import BucketModel
 
             return BucketModel(bucket, prefix)
         case ArtifactSource(host, repository, reference):
-            from .storage.oci import ArtifactModel
+            from .oci import ArtifactModel
 
             return ArtifactModel(host, repository, reference)
 

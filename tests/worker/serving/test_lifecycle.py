@@ -14,7 +14,7 @@ from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading.device_loaders import Loaded
-from modelfleet_worker.server import ServerOptions, serve
+from modelfleet_worker.serving.server import ServerOptions, serve
 from modelfleet_worker.spec import ModelSpec
 
 MODEL = "default/model"

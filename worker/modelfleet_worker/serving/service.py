@@ -15,10 +15,10 @@ from typing_extensions import override
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 
-from .errors import AllSlotsTakenError, InvalidRequestError, RefusalError
+from ..errors import AllSlotsTakenError, InvalidRequestError, RefusalError
+from ..spec import ModelSpec
 from .generation import generate
 from .lifecycle import Lifecycle
-from .spec import ModelSpec
 from .stats import build_stats
 
 log = structlog.get_logger()

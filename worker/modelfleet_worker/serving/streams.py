@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..engine.messages import RequestOutput, StepOutput
+from ..errors import AllSlotsTakenError, RefusalError
 from .backlog import Part
-from .engine.messages import RequestOutput, StepOutput
-from .errors import AllSlotsTakenError, RefusalError
 
 _FRESH = 64  # outputs that wait as they came; a reader that keeps up never has more
 

@@ -8,8 +8,8 @@ from modelfleet_worker.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from modelfleet_worker.serving.state import State, Status
 from modelfleet_worker.spec import ModelSpec
-from modelfleet_worker.state import State, Status
 
 
 def spec(model: str = "default/a", **options) -> ModelSpec:

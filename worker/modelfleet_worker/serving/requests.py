@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
-from .engine.messages import SamplingParams
-from .errors import InvalidRequestError
-from .text.tokenizer import ROLES, Message
+from ..engine.messages import SamplingParams
+from ..errors import InvalidRequestError
+from ..text.tokenizer import ROLES, Message
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string

@@ -1,0 +1,1 @@
+"""The gRPC server around an engine: requests in, streams out, loading and draining."""
