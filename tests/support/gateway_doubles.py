@@ -270,8 +270,8 @@ def route(
     eta: float = 0.0,
     phase: str = "",
     revisions: tuple[str, ...] = (),
-) -> fleet_pb2.ModelRoute:
-    return fleet_pb2.ModelRoute(
+) -> fleet_pb2.ModelView:
+    return fleet_pb2.ModelView(
         model=model,
         served_names=served,
         max_queue=max_queue,
@@ -299,7 +299,7 @@ class Fleet:
     client: openai.AsyncOpenAI
     http: httpx.AsyncClient
 
-    def push(self, *routes: fleet_pb2.ModelRoute, term: int = 1) -> None:
+    def push(self, *routes: fleet_pb2.ModelView, term: int = 1) -> None:
         version = self.operator.view.version + 1
         self.operator.push(fleet_pb2.View(term=term, version=version, models=routes))
 

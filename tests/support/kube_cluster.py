@@ -277,7 +277,7 @@ class Gateway:
     taken: dict[str, int] = field(default_factory=dict)  # requests that a worker has, by its id
     _views: int = 0
 
-    def route(self, model: str = "default/smol") -> fleet_pb2.ModelRoute | None:
+    def route(self, model: str = "default/smol") -> fleet_pb2.ModelView | None:
         return next((m for m in self.view.models if m.model == model), None)
 
     def addresses(self) -> set[str]:

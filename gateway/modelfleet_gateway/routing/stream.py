@@ -14,13 +14,15 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
-from ..openai_api.shapes import FINISH_REASONS
 from .dispatch import Admission
 from .failover import Attempts, Blame, End, Failure, after_failure
 from .workers import GenerateCall, Lease
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
 
+KNOWN_REASONS: Final = frozenset(worker_pb2.FinishReason.values()) - {
+    worker_pb2.FINISH_REASON_UNSPECIFIED
+}
 # The slot is free when the call has ended, a moment after its last message; seconds.
 GRACE: Final = 1.0
 
@@ -88,7 +90,7 @@ class Choice:
                 self._meter.count_completion(len(message.tokens.ids))
             return message.tokens
         if kind == "finished":
-            if message.finished.reason not in FINISH_REASONS:
+            if message.finished.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
             return message.finished
         if kind != "accepted" or not message.accepted.model_digest:

@@ -95,7 +95,7 @@ def changed_view(view: View, message: fleet_pb2.ViewChange) -> View:
     return make_view(tuple(routes.values()), term=view.term, version=message.version)
 
 
-def parse_route(model: fleet_pb2.ModelRoute) -> Route:
+def parse_route(model: fleet_pb2.ModelView) -> Route:
     """One model, as the operator sent it."""
     return Route(
         model=model.model,

@@ -15,7 +15,7 @@ REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
 @dataclass(frozen=True, slots=True)
 class _Published:
     route: Route
-    message: fleet_pb2.ModelRoute
+    message: fleet_pb2.ModelView
     since: dict[object, int]  # the model, its workers and their routability -> version
 
 
@@ -113,8 +113,8 @@ def routability(worker: WorkerRoute) -> object:
     return worker.id, worker.address, worker.routable
 
 
-def _model_route(route: Route) -> fleet_pb2.ModelRoute:
-    return fleet_pb2.ModelRoute(
+def _model_route(route: Route) -> fleet_pb2.ModelView:
+    return fleet_pb2.ModelView(
         model=route.model,
         served_names=route.served_names,
         max_queue=route.max_queue,

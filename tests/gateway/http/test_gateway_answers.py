@@ -5,6 +5,7 @@ import json
 
 import openai
 import pytest
+
 from gateway_doubles import (
     MODEL,
     ScriptedWorker,
@@ -13,7 +14,8 @@ from gateway_doubles import (
     route,
     running_fleet,
 )
-
+from modelfleet_gateway.openai_api.shapes import FINISH_REASONS
+from modelfleet_gateway.routing.stream import KNOWN_REASONS
 from modelfleet_proto import worker_pb2
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -296,3 +298,7 @@ async def test_every_line_of_a_stream_is_json_or_the_end_mark():
     events = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
     assert events.pop() == "[DONE]"
     assert all(json.loads(event)["object"] == "chat.completion.chunk" for event in events)
+
+
+def test_every_finish_reason_that_a_stream_lets_pass_has_a_word_in_openais_api():
+    assert FINISH_REASONS.keys() == KNOWN_REASONS

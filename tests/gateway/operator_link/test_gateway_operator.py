@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import openai
 import pytest
+
 from gateway_doubles import (
     MODEL,
     OperatorDouble,
@@ -14,7 +15,6 @@ from gateway_doubles import (
     route,
     running_fleet,
 )
-
 from modelfleet_gateway.errors import NotReadyError, UnknownModelError
 from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.metrics import Metrics
@@ -88,7 +88,7 @@ async def test_a_change_touches_only_the_models_that_it_names():
     async with running_fleet(worker) as fleet:
         dispatcher, operator = fleet.gateway.dispatcher, fleet.operator
         kept = dispatcher.desks[MODEL].workers["w-0"]
-        new = fleet_pb2.ModelRoute(model="default/new", served_names=["new"])
+        new = fleet_pb2.ModelView(model="default/new", served_names=["new"])
         operator.change(fleet_pb2.ViewChange(version=7, models=[new]))
         await eventually(lambda: "new" in dispatcher.view.names)
         assert dispatcher.desks[MODEL].workers["w-0"] is kept
@@ -107,7 +107,7 @@ async def test_a_change_of_a_leader_that_was_replaced_is_ignored():
         fleet.push(route(worker, served=("tiny",)), term=5)
         await eventually(lambda: fleet.gateway.dispatcher.view.term == 5)
         fleet.push(route(worker, served=("old",)), term=4)
-        stale = fleet_pb2.ModelRoute(model="default/stale", served_names=["stale"])
+        stale = fleet_pb2.ModelView(model="default/stale", served_names=["stale"])
         fleet.operator.change(fleet_pb2.ViewChange(version=99, models=[stale]))
         await eventually(lambda: not fleet.operator.changes)
         fleet.push(route(worker, served=("newer",)), term=5)
@@ -118,7 +118,7 @@ async def test_a_change_of_a_leader_that_was_replaced_is_ignored():
 async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
-        idle = fleet_pb2.ModelRoute(model="default/idle")
+        idle = fleet_pb2.ModelView(model="default/idle")
         view = fleet_pb2.View(term=1, version=2, models=[route(worker), idle], takes_partial=True)
         fleet.operator.push(view)
         signals = fleet.operator.signals
@@ -209,7 +209,7 @@ async def test_follows_a_redirect_to_the_leader():
     await leader.start()
     await follower.start()
     follower.redirect = leader.address
-    leader.view.models.append(fleet_pb2.ModelRoute(model=MODEL))
+    leader.view.models.append(fleet_pb2.ModelView(model=MODEL))
     listener = listen("127.0.0.1:0")
     gateway = Gateway(Options(operator=follower.address, gateway_id="gw-1"), listener)
     running = asyncio.create_task(gateway.run())
