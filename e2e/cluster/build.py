@@ -36,7 +36,9 @@ def build(component: Component) -> None:
         output = Path(parent) / "build"
         output.mkdir()
         binary = output / component.programs[0]
-        flags = ["-trimpath", "-mod=readonly", "-ldflags", component.linker_flags]
+        # The linker strips debugging information, so compiling it would be for nothing.
+        flags = ["-trimpath", "-mod=readonly", "-gcflags=all=-dwarf=false"]
+        flags += ["-ldflags", component.linker_flags]
         go(component, "build", *flags, "-o", str(binary), component.package)
         for other in component.programs[1:]:
             (output / other).symlink_to(binary.name)
@@ -61,8 +63,10 @@ def drop_go_caches() -> None:
 
 def go(component: Component, *arguments: str) -> str:
     """Runs Go inside our module and returns what it printed."""
-    # cgo would tie the programs to this machine's libc, and none of them needs it.
-    environment = {**os.environ, "CGO_ENABLED": "0"}
+    # cgo would tie the programs to this machine's libc, and none of them needs it. The compiler
+    # spends a quarter of its time on collecting its own garbage unless it may keep it (helm, of
+    # 213 s of processor time: 55 s; debugging information, left out above: 11 s).
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOGC": os.environ.get("GOGC", "800")}
     result = subprocess.run(
         ["go", *arguments],
         cwd=component.source,
