@@ -27,7 +27,15 @@ CERTIFICATE = CERTIFICATES / "ca-certificates.crt"
 KEPT = 4  # archives of each image: about 0.4 GB a piece
 STORE_LIMIT = 8e9  # bytes; beyond it, the layers that make a build fast are made anew
 
-SHARED = (".dockerignore", "LICENSE", "README.md", "hatch_build.py", "pyproject.toml", "proto")
+SHARED = (
+    ".dockerignore",
+    "LICENSE",
+    "README.md",
+    "hatch_build.py",
+    "pyproject.toml",
+    "process",
+    "proto",
+)
 SOURCES = {  # what each image's Dockerfile copies
     "operator": (
         *SHARED,

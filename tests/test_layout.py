@@ -28,8 +28,10 @@ print(sorted(sys.modules))
 """
 
 
-@pytest.mark.parametrize("package", ["modelfleet_gateway", "modelfleet_operator"])
-def test_nothing_in_the_gateway_or_the_operator_imports_torch(package: str):
+@pytest.mark.parametrize(
+    "package", ["modelfleet_gateway", "modelfleet_operator", "modelfleet_process"]
+)
+def test_only_the_worker_imports_torch(package: str):
     loaded = python(IMPORT_ALL.format(package=package))
     assert package in loaded
     assert "'torch'" not in loaded
@@ -44,5 +46,5 @@ def test_help_needs_nothing_heavy(part: str):
 
 
 def test_no_package_marker_stands_where_a_source_root_is():
-    for folder in ("operator", "gateway", "worker", "proto", "tests"):
+    for folder in ("operator", "gateway", "worker", "process", "proto", "tests"):
         assert not (ROOT / folder / "__init__.py").exists()

@@ -22,6 +22,7 @@ VALUES: dict[str, dict[str, Any]] = {
         },
     },
     "everything": {
+        "logLevel": "debug",
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
         "networkPolicy": {"enabled": True},
         "argocd": {"healthCheck": {"enabled": True}},

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from modelfleet_process import parent
+from modelfleet_process.options import (
+    DieWithParentOption,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    QuietOption,
+    VerboseOption,
+    chosen_level,
+)
+
 from .options import DEFAULT_MAX_BODY_BYTES, Options
-
-
-class LogFormat(enum.StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,18 +51,16 @@ def gateway(
     max_body_bytes: Annotated[
         int, typer.Option(min=1, help="Largest request body that is read.")
     ] = DEFAULT_MAX_BODY_BYTES,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="Default: text on a terminal, else json.")
-    ] = None,
-    die_with_parent: Annotated[
-        bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
-    ] = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The one door for clients: OpenAI's API, queue, routing, failover, metering."""
+    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
     if die_with_parent:
-        from .parent import die_with_parent as tie
-
-        tie()
+        parent.die_with_parent()
     # gRPC's core would tell on stderr of each connection that ends; our log does that better.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from .main import run  # the servers' libraries stay out of --help
@@ -76,7 +76,8 @@ def gateway(
                 drain_timeout=drain_timeout,
                 max_body_bytes=max_body_bytes,
             ),
-            log_format=log_format.value if log_format else None,
+            log_format=log_format,
+            log_level=level,
         )
     )
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import uvloop
 
+from modelfleet_process.logs import configure, console_style
+from modelfleet_process.options import LogFormat, LogLevel
+
 from .errors import StartupError
 from .http.server import serve
-from .logs import LogFormat, configure
 from .options import Options
 
 
@@ -23,9 +25,9 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def run(options: Options, *, log_format: LogFormat | None) -> int:
+def run(options: Options, *, log_format: LogFormat | None, log_level: LogLevel) -> int:
     """Runs a gateway to its end; 1 when it could not start."""
-    configure(log_format)
+    configure(log_format, log_level, console_style(utc=True))
     raise_file_limit()
     if not options.gateway_id:
         options = replace(options, gateway_id=f"{platform.node()}-{os.getpid()}")

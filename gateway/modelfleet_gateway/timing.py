@@ -17,6 +17,11 @@ class Timing:
         self._arrived = self._loop.time()
         self._first: dict[int, float] = {}  # by choice
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since its arrival."""
+        return self._loop.time() - self._arrived
+
     def note(
         self, index: int, event: worker_pb2.Tokens | worker_pb2.Finished, meter: ModelMeter
     ) -> None:

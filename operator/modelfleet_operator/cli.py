@@ -10,6 +10,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from modelfleet_process.options import (
+    LogFormat,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    QuietOption,
+    VerboseOption,
+    chosen_level,
+)
+
 app = typer.Typer(
     help="LLM fleets that cost as little as they can and never drop a request.",
     no_args_is_help=True,
@@ -27,13 +37,6 @@ class Device(enum.StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     PACED = "paced"
-
-
-class LogFormat(enum.StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 StateDir = Annotated[
@@ -97,16 +100,22 @@ def up(
         bool, typer.Option("--show-logs", help="Also print what gateway and workers log.")
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.TEXT,
+    log_level: LogLevelOption = LogLevel.INFO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a fleet on this machine: a gateway, and worker processes as they are needed."""
     import asyncio
 
+    from modelfleet_process.logs import configure
+
     from .api.manifests import load_manifests
     from .local.state import default_directory
     from .local.up import UpOptions, run_fleet
-    from .logs import configure
+    from .terminal import terminal_style
 
-    configure(log_format.value)
+    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
+    configure(log_format, level, terminal_style())
     manifests = load_manifests(files)
     flags = ["--device", device.value]
     if calibration is not None:
@@ -119,7 +128,8 @@ def up(
         state_dir=(state_dir or default_directory()).absolute(),
         drain_timeout=drain_timeout,
         worker_flags=tuple(flags),
-        child_log_format=log_format.value,
+        child_log_format=log_format,
+        log_level=level,
         show_logs=show_logs,
     )
     raise typer.Exit(asyncio.run(run_fleet(manifests, options)))
@@ -212,18 +222,21 @@ def operator(
             "container runtime that has it). Default: workers pull them.",
         ),
     ] = False,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(help="How log lines look. Default: text on a terminal, else json."),
-    ] = None,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run the Kubernetes operator."""
+    from modelfleet_process.logs import configure
+
     from .cluster.options import OperatorOptions, advertised_address
     from .cluster.pods import PodSettings
     from .cluster.run import run_operator
-    from .logs import configure
+    from .terminal import terminal_style
 
-    configure(log_format.value if log_format else None)
+    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
+    configure(log_format, level, terminal_style())
     pods = PodSettings(
         image=worker_image,
         device=device.value,
@@ -234,6 +247,7 @@ def operator(
         hub_endpoint=hub_endpoint,
         offline=offline,
         image_volumes=image_volumes,
+        log_level=level,
     )
     if node_cache and not pods.allows_host_path(node_cache):
         raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Collection
 from typing import Protocol
@@ -186,6 +187,8 @@ class Reconcilers:
         for action in plan.actions:
             self._metrics.decided(action)
         self._watch(seen, plan)
+        if log.is_enabled_for(logging.DEBUG):
+            _explain(key, plan, status)
         self._gateways.publish(plan.route)
         return plan
 
@@ -224,6 +227,21 @@ class Reconcilers:
 
     def _count_woken(self) -> int:
         return sum(event.is_set() for event in self._events.values())
+
+
+def _explain(key: str, plan: Plan, before: Status | None) -> None:
+    """Debug lines: why each action, and each condition that differs from the plan before."""
+    for action in plan.actions:
+        log.debug(f"plan: {type(action).__name__.lower()}", model=key, reason=action.reason)
+    known = {(c.type, c.status, c.reason) for c in before.conditions} if before else set()
+    for condition in plan.status.conditions:
+        if (condition.type, condition.status, condition.reason) not in known:
+            log.debug(
+                f"plan: {condition.type} is {condition.status}",
+                model=key,
+                reason=condition.reason,
+                message=condition.message,
+            )
 
 
 def _is_busy(plan: Plan) -> bool:

@@ -111,6 +111,7 @@ RESOURCE_NAMES = {"cpu", "memory"}  # `resources` goes into the container as a w
         pytest.param(values(images__worker__digest="sha256:12"), id="a digest that is too short"),
         pytest.param(values(gateway__httpRoute__enabled=True), id="a route without a Gateway"),
         pytest.param(values(scope__namespaces=["Team A"]), id="what cannot be a namespace"),
+        pytest.param(values(logLevel="verbose"), id="a level that does not exist"),
         pytest.param(values(gateway__preStopSleep=0), id="a sleep that the API server refuses"),
     ],
 )

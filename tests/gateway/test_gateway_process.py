@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -135,6 +136,29 @@ async def test_the_drain_timeout_ends_what_still_runs_with_an_error(tmp_path):
             await streamed
         assert await asyncio.wait_for(gateway.process.wait(), 8) == 0
         await eventually(lambda: not worker.running)
+
+
+@pytest.mark.parametrize("flags", [("-v",), ()])
+async def test_verbose_tells_each_request(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: tuple[str, ...]
+):
+    async with (
+        operator_of(ScriptedWorker(tokens=2)) as operator,
+        gateway_process(operator, tmp_path, "--log-format=json", *flags) as gateway,
+    ):
+        asked = await gateway.client.completions.with_raw_response.create(model="tiny", prompt="p")
+        gateway.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(gateway.process.wait(), 5) == 0
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    request = [line for line in lines if line.get("request") == asked.headers["x-request-id"]]
+    assert "listening" in [line["event"] for line in lines]
+    if not flags:
+        assert request == []
+        return
+    assert [line["event"] for line in request] == ["queued", "dispatched", "answered"]
+    assert all(line["level"] == "debug" and line["seconds"] >= 0 for line in request)
+    assert request[1]["worker"] == asked.headers["x-modelfleet-worker"]
+    assert request[2]["status"] == 200
 
 
 async def test_a_port_that_is_taken_is_one_clear_line():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -67,6 +68,33 @@ def test_gateway_and_worker_are_the_parts_own_command_lines():
     assert "--operator" in modelfleet("gateway", "--help").stdout
     assert "--worker-id" in modelfleet("worker", "--help").stdout
     assert "--calibration" in modelfleet("quantize", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["up", "a.yaml"], id="up"),
+        pytest.param(["operator", "--worker-image=worker:1"], id="operator"),
+        pytest.param(["gateway", "--operator=127.0.0.1:1"], id="gateway"),
+        pytest.param(["worker"], id="worker"),
+    ],
+)
+def test_every_part_takes_the_same_options_for_its_logs(command: list[str], tmp_path: Path):
+    explained = modelfleet(command[0], "--help").stdout
+    for option in ("--log-format", "--log-level", "-v", "--verbose", "-q", "--quiet"):
+        assert option in explained
+    wrong: list[tuple[list[str], dict[str, str]]] = [
+        (["--log-level=loud"], {}),
+        ([], {"MODELFLEET_LOG_LEVEL": "loud"}),
+    ]
+    for flags, environment in wrong:
+        done = modelfleet(*command, *flags, cwd=tmp_path, env={**os.environ, **environment})
+        assert done.returncode == 2
+        assert "'loud' is not one of" in " ".join(done.stderr.replace("│", " ").split())
+        assert "Traceback" not in done.stderr
+    both = modelfleet(*command, "-v", "-q", cwd=tmp_path)
+    assert both.returncode == 2
+    assert "choose one of -v and -q" in both.stderr
 
 
 def test_says_its_version():

@@ -14,6 +14,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from modelfleet_process.options import (
+    DieWithParentOption,
+    LogFormatOption,
+    LogLevel,
+    LogLevelOption,
+    QuietOption,
+    VerboseOption,
+    chosen_level,
+)
+
 from .errors import WorkerError
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, ModelSpec
@@ -27,13 +37,6 @@ class Device(enum.StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     PACED = "paced"
-
-
-class Format(enum.StrEnum):
-    """How logs look."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 def _cache_dir() -> Path:
@@ -140,15 +143,17 @@ def worker(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
     ] = 30.0,
-    log_format: Annotated[
-        Format | None, typer.Option(help="Default: text on a terminal, else json.")
-    ] = None,
-    die_with_parent: Annotated[
-        bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
-    ] = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
-    from . import lifeline, logs
+    import structlog
+
+    from modelfleet_process import logs, parent
+
     from .devices.paced import Calibration
     from .errors import UsageError
     from .loading.device_loaders import cpu_loader, paced_loader
@@ -158,8 +163,9 @@ def worker(
     from .storage.cache import Cache
     from .storage.sources import parse_source
 
+    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
     if die_with_parent:
-        lifeline.die_with_parent()
+        parent.die_with_parent()
     if not re.fullmatch(r"(\[[^\]]+\]|[^:]+):\d{1,5}", listen):
         raise UsageError(f"expected --listen HOST:PORT, found {listen!r}")
     if (model is None) != (source is None):
@@ -201,7 +207,8 @@ def worker(
         address_file=address_file,
         drain_timeout=drain_timeout,
     )
-    logs.set_up_logs(log_format.value if log_format else None, options.worker_id)
+    logs.configure(log_format, level, logs.console_style(utc=False))
+    structlog.contextvars.bind_contextvars(worker=options.worker_id)
     return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -83,6 +84,7 @@ class GenerationEndpoint:
             bug = InternalError("Internal error; the gateway's log has the details.")
             status = await exchange.fail(bug)
         self._metrics.answered(exchange.model, status)
+        exchange.debug("answered", status=status)
 
     async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed."""
@@ -106,6 +108,7 @@ class GenerationEndpoint:
         )
         exchange.choices_per_prompt = fields.choices_per_prompt
         with Admission(desk, len(requests)) as admission:
+            exchange.debug("queued", choices=len(requests), waiting=len(desk.line))
             events = merged(
                 [
                     Choice(request, index, admission, desk.meter).events()
@@ -132,6 +135,7 @@ class Exchange:
         self._desk: Desk | None = None
         self._accepted = False  # a worker has it: from here on only the full answer is right
         self._timing = Timing()
+        self._debugs = log.is_enabled_for(logging.DEBUG)  # asked once: it takes a microsecond
 
     @property
     def model(self) -> str:
@@ -142,6 +146,11 @@ class Exchange:
     def context(self) -> dict[str, str]:
         """For log lines."""
         return {"request": self.request_id, "model": self.model}
+
+    def debug(self, event: str, **fields: str | int) -> None:
+        """A line about it, with its age."""
+        if self._debugs:
+            log.debug(event, **fields, seconds=round(self._timing.elapsed, 4), **self.context)
 
     def begin(self, desk: Desk) -> None:
         """Its model is known."""
@@ -195,6 +204,7 @@ class Exchange:
 
     def _note(self, index: int, event: Event, meter: ModelMeter) -> None:
         if isinstance(event, worker_pb2.Accepted):
+            self.debug("dispatched", choice=index, worker=event.worker_id)
             if index % self.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
             if not self._accepted:

@@ -218,7 +218,13 @@ class ClusterBody:
         template = self._history.template(action.revision, key, known)
         if template is None:
             return ""  # it changed since: the next look decides anew
-        pod = worker_pod(known.metadata, template, revision=action.revision, ordinal=action.ordinal)
+        pod = worker_pod(
+            known.metadata,
+            template,
+            revision=action.revision,
+            ordinal=action.ordinal,
+            log_level=self._settings.log_level,
+        )
         if folder := refused_host_path(template, self._settings):
             raise RejectedError(f"revision {action.revision} mounts {folder}, not allowed any more")
         if action.accelerator:

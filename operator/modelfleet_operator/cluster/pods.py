@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modelfleet_process.options import LOG_LEVEL_VARIABLE, LogLevel
+
 from ..api.model_deployment import API_VERSION, KIND, ModelDeployment
 from ..decisions.names import revision_hash, worker_name
 from ..decisions.reasons import Reason
@@ -36,6 +38,7 @@ class PodSettings:
     hub_endpoint: str = ""  # of hf:// sources; empty: the public hub
     offline: bool = False  # no hub is asked: what is in the cache is all there is
     image_volumes: bool = False  # oci:// sources are mounted by the node's container runtime
+    log_level: LogLevel = LogLevel.INFO  # the operator's own; no part of a revision
 
     def allows_host_path(self, path: str) -> bool:
         """Whether the administrator let pods mount this folder of the node."""
@@ -90,11 +93,17 @@ def revision(template: Mapping[str, Any]) -> str:
 
 
 def worker_pod(
-    owner: Mapping[str, Any], template: Mapping[str, Any], *, revision: str, ordinal: int
+    owner: Mapping[str, Any],
+    template: Mapping[str, Any],
+    *,
+    revision: str,
+    ordinal: int,
+    log_level: LogLevel = LogLevel.INFO,
 ) -> dict[str, Any]:
     """The whole pod. Created twice, or by two leaders, it is still one: the name is its content.
 
-    `owner` is the metadata of the ModelDeployment.
+    `owner` is the metadata of the ModelDeployment. The level of the logs is no part of the
+    template, so another level replaces no worker: the next ones have it.
     """
     given = template["metadata"]
     return {
@@ -114,8 +123,19 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": template["spec"],
+        "spec": _logging_at(log_level, template["spec"]),
     }
+
+
+def _logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec with the level in its worker's environment; one of the podTemplate's own stays."""
+    if level is LogLevel.INFO:  # the worker's default
+        return spec
+    worker, *others = spec["containers"]
+    if any(variable["name"] == LOG_LEVEL_VARIABLE for variable in worker["env"]):
+        return spec
+    variable = {"name": LOG_LEVEL_VARIABLE, "value": level.value}
+    return {**spec, "containers": [{**worker, "env": [*worker["env"], variable]}, *others]}
 
 
 def owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:

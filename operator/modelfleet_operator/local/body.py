@@ -7,7 +7,7 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..api.model_deployment import ModelDeployment
@@ -30,6 +30,7 @@ class WorkerOptions:
     flags: tuple[str, ...] = ()  # --device, --calibration: part of the revision
     drain_timeout: float = 30.0
     log_flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)  # a podTemplate's own wins
 
 
 @dataclass(slots=True)
@@ -182,7 +183,7 @@ class LocalBody:
             command,
             address_file=self._state.run / f"{worker.namespace}.{worker.name}",
             log_file=self._state.logs / f"{worker.namespace}.{worker.name}.log",
-            environment=self._environments[deployment.key],
+            environment={**self._options.environment, **self._environments[deployment.key]},
             show=lambda line: self._show(worker.name, line),
         )
         process = _Process(worker=worker, key=deployment.key, child=child)

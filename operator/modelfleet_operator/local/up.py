@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from modelfleet_process.options import LOG_LEVEL_VARIABLE, LogFormat, LogLevel
+
 from ..api.model_deployment import ModelDeployment
 from ..decisions.observed import Observed
 from ..decisions.plan import Plan
@@ -41,7 +43,8 @@ class UpOptions:
     state_dir: Path
     drain_timeout: float  # seconds; once for the gateway, once more for the workers
     worker_flags: tuple[str, ...] = ()
-    child_log_format: str = "text"
+    child_log_format: LogFormat = LogFormat.TEXT
+    log_level: LogLevel = LogLevel.INFO  # ours and the children's
     show_logs: bool = False
 
 
@@ -98,6 +101,7 @@ class _LocalFleet:
                 flags=options.worker_flags,
                 drain_timeout=options.drain_timeout,
                 log_flags=log_flags,
+                environment={LOG_LEVEL_VARIABLE: options.log_level},
             ),
             state,
             wake=self._wake,
@@ -172,7 +176,7 @@ class _LocalFleet:
             options.port,
             [
                 *("--operator", operator, "--drain-timeout", f"{options.drain_timeout:g}"),
-                *("--log-format", options.child_log_format),
+                *("--log-format", options.child_log_format, "--log-level", options.log_level),
             ],
             self._state.run,
             self._state.logs / "gateway.log",

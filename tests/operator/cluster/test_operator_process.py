@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -41,8 +42,8 @@ async def ended(process: Process) -> tuple[int, str]:
 
 
 async def test_runs_until_sigterm_and_leaves_the_pods(api: ApiServer, kubeconfig: Path):
-    flags = (f"--kubeconfig={kubeconfig}", "--fleet-listen=127.0.0.1:0")
-    async with operator(*flags) as process:
+    flags = (f"--kubeconfig={kubeconfig}", "--fleet-listen=127.0.0.1:0", "--log-format=json")
+    async with operator(*flags, MODELFLEET_LOG_LEVEL="debug") as process:
         await Cluster(api).apply()
         await eventually(api.pods, within=30)
         process.send_signal(signal.SIGTERM)
@@ -50,6 +51,9 @@ async def test_runs_until_sigterm_and_leaves_the_pods(api: ApiServer, kubeconfig
     assert code == 0, said
     assert "Traceback" not in said
     assert len(api.running()) == 1
+    lines = [json.loads(line) for line in said.splitlines()]  # kopf's own, too
+    assert "plan: create" in [line["event"] for line in lines]
+    assert any(line.get("logger", "").startswith("kopf") for line in lines)
 
 
 async def test_a_port_that_is_taken_is_said_plainly(api: ApiServer, kubeconfig: Path):

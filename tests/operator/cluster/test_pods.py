@@ -10,6 +10,7 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster import pods
 from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template, worker_pod
+from modelfleet_process.options import LogLevel
 
 OWNER = {"name": "smol", "namespace": "team", "uid": "owner"}
 SETTINGS = PodSettings(image="worker:1", device="cpu", drain_timeout=60)
@@ -96,6 +97,23 @@ def test_the_worker_is_told_everything_by_flags():
         "--no-prefix-caching",
         "--deterministic",
     ]
+
+
+def test_another_log_level_reaches_new_pods_and_is_no_new_revision():
+    template = pod_template(deployment(), PodSettings(image="worker:1", log_level=LogLevel.DEBUG))
+    assert template == pod_template(deployment(), PodSettings(image="worker:1"))
+
+    def env(manifest: ModelDeployment, level: LogLevel) -> list[Any]:
+        template = pod_template(manifest, SETTINGS)
+        built = worker_pod(OWNER, template, revision="abc", ordinal=2, log_level=level)
+        return built["spec"]["containers"][0]["env"]
+
+    told = {"name": "MODELFLEET_LOG_LEVEL", "value": "debug"}
+    assert env(deployment(), LogLevel.DEBUG) == [*env(deployment(), LogLevel.INFO), told]
+    own = {"name": "MODELFLEET_LOG_LEVEL", "value": "error"}
+    chosen = deployment(podTemplate={"spec": {"containers": [{"name": "worker", "env": [own]}]}})
+    assert env(chosen, LogLevel.DEBUG) == env(chosen, LogLevel.INFO)
+    assert env(chosen, LogLevel.DEBUG)[-1] == own
 
 
 def test_without_a_chosen_device_the_pod_may_choose_by_environment():

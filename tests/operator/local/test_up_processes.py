@@ -265,11 +265,27 @@ def test_a_model_that_cannot_be_loaded_is_stalled_with_the_workers_own_words(
     assert fleet.condition("Ready", "broken")["status"] == "False"
 
 
+def test_verbose_tells_why_and_passes_on_to_the_children(start: Start):
+    fleet = start(manifest(), "--log-format", "json", "-v")
+    eventually("it is ready", fleet.is_ready)
+    assert ask(fleet).status_code == 200
+    assert fleet.stop() == 0
+    lines = [json.loads(line) for line in fleet.log.read_text().splitlines()]
+    [created] = [line for line in lines if line["event"] == "plan: create"]
+    assert (created["level"], created["model"]) == ("debug", "default/smollm2")
+    assert created["reason"]
+    for part, event in (("gateway", "dispatched"), ("default.smollm2-*", "admitted")):
+        [log] = fleet.state.glob(f"logs/{part}.log")
+        events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+        assert event in events
+
+
 def test_log_lines_are_json_for_a_machine(start: Start):
     fleet = start(manifest(), "--log-format", "json")
     eventually("it is ready", fleet.is_ready)
     assert fleet.stop() == 0
     lines = [json.loads(line) for line in fleet.log.read_text().splitlines()]
+    assert "debug" not in {line["level"] for line in lines}
     ready = [line for line in lines if line["event"].startswith("ready in")]
     assert ready
     assert ready[0]["model"] == "default/smollm2"

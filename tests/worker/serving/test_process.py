@@ -1,6 +1,7 @@
 """`python -m modelfleet_worker` as an operator starts it: flags, signals, exit codes."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +112,23 @@ def test_the_environment_may_choose_the_device(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("MODELFLEET_DEVICE", "paced")
     with worker(tmp_path, *PACED[2:]) as process:
         assert process.stats().state == pb.WORKER_STATE_READY
+
+
+@pytest.mark.parametrize("flags", [("-v",), ()])
+def test_verbose_tells_each_request(tmp_path: Path, flags: tuple[str, ...]):
+    with worker(tmp_path, *PACED, "--worker-id=w1", "--log-format=json", *flags) as process:
+        call = process.generate(pb.StopConditions(max_tokens=3, ignore_eos=True))
+        assert list(call)[-1].finished.completion_tokens == 3
+        process.process.send_signal(signal.SIGTERM)
+        _, said = process.process.communicate(timeout=10)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {line["worker"] for line in lines} == {"w1"}
+    request = [line for line in lines if line["level"] == "debug" and "request_id" in line]
+    if not flags:
+        assert request == []
+        return
+    assert [line["event"] for line in request] == ["admitted", "finished"]
+    assert request[1]["completion_tokens"] == 3
 
 
 def test_help_is_quick_and_needs_no_torch():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
 
 from modelfleet_proto import worker_pb2 as pb
 
@@ -25,6 +28,8 @@ from .lifecycle import Held
 from .requests import ChatPrompt, GenerationRequest, read_request
 from .streams import Stream, Streams
 
+log = structlog.get_logger()
+
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 _QUICK_BYTES = 4096  # a shorter prompt is tokenized sooner than a thread starts
@@ -43,6 +48,7 @@ async def generate(
     write: Write,
 ) -> None:
     """Serves one request through `write`. Raises RefusalError; aborts the engine if cancelled."""
+    started, request_id = time.monotonic(), request.request_id[:64]
     loaded, limits = held.loaded, held.engine.limits
     asked = read_request(request, limits.vocab_size)
     if asked.resumed_digest not in (None, loaded.digest):
@@ -71,6 +77,7 @@ async def generate(
         cached_tokens = 0
         if answer.ending is None:
             held.engine.submit(Add(engine_request))
+            log.debug("admitted", request_id=request_id, prompt_tokens=len(prompt_ids))
             try:
                 await write(pb.GenerateResponse(accepted=accepted))
                 cached_tokens = await _stream(stream, answer, loaded.tokenizer, write)
@@ -82,6 +89,13 @@ async def generate(
         finished = _finished(answer, len(prompt_ids), cached_tokens)
         await write(pb.GenerateResponse(finished=finished))
         counters.finished += 1
+        log.debug(
+            "finished",
+            request_id=request_id,
+            completion_tokens=finished.completion_tokens,
+            cached_tokens=cached_tokens,
+            seconds=round(time.monotonic() - started, 4),
+        )
 
 
 async def _tokenize(

@@ -1,52 +1,31 @@
-"""Log lines: words for a person on a terminal, JSON for a machine."""
+"""Log lines for a person at a terminal, as `modelfleet up` and `modelfleet operator` write them."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from rich.console import Console
 from rich.markup import escape
 
-LogFormat = Literal["text", "json"]
+from modelfleet_process.logs import Style
+
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
-def configure(log_format: LogFormat | None) -> None:
-    """Sends structlog and the standard library's warnings to standard error.
-
-    None: text on a terminal, JSON otherwise.
-    """
-    if log_format is None:
-        log_format = "text" if sys.stderr.isatty() else "json"
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-    ]
-    if log_format == "json":
-        shared += [
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ]
-        factory: Any = structlog.PrintLoggerFactory(sys.stderr)
-    else:
-        shared += [
+def terminal_style() -> Style:
+    """The time of day, the model, a sentence, and its details in brackets."""
+    return Style(
+        processors=(
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.processors.format_exc_info,
             render_text,
-        ]
-        factory = _ConsoleLogger
-    structlog.configure(
-        processors=shared,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=factory,
-        cache_logger_on_first_use=False,
+        ),
+        logger_factory=_ConsoleLogger,
+        library_formatter=logging.Formatter("%(name)s: %(message)s"),
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
 
 
 def render_text(_: Any, level: str, event: MutableMapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""What every process of Modelfleet does alike: its logs, their options, its tie to its parent."""
