@@ -89,4 +89,4 @@ generate: install ## Write what is generated from the code: the CRDs, their refe
 
 .PHONY: clean
 clean: ## Remove what the other targets made here (~/.cache/modelfleet stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis proto/modelfleet_proto/*_pb2*
+	rm -rf e2e-failures $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis proto/modelfleet_proto/*_pb2*

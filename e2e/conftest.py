@@ -20,6 +20,7 @@ if process := os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw"):
     os.environ["MODELFLEET_CLUSTER_NUMBER"] = process
 
 from cluster.cluster import Cluster
+from failures import pytest_runtest_makereport  # noqa: F401  pytest finds it here
 from installation import Installation
 from kube import Kube, eventually
 
