@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+# How many of the slowest tests are listed.
+DURATIONS ?= $(if $(CI),15)
+PYTEST = $(BIN)/pytest $(if $(DURATIONS),--durations=$(DURATIONS))
+# T=PATH[::TEST] or T=EXPRESSION for -k, which then looks in the folder $(1).
+picked = $$(test -e "$${T%%::*}" || echo $(1) -k) "$$T"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -45,8 +50,8 @@ format: install ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 .PHONY: test
-test: install model ## Every test that needs no cluster
-	$(BIN)/pytest
+test: install model ## Every test that needs no cluster; T=PATH or T=EXPRESSION: only these
+	$(PYTEST) $(if $(T),$(call picked))
 
 .PHONY: cluster
 cluster: install ## A Kubernetes on this machine (Linux, root, Go); builds it the first time
@@ -60,15 +65,16 @@ cluster-down: install ## Remove that Kubernetes without a trace
 images: install ## Build the images for the cluster on this machine (docs/images.md)
 	@$(BIN)/python e2e/images.py
 
+# Two clusters: the tests mostly wait.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: e2e
-e2e: install model ## The product on a real Kubernetes, under traffic and faults (see docs/cluster.md)
-ifdef KUBECONFIG
-	$(BIN)/pytest e2e
-else
+e2e: install model ## The product on a real Kubernetes, see docs/cluster.md; T as above
+ifndef KUBECONFIG
 	@PYTHONPATH=e2e $(BIN)/python -m cluster build
 	@$(BIN)/python e2e/images.py
-	$(BIN)/pytest e2e --numprocesses 2 --dist loadfile --no-loadscope-reorder
 endif
+	$(PYTEST) $(if $(T),$(call picked,e2e),e2e $(if $(KUBECONFIG),,$(SIDE_BY_SIDE)))
 
 .PHONY: demo
 demo: install model ## One YAML to a fleet that answers, sleeps and wakes
