@@ -50,7 +50,9 @@ async def test_runs_until_sigterm_and_leaves_the_pods(api: ApiServer, kubeconfig
         code, said = await ended(process)
     assert code == 0, said
     assert "Traceback" not in said
-    assert len(api.running()) == 1
+    [pod] = api.running().values()
+    told = {"name": "MODELFLEET_LOG_LEVEL", "value": "debug"}
+    assert told in pod["spec"]["containers"][0]["env"]
     lines = [json.loads(line) for line in said.splitlines()]  # kopf's own, too
     assert "plan: create" in [line["event"] for line in lines]
     assert any(line.get("logger", "").startswith("kopf") for line in lines)
