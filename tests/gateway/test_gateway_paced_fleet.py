@@ -9,6 +9,7 @@ from pathlib import Path
 
 import openai
 import pytest
+
 from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, route, running_fleet
 
 pytestmark = pytest.mark.integration
@@ -78,10 +79,10 @@ async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp
             asyncio.create_task(ask(fleet, number, stream=stream))
             for number, stream in enumerate(flags)
         ]
-        desk = fleet.gateway.dispatcher.desks[MODEL]
-        tokens = desk.meter.completion_tokens
-        await eventually(lambda: desk.meter.completion_tokens > tokens + 80)
-        assert desk.workers["w-0"].running == 4
+        queue = fleet.gateway.dispatcher.queues[MODEL]
+        tokens = queue.meter.completion_tokens
+        await eventually(lambda: queue.meter.completion_tokens > tokens + 80)
+        assert queue.workers["w-0"].running == 4
         workers[0].process.send_signal(sent)
         try:
             assert await asyncio.gather(*asked) == undisturbed

@@ -305,12 +305,13 @@ class Fleet:
 
     async def ready(self, workers: int, model: str = MODEL) -> None:
         """Waits until the gateway would route to so many workers."""
-        desks = self.gateway.dispatcher.desks
-        await eventually(lambda: model in desks and desks[model].ready_workers == workers)
+        queues = self.gateway.dispatcher.queues
+        await eventually(lambda: model in queues and queues[model].ready_workers == workers)
 
     @property
-    def line(self):
-        return self.gateway.dispatcher.desks[MODEL].line
+    def queued(self):
+        """The choices that wait for a slot."""
+        return self.gateway.dispatcher.queues[MODEL].requests
 
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""

@@ -72,10 +72,10 @@ class App:
         return PlainTextResponse("ready\n")
 
     async def _serve_metrics(self, request: Request) -> Response:
-        for desk in self._dispatcher.desks.values():
-            desk.meter.queue_depth.set(len(desk.line))
-            desk.meter.in_flight.set(desk.running)
-            desk.meter.ready_workers.set(desk.ready_workers)
+        for queue in self._dispatcher.queues.values():
+            queue.meter.queue_depth.set(len(queue.requests))
+            queue.meter.in_flight.set(queue.running)
+            queue.meter.ready_workers.set(queue.ready_workers)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._metrics.registry), headers={"content-type": content_type})
 

@@ -1,4 +1,4 @@
-"""Lets clients go before the listener closes."""
+"""Has clients reconnect elsewhere before the listener closes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 CLOSE: Final = (b"connection", b"close")
 
 
-class Parting:
-    """An ASGI application whose answers, once it is parting, close their connections.
+class CloseOnDrain:
+    """An ASGI application whose answers close their connections once it drains.
 
     A connection that the server closes while the client's next request is on its way loses that
     request (RFC 9112, 9.6); one that an answer has announced as closing is not used again.
     """
 
-    def __init__(self, app: ASGIApp, is_parting: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
         self._app = app
-        self._is_parting = is_parting
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
 
         async def announce(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._is_parting():
+            if message["type"] == "http.response.start" and self._is_draining():
                 message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
             await send(message)
 

@@ -21,10 +21,10 @@ from ..openai_api.chat import ChatRequest, ChatShape
 from ..openai_api.completions import CompletionRequest, CompletionShape
 from ..openai_api.fields import parse
 from ..openai_api.shapes import Answer, Collected
-from ..routing.dispatch import Admission, Desk, Dispatcher
+from ..routing.dispatch import Admission, Dispatcher, ModelQueue
 from ..routing.merge import merged
 from ..routing.stream import Choice, Event
-from ..routing.view import outlook
+from ..routing.view import describe_eta
 from ..timing import Timing
 from .reply import Json, Reply, read_body, request_id, unless_gone
 
@@ -88,11 +88,11 @@ class GenerationEndpoint:
         """The whole answer; None when it was streamed."""
         fields = parse(self._kind, body)
         route = await self._dispatcher.find(fields.model)
-        desk = self._dispatcher.desks[route.model]
-        exchange.begin(desk)
+        queue = self._dispatcher.queues[route.model]
+        exchange.begin(queue)
         created = time.time()
         requests = fields.worker_requests(
-            model=desk.route.model,
+            model=queue.route.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
             created=created,
@@ -105,18 +105,18 @@ class GenerationEndpoint:
             include_usage=fields.include_usage,
         )
         exchange.choices_per_prompt = fields.choices_per_prompt
-        with Admission(desk, len(requests)) as admission:
+        with Admission(queue, len(requests)) as admission:
             events = merged(
                 [
-                    Choice(request, index, admission, desk.meter).events()
+                    Choice(request, index, admission, queue.meter).events()
                     for index, request in enumerate(requests)
                 ]
             )
             async with aclosing(events):
                 if fields.stream:
-                    await exchange.stream(events, desk)
+                    await exchange.stream(events, queue)
                     return None
-                return await exchange.collect(events, len(requests), desk.meter)
+                return await exchange.collect(events, len(requests), queue.meter)
 
 
 class Exchange:
@@ -129,25 +129,25 @@ class Exchange:
         self.reply = reply
         self.request_id = reply.headers["x-request-id"]
         self._progress = progress
-        self._desk: Desk | None = None
+        self._queue: ModelQueue | None = None
         self._accepted = False  # a worker has it: from here on only the full answer is right
         self._timing = Timing()
 
     @property
     def model(self) -> str:
         """The full name of the model that it asks for; empty when that is not known."""
-        return self._desk.route.model if self._desk else ""
+        return self._queue.route.model if self._queue else ""
 
     @property
     def context(self) -> dict[str, str]:
         """For log lines."""
         return {"request": self.request_id, "model": self.model}
 
-    def begin(self, desk: Desk) -> None:
+    def begin(self, queue: ModelQueue) -> None:
         """Its model is known."""
-        self._desk = desk
-        self.reply.headers["x-modelfleet-model"] = desk.route.model
-        desk.meter.arrived()
+        self._queue = queue
+        self.reply.headers["x-modelfleet-model"] = queue.route.model
+        queue.meter.arrived()
 
     async def collect(self, events: Events, count: int, meter: ModelMeter) -> Json:
         """The whole answer, of so many choices."""
@@ -160,17 +160,17 @@ class Exchange:
                 choices[index].finished = event
         return self.answer.whole(choices)
 
-    async def stream(self, events: Events, desk: Desk) -> None:
+    async def stream(self, events: Events, queue: ModelQueue) -> None:
         """Writes the answer as it comes; the status line when a worker has the request."""
         narrator: asyncio.Task[None] | None = None
         if self._progress:
             await self.reply.open_stream()
-            narrator = asyncio.create_task(self._narrate(desk))
+            narrator = asyncio.create_task(self._narrate(queue))
         try:
             async for index, event in events:
                 if narrator is not None:
                     narrator.cancel()
-                self._note(index, event, desk.meter)
+                self._note(index, event, queue.meter)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
                 await self.reply.events(self._chunks(index, event))
@@ -186,11 +186,11 @@ class Exchange:
                 await self.reply.fail(error)
         except TimeoutError:
             log.warning("a client did not read its error", **self.context)
-        if self._desk is not None and self._accepted and error.status >= 500:
-            self._desk.meter.lose()
+        if self._queue is not None and self._accepted and error.status >= 500:
+            self._queue.meter.lose()
             log.error("a request is lost", reason=error.message, **self.context)
-        elif self._desk is not None and error.status in (429, 503):
-            self._desk.meter.refused(error.status)
+        elif self._queue is not None and error.status in (429, 503):
+            self._queue.meter.refused(error.status)
         return error.status
 
     def _note(self, index: int, event: Event, meter: ModelMeter) -> None:
@@ -213,12 +213,14 @@ class Exchange:
             case _:
                 return self.answer.closing(index, event)
 
-    async def _narrate(self, desk: Desk) -> None:
+    async def _narrate(self, queue: ModelQueue) -> None:
         """Comments on what the client waits for, unless it is served at once."""
         await asyncio.sleep(FIRST_PROGRESS)
         while True:
             what = (
-                "a slot" if desk.ready_workers else "a worker: " + outlook(desk.route, time.time())
+                "a slot"
+                if queue.ready_workers
+                else "a worker: " + describe_eta(queue.route, time.time())
             )
-            await self.reply.comment(f"waiting for {what}; {len(desk.line)} in line")
+            await self.reply.comment(f"waiting for {what}; {len(queue.requests)} queued")
             await asyncio.sleep(PROGRESS_PAUSE)

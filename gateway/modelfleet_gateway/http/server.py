@@ -20,7 +20,7 @@ from ..options import Options, split_address
 from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
-from .close_on_drain import Parting
+from .close_on_drain import CloseOnDrain
 
 KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
 BACKLOG: Final = 2048
@@ -73,7 +73,7 @@ class Gateway:
         self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
         self._server = HttpServer(
             uvicorn.Config(
-                Parting(self.app.starlette, lambda: self.app.draining),
+                CloseOnDrain(self.app.starlette, lambda: self.app.draining),
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -1,4 +1,4 @@
-"""Who waits for which worker: the view in force, a line per model, slots given out in order."""
+"""Assigns workers' slots to requests: the view in force, and a queue for each model in it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ..errors import NotReadyError, UnknownModelError, UpstreamLostError
 from ..metrics import Metrics, ModelMeter
 from ..tasks import TaskBag, supervise
 from .balance import choose_worker
-from .queue import Waiter, WaitingLine
+from .queue import QueuedChoice, RequestQueue
 from .view import Route, View, is_outdated, not_ready
-from .workers import Lease, Worker
+from .workers import Slot, Worker
 
-OPERATOR_PATIENCE = 10.0  # seconds that a request for an unknown model waits for the operator
+OPERATOR_TIMEOUT = 10.0  # seconds that a request for an unknown model waits for the operator
 
 log = structlog.get_logger()
 
 
-class Desk:
-    """One model: its route, its line and its workers."""
+class ModelQueue:
+    """One model as this gateway serves it: its limits, its queued requests and its workers."""
 
     def __init__(self, route: Route, meter: ModelMeter, urgent: asyncio.Event) -> None:
         self.route = route
-        self.line: WaitingLine[Lease] = WaitingLine()
+        self.requests: RequestQueue[Slot] = RequestQueue()
         self.workers: dict[str, Worker] = {}
         self.meter = meter
-        self._urgent = urgent
+        self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
-        self._closed = False
+        self._deleted = False
 
     @property
     def ready_workers(self) -> int:
@@ -45,93 +45,96 @@ class Desk:
         """Choices that have a worker's slot."""
         return sum(worker.running for worker in self.workers.values())
 
-    def serve(self) -> None:
-        """Gives free slots to those who wait. Call it after each change; it is cheap."""
-        if self.line:
-            self.line.serve(self._place)
-            self._dismiss_orphans()
-
     @property
     def awaited_revisions(self) -> set[str]:
-        """Revisions of streams that wait here, while nothing new goes to any worker like theirs.
+        """Revisions of streams to resume whose digest no routable worker has.
 
-        The operator starts one for them, if its history still has the revision.
+        The operator starts a worker of such a revision, if its history still has it.
         """
         routable = {worker.model_digest for worker in self.workers.values() if worker.routable}
-        return {w.revision for w in self.line.streams() if w.digest not in routable}
+        streams = self.requests.streams_to_resume()
+        return {stream.revision for stream in streams if stream.digest not in routable}
 
-    def _dismiss_orphans(self) -> None:
-        for waiter in self.line.streams():
-            if self._is_orphan(waiter):
-                model = self.route.model
-                gone = f"{model} was replaced by another revision before this answer's end."
-                self.line.send_away(waiter, UpstreamLostError(gone))
+    def assign_slots(self) -> None:
+        """Gives free slots to queued choices. Call it after each change; it is cheap."""
+        if self.requests:
+            self.requests.assign_slots(self._take_slot)
+            self._reject_unresumable()
 
-    def _is_orphan(self, waiter: Waiter[Lease]) -> bool:
-        """Whether no worker will ever have this stream's digest.
+    def requeue(self, choice: QueuedChoice[Slot]) -> None:
+        """Queues a choice again, and gives it a slot at once if one is free."""
+        self.requests.enqueue(choice)
+        if self._deleted:
+            self.reject_all()
+        self.assign_slots()
+        self.signal_if_unserved()
 
-        While a worker is there whose digest is not known yet, and while there is none at all, the
-        stream waits. It also waits while its revision can be started again, unless a worker of that
-        revision shows that it has become another model (a branch that moved).
-        """
-        workers = self.workers.values()
-        digests = {worker.model_digest for worker in workers}
-        if not digests or not digests.isdisjoint({"", waiter.digest}):
-            return False
-        return waiter.revision not in self.route.revisions or any(
-            worker.revision == waiter.revision for worker in workers
-        )
+    def signal_if_unserved(self) -> None:
+        """Tells the operator at once when a queued choice needs a worker that is not there."""
+        if self.requests and (not self.ready_workers or self.awaited_revisions):
+            self._urgent.set()
 
-    def changed(self) -> None:
-        """A worker brought news."""
-        self.serve()
+    def on_worker_change(self) -> None:
+        """A worker sent Stats, was lost or freed a slot."""
+        self.assign_slots()
         ready = self.ready_workers
         if ready != self._ready_before:
             self._ready_before = ready
             self._urgent.set()
 
-    def join(self, waiter: Waiter[Lease]) -> None:
-        """Takes a choice back into the line, and serves it at once if it can."""
-        self.line.join(waiter)
-        if self._closed:
-            self.close()
-        self.serve()
-        self.alarm()
-
-    def alarm(self) -> None:
-        """Tells the operator at once when somebody waits whom no worker that is ready can serve."""
-        if self.line and (not self.ready_workers or self.awaited_revisions):
-            self._urgent.set()
-
-    def close(self) -> None:
-        """The model left the view: whoever waits is told, running choices go on."""
-        self._closed = True
+    def reject_all(self) -> None:
+        """The model was deleted: queued choices fail, now and later; running ones go on."""
+        self._deleted = True
         gone = f"The model {self.route.model} was deleted while the request waited."
-        self.line.dismiss(
-            fresh=UnknownModelError(gone, param="model"), resuming=UpstreamLostError(gone)
+        self.requests.reject_all(
+            new_error=UnknownModelError(gone, param="model"), resume_error=UpstreamLostError(gone)
         )
 
-    def _place(self, waiter: Waiter[Lease]) -> Lease | None:
-        worker = choose_worker(self.workers.values(), digest=waiter.digest, avoid=waiter.avoid)
+    def _take_slot(self, choice: QueuedChoice[Slot]) -> Slot | None:
+        worker = choose_worker(self.workers.values(), digest=choice.digest, avoid=choice.avoid)
         if worker is None:
             return None
         loop = asyncio.get_running_loop()
-        self.meter.queue_wait.observe(loop.time() - waiter.since)
-        return worker.lease()
+        self.meter.queue_wait.observe(loop.time() - choice.queued_at)
+        return worker.take_slot()
+
+    def _reject_unresumable(self) -> None:
+        for stream in self.requests.streams_to_resume():
+            if not self._may_resume(stream):
+                model = self.route.model
+                gone = f"{model} was replaced by another revision before this answer's end."
+                self.requests.reject(stream, UpstreamLostError(gone))
+
+    def _may_resume(self, stream: QueuedChoice[Slot]) -> bool:
+        """Whether a worker may yet have this stream's digest.
+
+        True while there is no worker at all, and while the digest of one is not known yet. True
+        also while the stream's revision can be started again, unless a worker of that revision
+        shows that it has become another model (a branch that moved).
+        """
+        workers = self.workers.values()
+        digests = {worker.model_digest for worker in workers}
+        if not digests or not digests.isdisjoint({"", stream.digest}):
+            return True
+        return stream.revision in self.route.revisions and not any(
+            worker.revision == stream.revision for worker in workers
+        )
 
 
 class Admission:
     """One request's choices on their way to workers. Leaving the block gives everything back."""
 
-    def __init__(self, desk: Desk, choices: int) -> None:
-        self._desk = desk
+    def __init__(self, queue: ModelQueue, choices: int) -> None:
+        self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._waiters = desk.line.admit(choices, limit=desk.route.max_queue, now=self._since)
-        self._timer = self._loop.call_later(desk.route.hold_timeout, self._hold_no_longer)
-        self._expired = False
-        desk.serve()
-        desk.alarm()
+        self._choices = queue.requests.add_request(
+            choices, limit=queue.route.max_queue, now=self._since
+        )
+        self._timer = self._loop.call_later(queue.route.hold_timeout, self._on_hold_timeout)
+        self._timed_out = False
+        queue.assign_slots()
+        queue.signal_if_unserved()
 
     def __enter__(self) -> Self:
         return self
@@ -143,58 +146,56 @@ class Admission:
         trace: TracebackType | None,
     ) -> None:
         self._timer.cancel()
-        for waiter in self._waiters:
-            self._desk.line.leave(waiter)
-            if waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
-                waiter.turn.result().release()
-            waiter.turn.cancel()
-        self._desk.serve()
+        for choice in self._choices:
+            self._queue.requests.remove(choice)
+            future = choice.slot_future
+            if future.done() and not future.cancelled() and not future.exception():
+                future.result().release()
+            future.cancel()
+        self._queue.assign_slots()
 
-    async def turn(self, choice: int) -> Lease:
-        """Waits for this choice's slot. NotReadyError after the hold timeout."""
-        return await self._waiters[choice].turn
+    async def slot(self, index: int) -> Slot:
+        """Waits for the slot of the choice with this index. NotReadyError after hold_timeout."""
+        return await self._choices[index].slot_future
 
-    def again(self, choice: int, *, digest: str, revision: str, avoid: str) -> None:
-        """Back into the line: at its old place, or ahead of all with a `digest` to resume.
+    def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
+        """Queues a choice again: at its old place, or ahead of new ones with a `digest` to resume.
 
         `revision`: of the worker that accepted it; empty while none has.
         """
-        waiter = self._waiters[choice]
-        waiter.turn = self._loop.create_future()
+        choice = self._choices[index]
+        choice.slot_future = self._loop.create_future()
         if digest:
-            waiter.since = self._loop.time()
-        waiter.digest, waiter.revision, waiter.avoid = digest, revision, avoid
-        self._desk.join(waiter)
-        if self._expired:
-            self._dismiss(waiter)
+            choice.queued_at = self._loop.time()
+        choice.digest, choice.revision, choice.avoid = digest, revision, avoid
+        self._queue.requeue(choice)
+        if self._timed_out:
+            self._reject(choice)
 
-    def accepted(self) -> None:
-        """A worker has a choice of it: from here on it is finished, however long that takes."""
+    def on_accepted(self) -> None:
+        """A worker accepted a choice: from here on hold_timeout does not end the request."""
         self._timer.cancel()
 
-    def _hold_no_longer(self) -> None:
-        self._expired = True
-        for waiter in self._waiters:
-            self._dismiss(waiter)
+    def _on_hold_timeout(self) -> None:
+        self._timed_out = True
+        for choice in self._choices:
+            self._reject(choice)
 
-    def _dismiss(self, waiter: Waiter[Lease]) -> None:
-        if not waiter.turn.done():
-            self._desk.line.leave(waiter)
-            waited = self._loop.time() - self._since
-            desk = self._desk
-            waiter.turn.set_exception(
-                not_ready(desk.route, waited, desk.ready_workers, time.time())
-            )
+    def _reject(self, choice: QueuedChoice[Slot]) -> None:
+        if not choice.slot_future.done():
+            queue, waited = self._queue, self._loop.time() - self._since
+            error = not_ready(queue.route, waited, queue.ready_workers, time.time())
+            queue.requests.reject(choice, error)
 
 
 class Dispatcher:
-    """Every model's desk, kept in step with the view."""
+    """Every model's queue, kept in step with the view."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.view: View | None = None
         self.is_current = asyncio.Event()  # the operator would tell us if the view changed
-        self.desks: dict[str, Desk] = {}
+        self.queues: dict[str, ModelQueue] = {}
         self.urgent = asyncio.Event()  # the operator should hear at once what changed
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
@@ -208,7 +209,7 @@ class Dispatcher:
             log.warning("an outdated view is ignored", term=view.term, version=view.version)
             return False
         self.view = view
-        for model in self.desks.keys() | view.routes.keys() if changed is None else changed:
+        for model in self.queues.keys() | view.routes.keys() if changed is None else changed:
             self._sync(model, view.routes.get(model))
         self.urgent.set()  # the operator waits for its view to be in force
         return True
@@ -224,8 +225,8 @@ class Dispatcher:
     async def find(self, name: str) -> Route:
         """The route of the model that answers to this name.
 
-        Without an operator the view may be old and the model new: it is waited for.
-        UnknownModelError if there is none for sure, NotReadyError if nobody could say.
+        While no operator is connected, the view may be too old to have the model: waits for a new
+        one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
         """
         try:
             return self.view_in_force().resolve(name)
@@ -233,13 +234,13 @@ class Dispatcher:
             if self.is_current.is_set():
                 raise
         try:
-            async with asyncio.timeout(OPERATOR_PATIENCE):
+            async with asyncio.timeout(OPERATOR_TIMEOUT):
                 await self.is_current.wait()
         except TimeoutError:
             raise NotReadyError(
                 f"The model {name!r} is not known here, and the operator, which might know it, is "
                 "away. Try again later.",
-                retry_after=OPERATOR_PATIENCE,
+                retry_after=OPERATOR_TIMEOUT,
             ) from None
         return self.view_in_force().resolve(name)
 
@@ -250,31 +251,31 @@ class Dispatcher:
 
     def _sync(self, model: str, route: Route | None) -> None:
         if route is None:
-            desk = self.desks.pop(model, None)
-            if desk is not None:
-                self._sync_workers(desk, Route(model=model))
-                desk.close()
+            queue = self.queues.pop(model, None)
+            if queue is not None:
+                self._sync_workers(queue, Route(model=model))
+                queue.reject_all()
                 self._metrics.forget(model)
             return
-        if model not in self.desks:
-            self.desks[model] = Desk(route, self._metrics.model(model), self.urgent)
-        desk = self.desks[model]
-        desk.route = route
-        self._sync_workers(desk, route)
-        desk.serve()
+        if model not in self.queues:
+            self.queues[model] = ModelQueue(route, self._metrics.model(model), self.urgent)
+        queue = self.queues[model]
+        queue.route = route
+        self._sync_workers(queue, route)
+        queue.assign_slots()
 
-    def _sync_workers(self, desk: Desk, route: Route) -> None:
+    def _sync_workers(self, queue: ModelQueue, route: Route) -> None:
         wanted = {worker.worker_id: worker for worker in route.workers}
-        for worker_id, worker in list(desk.workers.items()):
+        for worker_id, worker in list(queue.workers.items()):
             if worker_id not in wanted or wanted[worker_id].address != worker.address:
-                del desk.workers[worker_id]
+                del queue.workers[worker_id]
                 self._tasks.start(self._retire(worker))
         for worker_id, worker_route in wanted.items():
-            if worker_id not in desk.workers:
+            if worker_id not in queue.workers:
                 worker = Worker(worker_route, route.model, self._on_change)
-                desk.workers[worker_id] = worker
+                queue.workers[worker_id] = worker
                 self._watches[worker] = self._tasks.start(supervise(worker_id, worker.watch))
-            desk.workers[worker_id].routable = worker_route.routable
+            queue.workers[worker_id].routable = worker_route.routable
 
     async def _retire(self, worker: Worker) -> None:
         worker.routable = False
@@ -283,6 +284,6 @@ class Dispatcher:
         await worker.close()
 
     def _on_change(self, model: str) -> None:
-        desk = self.desks.get(model)
-        if desk:
-            desk.changed()
+        queue = self.queues.get(model)
+        if queue:
+            queue.on_worker_change()

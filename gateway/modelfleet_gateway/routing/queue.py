@@ -1,4 +1,4 @@
-"""The waiting line of one model: bounded, in order of arrival, streams to resume ahead of all."""
+"""The queue of one model: bounded, in order of arrival, streams to resume ahead of new requests."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from typing import Generic, TypeVar
 
 from ..errors import QueueFullError
 
-Place = TypeVar("Place")
+Slot = TypeVar("Slot")
 
 
 @dataclass(slots=True, eq=False)
-class Waiter(Generic[Place]):
-    """One choice that waits for a worker."""
+class QueuedChoice(Generic[Slot]):
+    """One choice of a request that waits for a slot."""
 
-    number: int  # order of arrival; kept when it comes back, so that it stands at the head again
-    since: float  # seconds on the loop's clock
-    turn: asyncio.Future[Place]
+    arrival: int  # kept when it is queued again, so that it returns to its old place
+    queued_at: float  # seconds on the loop's clock
+    slot_future: asyncio.Future[Slot]
     digest: str = ""  # a stream to resume: only on a worker of this model_digest
     revision: str = ""  # of the worker that it was on last
-    avoid: str = ""  # the worker that failed it last
+    avoid: str = ""  # id of the worker that failed it last
 
     @property
     def order(self) -> tuple[bool, int]:
         """Streams to resume first, then by arrival."""
-        return (not self.digest, self.number)
+        return (not self.digest, self.arrival)
 
 
-class WaitingLine(Generic[Place]):
-    """Everyone who waits for a worker of one model."""
+class RequestQueue(Generic[Slot]):
+    """All choices that wait for a slot of one model's workers, in the order of service."""
 
     def __init__(self) -> None:
-        self._waiters: list[Waiter[Place]] = []  # sorted by order
-        self._numbers = itertools.count()
+        self._choices: list[QueuedChoice[Slot]] = []  # sorted by order
+        self._arrivals = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._choices)
 
-    def admit(self, count: int, *, limit: int, now: float) -> list[Waiter[Place]]:
-        """Places for all choices of one new request, or QueueFullError for all of them.
+    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice[Slot]]:
+        """Queues all `count` choices of a new request, or raises QueueFullError.
 
-        A request that finds no other new request waiting always comes in: one with more choices
+        A request that finds no other new request queued is always taken: one with more choices
         than `limit` could never be served otherwise. Streams to resume do not count.
         """
-        new = len(self) - len(self.streams())
+        new = len(self) - len(self.streams_to_resume())
         if new and new + count > limit:
             raise QueueFullError(
                 f"The queue is full: {new} of at most {limit} requests wait, {count} more asked. "
@@ -56,57 +56,59 @@ class WaitingLine(Generic[Place]):
                 retry_after=min(self.oldest_wait(now), 30.0),
             )
         loop = asyncio.get_running_loop()
-        waiters = [Waiter(next(self._numbers), now, loop.create_future()) for _ in range(count)]
-        for waiter in waiters:
-            self.join(waiter)
-        return waiters
+        choices = [
+            QueuedChoice(next(self._arrivals), now, loop.create_future()) for _ in range(count)
+        ]
+        for choice in choices:
+            self.enqueue(choice)
+        return choices
 
-    def join(self, waiter: Waiter[Place]) -> None:
-        """Stands in line, at the place that its order gives."""
-        bisect.insort(self._waiters, waiter, key=lambda w: w.order)
+    def enqueue(self, choice: QueuedChoice[Slot]) -> None:
+        """Inserts a choice at the place that its order gives."""
+        bisect.insort(self._choices, choice, key=lambda c: c.order)
 
-    def leave(self, waiter: Waiter[Place]) -> None:
-        """Goes away; no-op for one that is not in line."""
+    def remove(self, choice: QueuedChoice[Slot]) -> None:
+        """Takes a choice out; no-op for one that is not queued."""
         with contextlib.suppress(ValueError):
-            self._waiters.remove(waiter)
+            self._choices.remove(choice)
 
-    def serve(self, place: Callable[[Waiter[Place]], Place | None]) -> None:
-        """Gives places out in order until nobody can be placed.
+    def assign_slots(self, take_slot: Callable[[QueuedChoice[Slot]], Slot | None]) -> None:
+        """Gives slots to choices in order, until `take_slot` finds none.
 
-        A stream whose digest has no worker is passed over. New requests are alike: where the first
-        finds no place, none does.
+        A stream whose digest has no free worker is skipped. New requests have equal needs: where
+        the first finds no slot, none does.
         """
         index = 0
-        while index < len(self._waiters):
-            waiter = self._waiters[index]
-            if waiter.turn.done():  # its client went away just now
-                del self._waiters[index]
+        while index < len(self._choices):
+            choice = self._choices[index]
+            if choice.slot_future.done():  # cancelled: its client has disconnected
+                del self._choices[index]
                 continue
-            found = place(waiter)
-            if found is not None:
-                del self._waiters[index]
-                waiter.turn.set_result(found)
-            elif waiter.digest:
+            slot = take_slot(choice)
+            if slot is not None:
+                del self._choices[index]
+                choice.slot_future.set_result(slot)
+            elif choice.digest:
                 index += 1
             else:
                 return
 
-    def dismiss(self, *, fresh: Exception, resuming: Exception) -> None:
-        """Sends everyone away with an error."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.turn.done():
-                waiter.turn.set_exception(resuming if waiter.digest else fresh)
+    def reject(self, choice: QueuedChoice[Slot], error: Exception) -> None:
+        """Takes a queued choice out and fails it with this error."""
+        self._choices.remove(choice)
+        choice.slot_future.set_exception(error)
 
-    def streams(self) -> list[Waiter[Place]]:
-        """Those that wait to be resumed, in order."""
-        return self._waiters[: bisect.bisect(self._waiters, (True, -1), key=lambda w: w.order)]
+    def reject_all(self, *, new_error: Exception, resume_error: Exception) -> None:
+        """Empties the queue; new requests and streams to resume fail with different errors."""
+        choices, self._choices = self._choices, []
+        for choice in choices:
+            if not choice.slot_future.done():
+                choice.slot_future.set_exception(resume_error if choice.digest else new_error)
 
-    def send_away(self, waiter: Waiter[Place], error: Exception) -> None:
-        """It can never be served."""
-        self._waiters.remove(waiter)
-        waiter.turn.set_exception(error)
+    def streams_to_resume(self) -> list[QueuedChoice[Slot]]:
+        """Choices that a worker had begun to answer, in order."""
+        return self._choices[: bisect.bisect(self._choices, (True, -1), key=lambda c: c.order)]
 
     def oldest_wait(self, now: float) -> float:
-        """Seconds that the one who waits longest has waited; 0: nobody waits."""
-        return max((now - waiter.since for waiter in self._waiters), default=0.0)
+        """Seconds that the oldest choice has been queued; 0 when the queue is empty."""
+        return max((now - choice.queued_at for choice in self._choices), default=0.0)

@@ -16,7 +16,7 @@ from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
 from .dispatch import Admission
 from .failover import Attempts, Blame, End, Failure, after_failure
-from .workers import GenerateCall, Lease
+from .workers import GenerateCall, Slot
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
 
@@ -55,11 +55,11 @@ class Choice:
         generation. Nothing is read ahead, so a slow reader slows the worker down, not this process.
         """
         while True:
-            lease = await self._admission.turn(self.index)
+            slot = await self._admission.slot(self.index)
             try:
-                call = lease.start(self._request())
+                call = slot.start_call(self._request())
                 while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
-                    event = self._take(message, lease)
+                    event = self._take(message, slot)
                     if isinstance(event, worker_pb2.Finished):
                         await ended(call)
                         yield event
@@ -68,20 +68,20 @@ class Choice:
                         yield event
                 raise WorkerProtocolError("its stream ended without Finished")
             except WorkerProtocolError as error:
-                self._go_on(lease, Failure(grpc.StatusCode.INTERNAL, str(error)))
+                self._retry(slot, Failure(grpc.StatusCode.INTERNAL, str(error)))
             except grpc.aio.AioRpcError as error:
-                self._go_on(lease, Failure(error.code(), error.details() or "no details"))
+                self._retry(slot, Failure(error.code(), error.details() or "no details"))
             except asyncio.CancelledError:
-                if not lease.was_cut or is_being_cancelled():
+                if not slot.was_aborted or is_being_cancelled():
                     raise
-                self._go_on(lease, Failure(grpc.StatusCode.UNAVAILABLE, "silent or failed"))
+                self._retry(slot, Failure(grpc.StatusCode.UNAVAILABLE, "silent or failed"))
             finally:
-                lease.release()
+                slot.release()
 
-    def _take(self, message: worker_pb2.GenerateResponse, lease: Lease) -> Event | None:
+    def _take(self, message: worker_pb2.GenerateResponse, slot: Slot) -> Event | None:
         """Notes what came; None for what the client knows already. Raises WorkerProtocolError."""
         kind = message.WhichOneof("event")
-        if (kind == "accepted") == lease.accepted:
+        if (kind == "accepted") == slot.accepted:
             raise WorkerProtocolError(f"{kind} came before or after its time")
         if kind == "tokens":
             if message.tokens.ids:
@@ -95,12 +95,12 @@ class Choice:
             return message.finished
         if kind != "accepted" or not message.accepted.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
-        lease.accept()
-        self._revision = lease.worker.revision
+        slot.mark_accepted()
+        self._revision = slot.worker.revision
         if self._digest:
             return None
         self._digest = message.accepted.model_digest
-        self._admission.accepted()
+        self._admission.on_accepted()
         return message.accepted
 
     def _request(self) -> worker_pb2.GenerateRequest:
@@ -112,17 +112,17 @@ class Choice:
         resumed.resume.model_digest = self._digest
         return resumed
 
-    def _go_on(self, lease: Lease, failure: Failure) -> None:
-        """Stands in line again, or raises what the client is to be told."""
-        worker = lease.worker
+    def _retry(self, slot: Slot, failure: Failure) -> None:
+        """Queues the choice again, or raises the error that the client gets."""
+        worker = slot.worker
         verdict = after_failure(
-            replace(failure, accepted=lease.accepted, draining=worker.draining), self._attempts
+            replace(failure, accepted=slot.accepted, draining=worker.draining), self._attempts
         )
         if isinstance(verdict, End):
-            lease.release()
+            slot.release()
             raise verdict.error
         if verdict.blame is Blame.FULL:
-            worker.full()
+            worker.mark_full()
         else:
             log.warning(
                 "a worker failed a request: it goes on elsewhere",
@@ -133,12 +133,12 @@ class Choice:
                 reason=f"{failure.code.name}: {failure.details}",
             )
         if verdict.blame is Blame.SUSPECT:
-            worker.suspect()
-        if lease.accepted:
+            worker.mark_suspect()
+        if slot.accepted:
             self._meter.resume()
-        lease.release()
+        slot.release()
         self._attempts = verdict.attempts
-        self._admission.again(
+        self._admission.requeue(
             self.index,
             digest=self._digest,
             revision=self._revision,

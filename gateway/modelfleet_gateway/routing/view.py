@@ -127,7 +127,7 @@ def is_outdated(view: View, current: View | None) -> bool:
     return current is not None and view.term < current.term
 
 
-def outlook(route: Route, now: float) -> str:
+def describe_eta(route: Route, now: float) -> str:
     """For a person who waits: what the model is doing and when it will be ready. `now`: epoch."""
     phase = f"phase {route.phase}" if route.phase else "phase unknown"
     if route.eta <= 0:
@@ -140,7 +140,7 @@ def not_ready(route: Route, waited: float, ready_workers: int, now: float) -> No
     if ready_workers:
         why = f"its {ready_workers} ready workers are busy"
     else:
-        why = f"none of its {len(route.workers)} workers is ready ({outlook(route, now)})"
+        why = f"none of its {len(route.workers)} workers is ready ({describe_eta(route, now)})"
     return NotReadyError(
         f"No worker of {route.model} could take the request within {waited:.1f} s: {why}. "
         "Try again later.",

@@ -25,30 +25,30 @@ log = structlog.get_logger()
 GenerateCall = grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]
 
 
-class Lease:
+class Slot:
     """One slot of a worker, taken by one choice until released."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.was_cut = False  # the call was ended here, because the worker went silent or failed
+        self.was_aborted = False  # we cancelled the call: its worker went silent or failed
         self.accepted = False
         self._call: GenerateCall | None = None
 
-    def start(self, request: worker_pb2.GenerateRequest) -> GenerateCall:
+    def start_call(self, request: worker_pb2.GenerateRequest) -> GenerateCall:
         """Begins the call that this slot is for."""
         self._call = self.worker.stub.Generate(request, metadata=METADATA)
-        if self.was_cut:
+        if self.was_aborted:
             self._call.cancel()
         return self._call
 
-    def accept(self) -> None:
+    def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
         self.accepted = True
-        self.worker.took_one()
+        self.worker.on_accepted()
 
-    def cut(self) -> None:
-        """Ends the call: its reader gets asyncio.CancelledError and sees `was_cut`."""
-        self.was_cut = True
+    def abort(self) -> None:
+        """Ends the call: its reader gets asyncio.CancelledError and sees `was_aborted`."""
+        self.was_aborted = True
         if self._call is not None:
             self._call.cancel()
 
@@ -56,7 +56,7 @@ class Lease:
         """Gives the slot back and cancels what still runs; a second time is a no-op."""
         if self._call is not None and not self._call.done():
             self._call.cancel()
-        self.worker.take_back(self)
+        self.worker.release_slot(self)
 
 
 class Worker:
@@ -73,8 +73,8 @@ class Worker:
         self.stub = worker_pb2_grpc.WorkerStub(self._channel)
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._leases: set[Lease] = set()
-        self._peak = 0  # most leases since the last Stats
+        self._taken_slots: set[Slot] = set()
+        self._peak = 0  # most slots since the last Stats
         self._others = 0  # requests of other gateways, never over-estimated
         self._heard = self._loop.time()
         self._live = False  # its Stats stream is up and not silent
@@ -120,38 +120,38 @@ class Worker:
     @property
     def outstanding(self) -> int:
         """Requests it has, as far as is known."""
-        return len(self._leases) + self._others
+        return len(self._taken_slots) + self._others
 
     @property
     def running(self) -> int:
         """Requests of this gateway."""
-        return len(self._leases)
+        return len(self._taken_slots)
 
-    def lease(self) -> Lease:
+    def take_slot(self) -> Slot:
         """Takes a slot."""
-        lease = Lease(self)
-        self._leases.add(lease)
-        self._peak = max(self._peak, len(self._leases))
-        return lease
+        slot = Slot(self)
+        self._taken_slots.add(slot)
+        self._peak = max(self._peak, len(self._taken_slots))
+        return slot
 
-    def take_back(self, lease: Lease) -> None:
-        """Frees a slot; use `Lease.release`."""
-        if lease in self._leases:
-            self._leases.remove(lease)
-            if lease.accepted:  # one that was refused has freed nothing
+    def release_slot(self, slot: Slot) -> None:
+        """Frees a slot; use `Slot.release`."""
+        if slot in self._taken_slots:
+            self._taken_slots.remove(slot)
+            if slot.accepted:  # one that was refused has freed nothing
                 self._full = False
             self._idle.set()
             self._on_change(self.model)
 
-    def took_one(self) -> None:
+    def on_accepted(self) -> None:
         """It took a request: it is not full after all."""
         self._refusals = 0
 
-    def suspect(self) -> None:
+    def mark_suspect(self) -> None:
         """Routes nothing here until its next Stats."""
         self._suspect = True
 
-    def full(self) -> None:
+    def mark_full(self) -> None:
         """Routes nothing here until its next Stats, a free slot of ours, or a growing pause."""
         self._full = True
         pause = min(FIRST_PAUSE * 2**self._refusals, LONGEST_PAUSE)
@@ -164,7 +164,7 @@ class Worker:
 
     async def idle(self) -> None:
         """Returns when this gateway has nothing running there."""
-        while self._leases:
+        while self._taken_slots:
             self._idle.clear()
             await self._idle.wait()
 
@@ -201,7 +201,7 @@ class Worker:
         # Its numbers lag behind our own. It cannot know more requests of ours than there were at
         # once since the last Stats, so what is above that is surely somebody else's.
         self._others = max(0, stats.running + stats.waiting - self._peak)
-        self._peak = len(self._leases)
+        self._peak = len(self._taken_slots)
         before = self.stats.state if self.stats else None
         self.stats = stats
         self._heard = self._loop.time()
@@ -212,7 +212,7 @@ class Worker:
                 "worker", model=self.model, worker=self.worker_id, state=name, why=stats.message
             )
         if stats.state not in WORKING:
-            self._cut_all()
+            self._abort_calls()
         self._on_change(self.model)
 
     def _refused(self, reason: str) -> None:
@@ -227,8 +227,8 @@ class Worker:
             self._live = False
             self._on_change(self.model)
         if self._loop.time() - self._heard >= SILENCE:
-            self._cut_all()
+            self._abort_calls()
 
-    def _cut_all(self) -> None:
-        for lease in self._leases:
-            lease.cut()
+    def _abort_calls(self) -> None:
+        for slot in self._taken_slots:
+            slot.abort()

@@ -277,7 +277,7 @@ async def test_the_series_of_a_model_go_with_it_and_its_counts_come_back():
     async with running_fleet(worker) as fleet:
         await fleet.client.completions.create(model="tiny", prompt="p")
         fleet.push()
-        await eventually(lambda: not fleet.gateway.dispatcher.desks)
+        await eventually(lambda: not fleet.gateway.dispatcher.queues)
         assert MODEL not in (await fleet.http.get("/metrics")).text
         fleet.push(route(worker))
         await fleet.ready(1)

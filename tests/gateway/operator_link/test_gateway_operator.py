@@ -87,17 +87,17 @@ async def test_a_change_touches_only_the_models_that_it_names():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         dispatcher, operator = fleet.gateway.dispatcher, fleet.operator
-        kept = dispatcher.desks[MODEL].workers["w-0"]
+        kept = dispatcher.queues[MODEL].workers["w-0"]
         new = fleet_pb2.ModelView(model="default/new", served_names=["new"])
         operator.change(fleet_pb2.ViewChange(version=7, models=[new]))
         await eventually(lambda: "new" in dispatcher.view.names)
-        assert dispatcher.desks[MODEL].workers["w-0"] is kept
+        assert dispatcher.queues[MODEL].workers["w-0"] is kept
         assert await ask(fleet) == expected_text("p", 8)
         await eventually(lambda: operator.signals[-1].version == 7)
 
         operator.change(fleet_pb2.ViewChange(version=8, removed=["default/new"]))
         await eventually(lambda: "new" not in dispatcher.view.names)
-        assert dispatcher.desks.keys() == {MODEL}
+        assert dispatcher.queues.keys() == {MODEL}
         assert dispatcher.view.term == 1
 
 

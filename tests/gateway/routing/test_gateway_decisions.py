@@ -27,8 +27,8 @@ from modelfleet_gateway.routing.failover import (
     after_failure,
 )
 from modelfleet_gateway.routing.merge import merged
-from modelfleet_gateway.routing.queue import WaitingLine
-from modelfleet_gateway.routing.view import Route, is_outdated, make_view, not_ready, outlook
+from modelfleet_gateway.routing.queue import RequestQueue
+from modelfleet_gateway.routing.view import Route, describe_eta, is_outdated, make_view, not_ready
 
 Code = grpc.StatusCode
 
@@ -155,72 +155,72 @@ def test_only_a_lower_term_is_outdated(current, new, outdated):
 
 
 def test_tells_what_a_sleeping_model_does():
-    assert outlook(Route(model="a/m"), 100) == "phase unknown, ready at an unknown time"
+    assert describe_eta(Route(model="a/m"), 100) == "phase unknown, ready at an unknown time"
     route = Route(model="a/m", phase="Download", eta=142)
-    assert outlook(route, 100) == "phase Download, ready in about 42 s"
+    assert describe_eta(route, 100) == "phase Download, ready in about 42 s"
     error = not_ready(route, waited=30, ready_workers=0, now=100)
     assert error.headers() == {"retry-after": "42"}
     assert "a/m" in error.message
 
 
-async def test_the_line_is_served_in_order_of_arrival_and_streams_to_resume_first():
-    line: WaitingLine[str] = WaitingLine()
-    first, second = line.admit(2, limit=10, now=0)
-    (third,) = line.admit(1, limit=10, now=1)
-    line.leave(second)
+async def test_slots_go_to_streams_to_resume_first_and_then_in_order_of_arrival():
+    queue: RequestQueue[str] = RequestQueue()
+    first, second = queue.add_request(2, limit=10, now=0)
+    (third,) = queue.add_request(1, limit=10, now=1)
+    queue.remove(second)
     second.digest = "d"
-    line.join(second)
+    queue.enqueue(second)
     served: list[int] = []
 
-    def place(waiter):
-        if waiter.digest or len(served) == 2:
+    def take_slot(choice):
+        if choice.digest or len(served) == 2:
             return None
-        served.append(waiter.number)
+        served.append(choice.arrival)
         return "slot"
 
-    line.serve(place)
-    assert served == [first.number, third.number], "a stream that cannot be placed blocks nobody"
-    assert len(line) == 1
-    line.leave(first)
-    line.join(again := line.admit(1, limit=10, now=2)[0])
-    line.leave(again)
+    queue.assign_slots(take_slot)
+    assert served == [first.arrival, third.arrival], "a stream without a slot blocks no new request"
+    assert len(queue) == 1
+    queue.remove(first)
+    queue.enqueue(again := queue.add_request(1, limit=10, now=2)[0])
+    queue.remove(again)
     order: list[int] = []
-    line.serve(lambda waiter: order.append(waiter.number) or "slot")
-    assert order == [second.number, again.number]
+    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assert order == [second.arrival, again.arrival]
 
 
-async def test_one_that_comes_back_stands_at_the_head_again():
-    line: WaitingLine[str] = WaitingLine()
-    first, second = line.admit(2, limit=10, now=0)
-    line.leave(first)
-    first.turn = asyncio.get_running_loop().create_future()
-    line.join(first)
+async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
+    queue: RequestQueue[str] = RequestQueue()
+    first, second = queue.add_request(2, limit=10, now=0)
+    queue.remove(first)
+    first.slot_future = asyncio.get_running_loop().create_future()
+    queue.enqueue(first)
     order: list[int] = []
-    line.serve(lambda waiter: order.append(waiter.number) or "slot")
-    assert order == [first.number, second.number]
+    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assert order == [first.arrival, second.arrival]
 
 
-async def test_the_line_is_bounded_for_new_requests_only():
-    line: WaitingLine[str] = WaitingLine()
-    many = line.admit(5, limit=3, now=0)
+async def test_the_queue_is_bounded_for_new_requests_only():
+    queue: RequestQueue[str] = RequestQueue()
+    many = queue.add_request(5, limit=3, now=0)
     with pytest.raises(QueueFullError, match="5 of at most 3") as full:
-        line.admit(1, limit=3, now=2.5)
+        queue.add_request(1, limit=3, now=2.5)
     assert full.value.headers() == {"retry-after": "3"}
-    for waiter in many:
-        line.leave(waiter)
-        waiter.digest = "d"
-        line.join(waiter)
-    assert len(line.admit(3, limit=3, now=0)) == 3
-    assert line.oldest_wait(now=4) == 4
+    for choice in many:
+        queue.remove(choice)
+        choice.digest = "d"
+        queue.enqueue(choice)
+    assert len(queue.add_request(3, limit=3, now=0)) == 3
+    assert queue.oldest_wait(now=4) == 4
 
 
-async def test_a_client_that_went_away_is_passed_over():
-    line: WaitingLine[str] = WaitingLine()
-    gone, here = line.admit(2, limit=10, now=0)
-    gone.turn.cancel()
-    line.serve(lambda _: "slot")
-    assert here.turn.result() == "slot"
-    assert len(line) == 0
+async def test_a_client_that_has_disconnected_gets_no_slot():
+    queue: RequestQueue[str] = RequestQueue()
+    gone, connected = queue.add_request(2, limit=10, now=0)
+    gone.slot_future.cancel()
+    queue.assign_slots(lambda _: "slot")
+    assert connected.slot_future.result() == "slot"
+    assert len(queue) == 0
 
 
 async def test_merged_streams_end_together_at_the_first_error():

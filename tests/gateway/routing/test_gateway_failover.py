@@ -6,6 +6,7 @@ import grpc
 import openai
 import pytest
 import structlog
+
 from gateway_doubles import (
     MODEL,
     EndEarlyError,
@@ -15,7 +16,6 @@ from gateway_doubles import (
     route,
     running_fleet,
 )
-
 from modelfleet_gateway.routing import workers as gateway_workers
 from modelfleet_proto import worker_pb2
 
@@ -69,7 +69,7 @@ async def test_a_killed_worker_costs_none_of_its_8_streams(stream):
     async with running_fleet(*workers) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}", stream=stream)) for i in range(8)]
         await eventually(lambda: workers[0].running + workers[1].running == 8)
-        meter = fleet.gateway.dispatcher.desks[MODEL].meter
+        meter = fleet.gateway.dispatcher.queues[MODEL].meter
         await eventually(lambda: meter.completion_tokens > 40)
         await workers[0].kill()
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 30) for i in range(8)]
@@ -107,7 +107,7 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
         first.become(DRAINING)
         other.become(READY)
         await fleet.ready(1)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         assert await ask(fleet, "new") == expected_text("new", 8), "new requests pass it by"
         assert not asked.done()
 
@@ -129,7 +129,7 @@ async def test_a_stream_whose_revision_was_replaced_is_told_so():
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
         fleet.push(route(other))
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         assert not asked.done(), "the one that loads may be of its digest"
         other.become(READY)
         with pytest.raises(openai.APIError, match="replaced by another revision"):
@@ -203,7 +203,7 @@ async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: first.requests)
         first.become(DRAINING)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         with pytest.raises(openai.InternalServerError, match="w"):
             await ask(fleet, "too late")
         assert not asked.done()
@@ -283,7 +283,7 @@ async def test_a_worker_that_ends_without_saying_so_is_resumed():
         await undisturbed(fleet)
 
 
-async def test_a_full_worker_sends_the_request_back_to_the_head_of_the_line():
+async def test_a_full_worker_sends_the_request_back_to_the_head_of_the_queue():
     taken = 2
 
     async def others_were_faster(context, request, position):
@@ -314,15 +314,15 @@ async def test_a_deleted_model_ends_the_streams_that_wait_for_it():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: worker.requests)
         worker.become(DRAINING)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         waiting = asyncio.create_task(ask(fleet, "new"))
-        await eventually(lambda: len(fleet.line) == 2)
+        await eventually(lambda: len(fleet.queued) == 2)
         fleet.push(route(model="default/other", served=()))
         with pytest.raises(openai.APIError, match="was deleted"):
             await asked
         with pytest.raises(openai.NotFoundError, match="was deleted"):
             await waiting
-        assert MODEL not in fleet.gateway.dispatcher.desks
+        assert MODEL not in fleet.gateway.dispatcher.queues
 
 
 async def test_a_worker_that_dies_between_the_last_token_and_the_end_loses_nothing():
