@@ -261,7 +261,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
             self._changed.discard(changed)
 
 
-def route(
+def model_view(
     *workers: ScriptedWorker,
     model: str = MODEL,
     served: tuple[str, ...] = ("tiny",),
@@ -299,9 +299,9 @@ class Fleet:
     client: openai.AsyncOpenAI
     http: httpx.AsyncClient
 
-    def push(self, *routes: fleet_pb2.ModelView, term: int = 1) -> None:
+    def push(self, *models: fleet_pb2.ModelView, term: int = 1) -> None:
         version = self.operator.view.version + 1
-        self.operator.push(fleet_pb2.View(term=term, version=version, models=routes))
+        self.operator.push(fleet_pb2.View(term=term, version=version, models=models))
 
     async def ready(self, workers: int, model: str = MODEL) -> None:
         """Waits until the gateway would route to so many workers."""
@@ -329,7 +329,7 @@ async def running_fleet(
         await worker.start()
     operator = OperatorDouble()
     await operator.start()
-    operator.view.models.append(route(*workers, **limits))
+    operator.view.models.append(model_view(*workers, **limits))
     listener = listen("127.0.0.1:0")
     options = Options(operator=operator.address, gateway_id="gw-1", max_body_bytes=max_body_bytes)
     gateway = Gateway(options, listener)

@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from ..errors import GatewayError, MethodNotAllowedError, UnknownUrlError
 from ..metrics import Metrics
-from ..openai_api.chat import ChatRequest, ChatShape
-from ..openai_api.completions import CompletionRequest, CompletionShape
+from ..openai_api.chat import ChatRequest
+from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..routing.dispatch import Dispatcher
 from .generation import GenerationEndpoint
@@ -37,8 +37,8 @@ class App:
             max_body_bytes=max_body_bytes,
             stop=self.stop,
         )
-        chat = endpoint(ChatRequest, ChatShape)
-        completions = endpoint(CompletionRequest, CompletionShape)
+        chat = endpoint(ChatRequest)
+        completions = endpoint(CompletionRequest)
         self.starlette = Starlette(
             routes=[
                 Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -80,14 +80,14 @@ class App:
         return Response(encode(self._metrics.registry), headers={"content-type": content_type})
 
 
-def _answer(error: GatewayError, request: Request) -> Response:
+def _error_response(error: GatewayError, request: Request) -> Response:
     headers = error.headers() | {"x-request-id": request_id(request)}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
 async def _gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)  # noqa: S101 - registered for it
-    return _answer(error, request)
+    return _error_response(error, request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -95,7 +95,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     asked = f"{request.method} {request.url.path}"
     if error.status_code == MethodNotAllowedError.status:
-        response = _answer(MethodNotAllowedError(f"Not allowed here: {asked}"), request)
+        response = _error_response(MethodNotAllowedError(f"Not allowed here: {asked}"), request)
         response.headers.update(error.headers or {})
         return response
-    return _answer(UnknownUrlError(f"Unknown request URL: {asked}"), request)
+    return _error_response(UnknownUrlError(f"Unknown request URL: {asked}"), request)

@@ -17,11 +17,9 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter
-from ..openai_api.chat import ChatRequest, ChatShape
-from ..openai_api.completions import CompletionRequest, CompletionShape
-from ..openai_api.fields import parse
-from ..openai_api.shapes import Answer, Collected
-from ..routing.dispatch import Admission, Dispatcher, ModelQueue
+from ..openai_api.answer import Answer
+from ..openai_api.fields import GenerationFields, parse
+from ..routing.dispatch import Dispatcher, ModelQueue, SlotClaim
 from ..routing.merge import merged
 from ..routing.stream import Choice, Event
 from ..routing.view import describe_eta
@@ -34,7 +32,6 @@ PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
 FAIL_TIMEOUT: Final = 5.0  # seconds for telling an error to a client that reads slowly
 
 Events = AsyncGenerator[tuple[int, Event], None]
-Kind = type[ChatRequest] | type[CompletionRequest]
 
 log = structlog.get_logger()
 
@@ -44,8 +41,7 @@ class GenerationEndpoint:
 
     def __init__(
         self,
-        kind: Kind,
-        shape: type[ChatShape] | type[CompletionShape],
+        kind: type[GenerationFields],
         dispatcher: Dispatcher,
         metrics: Metrics,
         *,
@@ -53,7 +49,6 @@ class GenerationEndpoint:
         stop: asyncio.Future[None],
     ) -> None:
         self._kind = kind
-        self._shape = shape
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
@@ -87,28 +82,21 @@ class GenerationEndpoint:
     async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed."""
         fields = parse(self._kind, body)
-        route = await self._dispatcher.find(fields.model)
-        queue = self._dispatcher.queues[route.model]
+        model = await self._dispatcher.find(fields.model)
+        queue = self._dispatcher.queues[model.model]
         exchange.begin(queue)
         created = time.time()
         requests = fields.worker_requests(
-            model=queue.route.model,
+            model=queue.view.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
             created=created,
         )
-        exchange.answer = Answer(
-            self._shape(),
-            model=fields.model,
-            created=created,
-            choices_per_prompt=fields.choices_per_prompt,
-            include_usage=fields.include_usage,
-        )
-        exchange.choices_per_prompt = fields.choices_per_prompt
-        with Admission(queue, len(requests)) as admission:
+        exchange.answer = fields.new_answer(created)
+        with SlotClaim(queue, len(requests)) as claim:
             events = merged(
                 [
-                    Choice(request, index, admission, queue.meter).events()
+                    Choice(request, index, claim, queue.meter).events()
                     for index, request in enumerate(requests)
                 ]
             )
@@ -116,14 +104,13 @@ class GenerationEndpoint:
                 if fields.stream:
                     await exchange.stream(events, queue)
                     return None
-                return await exchange.collect(events, len(requests), queue.meter)
+                return await exchange.collect(events, queue.meter)
 
 
 class Exchange:
     """One request on its way: what is known of it, and its answer."""
 
     answer: Answer
-    choices_per_prompt: int = 1
 
     def __init__(self, reply: Reply, *, progress: bool) -> None:
         self.reply = reply
@@ -136,7 +123,7 @@ class Exchange:
     @property
     def model(self) -> str:
         """The full name of the model that it asks for; empty when that is not known."""
-        return self._queue.route.model if self._queue else ""
+        return self._queue.view.model if self._queue else ""
 
     @property
     def context(self) -> dict[str, str]:
@@ -146,19 +133,15 @@ class Exchange:
     def begin(self, queue: ModelQueue) -> None:
         """Its model is known."""
         self._queue = queue
-        self.reply.headers["x-modelfleet-model"] = queue.route.model
+        self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.arrived()
 
-    async def collect(self, events: Events, count: int, meter: ModelMeter) -> Json:
-        """The whole answer, of so many choices."""
-        choices = [Collected() for _ in range(count)]
+    async def collect(self, events: Events, meter: ModelMeter) -> Json:
+        """The whole answer."""
         async for index, event in events:
             self._note(index, event, meter)
-            if isinstance(event, worker_pb2.Tokens):
-                choices[index].take(event)
-            elif isinstance(event, worker_pb2.Finished):
-                choices[index].finished = event
-        return self.answer.whole(choices)
+            self.answer.collect(index, event)
+        return self.answer.whole()
 
     async def stream(self, events: Events, queue: ModelQueue) -> None:
         """Writes the answer as it comes; the status line when a worker has the request."""
@@ -173,8 +156,8 @@ class Exchange:
                 self._note(index, event, queue.meter)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
-                await self.reply.events(self._chunks(index, event))
-            await self.reply.events(self.answer.ending())
+                await self.reply.events(self.answer.chunks(index, event))
+            await self.reply.events(self.answer.last_chunks())
         finally:
             if narrator is not None:
                 narrator.cancel()
@@ -195,7 +178,7 @@ class Exchange:
 
     def _note(self, index: int, event: Event, meter: ModelMeter) -> None:
         if isinstance(event, worker_pb2.Accepted):
-            if index % self.choices_per_prompt == 0:
+            if index % self.answer.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
             if not self._accepted:
                 self._accepted = True
@@ -204,15 +187,6 @@ class Exchange:
         else:
             self._timing.note(index, event, meter)
 
-    def _chunks(self, index: int, event: Event) -> list[Json]:
-        match event:
-            case worker_pb2.Accepted():
-                return self.answer.opening(index)
-            case worker_pb2.Tokens():
-                return self.answer.tokens(index, event)
-            case _:
-                return self.answer.closing(index, event)
-
     async def _narrate(self, queue: ModelQueue) -> None:
         """Comments on what the client waits for, unless it is served at once."""
         await asyncio.sleep(FIRST_PROGRESS)
@@ -220,7 +194,7 @@ class Exchange:
             what = (
                 "a slot"
                 if queue.ready_workers
-                else "a worker: " + describe_eta(queue.route, time.time())
+                else "a worker: " + describe_eta(queue.view, time.time())
             )
             await self.reply.comment(f"waiting for {what}; {len(queue.requests)} queued")
             await asyncio.sleep(PROGRESS_PAUSE)

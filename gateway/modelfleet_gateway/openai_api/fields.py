@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import InvalidRequestError, UnsupportedFieldError
+from .answer import Answer
 from .sampling import UINT32, SamplingFields
 
 MAX_N: Final = 16
@@ -68,6 +70,8 @@ class GenerationFields(SamplingFields):
         strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
     )
 
+    answer_type: ClassVar[type[Answer]]
+
     model: str
     max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
@@ -110,6 +114,21 @@ class GenerationFields(SamplingFields):
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
             )
 
+    @abstractmethod
+    def worker_requests(
+        self, *, model: str, request_id: str, created: float
+    ) -> list[worker_pb2.GenerateRequest]:
+        """One for each choice. `model`: full name; `created`: seconds since the epoch."""
+
+    def new_answer(self, created: float) -> Answer:
+        """An empty answer in the shape of this kind of request."""
+        return self.answer_type(
+            model=self.model,
+            created=created,
+            choices_per_prompt=self.choices_per_prompt,
+            include_usage=self.include_usage,
+        )
+
     def base_request(
         self, *, model: str, request_id: str, created: float, max_tokens: int
     ) -> worker_pb2.GenerateRequest:
@@ -128,6 +147,20 @@ class GenerationFields(SamplingFields):
             seed=seed % 2**64,
             created=created,
         )
+
+
+def one_for_each_choice(
+    base: worker_pb2.GenerateRequest, count: int, first: int = 0
+) -> list[worker_pb2.GenerateRequest]:
+    """The request as choices 0, 1, ...: ids "r" with first=2 -> "r.2", "r.3", ..."""
+    requests = []
+    for choice in range(count):
+        request = worker_pb2.GenerateRequest()
+        request.CopyFrom(base)
+        request.choice = choice
+        request.request_id = f"{base.request_id}.{first + choice}"
+        requests.append(request)
+    return requests
 
 
 Fields = TypeVar("Fields", bound=GenerationFields)

@@ -14,7 +14,7 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 
 from ..routing.channels import METADATA, open_channel
 from ..routing.dispatch import Dispatcher
-from ..routing.view import changed_view, parse_view
+from ..routing.view import apply_change, parse_view
 from .signals import Reporter
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
@@ -106,7 +106,7 @@ class OperatorLink:
 
     def _take_change(self, message: fleet_pb2.ViewChange) -> None:
         if self._follows and self._dispatcher.view is not None:
-            view = changed_view(self._dispatcher.view, message)
+            view = apply_change(self._dispatcher.view, message)
             self._dispatcher.apply(view, {*message.removed, *(m.model for m in message.models)})
 
     async def _messages(self, reporter: Reporter) -> AsyncIterator[fleet_pb2.GatewayMessage]:

@@ -51,7 +51,7 @@ def _content(queue: ModelQueue, now: float) -> object:
 def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
     meter = queue.meter
     signals.models.add(
-        model=queue.route.model,
+        model=queue.view.model,
         waiting=len(queue.requests),
         running=queue.running,
         last_request=meter.last_request,

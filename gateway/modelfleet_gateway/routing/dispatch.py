@@ -13,10 +13,9 @@ import structlog
 from ..errors import NotReadyError, UnknownModelError, UpstreamLostError
 from ..metrics import Metrics, ModelMeter
 from ..tasks import TaskBag, supervise
-from .balance import choose_worker
 from .queue import QueuedChoice, RequestQueue
-from .view import Route, View, is_outdated, not_ready
-from .workers import Slot, Worker
+from .view import ModelView, View, is_outdated, not_ready
+from .workers import Slot, Worker, choose_worker
 
 OPERATOR_TIMEOUT = 10.0  # seconds that a request for an unknown model waits for the operator
 
@@ -26,9 +25,9 @@ log = structlog.get_logger()
 class ModelQueue:
     """One model as this gateway serves it: its limits, its queued requests and its workers."""
 
-    def __init__(self, route: Route, meter: ModelMeter, urgent: asyncio.Event) -> None:
-        self.route = route
-        self.requests: RequestQueue[Slot] = RequestQueue()
+    def __init__(self, view: ModelView, meter: ModelMeter, urgent: asyncio.Event) -> None:
+        self.view = view
+        self.requests: RequestQueue = RequestQueue()
         self.workers: dict[str, Worker] = {}
         self.meter = meter
         self._urgent = urgent  # set: the operator should get signals at once
@@ -61,7 +60,7 @@ class ModelQueue:
             self.requests.assign_slots(self._take_slot)
             self._reject_unresumable()
 
-    def requeue(self, choice: QueuedChoice[Slot]) -> None:
+    def requeue(self, choice: QueuedChoice) -> None:
         """Queues a choice again, and gives it a slot at once if one is free."""
         self.requests.enqueue(choice)
         if self._deleted:
@@ -85,12 +84,12 @@ class ModelQueue:
     def reject_all(self) -> None:
         """The model was deleted: queued choices fail, now and later; running ones go on."""
         self._deleted = True
-        gone = f"The model {self.route.model} was deleted while the request waited."
+        gone = f"The model {self.view.model} was deleted while the request waited."
         self.requests.reject_all(
             new_error=UnknownModelError(gone, param="model"), resume_error=UpstreamLostError(gone)
         )
 
-    def _take_slot(self, choice: QueuedChoice[Slot]) -> Slot | None:
+    def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         worker = choose_worker(self.workers.values(), digest=choice.digest, avoid=choice.avoid)
         if worker is None:
             return None
@@ -101,11 +100,11 @@ class ModelQueue:
     def _reject_unresumable(self) -> None:
         for stream in self.requests.streams_to_resume():
             if not self._may_resume(stream):
-                model = self.route.model
+                model = self.view.model
                 gone = f"{model} was replaced by another revision before this answer's end."
                 self.requests.reject(stream, UpstreamLostError(gone))
 
-    def _may_resume(self, stream: QueuedChoice[Slot]) -> bool:
+    def _may_resume(self, stream: QueuedChoice) -> bool:
         """Whether a worker may yet have this stream's digest.
 
         True while there is no worker at all, and while the digest of one is not known yet. True
@@ -116,22 +115,22 @@ class ModelQueue:
         digests = {worker.model_digest for worker in workers}
         if not digests or not digests.isdisjoint({"", stream.digest}):
             return True
-        return stream.revision in self.route.revisions and not any(
+        return stream.revision in self.view.revisions and not any(
             worker.revision == stream.revision for worker in workers
         )
 
 
-class Admission:
-    """One request's choices on their way to workers. Leaving the block gives everything back."""
+class SlotClaim:
+    """One request's claim on a slot for each of its choices. Leaving the block releases all."""
 
     def __init__(self, queue: ModelQueue, choices: int) -> None:
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         self._choices = queue.requests.add_request(
-            choices, limit=queue.route.max_queue, now=self._since
+            choices, limit=queue.view.max_queue, now=self._since
         )
-        self._timer = self._loop.call_later(queue.route.hold_timeout, self._on_hold_timeout)
+        self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
         self._timed_out = False
         queue.assign_slots()
         queue.signal_if_unserved()
@@ -181,10 +180,10 @@ class Admission:
         for choice in self._choices:
             self._reject(choice)
 
-    def _reject(self, choice: QueuedChoice[Slot]) -> None:
+    def _reject(self, choice: QueuedChoice) -> None:
         if not choice.slot_future.done():
             queue, waited = self._queue, self._loop.time() - self._since
-            error = not_ready(queue.route, waited, queue.ready_workers, time.time())
+            error = not_ready(queue.view, waited, queue.ready_workers, time.time())
             queue.requests.reject(choice, error)
 
 
@@ -209,8 +208,8 @@ class Dispatcher:
             log.warning("an outdated view is ignored", term=view.term, version=view.version)
             return False
         self.view = view
-        for model in self.queues.keys() | view.routes.keys() if changed is None else changed:
-            self._sync(model, view.routes.get(model))
+        for name in self.queues.keys() | view.models.keys() if changed is None else changed:
+            self._sync(name, view.models.get(name))
         self.urgent.set()  # the operator waits for its view to be in force
         return True
 
@@ -222,8 +221,8 @@ class Dispatcher:
             )
         return self.view
 
-    async def find(self, name: str) -> Route:
-        """The route of the model that answers to this name.
+    async def find(self, name: str) -> ModelView:
+        """The model that answers to this name.
 
         While no operator is connected, the view may be too old to have the model: waits for a new
         one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
@@ -249,41 +248,36 @@ class Dispatcher:
         await self._tasks.close()
         await asyncio.gather(*(worker.close() for worker in self._watches))
 
-    def _sync(self, model: str, route: Route | None) -> None:
-        if route is None:
-            queue = self.queues.pop(model, None)
+    def _sync(self, name: str, model: ModelView | None) -> None:
+        if model is None:
+            queue = self.queues.pop(name, None)
             if queue is not None:
-                self._sync_workers(queue, Route(model=model))
+                self._sync_workers(queue, ModelView(model=name))
                 queue.reject_all()
-                self._metrics.forget(model)
+                self._metrics.forget(name)
             return
-        if model not in self.queues:
-            self.queues[model] = ModelQueue(route, self._metrics.model(model), self.urgent)
-        queue = self.queues[model]
-        queue.route = route
-        self._sync_workers(queue, route)
+        if name not in self.queues:
+            self.queues[name] = ModelQueue(model, self._metrics.model(name), self.urgent)
+        queue = self.queues[name]
+        queue.view = model
+        self._sync_workers(queue, model)
         queue.assign_slots()
 
-    def _sync_workers(self, queue: ModelQueue, route: Route) -> None:
-        wanted = {worker.worker_id: worker for worker in route.workers}
+    def _sync_workers(self, queue: ModelQueue, model: ModelView) -> None:
+        wanted = {worker.worker_id: worker for worker in model.workers}
         for worker_id, worker in list(queue.workers.items()):
             if worker_id not in wanted or wanted[worker_id].address != worker.address:
                 del queue.workers[worker_id]
                 self._tasks.start(self._retire(worker))
-        for worker_id, worker_route in wanted.items():
+        for worker_id, route in wanted.items():
             if worker_id not in queue.workers:
-                worker = Worker(worker_route, route.model, self._on_change)
+                worker = Worker(route, model.model, queue.on_worker_change)
                 queue.workers[worker_id] = worker
                 self._watches[worker] = self._tasks.start(supervise(worker_id, worker.watch))
-            queue.workers[worker_id].routable = worker_route.routable
+            queue.workers[worker_id].routable = route.routable
 
     async def _retire(self, worker: Worker) -> None:
         worker.routable = False
         await worker.idle()
         self._watches.pop(worker).cancel()
         await worker.close()
-
-    def _on_change(self, model: str) -> None:
-        queue = self.queues.get(model)
-        if queue:
-            queue.on_worker_change()

@@ -8,15 +8,13 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from ..errors import QueueFullError
-
-Slot = TypeVar("Slot")
+from .workers import Slot
 
 
 @dataclass(slots=True, eq=False)
-class QueuedChoice(Generic[Slot]):
+class QueuedChoice:
     """One choice of a request that waits for a slot."""
 
     arrival: int  # kept when it is queued again, so that it returns to its old place
@@ -32,17 +30,17 @@ class QueuedChoice(Generic[Slot]):
         return (not self.digest, self.arrival)
 
 
-class RequestQueue(Generic[Slot]):
+class RequestQueue:
     """All choices that wait for a slot of one model's workers, in the order of service."""
 
     def __init__(self) -> None:
-        self._choices: list[QueuedChoice[Slot]] = []  # sorted by order
+        self._choices: list[QueuedChoice] = []  # sorted by order
         self._arrivals = itertools.count()
 
     def __len__(self) -> int:
         return len(self._choices)
 
-    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice[Slot]]:
+    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice]:
         """Queues all `count` choices of a new request, or raises QueueFullError.
 
         A request that finds no other new request queued is always taken: one with more choices
@@ -63,16 +61,16 @@ class RequestQueue(Generic[Slot]):
             self.enqueue(choice)
         return choices
 
-    def enqueue(self, choice: QueuedChoice[Slot]) -> None:
+    def enqueue(self, choice: QueuedChoice) -> None:
         """Inserts a choice at the place that its order gives."""
         bisect.insort(self._choices, choice, key=lambda c: c.order)
 
-    def remove(self, choice: QueuedChoice[Slot]) -> None:
+    def remove(self, choice: QueuedChoice) -> None:
         """Takes a choice out; no-op for one that is not queued."""
         with contextlib.suppress(ValueError):
             self._choices.remove(choice)
 
-    def assign_slots(self, take_slot: Callable[[QueuedChoice[Slot]], Slot | None]) -> None:
+    def assign_slots(self, take_slot: Callable[[QueuedChoice], Slot | None]) -> None:
         """Gives slots to choices in order, until `take_slot` finds none.
 
         A stream whose digest has no free worker is skipped. New requests have equal needs: where
@@ -93,7 +91,7 @@ class RequestQueue(Generic[Slot]):
             else:
                 return
 
-    def reject(self, choice: QueuedChoice[Slot], error: Exception) -> None:
+    def reject(self, choice: QueuedChoice, error: Exception) -> None:
         """Takes a queued choice out and fails it with this error."""
         self._choices.remove(choice)
         choice.slot_future.set_exception(error)
@@ -105,7 +103,7 @@ class RequestQueue(Generic[Slot]):
             if not choice.slot_future.done():
                 choice.slot_future.set_exception(resume_error if choice.digest else new_error)
 
-    def streams_to_resume(self) -> list[QueuedChoice[Slot]]:
+    def streams_to_resume(self) -> list[QueuedChoice]:
         """Choices that a worker had begun to answer, in order."""
         return self._choices[: bisect.bisect(self._choices, (True, -1), key=lambda c: c.order)]
 

@@ -14,7 +14,7 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
-from .dispatch import Admission
+from .dispatch import SlotClaim
 from .failover import Attempts, Blame, End, Failure, after_failure
 from .workers import GenerateCall, Slot
 
@@ -36,12 +36,12 @@ class Choice:
         self,
         request: worker_pb2.GenerateRequest,
         index: int,
-        admission: Admission,
+        claim: SlotClaim,
         meter: ModelMeter,
     ) -> None:
         self.request = request
         self.index = index
-        self._admission = admission
+        self._claim = claim
         self._meter = meter
         self._digest = ""  # of the worker that began; empty until one has
         self._revision = ""  # of the worker that it was on last
@@ -55,7 +55,7 @@ class Choice:
         generation. Nothing is read ahead, so a slow reader slows the worker down, not this process.
         """
         while True:
-            slot = await self._admission.slot(self.index)
+            slot = await self._claim.slot(self.index)
             try:
                 call = slot.start_call(self._request())
                 while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
@@ -100,7 +100,7 @@ class Choice:
         if self._digest:
             return None
         self._digest = message.accepted.model_digest
-        self._admission.on_accepted()
+        self._claim.on_accepted()
         return message.accepted
 
     def _request(self) -> worker_pb2.GenerateRequest:
@@ -138,7 +138,7 @@ class Choice:
             self._meter.resume()
         slot.release()
         self._attempts = verdict.attempts
-        self._admission.requeue(
+        self._claim.requeue(
             self.index,
             digest=self._digest,
             revision=self._revision,

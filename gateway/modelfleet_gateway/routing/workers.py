@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import grpc
@@ -62,7 +62,7 @@ class Slot:
 class Worker:
     """One worker, watched for as long as `run` runs."""
 
-    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[str], None]) -> None:
+    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
         self.revision = route.revision
@@ -141,7 +141,7 @@ class Worker:
             if slot.accepted:  # one that was refused has freed nothing
                 self._full = False
             self._idle.set()
-            self._on_change(self.model)
+            self._on_change()
 
     def on_accepted(self) -> None:
         """It took a request: it is not full after all."""
@@ -160,7 +160,7 @@ class Worker:
 
     def _try_again(self) -> None:
         self._full = False
-        self._on_change(self.model)
+        self._on_change()
 
     async def idle(self) -> None:
         """Returns when this gateway has nothing running there."""
@@ -186,7 +186,7 @@ class Worker:
                         reason = "it ended its Stats stream"
                         break
                     pause = FIRST_PAUSE
-                    self._observe(stats)
+                    self.on_stats(stats)
             except TimeoutError:
                 reason = f"silent for {SILENCE:.0f} s"
             except grpc.aio.AioRpcError as error:
@@ -197,9 +197,12 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _observe(self, stats: worker_pb2.Stats) -> None:
-        # Its numbers lag behind our own. It cannot know more requests of ours than there were at
-        # once since the last Stats, so what is above that is surely somebody else's.
+    def on_stats(self, stats: worker_pb2.Stats) -> None:
+        """Takes what the worker says of itself; call it for each Stats.
+
+        Stats lag behind our own count. They cannot hold more requests of ours than we had at once
+        since the last Stats, so what is above that peak belongs to other gateways.
+        """
         self._others = max(0, stats.running + stats.waiting - self._peak)
         self._peak = len(self._taken_slots)
         before = self.stats.state if self.stats else None
@@ -213,7 +216,7 @@ class Worker:
             )
         if stats.state not in WORKING:
             self._abort_calls()
-        self._on_change(self.model)
+        self._on_change()
 
     def _refused(self, reason: str) -> None:
         """It is there, but will not talk to this gateway: another version, or no worker at all."""
@@ -225,10 +228,24 @@ class Worker:
         if self._live:
             log.warning("worker not heard", model=self.model, worker=self.worker_id, reason=reason)
             self._live = False
-            self._on_change(self.model)
+            self._on_change()
         if self._loop.time() - self._heard >= SILENCE:
             self._abort_calls()
 
     def _abort_calls(self) -> None:
         for slot in self._taken_slots:
             slot.abort()
+
+
+def choose_worker(workers: Iterable[Worker], *, digest: str = "", avoid: str = "") -> Worker | None:
+    """The least loaded worker of those with a free slot; ties go to the first.
+
+    `digest`: only a worker of this model_digest may resume a stream. `avoid`: id of the worker that
+    failed the request last; chosen only when there is no other.
+    """
+    able = [
+        worker
+        for worker in workers
+        if worker.free_slots > 0 and (not digest or worker.model_digest == digest)
+    ]
+    return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

@@ -12,7 +12,7 @@ from gateway_doubles import (
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
 from modelfleet_gateway.errors import NotReadyError, UnknownModelError
@@ -20,7 +20,7 @@ from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.metrics import Metrics
 from modelfleet_gateway.options import Options
 from modelfleet_gateway.routing.dispatch import Dispatcher
-from modelfleet_gateway.routing.view import Route, make_view
+from modelfleet_gateway.routing.view import ModelView, make_view
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 
@@ -75,10 +75,10 @@ async def test_a_worker_that_restarts_at_its_address_is_found_again():
 async def test_a_view_of_a_lower_term_is_ignored():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
-        fleet.push(route(worker, served=("new",)), term=5)
+        fleet.push(model_view(worker, served=("new",)), term=5)
         await eventually(lambda: "new" in fleet.gateway.dispatcher.view.names)
-        fleet.push(route(worker, served=("old",)), term=4)
-        fleet.push(route(worker, served=("newer",)), term=5)
+        fleet.push(model_view(worker, served=("old",)), term=4)
+        fleet.push(model_view(worker, served=("newer",)), term=5)
         await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
         assert fleet.gateway.dispatcher.view.term == 5
 
@@ -104,13 +104,13 @@ async def test_a_change_touches_only_the_models_that_it_names():
 async def test_a_change_of_a_leader_that_was_replaced_is_ignored():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
-        fleet.push(route(worker, served=("tiny",)), term=5)
+        fleet.push(model_view(worker, served=("tiny",)), term=5)
         await eventually(lambda: fleet.gateway.dispatcher.view.term == 5)
-        fleet.push(route(worker, served=("old",)), term=4)
+        fleet.push(model_view(worker, served=("old",)), term=4)
         stale = fleet_pb2.ModelView(model="default/stale", served_names=["stale"])
         fleet.operator.change(fleet_pb2.ViewChange(version=99, models=[stale]))
         await eventually(lambda: not fleet.operator.changes)
-        fleet.push(route(worker, served=("newer",)), term=5)
+        fleet.push(model_view(worker, served=("newer",)), term=5)
         await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
         assert "stale" not in fleet.gateway.dispatcher.view.names
 
@@ -119,7 +119,9 @@ async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         idle = fleet_pb2.ModelView(model="default/idle")
-        view = fleet_pb2.View(term=1, version=2, models=[route(worker), idle], takes_partial=True)
+        view = fleet_pb2.View(
+            term=1, version=2, models=[model_view(worker), idle], takes_partial=True
+        )
         fleet.operator.push(view)
         signals = fleet.operator.signals
         await eventually(lambda: signals[-1].partial and not signals[-1].models)
@@ -133,7 +135,7 @@ async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
 async def test_a_worker_that_is_not_routable_gets_nothing_new():
     stopped, other = ScriptedWorker("w-0"), ScriptedWorker("w-1")
     async with running_fleet(stopped, other) as fleet:
-        view = route(stopped, other)
+        view = model_view(stopped, other)
         view.workers[0].routable = False
         fleet.push(view)
         await fleet.ready(1)
@@ -178,7 +180,7 @@ async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
 @pytest.mark.looptime
 async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good():
     dispatcher = Dispatcher(Metrics())
-    dispatcher.apply(make_view((Route(model="default/old"),)))
+    dispatcher.apply(make_view((ModelView(model="default/old"),)))
     assert (await dispatcher.find("default/old")).model == "default/old"
     with pytest.raises(NotReadyError, match=r"'new' is not known here, and the operator"):
         await dispatcher.find("new")
@@ -196,7 +198,7 @@ async def test_an_operator_that_stands_still_is_left_for_another(monkeypatch):
         await asyncio.sleep(1)
         assert len(operator.hellos) == 1, "one that never had a heartbeat is not missed"
         operator.heartbeat = 0.1
-        fleet.push(route(worker))  # its pause ends, and the next one is short
+        fleet.push(model_view(worker))  # its pause ends, and the next one is short
         await asyncio.sleep(1)
         assert len(operator.hellos) == 1
         operator.heartbeat = None

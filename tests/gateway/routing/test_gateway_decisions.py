@@ -1,7 +1,6 @@
 """The gateway's pure parts, as tables."""
 
 import asyncio
-from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -15,7 +14,6 @@ from modelfleet_gateway.errors import (
     UpstreamLostError,
 )
 from modelfleet_gateway.options import split_address
-from modelfleet_gateway.routing.balance import choose_worker
 from modelfleet_gateway.routing.failover import (
     MAX_FRUITLESS,
     MAX_TURNED_AWAY,
@@ -28,50 +26,65 @@ from modelfleet_gateway.routing.failover import (
 )
 from modelfleet_gateway.routing.merge import merged
 from modelfleet_gateway.routing.queue import RequestQueue
-from modelfleet_gateway.routing.view import Route, describe_eta, is_outdated, make_view, not_ready
+from modelfleet_gateway.routing.view import (
+    ModelView,
+    WorkerRoute,
+    describe_eta,
+    is_outdated,
+    make_view,
+    not_ready,
+)
+from modelfleet_gateway.routing.workers import Worker, choose_worker
+from modelfleet_proto import worker_pb2
 
 Code = grpc.StatusCode
+MODEL = "default/tiny"
+READY = worker_pb2.WORKER_STATE_READY
 
 
-@dataclass
-class Candidate:
-    worker_id: str = "w-0"
-    model_digest: str = "d"
-    free_slots: int = 1
-    outstanding: int = 0
+def worker(name="w-0", *, digest="d", slots=8, taken=0) -> Worker:
+    """A ready worker with so many of its slots taken."""
+    route = WorkerRoute(worker_id=name, address="127.0.0.1:1")
+    made = Worker(route, MODEL, on_change=lambda: None)
+    made.on_stats(worker_pb2.Stats(state=READY, model=MODEL, model_digest=digest, slots=slots))
+    for _ in range(taken):
+        made.take_slot()
+    return made
 
 
 @pytest.mark.parametrize(
     ("workers", "how", "chosen"),
     [
-        pytest.param([], {}, None, id="nobody"),
-        pytest.param([Candidate(free_slots=0)], {}, None, id="nobody with a free slot"),
+        pytest.param([], {}, None, id="without workers, none"),
+        pytest.param([{"slots": 0}], {}, None, id="none without a free slot"),
         pytest.param(
-            [Candidate("a", outstanding=3), Candidate("b", outstanding=2)],
+            [{"name": "a", "taken": 3}, {"name": "b", "taken": 2}],
             {},
             "b",
             id="the least outstanding work",
         ),
-        pytest.param([Candidate("a"), Candidate("b")], {}, "a", id="ties go to the first"),
+        pytest.param([{"name": "a"}, {"name": "b"}], {}, "a", id="ties go to the first"),
         pytest.param(
-            [Candidate("a", "other"), Candidate("b", "d", outstanding=5)],
+            [{"name": "a", "digest": "other"}, {"name": "b", "taken": 5}],
             {"digest": "d"},
             "b",
-            id="a stream goes on only where its digest is",
+            id="a stream is resumed only where its digest is",
         ),
-        pytest.param([Candidate("a", "other")], {"digest": "d"}, None, id="or waits"),
+        pytest.param([{"name": "a", "digest": "other"}], {"digest": "d"}, None, id="or waits"),
         pytest.param(
-            [Candidate("a"), Candidate("b", outstanding=5)],
+            [{"name": "a"}, {"name": "b", "taken": 5}],
             {"avoid": "a"},
             "b",
             id="not where it failed last",
         ),
-        pytest.param([Candidate("a")], {"avoid": "a"}, "a", id="unless there is no other"),
+        pytest.param([{"name": "a"}], {"avoid": "a"}, "a", id="unless there is no other"),
     ],
 )
-def test_chooses_a_worker(workers, how, chosen):
-    found = choose_worker(workers, **how)
+async def test_chooses_a_worker(workers, how, chosen):
+    made = [worker(**fields) for fields in workers]
+    found = choose_worker(made, **how)
     assert (found.worker_id if found else None) == chosen
+    await asyncio.gather(*(one.close() for one in made))
 
 
 @pytest.mark.parametrize(
@@ -135,8 +148,8 @@ def test_gives_up_after_failures_without_a_token_except_honest_ones(failure, tri
 def test_full_names_always_answer_and_the_first_claim_on_a_short_name_wins():
     view = make_view(
         (
-            Route(model="a/m", served_names=("m", "b/m")),
-            Route(model="b/m", served_names=("m", "second")),
+            ModelView(model="a/m", served_names=("m", "b/m")),
+            ModelView(model="b/m", served_names=("m", "second")),
         )
     )
     assert view.resolve("m").model == "a/m"
@@ -155,16 +168,16 @@ def test_only_a_lower_term_is_outdated(current, new, outdated):
 
 
 def test_tells_what_a_sleeping_model_does():
-    assert describe_eta(Route(model="a/m"), 100) == "phase unknown, ready at an unknown time"
-    route = Route(model="a/m", phase="Download", eta=142)
-    assert describe_eta(route, 100) == "phase Download, ready in about 42 s"
-    error = not_ready(route, waited=30, ready_workers=0, now=100)
+    assert describe_eta(ModelView(model="a/m"), 100) == "phase unknown, ready at an unknown time"
+    model = ModelView(model="a/m", phase="Download", eta=142)
+    assert describe_eta(model, 100) == "phase Download, ready in about 42 s"
+    error = not_ready(model, waited=30, ready_workers=0, now=100)
     assert error.headers() == {"retry-after": "42"}
     assert "a/m" in error.message
 
 
 async def test_slots_go_to_streams_to_resume_first_and_then_in_order_of_arrival():
-    queue: RequestQueue[str] = RequestQueue()
+    queue = RequestQueue()
     first, second = queue.add_request(2, limit=10, now=0)
     (third,) = queue.add_request(1, limit=10, now=1)
     queue.remove(second)
@@ -190,7 +203,7 @@ async def test_slots_go_to_streams_to_resume_first_and_then_in_order_of_arrival(
 
 
 async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
-    queue: RequestQueue[str] = RequestQueue()
+    queue = RequestQueue()
     first, second = queue.add_request(2, limit=10, now=0)
     queue.remove(first)
     first.slot_future = asyncio.get_running_loop().create_future()
@@ -201,7 +214,7 @@ async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
 
 
 async def test_the_queue_is_bounded_for_new_requests_only():
-    queue: RequestQueue[str] = RequestQueue()
+    queue = RequestQueue()
     many = queue.add_request(5, limit=3, now=0)
     with pytest.raises(QueueFullError, match="5 of at most 3") as full:
         queue.add_request(1, limit=3, now=2.5)
@@ -215,7 +228,7 @@ async def test_the_queue_is_bounded_for_new_requests_only():
 
 
 async def test_a_client_that_has_disconnected_gets_no_slot():
-    queue: RequestQueue[str] = RequestQueue()
+    queue = RequestQueue()
     gone, connected = queue.add_request(2, limit=10, now=0)
     gone.slot_future.cancel()
     queue.assign_slots(lambda _: "slot")
@@ -224,7 +237,7 @@ async def test_a_client_that_has_disconnected_gets_no_slot():
 
 
 async def test_merged_streams_end_together_at_the_first_error():
-    closed: list[str] = []
+    closed: list = []
 
     async def good():
         try:

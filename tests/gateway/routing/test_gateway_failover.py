@@ -13,7 +13,7 @@ from gateway_doubles import (
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
 from modelfleet_gateway.routing import workers as gateway_workers
@@ -113,7 +113,7 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
 
         twin = ScriptedWorker("w-2")
         await twin.start()
-        fleet.push(route(other, twin))
+        fleet.push(model_view(other, twin))
         assert await asked == expected_text("p", 8)
         await undisturbed(fleet)
         await twin.kill()
@@ -128,7 +128,7 @@ async def test_a_stream_whose_revision_was_replaced_is_told_so():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(other))
+        fleet.push(model_view(other))
         await eventually(lambda: len(fleet.queued) == 1)
         assert not asked.done(), "the one that loads may be of its digest"
         other.become(READY)
@@ -152,12 +152,12 @@ async def test_a_stream_whose_revision_can_be_started_again_is_held_for_it():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(new, revisions=("r1", "r2")))
+        fleet.push(model_view(new, revisions=("r1", "r2")))
         await fleet.ready(1)
         await eventually(lambda: awaited(fleet) == ["r1"])
         assert await ask(fleet, "new") == expected_text("new", 8), "others do not wait for it"
         assert not asked.done()
-        fleet.push(route(new, again, revisions=("r1", "r2")))
+        fleet.push(model_view(new, again, revisions=("r1", "r2")))
         await eventually(lambda: awaited(fleet) == ["r1"], within=5)
         again.become(READY)
         assert await asked == expected_text("p", 8)
@@ -174,11 +174,11 @@ async def test_a_draining_worker_of_its_revision_is_asked_back_for_a_stream():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(twin))
+        fleet.push(model_view(twin))
         await eventually(lambda: awaited(fleet) == ["r1"])
         assert not asked.done()
         twin.routable = True
-        fleet.push(route(twin))
+        fleet.push(model_view(twin))
         assert await asked == expected_text("p", 8)
     await twin.kill()
 
@@ -191,7 +191,7 @@ async def test_a_stream_whose_revision_became_another_model_is_told_so():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(moved, revisions=("r1",)))
+        fleet.push(model_view(moved, revisions=("r1",)))
         with pytest.raises(openai.APIError, match="replaced by another revision"):
             await asked
     await moved.kill()
@@ -250,7 +250,7 @@ async def test_a_draining_worker_keeps_its_streams():
         await eventually(lambda: worker.running)
         worker.become(DRAINING)
         await fleet.ready(0)
-        fleet.push(route())  # it leaves the view while it drains
+        fleet.push(model_view())  # it leaves the view while it drains
         assert await asked == expected_text("p", 20)
     assert len(worker.requests) == 1
 
@@ -317,7 +317,7 @@ async def test_a_deleted_model_ends_the_streams_that_wait_for_it():
         await eventually(lambda: len(fleet.queued) == 1)
         waiting = asyncio.create_task(ask(fleet, "new"))
         await eventually(lambda: len(fleet.queued) == 2)
-        fleet.push(route(model="default/other", served=()))
+        fleet.push(model_view(model="default/other", served=()))
         with pytest.raises(openai.APIError, match="was deleted"):
             await asked
         with pytest.raises(openai.NotFoundError, match="was deleted"):

@@ -11,7 +11,7 @@ from gateway_doubles import (
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
 from modelfleet_proto import worker_pb2
@@ -44,7 +44,7 @@ async def test_20_requests_sent_at_zero_are_all_answered_when_a_worker_wakes():
             asked.append(asyncio.create_task(ask(fleet, f"p{number}")))
             await eventually(lambda: len(fleet.queued) == len(asked))
         await worker.start()
-        fleet.push(route(worker))
+        fleet.push(model_view(worker))
         queue = fleet.gateway.dispatcher.queues[MODEL]
         await eventually(lambda: queue.workers and queue.workers["w-0"].stats)
         assert not worker.requests, "a loading worker gets nothing"
@@ -191,7 +191,7 @@ async def test_progress_comments_tell_a_patient_client_what_happens():
         heard = asyncio.create_task(listen())
         await eventually(lambda: lines)
         await worker.start()
-        fleet.push(route(worker))
+        fleet.push(model_view(worker))
         await heard
         await worker.kill()
     assert lines[0].startswith(": waiting for a worker: phase Weights, ready in about ")
