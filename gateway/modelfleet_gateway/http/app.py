@@ -18,8 +18,8 @@ from ..openai_api.chat import ChatRequest
 from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..routing.dispatch import Dispatcher
+from .asgi import request_id
 from .generation import GenerationEndpoint
-from .reply import request_id
 
 
 class App:
@@ -28,7 +28,7 @@ class App:
     def __init__(self, dispatcher: Dispatcher, metrics: Metrics, *, max_body_bytes: int) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
-        self.draining = False
+        self.draining = asyncio.Event()
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         endpoint = functools.partial(
             GenerationEndpoint,
@@ -65,7 +65,7 @@ class App:
         return PlainTextResponse("ok\n")
 
     async def _readyz(self, _: Request) -> Response:
-        if self.draining:
+        if self.draining.is_set():
             return PlainTextResponse("draining\n", status_code=503)
         if self._dispatcher.view is None:
             return PlainTextResponse("waiting for the operator's first view\n", status_code=503)

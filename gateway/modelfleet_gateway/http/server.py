@@ -20,7 +20,7 @@ from ..options import Options, split_address
 from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
-from .close_on_drain import CloseOnDrain
+from .asgi import CloseOnDrain
 
 KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
 BACKLOG: Final = 2048
@@ -73,7 +73,7 @@ class Gateway:
         self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
         self._server = HttpServer(
             uvicorn.Config(
-                CloseOnDrain(self.app.starlette, lambda: self.app.draining),
+                CloseOnDrain(self.app.starlette, self.app.draining),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -102,12 +102,12 @@ class Gateway:
 
         A second call ends what runs at once.
         """
-        if self.app.draining:
+        if self.app.draining.is_set():
             self._server.should_exit = True
             self._end()
             return
         log.info("draining", linger=self._options.linger, timeout=self._options.drain_timeout)
-        self.app.draining = True
+        self.app.draining.set()
         asyncio.get_running_loop().call_later(self._options.linger, self._close)
 
     def _close(self) -> None:

@@ -12,8 +12,7 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from .answer import Answer, Json, json_logprob, printable
-from .fields import MAX_TOP_LOGPROBS, GenerationFields, one_for_each_choice
-from .sampling import UINT32
+from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
 
 ROLES: Final = {"developer": "system"}  # templates know no developer; it is the newer name
 

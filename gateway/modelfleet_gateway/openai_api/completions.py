@@ -14,8 +14,7 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from .answer import Answer, Json, json_logprob, printable
-from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields, one_for_each_choice
-from .sampling import UINT32
+from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
 
 DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's
 PROMPT_FORMS: Final = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from modelfleet_proto import fleet_pb2
 
-from ..routing.dispatch import Dispatcher, ModelQueue
+from ..routing.dispatch import Dispatcher
+from ..routing.queue import ModelQueue
 
 
 class Reporter:

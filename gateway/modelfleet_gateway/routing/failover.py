@@ -39,6 +39,9 @@ class Attempts:
     turned_away: int = 0
 
 
+NO_FAILURES: Final = Attempts()
+
+
 class Blame(enum.Enum):
     """What the failure says about the worker."""
 

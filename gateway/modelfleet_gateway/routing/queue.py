@@ -1,4 +1,4 @@
-"""The queue of one model: bounded, in order of arrival, streams to resume ahead of new requests."""
+"""One model's queue: which of its requests gets the next free slot of which worker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import QueueFullError
-from .workers import Slot
+from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
+from ..metrics import ModelMeter
+from .view import ModelView
+from .workers import Slot, Worker, choose_worker
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +33,7 @@ class QueuedChoice:
 
 
 class RequestQueue:
-    """All choices that wait for a slot of one model's workers, in the order of service."""
+    """The choices that wait for a slot: streams to resume first, then new ones as they arrived."""
 
     def __init__(self) -> None:
         self._choices: list[QueuedChoice] = []  # sorted by order
@@ -110,3 +112,101 @@ class RequestQueue:
     def oldest_wait(self, now: float) -> float:
         """Seconds that the oldest choice has been queued; 0 when the queue is empty."""
         return max((now - choice.queued_at for choice in self._choices), default=0.0)
+
+
+class ModelQueue:
+    """One model as this gateway serves it: its limits, its queued requests and its workers."""
+
+    def __init__(self, view: ModelView, meter: ModelMeter, urgent: asyncio.Event) -> None:
+        self.view = view
+        self.requests = RequestQueue()
+        self.workers: dict[str, Worker] = {}
+        self.meter = meter
+        self._urgent = urgent  # set: the operator should get signals at once
+        self._ready_before = 0
+        self._deleted = False
+
+    @property
+    def ready_workers(self) -> int:
+        """Workers that this gateway would route to."""
+        return sum(worker.ready for worker in self.workers.values())
+
+    @property
+    def running(self) -> int:
+        """Choices that have a worker's slot."""
+        return sum(worker.running for worker in self.workers.values())
+
+    @property
+    def awaited_revisions(self) -> set[str]:
+        """Revisions of streams to resume whose digest no routable worker has.
+
+        The operator starts a worker of such a revision, if its history still has it.
+        """
+        routable = {worker.model_digest for worker in self.workers.values() if worker.routable}
+        streams = self.requests.streams_to_resume()
+        return {stream.revision for stream in streams if stream.digest not in routable}
+
+    def assign_slots(self) -> None:
+        """Gives free slots to queued choices. Call it after each change; it is cheap."""
+        if self.requests:
+            self.requests.assign_slots(self._take_slot)
+            self._reject_unresumable()
+
+    def requeue(self, choice: QueuedChoice) -> None:
+        """Queues a choice again, and gives it a slot at once if one is free."""
+        self.requests.enqueue(choice)
+        if self._deleted:
+            self.reject_all()
+        self.assign_slots()
+        self.signal_if_unserved()
+
+    def signal_if_unserved(self) -> None:
+        """Tells the operator at once when a queued choice needs a worker that is not there."""
+        if self.requests and (not self.ready_workers or self.awaited_revisions):
+            self._urgent.set()
+
+    def on_worker_change(self) -> None:
+        """A worker sent Stats, was lost or freed a slot."""
+        self.assign_slots()
+        ready = self.ready_workers
+        if ready != self._ready_before:
+            self._ready_before = ready
+            self._urgent.set()
+
+    def reject_all(self) -> None:
+        """The model was deleted: queued choices fail, now and later; running ones go on."""
+        self._deleted = True
+        gone = f"The model {self.view.model} was deleted while the request waited."
+        self.requests.reject_all(
+            new_error=UnknownModelError(gone, param="model"), resume_error=UpstreamLostError(gone)
+        )
+
+    def _take_slot(self, choice: QueuedChoice) -> Slot | None:
+        worker = choose_worker(self.workers.values(), digest=choice.digest, avoid=choice.avoid)
+        if worker is None:
+            return None
+        loop = asyncio.get_running_loop()
+        self.meter.queue_wait.observe(loop.time() - choice.queued_at)
+        return worker.take_slot()
+
+    def _reject_unresumable(self) -> None:
+        for stream in self.requests.streams_to_resume():
+            if not self._may_resume(stream):
+                model = self.view.model
+                gone = f"{model} was replaced by another revision before this answer's end."
+                self.requests.reject(stream, UpstreamLostError(gone))
+
+    def _may_resume(self, stream: QueuedChoice) -> bool:
+        """Whether a worker may yet have this stream's digest.
+
+        True while there is no worker at all, and while the digest of one is not known yet. True
+        also while the stream's revision can be started again, unless a worker of that revision
+        shows that it has become another model (a branch that moved).
+        """
+        workers = self.workers.values()
+        digests = {worker.model_digest for worker in workers}
+        if not digests or not digests.isdisjoint({"", stream.digest}):
+            return True
+        return stream.revision in self.view.revisions and not any(
+            worker.revision == stream.revision for worker in workers
+        )
