@@ -61,7 +61,7 @@ def gateway(
         from .parent import die_with_parent as tie
 
         tie()
-    # gRPC's core would tell on stderr of each connection that ends; our log does that better.
+    # gRPC's core would write a line to stderr for each lost connection; our own log does that.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from .main import run  # the servers' libraries stay out of --help
 

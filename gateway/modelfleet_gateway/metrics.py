@@ -133,7 +133,7 @@ class ModelMeter:
         self._prompt_tokens.inc(tokens)
 
     def count_completion(self, tokens: int) -> None:
-        """New tokens came."""
+        """A worker sent new tokens."""
         self.completion_tokens += tokens
         self._completion_tokens.inc(tokens)
 

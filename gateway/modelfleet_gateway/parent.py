@@ -1,4 +1,4 @@
-"""Ends with the parent process."""
+"""Ends this process when its parent ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG: Final = 1  # <sys/prctl.h>
 def die_with_parent() -> None:
     """Lets the kernel kill this process when the thread that started it ends; Linux only.
 
-    With SIGKILL: the parent has died without a shutdown, so there is nobody to drain for.
+    With SIGKILL: the parent has died without a shutdown, so no client is left to drain for.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -92,4 +92,4 @@ async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp
         assert await fleet.metric("modelfleet_gateway_lost_total") == 0
         resumed = await fleet.metric("modelfleet_gateway_resumed_total")
         assert resumed == (0 if sent == signal.SIGTERM else 4), "a drain lets them finish"
-        assert await ask(fleet, 0, stream=True) == undisturbed[0], "it goes on serving"
+        assert await ask(fleet, 0, stream=True) == undisturbed[0], "it serves on"

@@ -1,4 +1,4 @@
-"""The HTTP face of a gateway."""
+"""The gateway's URLs."""
 
 from __future__ import annotations
 

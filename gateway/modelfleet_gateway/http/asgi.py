@@ -97,7 +97,7 @@ class Reply:
         head = self.headers | {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
-            "x-accel-buffering": "no",  # nginx would hold the tokens back
+            "x-accel-buffering": "no",  # else nginx would buffer the tokens
         }
         await self._start(200, head)
 

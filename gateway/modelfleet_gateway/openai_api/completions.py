@@ -72,7 +72,7 @@ class CompletionRequest(GenerationFields):
 
     answer_type = CompletionAnswer
 
-    prompt: Any  # as it came; `prompts` is what it says
+    prompt: Any  # any of PROMPT_FORMS; a list of prompts once it is checked
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     @pydantic.field_validator("prompt")

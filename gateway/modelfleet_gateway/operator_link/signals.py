@@ -1,4 +1,4 @@
-"""What a gateway tells the operator."""
+"""The signals that a gateway sends to the operator."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ from ..routing.queue import ModelQueue
 
 
 class Reporter:
-    """The signals of one stream: everything first, then what changed where that is understood."""
+    """Builds the signals of one stream: of all models first, then of changed ones only.
+
+    Operators that do not take partial signals get all models each time.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._said: dict[str, object] = {}  # by model
-        self.takes_partial = False  # what the operator's view says
+        self._last_sent: dict[str, object] = {}  # by model
+        self.takes_partial = False  # as the operator's view says
 
     def signals(self, now: float) -> fleet_pb2.Signals:
-        """Of the models in force, with their workers. `now`: seconds on the loop's clock."""
+        """What the operator should know now. `now`: seconds on the loop's clock."""
         dispatcher = self._dispatcher
-        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._said))
+        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._last_sent))
         if dispatcher.view is not None:
             signals.term = dispatcher.view.term
             signals.version = dispatcher.view.version
-        for model in self._said.keys() - dispatcher.queues.keys():
-            del self._said[model]
+        for model in self._last_sent.keys() - dispatcher.queues.keys():
+            del self._last_sent[model]
         for model, queue in dispatcher.queues.items():
-            says = _content(queue, now)
-            if signals.partial and self._said.get(model) == says:
+            content = _content(queue, now)
+            if signals.partial and self._last_sent.get(model) == content:
                 continue
-            self._said[model] = says
+            self._last_sent[model] = content
             _add(signals, queue, now)
         return signals
 
 
 def _content(queue: ModelQueue, now: float) -> object:
-    """All that the signals of a model say, in the cheapest form that can be compared."""
+    """All values in a model's signals, to compare with the last ones: cheaper than messages."""
     meter = queue.meter
     return (
         len(queue.requests),

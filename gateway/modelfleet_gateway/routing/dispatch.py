@@ -15,7 +15,9 @@ from .queue import ModelQueue
 from .view import ModelView, View, is_outdated
 from .workers import Worker
 
-OPERATOR_TIMEOUT: Final = 10.0  # seconds that a request for an unknown model waits for the operator
+UNKNOWN_MODEL_TIMEOUT: Final = (
+    10.0  # seconds that a request for an unknown model waits for the operator
+)
 
 log = structlog.get_logger()
 
@@ -26,9 +28,11 @@ class Dispatcher:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.view: View | None = None
-        self.is_current = asyncio.Event()  # the operator would tell us if the view changed
+        self.is_current = (
+            asyncio.Event()
+        )  # set while an operator is connected and its view is in force
         self.queues: dict[str, ModelQueue] = {}
-        self.urgent = asyncio.Event()  # the operator should hear at once what changed
+        self.urgent = asyncio.Event()  # set: the operator should get signals at once
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
 
@@ -66,13 +70,13 @@ class Dispatcher:
             if self.is_current.is_set():
                 raise
         try:
-            async with asyncio.timeout(OPERATOR_TIMEOUT):
+            async with asyncio.timeout(UNKNOWN_MODEL_TIMEOUT):
                 await self.is_current.wait()
         except TimeoutError:
             raise NotReadyError(
                 f"The model {name!r} is not known here, and the operator, which might know it, is "
                 "away. Try again later.",
-                retry_after=OPERATOR_TIMEOUT,
+                retry_after=UNKNOWN_MODEL_TIMEOUT,
             ) from None
         return self.view_in_force().resolve(name)
 
@@ -101,7 +105,7 @@ class Dispatcher:
         for worker_id, worker in list(queue.workers.items()):
             if worker_id not in wanted or wanted[worker_id].address != worker.address:
                 del queue.workers[worker_id]
-                self._tasks.start(self._retire(worker))
+                self._tasks.start(self._remove(worker))
         for worker_id, route in wanted.items():
             if worker_id not in queue.workers:
                 worker = Worker(route, model.model, queue.on_worker_change)
@@ -109,7 +113,7 @@ class Dispatcher:
                 self._watches[worker] = self._tasks.start(supervise(worker_id, worker.watch))
             queue.workers[worker_id].routable = route.routable
 
-    async def _retire(self, worker: Worker) -> None:
+    async def _remove(self, worker: Worker) -> None:
         worker.routable = False
         await worker.idle()
         self._watches.pop(worker).cancel()

@@ -167,7 +167,7 @@ class Choice:
         """Checks a message and keeps what a resume needs; None if the client has it already."""
         kind = message.WhichOneof("event")
         if (kind == "accepted") == slot.accepted:
-            raise WorkerProtocolError(f"{kind} came before or after its time")
+            raise WorkerProtocolError(f"{kind} came out of order")
         if kind == "tokens":
             if message.tokens.ids:
                 self._received.extend(message.tokens.ids)

@@ -116,8 +116,8 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
 def is_outdated(view: View, current: View | None) -> bool:
     """Whether a view comes from a leader that was replaced.
 
-    Versions are not compared: a stream keeps their order, and an operator that restarted within
-    its term begins again.
+    Versions are not compared: views of one stream come in order, and an operator that restarts
+    within its term counts from the beginning.
     """
     return current is not None and view.term < current.term
 

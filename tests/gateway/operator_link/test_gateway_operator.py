@@ -159,7 +159,7 @@ async def test_goes_on_without_an_operator_and_finds_it_again():
     assert fleet.operator.hellos == ["gw-1", "gw-1"]
 
 
-async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
+async def test_a_request_waits_for_a_model_that_is_new_while_the_operator_is_away():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         await fleet.operator.stop()
@@ -178,7 +178,7 @@ async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
 
 
 @pytest.mark.looptime
-async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good():
+async def test_an_unknown_model_is_not_ready_rather_than_missing_without_an_operator():
     dispatcher = Dispatcher(Metrics())
     dispatcher.apply(make_view((ModelView(model="default/old"),)))
     assert (await dispatcher.find("default/old")).model == "default/old"
@@ -189,16 +189,18 @@ async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good(
         await dispatcher.find("new")
 
 
-async def test_an_operator_that_stands_still_is_left_for_another(monkeypatch):
+async def test_an_operator_without_heartbeats_is_left_for_another(monkeypatch):
     """Its connection stays: the kernel answers for a process that was stopped."""
-    monkeypatch.setattr("modelfleet_gateway.operator_link.link.SILENCE", 0.5)
+    monkeypatch.setattr("modelfleet_gateway.operator_link.link.HEARTBEAT_TIMEOUT", 0.5)
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         operator = fleet.operator
         await asyncio.sleep(1)
-        assert len(operator.hellos) == 1, "one that never had a heartbeat is not missed"
+        assert len(operator.hellos) == 1, "an older version sends no heartbeats and is not left"
         operator.heartbeat = 0.1
-        fleet.push(model_view(worker))  # its pause ends, and the next one is short
+        fleet.push(
+            model_view(worker)
+        )  # ends its wait for a change; from then on it sends heartbeats
         await asyncio.sleep(1)
         assert len(operator.hellos) == 1
         operator.heartbeat = None

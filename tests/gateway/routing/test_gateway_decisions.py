@@ -15,13 +15,13 @@ from modelfleet_gateway.errors import (
 )
 from modelfleet_gateway.options import split_address
 from modelfleet_gateway.routing.failover import (
-    MAX_FRUITLESS,
-    MAX_TURNED_AWAY,
-    Again,
+    MAX_FAILURES,
+    MAX_REFUSALS,
     Attempts,
     Blame,
     End,
     Failure,
+    Retry,
     after_failure,
 )
 from modelfleet_gateway.routing.merge import interleave
@@ -101,9 +101,9 @@ async def test_chooses_a_worker(workers, how, chosen):
         (Failure(Code.INVALID_ARGUMENT, "", accepted=True), Blame.SUSPECT),
     ],
 )
-def test_goes_on_after_a_failure_that_another_worker_may_not_have(failure, blame):
+def test_retries_after_a_failure_that_another_worker_may_not_have(failure, blame):
     verdict = after_failure(failure, Attempts())
-    assert isinstance(verdict, Again)
+    assert isinstance(verdict, Retry)
     assert verdict.blame is blame
 
 
@@ -114,7 +114,7 @@ def test_goes_on_after_a_failure_that_another_worker_may_not_have(failure, blame
         (Code.OUT_OF_RANGE, ContextLengthExceededError),
     ],
 )
-def test_ends_what_is_wrong_everywhere(code, error):
+def test_ends_a_request_that_is_wrong_for_every_worker(code, error):
     verdict = after_failure(Failure(code, "why"), Attempts())
     assert isinstance(verdict, End)
     assert type(verdict.error) is error
@@ -124,16 +124,18 @@ def test_ends_what_is_wrong_everywhere(code, error):
 @pytest.mark.parametrize(
     ("failure", "tries"),
     [
-        (Failure(Code.INTERNAL, "", accepted=True), MAX_FRUITLESS),
-        (Failure(Code.UNAVAILABLE, "", accepted=True), MAX_FRUITLESS),
-        (Failure(Code.UNKNOWN, ""), MAX_FRUITLESS),
-        (Failure(Code.UNAVAILABLE, ""), MAX_TURNED_AWAY),
-        (Failure(Code.FAILED_PRECONDITION, ""), MAX_TURNED_AWAY),
+        (Failure(Code.INTERNAL, "", accepted=True), MAX_FAILURES),
+        (Failure(Code.UNAVAILABLE, "", accepted=True), MAX_FAILURES),
+        (Failure(Code.UNKNOWN, ""), MAX_FAILURES),
+        (Failure(Code.UNAVAILABLE, ""), MAX_REFUSALS),
+        (Failure(Code.FAILED_PRECONDITION, ""), MAX_REFUSALS),
         (Failure(Code.RESOURCE_EXHAUSTED, ""), None),
         (Failure(Code.UNAVAILABLE, "", accepted=True, draining=True), None),
     ],
 )
-def test_gives_up_after_failures_without_a_token_except_honest_ones(failure, tries):
+def test_gives_up_after_failures_without_a_token_but_not_for_full_or_draining_workers(
+    failure, tries
+):
     attempts = Attempts()
     for count in range(1, 200):
         verdict = after_failure(failure, attempts)
@@ -167,7 +169,7 @@ def test_only_a_lower_term_is_outdated(current, new, outdated):
     assert is_outdated(make_view((), term=new, version=1), in_force) is outdated
 
 
-def test_tells_what_a_sleeping_model_does():
+def test_describes_when_a_sleeping_model_will_be_ready():
     assert describe_eta(ModelView(model="a/m"), 100) == "phase unknown, ready at an unknown time"
     model = ModelView(model="a/m", phase="Download", eta=142)
     assert describe_eta(model, 100) == "phase Download, ready in about 42 s"

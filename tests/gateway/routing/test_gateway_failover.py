@@ -1,4 +1,4 @@
-"""Workers die, drain, lie and go silent; the client sees one stream with the right text."""
+"""Workers die, drain, stop and break the protocol; the client sees one right stream."""
 
 import asyncio
 
@@ -121,7 +121,7 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
     assert all(not request.HasField("resume") for request in other.requests)
 
 
-async def test_a_stream_whose_revision_was_replaced_is_told_so():
+async def test_a_stream_whose_revision_was_replaced_ends_with_an_error():
     first = ScriptedWorker("w-0", before_token=hand_over)
     other = ScriptedWorker("w-1", digest="digest-2", state=worker_pb2.WORKER_STATE_LOADING)
     async with running_fleet(first, other) as fleet:
@@ -130,7 +130,7 @@ async def test_a_stream_whose_revision_was_replaced_is_told_so():
         first.become(DRAINING)
         fleet.push(model_view(other))
         await eventually(lambda: len(fleet.queued) == 1)
-        assert not asked.done(), "the one that loads may be of its digest"
+        assert not asked.done(), "the loading worker may have its digest"
         other.become(READY)
         with pytest.raises(openai.APIError, match="replaced by another revision"):
             await asked
@@ -183,7 +183,7 @@ async def test_a_draining_worker_of_its_revision_is_asked_back_for_a_stream():
     await twin.kill()
 
 
-async def test_a_stream_whose_revision_became_another_model_is_told_so():
+async def test_a_stream_whose_revision_became_another_model_ends_with_an_error():
     first = ScriptedWorker("w-0", before_token=hand_over)
     moved = ScriptedWorker("w-1", digest="digest-2")
     async with running_fleet(first) as fleet:
@@ -255,7 +255,7 @@ async def test_a_draining_worker_keeps_its_streams():
     assert len(worker.requests) == 1
 
 
-async def test_a_request_that_kills_every_worker_ends_with_an_honest_error():
+async def test_a_request_that_kills_every_worker_ends_with_the_last_error():
     async def break_down(context, request, position):
         if "poison" in request.prompt and position == 2:
             await context.abort(grpc.StatusCode.INTERNAL, "illegal memory access")
@@ -351,8 +351,8 @@ async def test_a_worker_of_another_version_gets_nothing_and_the_log_says_why():
     assert not old.requests
 
 
-async def test_a_worker_that_breaks_the_protocol_answers_nobody():
-    liar = ScriptedWorker("w-0", digest="")  # nobody could resume its streams
+async def test_a_worker_that_breaks_the_protocol_is_not_used():
+    liar = ScriptedWorker("w-0", digest="")  # its streams could not be resumed
     async with running_fleet(liar, ScriptedWorker("w-1")) as fleet:
         assert await ask(fleet) == expected_text("p", 8)
         await undisturbed(fleet)
