@@ -1,4 +1,4 @@
-"""The dispatcher: one queue for each model of the view in force, kept in step with it."""
+"""Puts the operator's views in force: a queue for each model, a watched worker for each route."""
 
 from __future__ import annotations
 
@@ -15,24 +15,20 @@ from .queue import ModelQueue
 from .view import ModelView, View, is_outdated
 from .workers import Worker
 
-UNKNOWN_MODEL_TIMEOUT: Final = (
-    10.0  # seconds that a request for an unknown model waits for the operator
-)
+UNKNOWN_MODEL_TIMEOUT: Final = 10.0  # seconds to wait for an operator that may know the model
 
 log = structlog.get_logger()
 
 
 class Dispatcher:
-    """Every model's queue, kept in step with the view."""
+    """The view in force, and one queue for each of its models."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.view: View | None = None
-        self.is_current = (
-            asyncio.Event()
-        )  # set while an operator is connected and its view is in force
+        self.is_current = asyncio.Event()  # an operator is connected and its view in force
         self.queues: dict[str, ModelQueue] = {}
-        self.urgent = asyncio.Event()  # set: the operator should get signals at once
+        self.urgent = asyncio.Event()  # the operator should get signals at once
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
 
@@ -81,7 +77,7 @@ class Dispatcher:
         return self.view_in_force().resolve(name)
 
     async def close(self) -> None:
-        """Closes every channel."""
+        """Stops watching workers and closes their channels."""
         await self._tasks.close()
         await asyncio.gather(*(worker.close() for worker in self._watches))
 
@@ -115,6 +111,6 @@ class Dispatcher:
 
     async def _remove(self, worker: Worker) -> None:
         worker.routable = False
-        await worker.idle()
+        await worker.wait_until_idle()
         self._watches.pop(worker).cancel()
         await worker.close()

@@ -166,7 +166,7 @@ class ModelQueue:
             self._urgent.set()
 
     def on_worker_change(self) -> None:
-        """A worker sent Stats, was lost or freed a slot."""
+        """A worker sent Stats, disconnected or has a slot free again."""
         self.assign_slots()
         ready = self.ready_workers
         if ready != self._ready_before:

@@ -159,7 +159,7 @@ class Choice:
             except asyncio.CancelledError:
                 if not slot.was_aborted or is_being_cancelled():
                     raise
-                self._retry(slot, Failure(grpc.StatusCode.UNAVAILABLE, "silent or failed"))
+                self._retry(slot, Failure(grpc.StatusCode.UNAVAILABLE, "disconnected or failed"))
             finally:
                 slot.release()
 

@@ -212,8 +212,8 @@ async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
         assert await asked == expected_text("p", 8)
 
 
-async def test_a_silent_worker_loses_its_streams_to_another(monkeypatch):
-    monkeypatch.setattr(gateway_workers, "SILENCE", 0.5)
+async def test_a_worker_without_stats_loses_its_streams_to_another(monkeypatch):
+    monkeypatch.setattr(gateway_workers, "STATS_TIMEOUT", 0.5)
     first, second = (ScriptedWorker(f"w-{i}", tokens=20, pace=0.01) for i in range(2))
     async with running_fleet(first, second) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}")) for i in range(4)]
