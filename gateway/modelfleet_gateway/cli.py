@@ -56,7 +56,7 @@ def gateway(
         bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
     ] = False,
 ) -> None:
-    """The one door for clients: OpenAI's API, queue, routing, failover, metering."""
+    """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
     if die_with_parent:
         from .parent import die_with_parent as tie
 
