@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_MAX_BODY_BYTES, Options
-
-
-class LogFormat(enum.StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
+from .options import DEFAULT_MAX_BODY_BYTES, LogFormat, Options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -76,7 +67,7 @@ def gateway(
                 drain_timeout=drain_timeout,
                 max_body_bytes=max_body_bytes,
             ),
-            log_format=log_format.value if log_format else None,
+            log_format=log_format,
         )
     )
 

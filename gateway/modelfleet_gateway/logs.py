@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
 
 import structlog
 
-LogFormat = Literal["text", "json"]
+from .options import LogFormat
 
 
 def configure(format_: LogFormat | None) -> None:
     """Sends all log lines, libraries' too, to stderr. None: text on a terminal, else JSON."""
-    text = sys.stderr.isatty() if format_ is None else format_ == "text"
+    text = sys.stderr.isatty() if format_ is None else format_ is LogFormat.TEXT
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -13,8 +13,8 @@ import uvloop
 
 from .errors import StartupError
 from .http.server import serve
-from .logs import LogFormat, configure
-from .options import Options
+from .logs import configure
+from .options import LogFormat, Options
 
 
 def raise_file_limit() -> None:

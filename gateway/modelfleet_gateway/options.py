@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,13 @@ from typing import Final
 from .errors import StartupError
 
 DEFAULT_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+
+
+class LogFormat(enum.StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ class Paced:
 
     def __init__(self, process: asyncio.subprocess.Process, double: ScriptedWorker, file: Path):
         self.process = process
-        self.view = double  # never started: it only names the worker in the view
+        self.double = double  # never started: it only names the worker in the view
         self.address_file = file
 
 

@@ -136,7 +136,7 @@ class Exchange:
             async for index, event in events:
                 if progress is not None:
                     progress.cancel()
-                self._count(index, event, queue.meter)
+                self._on_event(index, event, queue.meter)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
                 await self.reply.events(self.answer.chunks(index, event))
@@ -148,7 +148,7 @@ class Exchange:
     async def collect(self, events: Events, meter: ModelMeter) -> Json:
         """The whole answer."""
         async for index, event in events:
-            self._count(index, event, meter)
+            self._on_event(index, event, meter)
             self.answer.collect(index, event)
         return self.answer.whole()
 
@@ -166,7 +166,7 @@ class Exchange:
             self._queue.meter.count_refusal(error.status)
         return error.status
 
-    def _count(self, index: int, event: Event, meter: ModelMeter) -> None:
+    def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
         if isinstance(event, worker_pb2.Accepted):
             if index % self.answer.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)

@@ -14,7 +14,9 @@ from modelfleet_proto import worker_pb2
 from .answer import Answer, Json, json_logprob, printable
 from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
 
-ROLES: Final = {"developer": "system"}  # templates know no developer; it is the newer name
+ROLES: Final = {
+    "developer": "system"
+}  # "developer" is OpenAI's newer name, which chat templates lack
 
 
 class Message(BaseModel):

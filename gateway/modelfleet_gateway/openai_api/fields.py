@@ -190,7 +190,7 @@ class GenerationFields(BaseModel):
 def one_for_each_choice(
     base: worker_pb2.GenerateRequest, count: int, first: int = 0
 ) -> list[worker_pb2.GenerateRequest]:
-    """The request as choices 0, 1, ...: ids "r" with first=2 -> "r.2", "r.3", ..."""
+    """The request as choices 0, 1, ...; with id "r" and first=2 the ids are "r.2", "r.3", ..."""
     requests = []
     for choice in range(count):
         request = worker_pb2.GenerateRequest()

@@ -39,7 +39,7 @@ class OperatorLink:
         self._logged = ("", "")  # the last warning's address and reason, to log each one once
 
     async def run(self) -> None:
-        """Connects, follows redirects, comes back after a loss, for ever."""
+        """Connects, follows redirects and reconnects, until it is cancelled."""
         address, pause = self._address, FIRST_PAUSE
         while True:
             self._connected = self._in_force = False

@@ -6,9 +6,9 @@ The words for a worker's life, as a gateway sees it. Three sources say them:
 |---|---|---|
 | in the view | view | it exists: its Stats are watched |
 | routable | view | new requests may go there; not routable: none, running calls continue |
-| standby, loading | Stats | it has no model yet: no requests |
+| standby, loading | Stats | it has no model yet: no requests; a call still running is aborted |
 | draining | Stats | it takes no new requests and finishes or hands over the running ones |
-| failed | Stats | its load or its engine failed: no requests, running calls are aborted |
+| failed | Stats | its load or its engine failed: no requests; running calls are aborted |
 | connected | stream | its Stats stream is up; disconnected for STATS_TIMEOUT: calls are aborted |
 | suspect | our calls | a call failed since its last Stats: no requests until the next Stats |
 | full | our calls | it had no slot for a request: none until Stats, a free slot or a pause |
