@@ -80,7 +80,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     cancelled: list[str] = field(default_factory=list)
     filler: str = ""  # longer texts
     refusal: str = ""  # why it talks to no gateway
-    silent: bool = False  # stopped, as by SIGSTOP
+    stopped: bool = False  # as by SIGSTOP: its connections stay
 
     def __post_init__(self) -> None:
         self._changed = asyncio.Event()
@@ -125,7 +125,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         if self.refusal:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
         while True:
-            if not self.silent:
+            if not self.stopped:
                 yield self.stats()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -154,7 +154,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             for position in range(len(done), count):
                 if self.before_token:
                     await self.before_token(context, request, position)
-                while self.silent:
+                while self.stopped:
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(self.pace)
                 yield self._tokens(request, position)

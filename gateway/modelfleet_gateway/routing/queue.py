@@ -176,9 +176,10 @@ class ModelQueue:
     def reject_all(self) -> None:
         """The model was deleted: queued choices fail, now and later; running ones go on."""
         self._deleted = True
-        gone = f"The model {self.view.model} was deleted while the request waited."
+        message = f"The model {self.view.model} was deleted while the request waited."
         self.requests.reject_all(
-            new_error=UnknownModelError(gone, param="model"), resume_error=UpstreamLostError(gone)
+            new_error=UnknownModelError(message, param="model"),
+            resume_error=UpstreamLostError(message),
         )
 
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
@@ -193,8 +194,8 @@ class ModelQueue:
         for stream in self.requests.streams_to_resume():
             if not self._may_resume(stream):
                 model = self.view.model
-                gone = f"{model} was replaced by another revision before this answer's end."
-                self.requests.reject(stream, UpstreamLostError(gone))
+                message = f"{model} was replaced by another revision before this answer's end."
+                self.requests.reject(stream, UpstreamLostError(message))
 
     def _may_resume(self, stream: QueuedChoice) -> bool:
         """Whether a worker may yet have this stream's digest.

@@ -212,18 +212,18 @@ async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
         assert await asked == expected_text("p", 8)
 
 
-async def test_a_worker_without_stats_loses_its_streams_to_another(monkeypatch):
+async def test_a_stopped_worker_loses_its_streams_to_another(monkeypatch):
     monkeypatch.setattr(gateway_workers, "STATS_TIMEOUT", 0.5)
     first, second = (ScriptedWorker(f"w-{i}", tokens=20, pace=0.01) for i in range(2))
     async with running_fleet(first, second) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}")) for i in range(4)]
         await eventually(lambda: first.running == 2)
-        first.silent = True
+        first.stopped = True
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 20) for i in range(4)]
         await eventually(lambda: len(first.cancelled) == 2)
         await undisturbed(fleet)
 
-        first.silent = False
+        first.stopped = False
         await fleet.ready(2)
 
 
