@@ -1,12 +1,16 @@
-"""The one door for clients: OpenAI API, queue, routing, failover, metering.
+"""The HTTP endpoint for clients: OpenAI API, queue, routing, failover, metering.
 
-The rooms, in the order in which a request passes them:
+The rooms, in the order in which a request passes them (docs/walkthrough.md follows one):
 
 - `http`: `server` listens and drains, `app` has the URLs, `generation` serves the two that
-  generate, `reply` reads bodies and writes answers, `close_on_drain` sends clients away in time.
-- `openai_api`: a request's fields and its answer's shapes. Pure.
-- `routing`: `dispatch` with `queue` and `balance` (who waits for which worker), `stream` with
-  `failover` (one choice, whatever happens to workers), `workers` with `channels` (their Stats and
-  slots), `merge` (several choices as one stream), `view` (models, names and workers).
-- `operator_link`: `link` keeps the Fleet stream, `signals` says what goes up.
+  generate, `asgi` reads requests and writes responses.
+- `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`
+  are the two kinds of both, `models` lists the models. Pure.
+- `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
+  next free slot, `workers` (over `channels`) knows the workers' states and calls them, `stream`
+  reads tokens and continues on another worker as `failover` decides; `merge` reads several choices.
+- `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
+
+Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,
+`options`, `main`, `logs` and `parent` for the process.
 """

@@ -57,11 +57,11 @@ def gateway(
     quiet: QuietOption = False,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
-    """The one door for clients: OpenAI's API, queue, routing, failover, metering."""
+    """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
     level = chosen_level(log_level, verbose=verbose, quiet=quiet)
     if die_with_parent:
         parent.die_with_parent()
-    # gRPC's core would tell on stderr of each connection that ends; our log does that better.
+    # gRPC's core would write a line to stderr for each lost connection; our own log does that.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from .main import run  # the servers' libraries stay out of --help
 

@@ -40,7 +40,7 @@ class GatewayError(Exception):
 
 
 class InvalidRequestError(GatewayError):
-    """The request is wrong, whoever serves it."""
+    """The request is wrong for every worker."""
 
     status = 400
     type = "invalid_request_error"
@@ -67,7 +67,7 @@ class BodyTooLargeError(InvalidRequestError):
 
 
 class UnknownModelError(InvalidRequestError):
-    """No deployment answers to this name."""
+    """No deployment has this name."""
 
     status = 404
     code = "model_not_found"
@@ -110,7 +110,7 @@ class ShuttingDownError(GatewayError):
 
 
 class UpstreamLostError(GatewayError):
-    """Workers failed at this request again and again, or its model is gone: it is lost."""
+    """Workers failed at this request repeatedly, or its model was deleted: it is lost."""
 
     status = 502
     code = "upstream_lost"
@@ -123,7 +123,7 @@ class InternalError(GatewayError):
 
 
 class WorkerProtocolError(Exception):
-    """A worker said something that worker.proto does not allow; never shown as it is."""
+    """A worker sent something that worker.proto does not allow; clients never see it."""
 
 
 class StartupError(Exception):

@@ -20,7 +20,7 @@ from .options import Options
 
 
 def raise_file_limit() -> None:
-    """Each client is an open file, and the usual limit of 1024 is for programs with few."""
+    """Raises the limit of open files: each client needs one, and the usual limit is 1024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -35,6 +35,6 @@ def run(options: Options, *, log_format: LogFormat | None, log_level: LogLevel) 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(options))
     except StartupError as error:
-        print(f"modelfleet gateway: {error}", file=sys.stderr)  # noqa: T201 - for whoever started it
+        print(f"modelfleet gateway: {error}", file=sys.stderr)  # noqa: T201 - no log line
         return 1
     return 0

@@ -1,11 +1,14 @@
-"""What is counted: Prometheus metrics, and the counters that go to the operator."""
+"""Prometheus metrics, the counters that go to the operator, and the timing of tokens."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from modelfleet_proto import worker_pb2
 
 WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
@@ -17,7 +20,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._meters: dict[str, ModelMeter] = {}
-        self._shown: set[str] = set()
+        self._with_series: set[str] = set()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(
@@ -51,24 +54,24 @@ class Metrics:
             "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
         )
 
-    def answered(self, model: str, code: int) -> None:
-        """A request ended with this HTTP status; `model` is empty when it named none that is."""
-        if not model or model in self._shown:
+    def count_response(self, model: str, code: int) -> None:
+        """A request ended with this HTTP status; `model` is empty when it named no known one."""
+        if not model or model in self._with_series:
             self.requests.labels(model, str(code)).inc()
 
     def model(self, name: str) -> ModelMeter:
-        """The meter of a model that there is; the same one when it comes back."""
-        self._shown.add(name)
+        """The meter of a model in the view; the same one when a deleted model comes back."""
+        self._with_series.add(name)
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = ModelMeter(self, name)
         else:
-            meter.show(self)
+            meter.create_series(self)
         return meter
 
-    def forget(self, name: str) -> None:
-        """The model is gone, and so are its series. What it counted stays, should it come back."""
-        self._shown.discard(name)
+    def remove_series(self, name: str) -> None:
+        """Ends the series of a deleted model. The meter keeps its counts, in case it comes back."""
+        self._with_series.discard(name)
         for metric in (
             self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
             self.lost, self.queue_depth, self.in_flight, self.ready_workers, self.queue_wait,
@@ -82,7 +85,7 @@ class ModelMeter:
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._model = model
-        self.show(metrics)
+        self.create_series(metrics)
         self.requests = 0
         self.refusals = 0
         self.resumed = 0
@@ -90,8 +93,8 @@ class ModelMeter:
         self.completion_tokens = 0
         self.last_request = 0.0  # seconds since the epoch; 0: none yet
 
-    def show(self, metrics: Metrics) -> None:
-        """Its series begin (again)."""
+    def create_series(self, metrics: Metrics) -> None:
+        """Creates its time series, again if the model came back."""
         model = self._model
         self._refusals = metrics.refusals
         self._resumed = metrics.resumed.labels(model)
@@ -105,22 +108,22 @@ class ModelMeter:
         self.ttft = metrics.ttft.labels(model)
         self.tpot = metrics.tpot.labels(model)
 
-    def arrived(self) -> None:
-        """A request came."""
+    def count_arrival(self) -> None:
+        """A request for the model arrived."""
         self.requests += 1
         self.last_request = time.time()
 
-    def refused(self, code: int) -> None:
+    def count_refusal(self, code: int) -> None:
         """A request was refused (429, 503) before a worker had it."""
         self.refusals += 1
         self._refusals.labels(self._model, str(code)).inc()
 
-    def resume(self) -> None:
-        """A choice goes on at another worker."""
+    def count_resumed(self) -> None:
+        """A choice continues on another worker."""
         self.resumed += 1
         self._resumed.inc()
 
-    def lose(self) -> None:
+    def count_lost(self) -> None:
         """A request that a worker had accepted ended with an error."""
         self._lost.inc()
 
@@ -130,6 +133,32 @@ class ModelMeter:
         self._prompt_tokens.inc(tokens)
 
     def count_completion(self, tokens: int) -> None:
-        """New tokens came."""
+        """A worker sent new tokens."""
         self.completion_tokens += tokens
         self._completion_tokens.inc(tokens)
+
+
+class RequestTimer:
+    """Measures one request's token times, from its arrival, for each of its choices."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrived_at = self._loop.time()
+        self._first_token_at: dict[int, float] = {}  # by choice
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the request arrived."""
+        return self._loop.time() - self._arrived_at
+
+    def observe(
+        self, index: int, event: worker_pb2.Tokens | worker_pb2.Finished, meter: ModelMeter
+    ) -> None:
+        """Call it for each event of the choice with this index."""
+        first = self._first_token_at.get(index)
+        if isinstance(event, worker_pb2.Tokens):
+            if first is None and event.ids:
+                now = self._first_token_at[index] = self._loop.time()
+                meter.ttft.observe(now - self._arrived_at)
+        elif first is not None and event.completion_tokens > 1:
+            meter.tpot.observe((self._loop.time() - first) / (event.completion_tokens - 1))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, route, running_fleet
+
+from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, model_view, running_fleet
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +22,7 @@ class Paced:
 
     def __init__(self, process: asyncio.subprocess.Process, double: ScriptedWorker, file: Path):
         self.process = process
-        self.route = double  # never started: it only names the worker in the view
+        self.double = double  # never started: it only names the worker in the view
         self.address_file = file
 
 
@@ -41,7 +42,7 @@ async def paced_workers(folder: Path, *names: str) -> AsyncIterator[list[Paced]]
             workers.append(Paced(process, ScriptedWorker(name), address))
         for worker in workers:
             await eventually(worker.address_file.exists, within=20)
-            worker.route.address = worker.address_file.read_text()
+            worker.double.address = worker.address_file.read_text()
         yield workers
     finally:
         for worker in workers:
@@ -69,7 +70,7 @@ async def ask(fleet: Fleet, number: int, *, stream: bool) -> str:
 async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp_path, sent):
     flags = [True, False] * 4
     async with paced_workers(tmp_path, "w-0", "w-1") as workers, running_fleet() as fleet:
-        fleet.push(route(*(worker.route for worker in workers)))
+        fleet.push(model_view(*(worker.double for worker in workers)))
         await fleet.ready(2)
         undisturbed = await asyncio.gather(
             *(ask(fleet, number, stream=stream) for number, stream in enumerate(flags))
@@ -78,10 +79,10 @@ async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp
             asyncio.create_task(ask(fleet, number, stream=stream))
             for number, stream in enumerate(flags)
         ]
-        desk = fleet.gateway.dispatcher.desks[MODEL]
-        tokens = desk.meter.completion_tokens
-        await eventually(lambda: desk.meter.completion_tokens > tokens + 80)
-        assert desk.workers["w-0"].running == 4
+        queue = fleet.gateway.dispatcher.queues[MODEL]
+        tokens = queue.meter.completion_tokens
+        await eventually(lambda: queue.meter.completion_tokens > tokens + 80)
+        assert queue.workers["w-0"].running == 4
         workers[0].process.send_signal(sent)
         try:
             assert await asyncio.gather(*asked) == undisturbed
@@ -91,4 +92,4 @@ async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp
         assert await fleet.metric("modelfleet_gateway_lost_total") == 0
         resumed = await fleet.metric("modelfleet_gateway_resumed_total")
         assert resumed == (0 if sent == signal.SIGTERM else 4), "a drain lets them finish"
-        assert await ask(fleet, 0, stream=True) == undisturbed[0], "it goes on serving"
+        assert await ask(fleet, 0, stream=True) == undisturbed[0], "it serves on"

@@ -16,7 +16,8 @@ import httpx
 import openai
 import psutil
 import pytest
-from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, route
+
+from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, model_view
 
 pytestmark = pytest.mark.integration
 
@@ -63,7 +64,7 @@ async def operator_of(*workers: ScriptedWorker) -> AsyncIterator[OperatorDouble]
         await worker.start()
     operator = OperatorDouble()
     await operator.start()
-    operator.view.models.append(route(*workers))
+    operator.view.models.append(model_view(*workers))
     yield operator
     await operator.stop()
     for worker in workers:

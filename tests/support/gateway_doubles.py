@@ -80,7 +80,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     cancelled: list[str] = field(default_factory=list)
     filler: str = ""  # longer texts
     refusal: str = ""  # why it talks to no gateway
-    silent: bool = False  # stopped, as by SIGSTOP
+    stopped: bool = False  # as by SIGSTOP: its connections stay
 
     def __post_init__(self) -> None:
         self._changed = asyncio.Event()
@@ -125,7 +125,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         if self.refusal:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
         while True:
-            if not self.silent:
+            if not self.stopped:
                 yield self.stats()
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -154,7 +154,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             for position in range(len(done), count):
                 if self.before_token:
                     await self.before_token(context, request, position)
-                while self.silent:
+                while self.stopped:
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(self.pace)
                 yield self._tokens(request, position)
@@ -261,7 +261,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
             self._changed.discard(changed)
 
 
-def route(
+def model_view(
     *workers: ScriptedWorker,
     model: str = MODEL,
     served: tuple[str, ...] = ("tiny",),
@@ -299,18 +299,19 @@ class Fleet:
     client: openai.AsyncOpenAI
     http: httpx.AsyncClient
 
-    def push(self, *routes: fleet_pb2.ModelView, term: int = 1) -> None:
+    def push(self, *models: fleet_pb2.ModelView, term: int = 1) -> None:
         version = self.operator.view.version + 1
-        self.operator.push(fleet_pb2.View(term=term, version=version, models=routes))
+        self.operator.push(fleet_pb2.View(term=term, version=version, models=models))
 
     async def ready(self, workers: int, model: str = MODEL) -> None:
         """Waits until the gateway would route to so many workers."""
-        desks = self.gateway.dispatcher.desks
-        await eventually(lambda: model in desks and desks[model].ready_workers == workers)
+        queues = self.gateway.dispatcher.queues
+        await eventually(lambda: model in queues and queues[model].ready_workers == workers)
 
     @property
-    def line(self):
-        return self.gateway.dispatcher.desks[MODEL].line
+    def queued(self):
+        """The choices that wait for a slot."""
+        return self.gateway.dispatcher.queues[MODEL].requests
 
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -328,7 +329,7 @@ async def running_fleet(
         await worker.start()
     operator = OperatorDouble()
     await operator.start()
-    operator.view.models.append(route(*workers, **limits))
+    operator.view.models.append(model_view(*workers, **limits))
     listener = listen("127.0.0.1:0")
     options = Options(operator=operator.address, gateway_id="gw-1", max_body_bytes=max_body_bytes)
     gateway = Gateway(options, listener)

@@ -1,1 +1,1 @@
-"""HTTP with clients: URLs, bodies in, answers out; the listening server and its drain."""
+"""HTTP with clients: the URLs, requests and responses, the listening server and its drain."""

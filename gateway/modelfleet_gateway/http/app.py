@@ -1,4 +1,4 @@
-"""The HTTP face of a gateway."""
+"""The gateway's URLs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from starlette.routing import Route
 
 from ..errors import GatewayError, MethodNotAllowedError, UnknownUrlError
 from ..metrics import Metrics
-from ..openai_api.chat import ChatRequest, ChatShape
-from ..openai_api.completions import CompletionRequest, CompletionShape
+from ..openai_api.chat import ChatRequest
+from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..routing.dispatch import Dispatcher
+from .asgi import request_id
 from .generation import GenerationEndpoint
-from .reply import request_id
 
 
 class App:
@@ -28,7 +28,7 @@ class App:
     def __init__(self, dispatcher: Dispatcher, metrics: Metrics, *, max_body_bytes: int) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
-        self.draining = False
+        self.draining = asyncio.Event()
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         endpoint = functools.partial(
             GenerationEndpoint,
@@ -37,8 +37,8 @@ class App:
             max_body_bytes=max_body_bytes,
             stop=self.stop,
         )
-        chat = endpoint(ChatRequest, ChatShape)
-        completions = endpoint(CompletionRequest, CompletionShape)
+        chat = endpoint(ChatRequest)
+        completions = endpoint(CompletionRequest)
         self.starlette = Starlette(
             routes=[
                 Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -65,29 +65,29 @@ class App:
         return PlainTextResponse("ok\n")
 
     async def _readyz(self, _: Request) -> Response:
-        if self.draining:
+        if self.draining.is_set():
             return PlainTextResponse("draining\n", status_code=503)
         if self._dispatcher.view is None:
             return PlainTextResponse("waiting for the operator's first view\n", status_code=503)
         return PlainTextResponse("ready\n")
 
     async def _serve_metrics(self, request: Request) -> Response:
-        for desk in self._dispatcher.desks.values():
-            desk.meter.queue_depth.set(len(desk.line))
-            desk.meter.in_flight.set(desk.running)
-            desk.meter.ready_workers.set(desk.ready_workers)
+        for queue in self._dispatcher.queues.values():
+            queue.meter.queue_depth.set(len(queue.requests))
+            queue.meter.in_flight.set(queue.running)
+            queue.meter.ready_workers.set(queue.ready_workers)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(self._metrics.registry), headers={"content-type": content_type})
 
 
-def _answer(error: GatewayError, request: Request) -> Response:
+def _error_response(error: GatewayError, request: Request) -> Response:
     headers = error.headers() | {"x-request-id": request_id(request)}
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
 async def _gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)  # noqa: S101 - registered for it
-    return _answer(error, request)
+    return _error_response(error, request)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -95,7 +95,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     asked = f"{request.method} {request.url.path}"
     if error.status_code == MethodNotAllowedError.status:
-        response = _answer(MethodNotAllowedError(f"Not allowed here: {asked}"), request)
+        response = _error_response(MethodNotAllowedError(f"Not allowed here: {asked}"), request)
         response.headers.update(error.headers or {})
         return response
-    return _answer(UnknownUrlError(f"Unknown request URL: {asked}"), request)
+    return _error_response(UnknownUrlError(f"Unknown request URL: {asked}"), request)

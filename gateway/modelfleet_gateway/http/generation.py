@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -17,25 +16,19 @@ from starlette.types import Receive, Scope, Send
 from modelfleet_proto import worker_pb2
 
 from ..errors import GatewayError, InternalError
-from ..metrics import Metrics, ModelMeter
-from ..openai_api.chat import ChatRequest, ChatShape
-from ..openai_api.completions import CompletionRequest, CompletionShape
-from ..openai_api.fields import parse
-from ..openai_api.shapes import Answer, Collected
-from ..routing.dispatch import Admission, Desk, Dispatcher
-from ..routing.merge import merged
-from ..routing.stream import Choice, Event
-from ..routing.view import outlook
-from ..timing import Timing
-from .reply import Json, Reply, read_body, request_id, unless_gone
+from ..metrics import Metrics, ModelMeter, RequestTimer
+from ..openai_api.answer import Answer
+from ..openai_api.fields import GenerationFields, parse
+from ..routing.dispatch import Dispatcher
+from ..routing.queue import ModelQueue
+from ..routing.stream import Event, Events, SlotClaim, answer_events
+from ..routing.view import describe_eta
+from .asgi import Json, Reply, read_body, request_id, run_while_connected
 
-CLIENT_GONE: Final = 499  # nginx's status for it; only in metrics
-FIRST_PROGRESS: Final = 0.05  # seconds that nobody needs a comment for
+CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
+FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests wait less
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
-FAIL_TIMEOUT: Final = 5.0  # seconds for telling an error to a client that reads slowly
-
-Events = AsyncGenerator[tuple[int, Event], None]
-Kind = type[ChatRequest] | type[CompletionRequest]
+FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads slowly
 
 log = structlog.get_logger()
 
@@ -45,8 +38,7 @@ class GenerationEndpoint:
 
     def __init__(
         self,
-        kind: Kind,
-        shape: type[ChatShape] | type[CompletionShape],
+        kind: type[GenerationFields],
         dispatcher: Dispatcher,
         metrics: Metrics,
         *,
@@ -54,14 +46,13 @@ class GenerationEndpoint:
         stop: asyncio.Future[None],
     ) -> None:
         self._kind = kind
-        self._shape = shape
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
-        self._stop = stop  # done when nothing may run on
+        self._stop = stop  # done when the drain timeout is over: running requests end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; every error becomes an answer, a bug one without its traceback."""
+        """Answers one request; every error becomes a response, a bug without its traceback."""
         request = Request(scope, receive)
         exchange = Exchange(
             Reply(send, request_id(request)),
@@ -69,78 +60,63 @@ class GenerationEndpoint:
         )
         try:
             body = await read_body(request, self._max_body_bytes)
-            whole = await unless_gone(self._serve(body, exchange), receive, self._stop)
+            whole = await run_while_connected(self._serve(body, exchange), receive, self._stop)
             if whole is None:
                 await exchange.reply.end_stream()
             else:
                 await exchange.reply.json(200, whole)
             status = 200
         except ClientDisconnect:
-            status = CLIENT_GONE
+            status = CLIENT_DISCONNECTED
         except GatewayError as error:
             status = await exchange.fail(error)
         except Exception:
             log.exception("a request met a bug", **exchange.context)
             bug = InternalError("Internal error; the gateway's log has the details.")
             status = await exchange.fail(bug)
-        self._metrics.answered(exchange.model, status)
+        self._metrics.count_response(exchange.model, status)
         exchange.debug("answered", status=status)
 
     async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed."""
         fields = parse(self._kind, body)
-        route = await self._dispatcher.find(fields.model)
-        desk = self._dispatcher.desks[route.model]
-        exchange.begin(desk)
+        model = await self._dispatcher.find(fields.model)
+        queue = self._dispatcher.queues[model.model]
         created = time.time()
+        exchange.begin(queue, fields.new_answer(created))
         requests = fields.worker_requests(
-            model=desk.route.model,
+            model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
             created=created,
         )
-        exchange.answer = Answer(
-            self._shape(),
-            model=fields.model,
-            created=created,
-            choices_per_prompt=fields.choices_per_prompt,
-            include_usage=fields.include_usage,
-        )
-        exchange.choices_per_prompt = fields.choices_per_prompt
-        with Admission(desk, len(requests)) as admission:
-            exchange.debug("queued", choices=len(requests), waiting=len(desk.line))
-            events = merged(
-                [
-                    Choice(request, index, admission, desk.meter).events()
-                    for index, request in enumerate(requests)
-                ]
-            )
-            async with aclosing(events):
+        with SlotClaim(queue, len(requests)) as claim:
+            exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
+            async with aclosing(answer_events(requests, claim, queue.meter)) as events:
                 if fields.stream:
-                    await exchange.stream(events, desk)
+                    await exchange.stream(events, queue)
                     return None
-                return await exchange.collect(events, len(requests), desk.meter)
+                return await exchange.collect(events, queue.meter)
 
 
 class Exchange:
-    """One request on its way: what is known of it, and its answer."""
+    """One request and its response, with what is known of them so far."""
 
-    answer: Answer
-    choices_per_prompt: int = 1
+    answer: Answer  # set by `begin`
 
     def __init__(self, reply: Reply, *, progress: bool) -> None:
         self.reply = reply
         self.request_id = reply.headers["x-request-id"]
-        self._progress = progress
-        self._desk: Desk | None = None
-        self._accepted = False  # a worker has it: from here on only the full answer is right
-        self._timing = Timing()
+        self._progress = progress  # the client asked for comments while it waits
+        self._queue: ModelQueue | None = None
+        self._accepted = False  # by a worker: from here on an error means a lost request
+        self._timer = RequestTimer()
         self._debugs = log.is_enabled_for(logging.DEBUG)  # asked once: it takes a microsecond
 
     @property
     def model(self) -> str:
         """The full name of the model that it asks for; empty when that is not known."""
-        return self._desk.route.model if self._desk else ""
+        return self._queue.view.model if self._queue else ""
 
     @property
     def context(self) -> dict[str, str]:
@@ -150,85 +126,74 @@ class Exchange:
     def debug(self, event: str, **fields: str | int) -> None:
         """A line about it, with its age."""
         if self._debugs:
-            log.debug(event, **fields, seconds=round(self._timing.elapsed, 4), **self.context)
+            log.debug(event, **fields, seconds=round(self._timer.elapsed, 4), **self.context)
 
-    def begin(self, desk: Desk) -> None:
-        """Its model is known."""
-        self._desk = desk
-        self.reply.headers["x-modelfleet-model"] = desk.route.model
-        desk.meter.arrived()
+    def begin(self, queue: ModelQueue, answer: Answer) -> None:
+        """The request is valid and its model is known."""
+        self._queue = queue
+        self.answer = answer
+        self.reply.headers["x-modelfleet-model"] = queue.view.model
+        queue.meter.count_arrival()
 
-    async def collect(self, events: Events, count: int, meter: ModelMeter) -> Json:
-        """The whole answer, of so many choices."""
-        choices = [Collected() for _ in range(count)]
-        async for index, event in events:
-            self._note(index, event, meter)
-            if isinstance(event, worker_pb2.Tokens):
-                choices[index].take(event)
-            elif isinstance(event, worker_pb2.Finished):
-                choices[index].finished = event
-        return self.answer.whole(choices)
-
-    async def stream(self, events: Events, desk: Desk) -> None:
-        """Writes the answer as it comes; the status line when a worker has the request."""
-        narrator: asyncio.Task[None] | None = None
+    async def stream(self, events: Events, queue: ModelQueue) -> None:
+        """Writes the answer as it comes; the status line once a worker has accepted the request."""
+        progress: asyncio.Task[None] | None = None
         if self._progress:
             await self.reply.open_stream()
-            narrator = asyncio.create_task(self._narrate(desk))
+            progress = asyncio.create_task(self._report_progress(queue))
         try:
             async for index, event in events:
-                if narrator is not None:
-                    narrator.cancel()
-                self._note(index, event, desk.meter)
+                if progress is not None:
+                    progress.cancel()
+                self._on_event(index, event, queue.meter)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
-                await self.reply.events(self._chunks(index, event))
-            await self.reply.events(self.answer.ending())
+                await self.reply.events(self.answer.chunks(index, event))
+            await self.reply.events(self.answer.last_chunks())
         finally:
-            if narrator is not None:
-                narrator.cancel()
+            if progress is not None:
+                progress.cancel()
+
+    async def collect(self, events: Events, meter: ModelMeter) -> Json:
+        """The whole answer."""
+        async for index, event in events:
+            self._on_event(index, event, meter)
+            self.answer.collect(index, event)
+        return self.answer.whole()
 
     async def fail(self, error: GatewayError) -> int:
-        """Tells the client, unless it reads so slowly that it has to be cut off; the status."""
+        """Sends the error, for FAIL_TIMEOUT at most, and returns its HTTP status."""
         try:
             async with asyncio.timeout(FAIL_TIMEOUT):
                 await self.reply.fail(error)
         except TimeoutError:
             log.warning("a client did not read its error", **self.context)
-        if self._desk is not None and self._accepted and error.status >= 500:
-            self._desk.meter.lose()
+        if self._queue is not None and self._accepted and error.status >= 500:
+            self._queue.meter.count_lost()
             log.error("a request is lost", reason=error.message, **self.context)
-        elif self._desk is not None and error.status in (429, 503):
-            self._desk.meter.refused(error.status)
+        elif self._queue is not None and error.status in (429, 503):
+            self._queue.meter.count_refusal(error.status)
         return error.status
 
-    def _note(self, index: int, event: Event, meter: ModelMeter) -> None:
+    def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
         if isinstance(event, worker_pb2.Accepted):
             self.debug("dispatched", choice=index, worker=event.worker_id)
-            if index % self.choices_per_prompt == 0:
+            if index % self.answer.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
             if not self._accepted:
                 self._accepted = True
                 self.answer.fingerprint = event.model_digest or None
                 self.reply.headers["x-modelfleet-worker"] = event.worker_id
         else:
-            self._timing.note(index, event, meter)
+            self._timer.observe(index, event, meter)
 
-    def _chunks(self, index: int, event: Event) -> list[Json]:
-        match event:
-            case worker_pb2.Accepted():
-                return self.answer.opening(index)
-            case worker_pb2.Tokens():
-                return self.answer.tokens(index, event)
-            case _:
-                return self.answer.closing(index, event)
-
-    async def _narrate(self, desk: Desk) -> None:
-        """Comments on what the client waits for, unless it is served at once."""
+    async def _report_progress(self, queue: ModelQueue) -> None:
+        """Sends comments on what a queued request waits for, until it is cancelled."""
         await asyncio.sleep(FIRST_PROGRESS)
         while True:
-            what = (
-                "a slot" if desk.ready_workers else "a worker: " + outlook(desk.route, time.time())
-            )
-            await self.reply.comment(f"waiting for {what}; {len(desk.line)} in line")
+            if queue.ready_workers:
+                reason = "a slot"
+            else:
+                reason = f"a worker: {describe_eta(queue.view, time.time())}"
+            await self.reply.comment(f"waiting for {reason}; {len(queue.requests)} queued")
             await asyncio.sleep(PROGRESS_PAUSE)

@@ -20,26 +20,26 @@ from ..options import Options, split_address
 from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
-from .close_on_drain import Parting
+from .asgi import CloseOnDrain
 
 KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
 BACKLOG: Final = 2048
-LAST_WORDS: Final = 6  # seconds for errors to reach clients after the drain timeout
+ERROR_GRACE: Final = 6  # seconds for errors to reach clients after the drain timeout
 
 log = structlog.get_logger()
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, but signals are ours: it would end the process by the signal it caught."""
+    """uvicorn without its signal handlers, which would end the process by the signal."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Catches nothing."""
+        """Leaves signals to `serve`."""
         yield
 
 
 def listen(address: str) -> socket.socket:
-    """A listening socket; StartupError when it cannot be had."""
+    """A listening socket; StartupError when the address is wrong or taken."""
     host, port = split_address(address, "--listen")
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -73,7 +73,7 @@ class Gateway:
         self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
         self._server = HttpServer(
             uvicorn.Config(
-                Parting(self.app.starlette, lambda: self.app.draining),
+                CloseOnDrain(self.app.starlette, self.app.draining),
                 http="httptools",
                 ws="none",
                 lifespan="off",
@@ -82,12 +82,12 @@ class Gateway:
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(options.drain_timeout) + LAST_WORDS,
+                timeout_graceful_shutdown=int(options.drain_timeout) + ERROR_GRACE,
             )
         )
 
     async def run(self) -> None:
-        """Serves until `drain`, and until what ran then has ended."""
+        """Serves until `drain` is called and the last request has ended."""
         link = OperatorLink(self._options.operator, self._options.gateway_id, self.dispatcher)
         tasks = TaskBag()
         tasks.start(supervise("operator", link.run))
@@ -98,16 +98,16 @@ class Gateway:
             await self.dispatcher.close()
 
     def drain(self) -> None:
-        """Lingers, takes nothing new and finishes what runs; what is left at the end gets an error.
+        """Serves on for `linger` seconds, then takes no new requests and finishes running ones.
 
-        A second call ends what runs at once.
+        What still runs after `drain_timeout` ends with an error; after a second call, at once.
         """
-        if self.app.draining:
+        if self.app.draining.is_set():
             self._server.should_exit = True
             self._end()
             return
         log.info("draining", linger=self._options.linger, timeout=self._options.drain_timeout)
-        self.app.draining = True
+        self.app.draining.set()
         asyncio.get_running_loop().call_later(self._options.linger, self._close)
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: requests, and the shapes of their answers."""
+"""`/v1/chat/completions`: its requests and its answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
-from .fields import MAX_TOP_LOGPROBS, GenerationFields
-from .sampling import UINT32
-from .shapes import Json, Shape, logprob, printable
+from .answer import Answer, Json, json_logprob, printable
+from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
 
-ROLES: Final = {"developer": "system"}  # templates know no developer; it is the newer name
+ROLES: Final = {
+    "developer": "system"
+}  # "developer" is OpenAI's newer name, which chat templates lack
 
 
 class Message(BaseModel):
@@ -64,8 +65,59 @@ class Message(BaseModel):
         return self
 
 
+class ChatAnswer(Answer):
+    """`chat.completion` and `chat.completion.chunk`."""
+
+    id_prefix = "chatcmpl-"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def opening(self, index: int) -> Json | None:
+        """The role comes first, in a chunk of its own."""
+        delta = {"role": "assistant", "content": ""}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
+        """New text."""
+        delta = {"content": text}
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+    def closing(self, index: int, finish_reason: str) -> Json:
+        """The last chunk of a choice."""
+        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason}
+
+    def choice(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
+        """A finished choice."""
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
+
+    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
+        """OpenAI's `{"content": [...]}`, one entry a token."""
+        return {
+            "content": [
+                _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
+                for entry in tokens
+            ],
+            "refusal": None,
+        }
+
+
+def _token(token: worker_pb2.TokenLogprob) -> Json:
+    return {
+        "token": printable(token.token),
+        "logprob": json_logprob(token.logprob),
+        "bytes": list(token.token),
+    }
+
+
 class ChatRequest(GenerationFields):
     """The body of a chat completion."""
+
+    answer_type = ChatAnswer
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
@@ -97,71 +149,4 @@ class ChatRequest(GenerationFields):
             )
         base.logprobs.enabled = bool(self.logprobs)
         base.logprobs.top = self.top_logprobs or 0
-        return numbered(base, self.choices_per_prompt)
-
-
-def numbered(
-    base: worker_pb2.GenerateRequest, count: int, first: int = 0
-) -> list[worker_pb2.GenerateRequest]:
-    """The same request as choices 0, 1, ...; ids in logs count on from `first`."""
-    requests = []
-    for choice in range(count):
-        request = worker_pb2.GenerateRequest()
-        request.CopyFrom(base)
-        request.choice = choice
-        request.request_id = f"{base.request_id}.{first + choice}"
-        requests.append(request)
-    return requests
-
-
-class ChatShape(Shape):
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    id_prefix = "chatcmpl-"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def opening(self, index: int) -> Json | None:
-        """The role comes first, in a chunk of its own."""
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
-        """New text."""
-        delta = {"content": text}
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-
-    def closing(self, index: int, finish_reason: str) -> Json:
-        """The last chunk of a choice."""
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason}
-
-    def whole(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
-        """A finished choice."""
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
-
-    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
-        """OpenAI's `{"content": [...]}`, one entry a token."""
-        return {
-            "content": [
-                _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
-                for entry in tokens
-            ],
-            "refusal": None,
-        }
-
-    def join_logprobs(self, parts: Sequence[Json]) -> Json:
-        """Those of a whole choice."""
-        return {"content": [entry for part in parts for entry in part["content"]], "refusal": None}
-
-
-def _token(token: worker_pb2.TokenLogprob) -> Json:
-    return {
-        "token": printable(token.token),
-        "logprob": logprob(token.logprob),
-        "bytes": list(token.token),
-    }
+        return one_for_each_choice(base, self.choices_per_prompt)

@@ -1,9 +1,10 @@
-"""`/v1/completions`: requests, and the shapes of their answers."""
+"""`/v1/completions`: its requests and its answers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import pydantic
@@ -12,10 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
-from .chat import numbered
-from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields
-from .sampling import UINT32
-from .shapes import Json, Shape, logprob, printable
+from .answer import Answer, Json, json_logprob, printable
+from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
 
 DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's
 PROMPT_FORMS: Final = (
@@ -23,10 +22,57 @@ PROMPT_FORMS: Final = (
 )
 
 
+@dataclass(kw_only=True, eq=False)
+class CompletionAnswer(Answer):
+    """`text_completion`, whole and in chunks."""
+
+    id_prefix = "cmpl-"
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+
+    # Characters of the tokens so far, by choice.
+    offsets: dict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
+
+    def opening(self, index: int) -> Json | None:
+        """Text needs no opening."""
+        return None
+
+    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
+        """New text."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def closing(self, index: int, finish_reason: str) -> Json:
+        """The last chunk of a choice."""
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
+
+    def choice(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
+        """A finished choice."""
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
+        """OpenAI's four parallel lists."""
+        texts = [printable(entry.chosen.token) for entry in tokens]
+        offsets: list[int] = []
+        for text in texts:
+            offsets.append(self.offsets[index])
+            self.offsets[index] += len(text)
+        return {
+            "tokens": texts,
+            "token_logprobs": [json_logprob(entry.chosen.logprob) for entry in tokens],
+            "top_logprobs": [
+                {printable(t.token): json_logprob(t.logprob) for t in (*entry.top, entry.chosen)}
+                for entry in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
 class CompletionRequest(GenerationFields):
     """The body of a plain completion."""
 
-    prompt: Any  # as it came; `prompts` is what it says
+    answer_type = CompletionAnswer
+
+    prompt: Any  # any of PROMPT_FORMS; a list of prompts once it is checked
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
     @pydantic.field_validator("prompt")
@@ -70,7 +116,7 @@ class CompletionRequest(GenerationFields):
                 base.prompt = prompt
             else:
                 base.prompt_token_ids.ids[:] = prompt
-            requests += numbered(base, self.choices_per_prompt, first=len(requests))
+            requests += one_for_each_choice(base, self.choices_per_prompt, first=len(requests))
         return requests
 
 
@@ -81,52 +127,3 @@ def _is_ids(value: Any) -> bool:
         and len(value) > 0
         and all(type(one) is int and 0 <= one <= UINT32 for one in value)
     )
-
-
-class CompletionShape(Shape):
-    """`text_completion`, whole and in chunks."""
-
-    id_prefix = "cmpl-"
-    whole_object = "text_completion"
-    chunk_object = "text_completion"
-
-    def __init__(self) -> None:
-        self._offsets: dict[int, int] = defaultdict(int)  # characters of the tokens so far
-
-    def opening(self, index: int) -> Json | None:
-        """Text needs no opening."""
-        return None
-
-    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
-        """New text."""
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
-
-    def closing(self, index: int, finish_reason: str) -> Json:
-        """The last chunk of a choice."""
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
-
-    def whole(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
-        """A finished choice."""
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-
-    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
-        """OpenAI's four parallel lists."""
-        texts = [printable(entry.chosen.token) for entry in tokens]
-        offsets: list[int] = []
-        for text in texts:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
-        return {
-            "tokens": texts,
-            "token_logprobs": [logprob(entry.chosen.logprob) for entry in tokens],
-            "top_logprobs": [
-                {printable(t.token): logprob(t.logprob) for t in (*entry.top, entry.chosen)}
-                for entry in tokens
-            ],
-            "text_offset": offsets,
-        }
-
-    def join_logprobs(self, parts: Sequence[Json]) -> Json:
-        """Those of a whole choice."""
-        lists = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-        return {name: [entry for part in parts for entry in part[name]] for name in lists}

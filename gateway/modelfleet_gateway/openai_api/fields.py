@@ -1,8 +1,9 @@
-"""The fields that chat and plain completions share, and how they reach a worker."""
+"""The fields that chat and plain completions share, and the worker's request made of them."""
 
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
@@ -13,12 +14,14 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import InvalidRequestError, UnsupportedFieldError
-from .sampling import UINT32, SamplingFields
+from .answer import Answer
 
 MAX_N: Final = 16
 MAX_CHOICES: Final = 128  # n times the prompts of one request
 MAX_STOPS: Final = 16
 MAX_TOP_LOGPROBS: Final = 20
+MAX_BIASED_TOKENS: Final = 300
+UINT32: Final = 2**32 - 1
 
 # Fields that would change the answer and are not implemented, each with the values that change
 # nothing. All other unknown fields are ignored, as OpenAI's and vLLM's servers do.
@@ -52,6 +55,9 @@ UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "web_search_options": (None,),
 }
 
+TokenId = Annotated[int, Field(ge=0, le=UINT32)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
@@ -61,22 +67,46 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
-class GenerationFields(SamplingFields):
+class GenerationFields(BaseModel):
     """What both kinds of request say about how to generate."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
     )
 
+    answer_type: ClassVar[type[Answer]]
+
     model: str
     max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stop: list[Stop] | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0, le=UINT32)]] | None = None
+    stop_token_ids: list[TokenId] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     ignore_eos: bool = False
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    # How tokens are drawn: OpenAI's fields, and vLLM's. Absent or null is off, and temperature 1.
+    # Workers check token ids: only they know the vocabulary.
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=UINT32)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    # vLLM takes any above 0; a tiny one would make logits infinite, and drawing impossible.
+    repetition_penalty: Annotated[float, Field(ge=1 / 16, le=16)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+
+    # Not before: keys are read as numbers only straight from JSON.
+    @pydantic.field_validator("logit_bias")
+    @classmethod
+    def _few_biased_tokens(cls, bias: dict[int, float] | None) -> dict[int, float] | None:
+        if bias is not None and len(bias) > MAX_BIASED_TOKENS:
+            raise PydanticCustomError(
+                "logit_bias", "At most {limit} tokens are supported", {"limit": MAX_BIASED_TOKENS}
+            )
+        return bias
 
     @pydantic.field_validator("stop", mode="before")
     @classmethod
@@ -110,6 +140,21 @@ class GenerationFields(SamplingFields):
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
             )
 
+    @abstractmethod
+    def worker_requests(
+        self, *, model: str, request_id: str, created: float
+    ) -> list[worker_pb2.GenerateRequest]:
+        """One for each choice. `model`: full name; `created`: seconds since the epoch."""
+
+    def new_answer(self, created: float) -> Answer:
+        """An empty answer in the shape of this kind of request."""
+        return self.answer_type(
+            model=self.model,
+            created=created,
+            choices_per_prompt=self.choices_per_prompt,
+            include_usage=self.include_usage,
+        )
+
     def base_request(
         self, *, model: str, request_id: str, created: float, max_tokens: int
     ) -> worker_pb2.GenerateRequest:
@@ -118,7 +163,7 @@ class GenerationFields(SamplingFields):
         return worker_pb2.GenerateRequest(
             request_id=request_id,
             model=model,
-            sampling=self.sampling(),
+            sampling=self._sampling(),
             stop=worker_pb2.StopConditions(
                 max_tokens=max_tokens,
                 strings=self.stop or (),
@@ -128,6 +173,32 @@ class GenerationFields(SamplingFields):
             seed=seed % 2**64,
             created=created,
         )
+
+    def _sampling(self) -> worker_pb2.Sampling:
+        return worker_pb2.Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
+            logit_bias=self.logit_bias or {},
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+        )
+
+
+def one_for_each_choice(
+    base: worker_pb2.GenerateRequest, count: int, first: int = 0
+) -> list[worker_pb2.GenerateRequest]:
+    """The request as choices 0, 1, ...; with id "r" and first=2 the ids are "r.2", "r.3", ..."""
+    requests = []
+    for choice in range(count):
+        request = worker_pb2.GenerateRequest()
+        request.CopyFrom(base)
+        request.choice = choice
+        request.request_id = f"{base.request_id}.{first + choice}"
+        requests.append(request)
+    return requests
 
 
 Fields = TypeVar("Fields", bound=GenerationFields)

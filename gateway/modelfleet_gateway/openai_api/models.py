@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..routing.view import Route, View
-from .shapes import Json
+from ..routing.view import ModelView, View
+from .answer import Json
 
 
 def model_list(view: View) -> Json:
@@ -11,12 +11,12 @@ def model_list(view: View) -> Json:
     return {"object": "list", "data": [model_card(name, view.resolve(name)) for name in view.names]}
 
 
-def model_card(name: str, route: Route) -> Json:
+def model_card(name: str, model: ModelView) -> Json:
     """One model; `root` is the deployment that answers."""
     return {
         "id": name,
         "object": "model",
-        "created": int(route.created),
-        "owned_by": route.namespace,
-        "root": route.model,
+        "created": int(model.created),
+        "owned_by": model.namespace,
+        "root": model.model,
     }

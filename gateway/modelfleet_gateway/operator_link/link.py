@@ -14,7 +14,7 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 
 from ..routing.channels import METADATA, open_channel
 from ..routing.dispatch import Dispatcher
-from ..routing.view import changed_view, parse_view
+from ..routing.view import apply_change, parse_view
 from .signals import Reporter
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
@@ -22,7 +22,7 @@ URGENT_PAUSE: Final = 0.02  # seconds between signals at least
 FIRST_PAUSE: Final = 0.1  # seconds of the back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
 
-SILENCE: Final = 6.0  # seconds without a word after which another operator is looked for
+HEARTBEAT_TIMEOUT: Final = 6.0  # seconds without a message after which it connects anew
 
 log = structlog.get_logger()
 
@@ -34,15 +34,15 @@ class OperatorLink:
         self._address = address  # of any replica; it knows the leader
         self._gateway_id = gateway_id
         self._dispatcher = dispatcher
-        self._heard = False  # whether the operator of this session has sent anything
-        self._follows = False  # whether its view was put in force: changes are to that one
-        self._told = ("", "")  # what the log said last: nobody reads it again every two seconds
+        self._connected = False  # whether this session's operator has sent a view
+        self._in_force = False  # whether that view was put in force: changes refer to it
+        self._logged = ("", "")  # the last warning's address and reason, to log each one once
 
     async def run(self) -> None:
-        """Connects, follows redirects, comes back after a loss, for ever."""
+        """Connects, follows redirects and reconnects, until it is cancelled."""
         address, pause = self._address, FIRST_PAUSE
         while True:
-            self._heard = self._follows = False
+            self._connected = self._in_force = False
             leader = None
             try:
                 leader = await self._session(address)
@@ -50,17 +50,17 @@ class OperatorLink:
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
             except TimeoutError:
-                reason = f"it has said nothing for {SILENCE:g} s"
+                reason = f"no message for {HEARTBEAT_TIMEOUT:g} s"
             self._dispatcher.is_current.clear()
-            if self._heard and not leader:
+            if self._connected and not leader:
                 pause = FIRST_PAUSE
-            if self._heard or self._told != (address, reason):
+            if self._connected or self._logged != (address, reason):
                 log.warning(
                     "not connected to the operator; the last view stays in force",
                     operator=address,
                     reason=reason,
                 )
-            self._told = address, reason
+            self._logged = address, reason
             address = leader or self._address
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -68,27 +68,27 @@ class OperatorLink:
     async def _session(self, address: str) -> str | None:
         """One stream, until it ends; the leader's address if it is elsewhere.
 
-        TimeoutError when it is silent, as a process that was stopped: gRPC's own pings let that
-        pass for a minute.
+        TimeoutError when no message comes for HEARTBEAT_TIMEOUT: a stopped process (SIGSTOP) keeps
+        its connection, and gRPC's own keepalive notices that only after a minute.
         """
         reporter = Reporter(self._dispatcher)
-        patience: float | None = SILENCE
+        timeout: float | None = HEARTBEAT_TIMEOUT
         async with open_channel(address) as channel:
             stub = fleet_pb2_grpc.FleetStub(channel)
             call = stub.Connect(self._messages(reporter), metadata=METADATA)
             while True:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(timeout):
                     message = await call.read()
                 if not isinstance(message, fleet_pb2.OperatorMessage):
                     break
                 match message.WhichOneof("message"):
                     case None:  # a heartbeat
-                        patience = SILENCE
+                        timeout = HEARTBEAT_TIMEOUT
                     case "redirect":
                         return message.redirect.address
                     case "view":
-                        if not self._heard:
-                            patience = None  # until a heartbeat says that this one has any
+                        if not self._connected:
+                            timeout = None  # until its first heartbeat: older versions send none
                         self._take_view(address, message.view, reporter)
                     case "change":
                         self._take_change(message.change)
@@ -96,17 +96,17 @@ class OperatorLink:
 
     def _take_view(self, address: str, message: fleet_pb2.View, reporter: Reporter) -> None:
         view = parse_view(message)
-        if not self._heard:
+        if not self._connected:
             log.info("connected to the operator", operator=address, term=view.term)
-        self._heard = True
-        self._follows = self._dispatcher.apply(view)
-        if self._follows:
+        self._connected = True
+        self._in_force = self._dispatcher.apply(view)
+        if self._in_force:
             self._dispatcher.is_current.set()
         reporter.takes_partial = message.takes_partial
 
     def _take_change(self, message: fleet_pb2.ViewChange) -> None:
-        if self._follows and self._dispatcher.view is not None:
-            view = changed_view(self._dispatcher.view, message)
+        if self._in_force and self._dispatcher.view is not None:
+            view = apply_change(self._dispatcher.view, message)
             self._dispatcher.apply(view, {*message.removed, *(m.model for m in message.models)})
 
     async def _messages(self, reporter: Reporter) -> AsyncIterator[fleet_pb2.GatewayMessage]:

@@ -1,69 +1,73 @@
-"""What a gateway tells the operator."""
+"""The signals that a gateway sends to the operator."""
 
 from __future__ import annotations
 
 from modelfleet_proto import fleet_pb2
 
-from ..routing.dispatch import Desk, Dispatcher
+from ..routing.dispatch import Dispatcher
+from ..routing.queue import ModelQueue
 
 
 class Reporter:
-    """The signals of one stream: everything first, then what changed where that is understood."""
+    """Builds the signals of one stream: of all models first, then of changed ones only.
+
+    Operators that do not take partial signals get all models each time.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._said: dict[str, object] = {}  # by model
-        self.takes_partial = False  # what the operator's view says
+        self._last_sent: dict[str, object] = {}  # by model
+        self.takes_partial = False  # as the operator's view says
 
     def signals(self, now: float) -> fleet_pb2.Signals:
-        """Of the models in force, with their workers. `now`: seconds on the loop's clock."""
+        """What the operator should know now. `now`: seconds on the loop's clock."""
         dispatcher = self._dispatcher
-        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._said))
+        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._last_sent))
         if dispatcher.view is not None:
             signals.term = dispatcher.view.term
             signals.version = dispatcher.view.version
-        for model in self._said.keys() - dispatcher.desks.keys():
-            del self._said[model]
-        for model, desk in dispatcher.desks.items():
-            says = _content(desk, now)
-            if signals.partial and self._said.get(model) == says:
+        for model in self._last_sent.keys() - dispatcher.queues.keys():
+            del self._last_sent[model]
+        for model, queue in dispatcher.queues.items():
+            content = _content(queue, now)
+            if signals.partial and self._last_sent.get(model) == content:
                 continue
-            self._said[model] = says
-            _add(signals, desk, now)
+            self._last_sent[model] = content
+            _add(signals, queue, now)
         return signals
 
 
-def _content(desk: Desk, now: float) -> object:
-    """All that the signals of a model say, in the cheapest form that can be compared."""
-    meter = desk.meter
+def _content(queue: ModelQueue, now: float) -> object:
+    """All values in a model's signals, to compare with the last ones: cheaper than messages."""
+    meter = queue.meter
     return (
-        len(desk.line),
-        desk.running,
+        len(queue.requests),
+        queue.running,
         meter.last_request,
-        desk.line.oldest_wait(now),
+        queue.requests.oldest_wait(now),
         (meter.requests, meter.refusals, meter.resumed),
         (meter.prompt_tokens, meter.completion_tokens),
-        desk.awaited_revisions,
-        [(w.worker_id, w.reachable, w.running, w.stats) for w in desk.workers.values()],
+        queue.awaited_revisions,
+        [(w.worker_id, w.reachable, w.running, w.stats) for w in queue.workers.values()],
     )
 
 
-def _add(signals: fleet_pb2.Signals, desk: Desk, now: float) -> None:
-    meter = desk.meter
+def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
+    meter = queue.meter
     signals.models.add(
-        model=desk.route.model,
-        waiting=len(desk.line),
-        running=desk.running,
+        model=queue.view.model,
+        waiting=len(queue.requests),
+        running=queue.running,
         last_request=meter.last_request,
-        oldest_wait=desk.line.oldest_wait(now),
+        oldest_wait=queue.requests.oldest_wait(now),
         requests=meter.requests,
         refusals=meter.refusals,
         resumed=meter.resumed,
         prompt_tokens=meter.prompt_tokens,
         completion_tokens=meter.completion_tokens,
-        awaited_revisions=sorted(desk.awaited_revisions),
+        awaited_revisions=sorted(queue.awaited_revisions),
     )
-    for worker in desk.workers.values():
+    for worker in queue.workers.values():
         entry = signals.workers.add(
             worker_id=worker.worker_id, reachable=worker.reachable, running=worker.running
         )

@@ -1,1 +1,1 @@
-"""From a parsed request to a worker: queue, choice, failover; the view that it all rests on."""
+"""From a parsed request to a worker's tokens: view, queue, workers, failover."""

@@ -23,7 +23,7 @@ OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # Traffic inside the fleet never goes through the proxy that the environment names.
     ("grpc.enable_http_proxy", 0),
-    # Another object's broken connection, or its back-off, is not ours.
+    # Each channel has its own connection: the back-off of one does not delay another.
     ("grpc.use_local_subchannel_pool", 1),
 )
 

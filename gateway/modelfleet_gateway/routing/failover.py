@@ -1,4 +1,4 @@
-"""What becomes of a request after a call to a worker failed. Pure."""
+"""Whether a request is retried after a call to a worker failed. Pure."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from ..errors import (
     UpstreamLostError,
 )
 
-# Failures in a row without one new token. A request that kills every worker it meets ends here.
-MAX_FRUITLESS: Final = 5
-# Refusals in a row before the engine had the request. Many are honest when a whole fleet drains.
-MAX_TURNED_AWAY: Final = 32
+# Failures in a row without a new token: ends a request that kills every worker it is sent to.
+MAX_FAILURES: Final = 5
+# Refusals in a row before a worker accepted. Many are normal while a whole fleet drains.
+MAX_REFUSALS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How one call ended early."""
+    """How a call ended without Finished."""
 
     code: grpc.StatusCode
     details: str
     accepted: bool = False  # the worker had the request in its engine
-    draining: bool = False  # the worker was handing over, as it should
+    draining: bool = False  # the worker was handing its requests over, which is no fault
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """Failures since the last new token."""
 
-    fruitless: int = 0
-    turned_away: int = 0
+    failures: int = 0
+    refusals: int = 0
+
+
+NO_FAILURES: Final = Attempts()
 
 
 class Blame(enum.Enum):
     """What the failure says about the worker."""
 
     FULL = "full"  # no slot just now
-    SUSPECT = "suspect"  # send nothing until it is heard from again
+    SUSPECT = "suspect"  # send nothing until its next Stats
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """Send it to a worker again, with all ids received so far."""
 
     attempts: Attempts
@@ -57,13 +60,13 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Tell the client."""
+    """End the request with this error."""
 
     error: GatewayError
 
 
-def after_failure(failure: Failure, attempts: Attempts) -> Again | End:
-    """Whether a request goes on elsewhere after this failure, or ends."""
+def after_failure(failure: Failure, attempts: Attempts) -> Retry | End:
+    """Whether a request continues on another worker after this failure, or ends."""
     code = failure.code
     if not failure.accepted:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
@@ -71,27 +74,27 @@ def after_failure(failure: Failure, attempts: Attempts) -> Again | End:
         if code is grpc.StatusCode.OUT_OF_RANGE:
             return End(ContextLengthExceededError(failure.details))
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Again(attempts, Blame.FULL)
+            return Retry(attempts, Blame.FULL)
 
     if failure.accepted and failure.draining:
-        return Again(attempts, Blame.SUSPECT)
+        return Retry(attempts, Blame.SUSPECT)
     if not failure.accepted and code in (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.FAILED_PRECONDITION,
     ):
-        counted = replace(attempts, turned_away=attempts.turned_away + 1)
+        counted = replace(attempts, refusals=attempts.refusals + 1)
     else:
-        counted = replace(attempts, fruitless=attempts.fruitless + 1)
+        counted = replace(attempts, failures=attempts.failures + 1)
 
-    if counted.fruitless >= MAX_FRUITLESS or counted.turned_away >= MAX_TURNED_AWAY:
-        tries = counted.fruitless + counted.turned_away
+    if counted.failures >= MAX_FAILURES or counted.refusals >= MAX_REFUSALS:
+        tries = counted.failures + counted.refusals
         return End(
             UpstreamLostError(
                 f"Workers failed {tries} times in a row at this request without a new token; "
                 f"the last one said {code.name}: {failure.details}"
             )
         )
-    # A bug that one request meets says nothing about the others on that worker.
-    answered = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-    return Again(counted, Blame.NONE if answered else Blame.SUSPECT)
+    # An error inside the worker may be a bug that only this request meets: others may go there.
+    internal = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+    return Retry(counted, Blame.NONE if internal else Blame.SUSPECT)

@@ -1,4 +1,4 @@
-"""Several streams read as one."""
+"""Several streams read as one, for requests with n > 1 or several prompts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,26 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-async def merged(
+async def interleave(
     streams: Sequence[AsyncGenerator[Item, None]],
-) -> AsyncGenerator[tuple[int, Item], None]:
-    """Items of all streams as they come, each with its stream's index; close it when done.
+) -> AsyncGenerator[Item, None]:
+    """Items of all streams as they come; close it when done.
 
     The first error of any stream ends them all. At most one item a stream is read ahead.
     """
-    if len(streams) == 1:  # no task, no queue
-        async with aclosing(streams[0]) as only:
-            async for item in only:
-                yield 0, item
-        return
+    queue: asyncio.Queue[Item | Exception | None] = asyncio.Queue(len(streams))
 
-    queue: asyncio.Queue[tuple[int, Item] | Exception | None] = asyncio.Queue(len(streams))
-
-    async def feed(index: int, stream: AsyncGenerator[Item, None]) -> None:
+    async def read(stream: AsyncGenerator[Item, None]) -> None:
         try:
             async with aclosing(stream):
                 async for item in stream:
-                    await queue.put((index, item))
-        except Exception as error:  # the reader raises it
+                    await queue.put(item)
+        except Exception as error:  # raised below, where all streams end
             await queue.put(error)
         else:
             await queue.put(None)
 
-    tasks = [asyncio.create_task(feed(index, stream)) for index, stream in enumerate(streams)]
+    tasks = [asyncio.create_task(read(stream)) for stream in streams]
     try:
         running = len(tasks)
         while running:

@@ -1,4 +1,4 @@
-"""The waiting line of one model: bounded, in order of arrival, streams to resume ahead of all."""
+"""One model's queue: which of its requests gets the next free slot of which worker."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-from ..errors import QueueFullError
-
-Place = TypeVar("Place")
+from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
+from ..metrics import ModelMeter
+from .view import ModelView
+from .workers import Slot, Worker, choose_worker
 
 
 @dataclass(slots=True, eq=False)
-class Waiter(Generic[Place]):
-    """One choice that waits for a worker."""
+class QueuedChoice:
+    """One choice of a request that waits for a slot."""
 
-    number: int  # order of arrival; kept when it comes back, so that it stands at the head again
-    since: float  # seconds on the loop's clock
-    turn: asyncio.Future[Place]
+    arrival: int  # kept when it is queued again, so that it returns to its old place
+    queued_at: float  # seconds on the loop's clock
+    slot_future: asyncio.Future[Slot]
     digest: str = ""  # a stream to resume: only on a worker of this model_digest
     revision: str = ""  # of the worker that it was on last
-    avoid: str = ""  # the worker that failed it last
+    avoid: str = ""  # id of the worker that failed it last
 
     @property
     def order(self) -> tuple[bool, int]:
         """Streams to resume first, then by arrival."""
-        return (not self.digest, self.number)
+        return (not self.digest, self.arrival)
 
 
-class WaitingLine(Generic[Place]):
-    """Everyone who waits for a worker of one model."""
+class RequestQueue:
+    """The choices that wait for a slot: streams to resume first, then new ones as they arrived."""
 
     def __init__(self) -> None:
-        self._waiters: list[Waiter[Place]] = []  # sorted by order
-        self._numbers = itertools.count()
+        self._choices: list[QueuedChoice] = []  # sorted by order
+        self._arrivals = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._choices)
 
-    def admit(self, count: int, *, limit: int, now: float) -> list[Waiter[Place]]:
-        """Places for all choices of one new request, or QueueFullError for all of them.
+    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice]:
+        """Queues all `count` choices of a new request, or raises QueueFullError.
 
-        A request that finds no other new request waiting always comes in: one with more choices
+        A request that finds no other new request queued is always taken: one with more choices
         than `limit` could never be served otherwise. Streams to resume do not count.
         """
-        new = len(self) - len(self.streams())
+        new = len(self) - len(self.streams_to_resume())
         if new and new + count > limit:
             raise QueueFullError(
                 f"The queue is full: {new} of at most {limit} requests wait, {count} more asked. "
@@ -56,57 +56,158 @@ class WaitingLine(Generic[Place]):
                 retry_after=min(self.oldest_wait(now), 30.0),
             )
         loop = asyncio.get_running_loop()
-        waiters = [Waiter(next(self._numbers), now, loop.create_future()) for _ in range(count)]
-        for waiter in waiters:
-            self.join(waiter)
-        return waiters
+        choices = [
+            QueuedChoice(next(self._arrivals), now, loop.create_future()) for _ in range(count)
+        ]
+        for choice in choices:
+            self.enqueue(choice)
+        return choices
 
-    def join(self, waiter: Waiter[Place]) -> None:
-        """Stands in line, at the place that its order gives."""
-        bisect.insort(self._waiters, waiter, key=lambda w: w.order)
+    def enqueue(self, choice: QueuedChoice) -> None:
+        """Inserts a choice at the place that its order gives."""
+        bisect.insort(self._choices, choice, key=lambda c: c.order)
 
-    def leave(self, waiter: Waiter[Place]) -> None:
-        """Goes away; no-op for one that is not in line."""
+    def remove(self, choice: QueuedChoice) -> None:
+        """Takes a choice out; no-op for one that is not queued."""
         with contextlib.suppress(ValueError):
-            self._waiters.remove(waiter)
+            self._choices.remove(choice)
 
-    def serve(self, place: Callable[[Waiter[Place]], Place | None]) -> None:
-        """Gives places out in order until nobody can be placed.
+    def assign_slots(self, take_slot: Callable[[QueuedChoice], Slot | None]) -> None:
+        """Gives slots to choices in order, until `take_slot` finds none.
 
-        A stream whose digest has no worker is passed over. New requests are alike: where the first
-        finds no place, none does.
+        A stream whose digest has no free worker is skipped. New requests have equal needs: where
+        the first finds no slot, none does.
         """
         index = 0
-        while index < len(self._waiters):
-            waiter = self._waiters[index]
-            if waiter.turn.done():  # its client went away just now
-                del self._waiters[index]
+        while index < len(self._choices):
+            choice = self._choices[index]
+            if choice.slot_future.done():  # cancelled: its client has disconnected
+                del self._choices[index]
                 continue
-            found = place(waiter)
-            if found is not None:
-                del self._waiters[index]
-                waiter.turn.set_result(found)
-            elif waiter.digest:
+            slot = take_slot(choice)
+            if slot is not None:
+                del self._choices[index]
+                choice.slot_future.set_result(slot)
+            elif choice.digest:
                 index += 1
             else:
                 return
 
-    def dismiss(self, *, fresh: Exception, resuming: Exception) -> None:
-        """Sends everyone away with an error."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.turn.done():
-                waiter.turn.set_exception(resuming if waiter.digest else fresh)
+    def reject(self, choice: QueuedChoice, error: Exception) -> None:
+        """Takes a queued choice out and fails it with this error."""
+        self._choices.remove(choice)
+        choice.slot_future.set_exception(error)
 
-    def streams(self) -> list[Waiter[Place]]:
-        """Those that wait to be resumed, in order."""
-        return self._waiters[: bisect.bisect(self._waiters, (True, -1), key=lambda w: w.order)]
+    def reject_all(self, *, new_error: Exception, resume_error: Exception) -> None:
+        """Empties the queue; new requests and streams to resume fail with different errors."""
+        choices, self._choices = self._choices, []
+        for choice in choices:
+            if not choice.slot_future.done():
+                choice.slot_future.set_exception(resume_error if choice.digest else new_error)
 
-    def send_away(self, waiter: Waiter[Place], error: Exception) -> None:
-        """It can never be served."""
-        self._waiters.remove(waiter)
-        waiter.turn.set_exception(error)
+    def streams_to_resume(self) -> list[QueuedChoice]:
+        """Choices that a worker had begun to answer, in order."""
+        return self._choices[: bisect.bisect(self._choices, (True, -1), key=lambda c: c.order)]
 
     def oldest_wait(self, now: float) -> float:
-        """Seconds that the one who waits longest has waited; 0: nobody waits."""
-        return max((now - waiter.since for waiter in self._waiters), default=0.0)
+        """Seconds that the oldest choice has been queued; 0 when the queue is empty."""
+        return max((now - choice.queued_at for choice in self._choices), default=0.0)
+
+
+class ModelQueue:
+    """One model as this gateway serves it: its limits, its queued requests and its workers."""
+
+    def __init__(self, view: ModelView, meter: ModelMeter, urgent: asyncio.Event) -> None:
+        self.view = view
+        self.requests = RequestQueue()
+        self.workers: dict[str, Worker] = {}
+        self.meter = meter
+        self._urgent = urgent  # set: the operator should get signals at once
+        self._ready_before = 0
+        self._deleted = False
+
+    @property
+    def ready_workers(self) -> int:
+        """Workers that this gateway would route to."""
+        return sum(worker.ready for worker in self.workers.values())
+
+    @property
+    def running(self) -> int:
+        """Choices that have a worker's slot."""
+        return sum(worker.running for worker in self.workers.values())
+
+    @property
+    def awaited_revisions(self) -> set[str]:
+        """Revisions of streams to resume whose digest no routable worker has.
+
+        The operator starts a worker of such a revision, if its history still has it.
+        """
+        routable = {worker.model_digest for worker in self.workers.values() if worker.routable}
+        streams = self.requests.streams_to_resume()
+        return {stream.revision for stream in streams if stream.digest not in routable}
+
+    def assign_slots(self) -> None:
+        """Gives free slots to queued choices. Call it after each change; it is cheap."""
+        if self.requests:
+            self.requests.assign_slots(self._take_slot)
+            self._reject_unresumable()
+
+    def requeue(self, choice: QueuedChoice) -> None:
+        """Queues a choice again, and gives it a slot at once if one is free."""
+        self.requests.enqueue(choice)
+        if self._deleted:
+            self.reject_all()
+        self.assign_slots()
+        self.signal_if_unserved()
+
+    def signal_if_unserved(self) -> None:
+        """Tells the operator at once when a queued choice needs a worker that is not there."""
+        if self.requests and (not self.ready_workers or self.awaited_revisions):
+            self._urgent.set()
+
+    def on_worker_change(self) -> None:
+        """A worker sent Stats, disconnected or has a slot free again."""
+        self.assign_slots()
+        ready = self.ready_workers
+        if ready != self._ready_before:
+            self._ready_before = ready
+            self._urgent.set()
+
+    def reject_all(self) -> None:
+        """The model was deleted: queued choices fail, now and later; running ones go on."""
+        self._deleted = True
+        message = f"The model {self.view.model} was deleted while the request waited."
+        self.requests.reject_all(
+            new_error=UnknownModelError(message, param="model"),
+            resume_error=UpstreamLostError(message),
+        )
+
+    def _take_slot(self, choice: QueuedChoice) -> Slot | None:
+        worker = choose_worker(self.workers.values(), digest=choice.digest, avoid=choice.avoid)
+        if worker is None:
+            return None
+        loop = asyncio.get_running_loop()
+        self.meter.queue_wait.observe(loop.time() - choice.queued_at)
+        return worker.take_slot()
+
+    def _reject_unresumable(self) -> None:
+        for stream in self.requests.streams_to_resume():
+            if not self._may_resume(stream):
+                model = self.view.model
+                message = f"{model} was replaced by another revision before this answer's end."
+                self.requests.reject(stream, UpstreamLostError(message))
+
+    def _may_resume(self, stream: QueuedChoice) -> bool:
+        """Whether a worker may yet have this stream's digest.
+
+        True while there is no worker at all, and while the digest of one is not known yet. True
+        also while the stream's revision can be started again, unless a worker of that revision
+        shows that it has become another model (a branch that moved).
+        """
+        workers = self.workers.values()
+        digests = {worker.model_digest for worker in workers}
+        if not digests or not digests.isdisjoint({"", stream.digest}):
+            return True
+        return stream.revision in self.view.revisions and not any(
+            worker.revision == stream.revision for worker in workers
+        )

@@ -1,11 +1,13 @@
-"""One choice as one stream of tokens, whatever happens to the workers that generate it."""
+"""A request's choices as streams of tokens, which continue on other workers after failures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import grpc
 import structlog
@@ -14,79 +16,162 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
-from .dispatch import Admission
-from .failover import Attempts, Blame, End, Failure, after_failure
-from .workers import GenerateCall, Lease
+from .failover import NO_FAILURES, Blame, End, Failure, after_failure
+from .merge import interleave
+from .queue import ModelQueue, QueuedChoice
+from .view import not_ready
+from .workers import GenerateCall, Slot
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
+Events = AsyncGenerator[tuple[int, Event], None]  # each with its choice's index
 
 KNOWN_REASONS: Final = frozenset(worker_pb2.FinishReason.values()) - {
     worker_pb2.FINISH_REASON_UNSPECIFIED
 }
-# The slot is free when the call has ended, a moment after its last message; seconds.
-GRACE: Final = 1.0
+END_TIMEOUT: Final = 1.0  # seconds that a call may take to end after its last message
 
 log = structlog.get_logger()
 
 
+def answer_events(
+    requests: Sequence[worker_pb2.GenerateRequest], claim: SlotClaim, meter: ModelMeter
+) -> Events:
+    """The events of all choices of one request as they come; close it when done."""
+    streams = [
+        Choice(request, index, claim, meter).events() for index, request in enumerate(requests)
+    ]
+    return streams[0] if len(streams) == 1 else interleave(streams)
+
+
+class SlotClaim:
+    """One request's claim on a slot for each of its choices.
+
+    Making it queues all choices, or raises QueueFullError. Leaving its block takes them out of the
+    queue and releases their slots.
+    """
+
+    def __init__(self, queue: ModelQueue, choices: int) -> None:
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._choices = queue.requests.add_request(
+            choices, limit=queue.view.max_queue, now=self._since
+        )
+        self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
+        self._timed_out = False
+        queue.assign_slots()
+        queue.signal_if_unserved()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        for choice in self._choices:
+            self._queue.requests.remove(choice)
+            future = choice.slot_future
+            if future.done() and not future.cancelled() and not future.exception():
+                future.result().release()
+            future.cancel()
+        self._queue.assign_slots()
+
+    async def slot(self, index: int) -> Slot:
+        """Waits for the slot of the choice with this index. NotReadyError after hold_timeout."""
+        return await self._choices[index].slot_future
+
+    def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
+        """Queues a choice again: at its old place, or ahead of new ones with a `digest` to resume.
+
+        `revision`: of the worker that accepted it; empty while none has.
+        """
+        choice = self._choices[index]
+        choice.slot_future = self._loop.create_future()
+        if digest:
+            choice.queued_at = self._loop.time()
+        choice.digest, choice.revision, choice.avoid = digest, revision, avoid
+        self._queue.requeue(choice)
+        if self._timed_out:
+            self._reject(choice)
+
+    def on_accepted(self) -> None:
+        """A worker accepted a choice: from here on hold_timeout does not end the request."""
+        self._timer.cancel()
+
+    def _on_hold_timeout(self) -> None:
+        self._timed_out = True
+        for choice in self._choices:
+            self._reject(choice)
+
+    def _reject(self, choice: QueuedChoice) -> None:
+        if not choice.slot_future.done():
+            queue, waited = self._queue, self._loop.time() - self._since
+            error = not_ready(queue.view, waited, queue.ready_workers, time.time())
+            queue.requests.reject(choice, error)
+
+
 class Choice:
-    """A request for one choice, and all that came of it so far."""
+    """One choice: its request, and the token ids received so far."""
 
     def __init__(
         self,
         request: worker_pb2.GenerateRequest,
         index: int,
-        admission: Admission,
+        claim: SlotClaim,
         meter: ModelMeter,
     ) -> None:
         self.request = request
         self.index = index
-        self._admission = admission
+        self._claim = claim
         self._meter = meter
         self._digest = ""  # of the worker that began; empty until one has
         self._revision = ""  # of the worker that it was on last
         self._received: list[int] = []
-        self._attempts = Attempts()
+        self._attempts = NO_FAILURES
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self) -> Events:
         """First Accepted, then Tokens, then Finished, each id exactly once; close it when done.
 
-        Raises the GatewayError that the client is to see. Cancelling the reader cancels the
+        Raises the GatewayError that the client gets. Cancelling the reader cancels the
         generation. Nothing is read ahead, so a slow reader slows the worker down, not this process.
         """
         while True:
-            lease = await self._admission.turn(self.index)
+            slot = await self._claim.slot(self.index)
             try:
-                call = lease.start(self._request())
+                call = slot.start_call(self._request())
                 while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
-                    event = self._take(message, lease)
+                    event = self._receive(message, slot)
                     if isinstance(event, worker_pb2.Finished):
-                        await ended(call)
-                        yield event
+                        await wait_for_end(call)
+                        yield self.index, event
                         return
                     if event is not None:
-                        yield event
+                        yield self.index, event
                 raise WorkerProtocolError("its stream ended without Finished")
             except WorkerProtocolError as error:
-                self._go_on(lease, Failure(grpc.StatusCode.INTERNAL, str(error)))
+                self._retry(slot, Failure(grpc.StatusCode.INTERNAL, str(error)))
             except grpc.aio.AioRpcError as error:
-                self._go_on(lease, Failure(error.code(), error.details() or "no details"))
+                self._retry(slot, Failure(error.code(), error.details() or "no details"))
             except asyncio.CancelledError:
-                if not lease.was_cut or is_being_cancelled():
+                if not slot.was_aborted or is_being_cancelled():
                     raise
-                self._go_on(lease, Failure(grpc.StatusCode.UNAVAILABLE, "silent or failed"))
+                self._retry(slot, Failure(grpc.StatusCode.UNAVAILABLE, "disconnected or failed"))
             finally:
-                lease.release()
+                slot.release()
 
-    def _take(self, message: worker_pb2.GenerateResponse, lease: Lease) -> Event | None:
-        """Notes what came; None for what the client knows already. Raises WorkerProtocolError."""
+    def _receive(self, message: worker_pb2.GenerateResponse, slot: Slot) -> Event | None:
+        """Checks a message and keeps what a resume needs; None if the client has it already."""
         kind = message.WhichOneof("event")
-        if (kind == "accepted") == lease.accepted:
-            raise WorkerProtocolError(f"{kind} came before or after its time")
+        if (kind == "accepted") == slot.accepted:
+            raise WorkerProtocolError(f"{kind} came out of order")
         if kind == "tokens":
             if message.tokens.ids:
                 self._received.extend(message.tokens.ids)
-                self._attempts = Attempts()
+                self._attempts = NO_FAILURES
                 self._meter.count_completion(len(message.tokens.ids))
             return message.tokens
         if kind == "finished":
@@ -95,12 +180,12 @@ class Choice:
             return message.finished
         if kind != "accepted" or not message.accepted.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
-        lease.accept()
-        self._revision = lease.worker.revision
+        slot.mark_accepted()
+        self._revision = slot.worker.revision
         if self._digest:
             return None
         self._digest = message.accepted.model_digest
-        self._admission.accepted()
+        self._claim.on_accepted()
         return message.accepted
 
     def _request(self) -> worker_pb2.GenerateRequest:
@@ -112,20 +197,20 @@ class Choice:
         resumed.resume.model_digest = self._digest
         return resumed
 
-    def _go_on(self, lease: Lease, failure: Failure) -> None:
-        """Stands in line again, or raises what the client is to be told."""
-        worker = lease.worker
+    def _retry(self, slot: Slot, failure: Failure) -> None:
+        """Queues the choice again, or raises the error that the client gets."""
+        worker = slot.worker
         verdict = after_failure(
-            replace(failure, accepted=lease.accepted, draining=worker.draining), self._attempts
+            replace(failure, accepted=slot.accepted, draining=worker.draining), self._attempts
         )
         if isinstance(verdict, End):
-            lease.release()
+            slot.release()
             raise verdict.error
         if verdict.blame is Blame.FULL:
-            worker.full()
+            worker.mark_full()
         else:
             log.warning(
-                "a worker failed a request: it goes on elsewhere",
+                "a worker failed a request, which continues on another",
                 model=self.request.model,
                 request=self.request.request_id,
                 worker=worker.worker_id,
@@ -133,12 +218,12 @@ class Choice:
                 reason=f"{failure.code.name}: {failure.details}",
             )
         if verdict.blame is Blame.SUSPECT:
-            worker.suspect()
-        if lease.accepted:
-            self._meter.resume()
-        lease.release()
+            worker.mark_suspect()
+        if slot.accepted:
+            self._meter.count_resumed()
+        slot.release()
         self._attempts = verdict.attempts
-        self._admission.again(
+        self._claim.requeue(
             self.index,
             digest=self._digest,
             revision=self._revision,
@@ -146,19 +231,19 @@ class Choice:
         )
 
 
-async def ended(call: GenerateCall) -> None:
-    """Waits for the call's status, which says that its slot is free; the answer is complete."""
+async def wait_for_end(call: GenerateCall) -> None:
+    """Waits for the status of a call that has sent Finished: the worker's slot is free then."""
     try:
-        async with asyncio.timeout(GRACE):
+        async with asyncio.timeout(END_TIMEOUT):
             await call.read()
     except (TimeoutError, grpc.aio.AioRpcError):
-        pass  # it has given all that it had to give
+        pass  # the answer is complete anyway
     except asyncio.CancelledError:
         if is_being_cancelled():
             raise
 
 
 def is_being_cancelled() -> bool:
-    """Whether somebody cancelled this task, rather than the call that it reads."""
+    """Whether this task was cancelled, rather than the call that it reads."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
@@ -14,7 +14,7 @@ NAMES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRoute:
-    """A worker that exists."""
+    """A worker of the view: where it is, and whether new requests may go there."""
 
     worker_id: str
     address: str  # host:port
@@ -23,7 +23,7 @@ class WorkerRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class ModelView:
     """One model: its names, its limits and its workers."""
 
     model: str  # "namespace/name": always answers
@@ -48,14 +48,14 @@ class View:
 
     term: int = 0
     version: int = 0
-    routes: Mapping[str, Route]  # by full name
+    models: Mapping[str, ModelView]  # by full name
     names: Mapping[str, str]  # every name that answers, to the full name; served names first
 
-    def resolve(self, name: str) -> Route:
-        """The route that answers to this name; UnknownModelError says which names there are."""
+    def resolve(self, name: str) -> ModelView:
+        """The model that answers to this name; UnknownModelError says which names there are."""
         model = self.names.get(name)
         if model is not None:
-            return self.routes[model]
+            return self.models[model]
         known = ", ".join(list(self.names)[:NAMES_SHOWN]) or "none"
         if len(self.names) > NAMES_SHOWN:
             known += f" and {len(self.names) - NAMES_SHOWN} more"
@@ -64,44 +64,39 @@ class View:
         )
 
 
-def make_view(routes: tuple[Route, ...], *, term: int = 0, version: int = 0) -> View:
-    """A view of these routes. Full names beat served names; among those the first claim wins."""
-    full = {route.model: route.model for route in routes}
+def make_view(models: Iterable[ModelView], *, term: int = 0, version: int = 0) -> View:
+    """A view of these models. Full names beat served names; among those the first claim wins."""
+    by_name = {model.model: model for model in models}
     served: dict[str, str] = {}
-    for route in routes:
-        for name in route.served_names:
-            if name not in full:
-                served.setdefault(name, route.model)
-    return View(
-        term=term,
-        version=version,
-        routes={route.model: route for route in routes},
-        names=served | full,
-    )
+    for model in by_name.values():
+        for name in model.served_names:
+            if name not in by_name:
+                served.setdefault(name, model.model)
+    names = served | {name: name for name in by_name}
+    return View(term=term, version=version, models=by_name, names=names)
 
 
 def parse_view(message: fleet_pb2.View) -> View:
     """The view that the operator sent."""
-    routes = tuple(parse_route(model) for model in message.models)
-    return make_view(routes, term=message.term, version=message.version)
+    return make_view(map(parse_model, message.models), term=message.term, version=message.version)
 
 
-def changed_view(view: View, message: fleet_pb2.ViewChange) -> View:
+def apply_change(view: View, change: fleet_pb2.ViewChange) -> View:
     """The view as it is after a change that the operator sent."""
-    routes = dict(view.routes)
-    for model in message.removed:
-        routes.pop(model, None)
-    routes.update((model.model, parse_route(model)) for model in message.models)
-    return make_view(tuple(routes.values()), term=view.term, version=message.version)
+    models = dict(view.models)
+    for name in change.removed:
+        models.pop(name, None)
+    models.update((model.model, parse_model(model)) for model in change.models)
+    return make_view(models.values(), term=view.term, version=change.version)
 
 
-def parse_route(model: fleet_pb2.ModelView) -> Route:
+def parse_model(message: fleet_pb2.ModelView) -> ModelView:
     """One model, as the operator sent it."""
-    return Route(
-        model=model.model,
-        served_names=tuple(model.served_names),
-        max_queue=model.max_queue,
-        hold_timeout=model.hold_timeout,
+    return ModelView(
+        model=message.model,
+        served_names=tuple(message.served_names),
+        max_queue=message.max_queue,
+        hold_timeout=message.hold_timeout,
         workers=tuple(
             WorkerRoute(
                 worker_id=worker.worker_id,
@@ -109,40 +104,43 @@ def parse_route(model: fleet_pb2.ModelView) -> Route:
                 routable=worker.routable,
                 revision=worker.revision,
             )
-            for worker in model.workers
+            for worker in message.workers
         ),
-        created=model.created,
-        eta=model.eta,
-        phase=model.phase,
-        revisions=frozenset(model.revisions),
+        created=message.created,
+        eta=message.eta,
+        phase=message.phase,
+        revisions=frozenset(message.revisions),
     )
 
 
 def is_outdated(view: View, current: View | None) -> bool:
     """Whether a view comes from a leader that was replaced.
 
-    Versions are not compared: a stream keeps their order, and an operator that restarted within
-    its term begins again.
+    Versions are not compared: views of one stream come in order, and an operator that restarts
+    within its term counts from the beginning.
     """
     return current is not None and view.term < current.term
 
 
-def outlook(route: Route, now: float) -> str:
-    """For a person who waits: what the model is doing and when it will be ready. `now`: epoch."""
-    phase = f"phase {route.phase}" if route.phase else "phase unknown"
-    if route.eta <= 0:
+def describe_eta(model: ModelView, now: float) -> str:
+    """What a model does before it is ready: "phase Download, ready in about 42 s".
+
+    `now`: seconds since the epoch.
+    """
+    phase = f"phase {model.phase}" if model.phase else "phase unknown"
+    if model.eta <= 0:
         return f"{phase}, ready at an unknown time"
-    return f"{phase}, ready in about {max(0.0, route.eta - now):.0f} s"
+    return f"{phase}, ready in about {max(0.0, model.eta - now):.0f} s"
 
 
-def not_ready(route: Route, waited: float, ready_workers: int, now: float) -> NotReadyError:
+def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -> NotReadyError:
     """The 503 after a request waited as long as it may (seconds)."""
     if ready_workers:
         why = f"its {ready_workers} ready workers are busy"
     else:
-        why = f"none of its {len(route.workers)} workers is ready ({outlook(route, now)})"
+        why = f"none of its {len(model.workers)} workers is ready ({describe_eta(model, now)})"
     return NotReadyError(
-        f"No worker of {route.model} could take the request within {waited:.1f} s: {why}. "
+        f"No worker of {model.model} could take the request within {waited:.1f} s: {why}. "
         "Try again later.",
-        retry_after=route.eta - now if route.eta > now else 5.0,
+        retry_after=model.eta - now if model.eta > now else 5.0,
     )

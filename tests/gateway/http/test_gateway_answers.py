@@ -11,10 +11,10 @@ from gateway_doubles import (
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
-from modelfleet_gateway.openai_api.shapes import FINISH_REASONS
+from modelfleet_gateway.openai_api.answer import FINISH_REASONS
 from modelfleet_gateway.routing.stream import KNOWN_REASONS
 from modelfleet_proto import worker_pb2
 
@@ -277,9 +277,9 @@ async def test_the_series_of_a_model_go_with_it_and_its_counts_come_back():
     async with running_fleet(worker) as fleet:
         await fleet.client.completions.create(model="tiny", prompt="p")
         fleet.push()
-        await eventually(lambda: not fleet.gateway.dispatcher.desks)
+        await eventually(lambda: not fleet.gateway.dispatcher.queues)
         assert MODEL not in (await fleet.http.get("/metrics")).text
-        fleet.push(route(worker))
+        fleet.push(model_view(worker))
         await fleet.ready(1)
         await fleet.client.completions.create(model="tiny", prompt="p")
         text = (await fleet.http.get("/metrics")).text

@@ -1,4 +1,4 @@
-"""Wrong requests get one clear answer in OpenAI's shape, and the gateway goes on."""
+"""Wrong requests get one clear answer in OpenAI's shape, and the gateway serves on."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import json
 import grpc
 import openai
 import pytest
+
 from gateway_doubles import ScriptedWorker, expected_text, running_fleet
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -189,7 +190,7 @@ async def test_an_announced_giant_is_answered_before_it_is_sent():
     assert b"413" in status
 
 
-async def test_a_worker_with_a_bug_is_an_honest_error_without_a_traceback():
+async def test_a_worker_with_a_bug_is_an_error_without_a_traceback():
     async def bug(context, request, position):
         raise KeyError("secret")
 

@@ -12,7 +12,7 @@ from gateway_doubles import (
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
 from modelfleet_gateway.errors import NotReadyError, UnknownModelError
@@ -20,7 +20,7 @@ from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.metrics import Metrics
 from modelfleet_gateway.options import Options
 from modelfleet_gateway.routing.dispatch import Dispatcher
-from modelfleet_gateway.routing.view import Route, make_view
+from modelfleet_gateway.routing.view import ModelView, make_view
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 
@@ -75,10 +75,10 @@ async def test_a_worker_that_restarts_at_its_address_is_found_again():
 async def test_a_view_of_a_lower_term_is_ignored():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
-        fleet.push(route(worker, served=("new",)), term=5)
+        fleet.push(model_view(worker, served=("new",)), term=5)
         await eventually(lambda: "new" in fleet.gateway.dispatcher.view.names)
-        fleet.push(route(worker, served=("old",)), term=4)
-        fleet.push(route(worker, served=("newer",)), term=5)
+        fleet.push(model_view(worker, served=("old",)), term=4)
+        fleet.push(model_view(worker, served=("newer",)), term=5)
         await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
         assert fleet.gateway.dispatcher.view.term == 5
 
@@ -87,30 +87,30 @@ async def test_a_change_touches_only_the_models_that_it_names():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         dispatcher, operator = fleet.gateway.dispatcher, fleet.operator
-        kept = dispatcher.desks[MODEL].workers["w-0"]
+        kept = dispatcher.queues[MODEL].workers["w-0"]
         new = fleet_pb2.ModelView(model="default/new", served_names=["new"])
         operator.change(fleet_pb2.ViewChange(version=7, models=[new]))
         await eventually(lambda: "new" in dispatcher.view.names)
-        assert dispatcher.desks[MODEL].workers["w-0"] is kept
+        assert dispatcher.queues[MODEL].workers["w-0"] is kept
         assert await ask(fleet) == expected_text("p", 8)
         await eventually(lambda: operator.signals[-1].version == 7)
 
         operator.change(fleet_pb2.ViewChange(version=8, removed=["default/new"]))
         await eventually(lambda: "new" not in dispatcher.view.names)
-        assert dispatcher.desks.keys() == {MODEL}
+        assert dispatcher.queues.keys() == {MODEL}
         assert dispatcher.view.term == 1
 
 
 async def test_a_change_of_a_leader_that_was_replaced_is_ignored():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
-        fleet.push(route(worker, served=("tiny",)), term=5)
+        fleet.push(model_view(worker, served=("tiny",)), term=5)
         await eventually(lambda: fleet.gateway.dispatcher.view.term == 5)
-        fleet.push(route(worker, served=("old",)), term=4)
+        fleet.push(model_view(worker, served=("old",)), term=4)
         stale = fleet_pb2.ModelView(model="default/stale", served_names=["stale"])
         fleet.operator.change(fleet_pb2.ViewChange(version=99, models=[stale]))
         await eventually(lambda: not fleet.operator.changes)
-        fleet.push(route(worker, served=("newer",)), term=5)
+        fleet.push(model_view(worker, served=("newer",)), term=5)
         await eventually(lambda: "newer" in fleet.gateway.dispatcher.view.names)
         assert "stale" not in fleet.gateway.dispatcher.view.names
 
@@ -119,7 +119,9 @@ async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         idle = fleet_pb2.ModelView(model="default/idle")
-        view = fleet_pb2.View(term=1, version=2, models=[route(worker), idle], takes_partial=True)
+        view = fleet_pb2.View(
+            term=1, version=2, models=[model_view(worker), idle], takes_partial=True
+        )
         fleet.operator.push(view)
         signals = fleet.operator.signals
         await eventually(lambda: signals[-1].partial and not signals[-1].models)
@@ -133,7 +135,7 @@ async def test_an_operator_that_takes_them_gets_signals_of_what_changed_only():
 async def test_a_worker_that_is_not_routable_gets_nothing_new():
     stopped, other = ScriptedWorker("w-0"), ScriptedWorker("w-1")
     async with running_fleet(stopped, other) as fleet:
-        view = route(stopped, other)
+        view = model_view(stopped, other)
         view.workers[0].routable = False
         fleet.push(view)
         await fleet.ready(1)
@@ -157,7 +159,7 @@ async def test_goes_on_without_an_operator_and_finds_it_again():
     assert fleet.operator.hellos == ["gw-1", "gw-1"]
 
 
-async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
+async def test_a_request_waits_for_a_model_that_is_new_while_the_operator_is_away():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         await fleet.operator.stop()
@@ -176,9 +178,9 @@ async def test_a_model_that_came_while_the_operator_was_away_is_waited_for():
 
 
 @pytest.mark.looptime
-async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good():
+async def test_an_unknown_model_is_not_ready_rather_than_missing_without_an_operator():
     dispatcher = Dispatcher(Metrics())
-    dispatcher.apply(make_view((Route(model="default/old"),)))
+    dispatcher.apply(make_view((ModelView(model="default/old"),)))
     assert (await dispatcher.find("default/old")).model == "default/old"
     with pytest.raises(NotReadyError, match=r"'new' is not known here, and the operator"):
         await dispatcher.find("new")
@@ -187,16 +189,18 @@ async def test_what_nobody_can_know_without_an_operator_is_not_refused_for_good(
         await dispatcher.find("new")
 
 
-async def test_an_operator_that_stands_still_is_left_for_another(monkeypatch):
+async def test_an_operator_without_heartbeats_is_left_for_another(monkeypatch):
     """Its connection stays: the kernel answers for a process that was stopped."""
-    monkeypatch.setattr("modelfleet_gateway.operator_link.link.SILENCE", 0.5)
+    monkeypatch.setattr("modelfleet_gateway.operator_link.link.HEARTBEAT_TIMEOUT", 0.5)
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:
         operator = fleet.operator
         await asyncio.sleep(1)
-        assert len(operator.hellos) == 1, "one that never had a heartbeat is not missed"
+        assert len(operator.hellos) == 1, "an older version sends no heartbeats and is not left"
         operator.heartbeat = 0.1
-        fleet.push(route(worker))  # its pause ends, and the next one is short
+        fleet.push(
+            model_view(worker)
+        )  # ends its wait for a change; from then on it sends heartbeats
         await asyncio.sleep(1)
         assert len(operator.hellos) == 1
         operator.heartbeat = None

@@ -1,7 +1,6 @@
 """The gateway's pure parts, as tables."""
 
 import asyncio
-from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -15,63 +14,77 @@ from modelfleet_gateway.errors import (
     UpstreamLostError,
 )
 from modelfleet_gateway.options import split_address
-from modelfleet_gateway.routing.balance import choose_worker
 from modelfleet_gateway.routing.failover import (
-    MAX_FRUITLESS,
-    MAX_TURNED_AWAY,
-    Again,
+    MAX_FAILURES,
+    MAX_REFUSALS,
     Attempts,
     Blame,
     End,
     Failure,
+    Retry,
     after_failure,
 )
-from modelfleet_gateway.routing.merge import merged
-from modelfleet_gateway.routing.queue import WaitingLine
-from modelfleet_gateway.routing.view import Route, is_outdated, make_view, not_ready, outlook
+from modelfleet_gateway.routing.merge import interleave
+from modelfleet_gateway.routing.queue import RequestQueue
+from modelfleet_gateway.routing.view import (
+    ModelView,
+    WorkerRoute,
+    describe_eta,
+    is_outdated,
+    make_view,
+    not_ready,
+)
+from modelfleet_gateway.routing.workers import Worker, choose_worker
+from modelfleet_proto import worker_pb2
 
 Code = grpc.StatusCode
+MODEL = "default/tiny"
+READY = worker_pb2.WORKER_STATE_READY
 
 
-@dataclass
-class Candidate:
-    worker_id: str = "w-0"
-    model_digest: str = "d"
-    free_slots: int = 1
-    outstanding: int = 0
+def worker(name="w-0", *, digest="d", slots=8, taken=0) -> Worker:
+    """A ready worker with so many of its slots taken."""
+    route = WorkerRoute(worker_id=name, address="127.0.0.1:1")
+    made = Worker(route, MODEL, on_change=lambda: None)
+    made.on_stats(worker_pb2.Stats(state=READY, model=MODEL, model_digest=digest, slots=slots))
+    for _ in range(taken):
+        made.take_slot()
+    return made
 
 
 @pytest.mark.parametrize(
     ("workers", "how", "chosen"),
     [
-        pytest.param([], {}, None, id="nobody"),
-        pytest.param([Candidate(free_slots=0)], {}, None, id="nobody with a free slot"),
+        pytest.param([], {}, None, id="without workers, none"),
+        pytest.param([{"slots": 0}], {}, None, id="none without a free slot"),
         pytest.param(
-            [Candidate("a", outstanding=3), Candidate("b", outstanding=2)],
+            [{"name": "a", "taken": 3}, {"name": "b", "taken": 2}],
             {},
             "b",
             id="the least outstanding work",
         ),
-        pytest.param([Candidate("a"), Candidate("b")], {}, "a", id="ties go to the first"),
+        pytest.param([{"name": "a"}, {"name": "b"}], {}, "a", id="ties go to the first"),
         pytest.param(
-            [Candidate("a", "other"), Candidate("b", "d", outstanding=5)],
+            [{"name": "a", "digest": "other"}, {"name": "b", "taken": 5}],
             {"digest": "d"},
             "b",
-            id="a stream goes on only where its digest is",
+            id="a stream is resumed only where its digest is",
         ),
-        pytest.param([Candidate("a", "other")], {"digest": "d"}, None, id="or waits"),
+        pytest.param([{"name": "a", "digest": "other"}], {"digest": "d"}, None, id="or waits"),
         pytest.param(
-            [Candidate("a"), Candidate("b", outstanding=5)],
+            [{"name": "a"}, {"name": "b", "taken": 5}],
             {"avoid": "a"},
             "b",
             id="not where it failed last",
         ),
-        pytest.param([Candidate("a")], {"avoid": "a"}, "a", id="unless there is no other"),
+        pytest.param([{"name": "a"}], {"avoid": "a"}, "a", id="unless there is no other"),
     ],
 )
-def test_chooses_a_worker(workers, how, chosen):
-    found = choose_worker(workers, **how)
+async def test_chooses_a_worker(workers, how, chosen):
+    made = [worker(**fields) for fields in workers]
+    found = choose_worker(made, **how)
     assert (found.worker_id if found else None) == chosen
+    await asyncio.gather(*(one.close() for one in made))
 
 
 @pytest.mark.parametrize(
@@ -88,9 +101,9 @@ def test_chooses_a_worker(workers, how, chosen):
         (Failure(Code.INVALID_ARGUMENT, "", accepted=True), Blame.SUSPECT),
     ],
 )
-def test_goes_on_after_a_failure_that_another_worker_may_not_have(failure, blame):
+def test_retries_after_a_failure_that_another_worker_may_not_have(failure, blame):
     verdict = after_failure(failure, Attempts())
-    assert isinstance(verdict, Again)
+    assert isinstance(verdict, Retry)
     assert verdict.blame is blame
 
 
@@ -101,7 +114,7 @@ def test_goes_on_after_a_failure_that_another_worker_may_not_have(failure, blame
         (Code.OUT_OF_RANGE, ContextLengthExceededError),
     ],
 )
-def test_ends_what_is_wrong_everywhere(code, error):
+def test_ends_a_request_that_is_wrong_for_every_worker(code, error):
     verdict = after_failure(Failure(code, "why"), Attempts())
     assert isinstance(verdict, End)
     assert type(verdict.error) is error
@@ -111,16 +124,18 @@ def test_ends_what_is_wrong_everywhere(code, error):
 @pytest.mark.parametrize(
     ("failure", "tries"),
     [
-        (Failure(Code.INTERNAL, "", accepted=True), MAX_FRUITLESS),
-        (Failure(Code.UNAVAILABLE, "", accepted=True), MAX_FRUITLESS),
-        (Failure(Code.UNKNOWN, ""), MAX_FRUITLESS),
-        (Failure(Code.UNAVAILABLE, ""), MAX_TURNED_AWAY),
-        (Failure(Code.FAILED_PRECONDITION, ""), MAX_TURNED_AWAY),
+        (Failure(Code.INTERNAL, "", accepted=True), MAX_FAILURES),
+        (Failure(Code.UNAVAILABLE, "", accepted=True), MAX_FAILURES),
+        (Failure(Code.UNKNOWN, ""), MAX_FAILURES),
+        (Failure(Code.UNAVAILABLE, ""), MAX_REFUSALS),
+        (Failure(Code.FAILED_PRECONDITION, ""), MAX_REFUSALS),
         (Failure(Code.RESOURCE_EXHAUSTED, ""), None),
         (Failure(Code.UNAVAILABLE, "", accepted=True, draining=True), None),
     ],
 )
-def test_gives_up_after_failures_without_a_token_except_honest_ones(failure, tries):
+def test_gives_up_after_failures_without_a_token_but_not_for_full_or_draining_workers(
+    failure, tries
+):
     attempts = Attempts()
     for count in range(1, 200):
         verdict = after_failure(failure, attempts)
@@ -135,8 +150,8 @@ def test_gives_up_after_failures_without_a_token_except_honest_ones(failure, tri
 def test_full_names_always_answer_and_the_first_claim_on_a_short_name_wins():
     view = make_view(
         (
-            Route(model="a/m", served_names=("m", "b/m")),
-            Route(model="b/m", served_names=("m", "second")),
+            ModelView(model="a/m", served_names=("m", "b/m")),
+            ModelView(model="b/m", served_names=("m", "second")),
         )
     )
     assert view.resolve("m").model == "a/m"
@@ -154,77 +169,77 @@ def test_only_a_lower_term_is_outdated(current, new, outdated):
     assert is_outdated(make_view((), term=new, version=1), in_force) is outdated
 
 
-def test_tells_what_a_sleeping_model_does():
-    assert outlook(Route(model="a/m"), 100) == "phase unknown, ready at an unknown time"
-    route = Route(model="a/m", phase="Download", eta=142)
-    assert outlook(route, 100) == "phase Download, ready in about 42 s"
-    error = not_ready(route, waited=30, ready_workers=0, now=100)
+def test_describes_when_a_sleeping_model_will_be_ready():
+    assert describe_eta(ModelView(model="a/m"), 100) == "phase unknown, ready at an unknown time"
+    model = ModelView(model="a/m", phase="Download", eta=142)
+    assert describe_eta(model, 100) == "phase Download, ready in about 42 s"
+    error = not_ready(model, waited=30, ready_workers=0, now=100)
     assert error.headers() == {"retry-after": "42"}
     assert "a/m" in error.message
 
 
-async def test_the_line_is_served_in_order_of_arrival_and_streams_to_resume_first():
-    line: WaitingLine[str] = WaitingLine()
-    first, second = line.admit(2, limit=10, now=0)
-    (third,) = line.admit(1, limit=10, now=1)
-    line.leave(second)
+async def test_slots_go_to_streams_to_resume_first_and_then_in_order_of_arrival():
+    queue = RequestQueue()
+    first, second = queue.add_request(2, limit=10, now=0)
+    (third,) = queue.add_request(1, limit=10, now=1)
+    queue.remove(second)
     second.digest = "d"
-    line.join(second)
+    queue.enqueue(second)
     served: list[int] = []
 
-    def place(waiter):
-        if waiter.digest or len(served) == 2:
+    def take_slot(choice):
+        if choice.digest or len(served) == 2:
             return None
-        served.append(waiter.number)
+        served.append(choice.arrival)
         return "slot"
 
-    line.serve(place)
-    assert served == [first.number, third.number], "a stream that cannot be placed blocks nobody"
-    assert len(line) == 1
-    line.leave(first)
-    line.join(again := line.admit(1, limit=10, now=2)[0])
-    line.leave(again)
+    queue.assign_slots(take_slot)
+    assert served == [first.arrival, third.arrival], "a stream without a slot blocks no new request"
+    assert len(queue) == 1
+    queue.remove(first)
+    queue.enqueue(again := queue.add_request(1, limit=10, now=2)[0])
+    queue.remove(again)
     order: list[int] = []
-    line.serve(lambda waiter: order.append(waiter.number) or "slot")
-    assert order == [second.number, again.number]
+    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assert order == [second.arrival, again.arrival]
 
 
-async def test_one_that_comes_back_stands_at_the_head_again():
-    line: WaitingLine[str] = WaitingLine()
-    first, second = line.admit(2, limit=10, now=0)
-    line.leave(first)
-    first.turn = asyncio.get_running_loop().create_future()
-    line.join(first)
+async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
+    queue = RequestQueue()
+    first, second = queue.add_request(2, limit=10, now=0)
+    queue.remove(first)
+    first.slot_future = asyncio.get_running_loop().create_future()
+    queue.enqueue(first)
     order: list[int] = []
-    line.serve(lambda waiter: order.append(waiter.number) or "slot")
-    assert order == [first.number, second.number]
+    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assert order == [first.arrival, second.arrival]
 
 
-async def test_the_line_is_bounded_for_new_requests_only():
-    line: WaitingLine[str] = WaitingLine()
-    many = line.admit(5, limit=3, now=0)
+async def test_the_queue_is_bounded_for_new_requests_only():
+    queue = RequestQueue()
+    many = queue.add_request(5, limit=3, now=0)
     with pytest.raises(QueueFullError, match="5 of at most 3") as full:
-        line.admit(1, limit=3, now=2.5)
+        queue.add_request(1, limit=3, now=2.5)
     assert full.value.headers() == {"retry-after": "3"}
-    for waiter in many:
-        line.leave(waiter)
-        waiter.digest = "d"
-        line.join(waiter)
-    assert len(line.admit(3, limit=3, now=0)) == 3
-    assert line.oldest_wait(now=4) == 4
+    for choice in many:
+        queue.remove(choice)
+        choice.digest = "d"
+        queue.enqueue(choice)
+    assert len(queue.add_request(3, limit=3, now=0)) == 3
+    assert queue.oldest_wait(now=4) == 4
 
 
-async def test_a_client_that_went_away_is_passed_over():
-    line: WaitingLine[str] = WaitingLine()
-    gone, here = line.admit(2, limit=10, now=0)
-    gone.turn.cancel()
-    line.serve(lambda _: "slot")
-    assert here.turn.result() == "slot"
-    assert len(line) == 0
+async def test_a_client_that_has_disconnected_gets_no_slot():
+    queue = RequestQueue()
+    gone, connected = queue.add_request(2, limit=10, now=0)
+    gone.slot_future.cancel()
+    queue.assign_slots(lambda _: "slot")
+    assert connected.slot_future.result() == "slot"
+    assert len(queue) == 0
 
 
-async def test_merged_streams_end_together_at_the_first_error():
-    closed: list[str] = []
+async def test_interleaved_streams_end_together_at_the_first_error():
+    closed: list = []
 
     async def good():
         try:
@@ -239,9 +254,10 @@ async def test_merged_streams_end_together_at_the_first_error():
         raise KeyError("bad")
 
     with pytest.raises(KeyError):
-        [item async for item in merged([good(), bad()])]
+        [item async for item in interleave([good(), bad()])]
     assert closed == ["good"]
-    assert [item async for item in merged([good()])] == [(0, number) for number in range(100)]
+    both = [item async for item in interleave([good(), good()])]
+    assert sorted(both) == sorted([*range(100), *range(100)])
 
 
 @pytest.mark.parametrize(

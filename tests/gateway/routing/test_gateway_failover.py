@@ -1,4 +1,4 @@
-"""Workers die, drain, lie and go silent; the client sees one stream with the right text."""
+"""Workers die, drain, stop and break the protocol; the client sees one right stream."""
 
 import asyncio
 
@@ -6,16 +6,16 @@ import grpc
 import openai
 import pytest
 import structlog
+
 from gateway_doubles import (
     MODEL,
     EndEarlyError,
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
-
 from modelfleet_gateway.routing import workers as gateway_workers
 from modelfleet_proto import worker_pb2
 
@@ -69,7 +69,7 @@ async def test_a_killed_worker_costs_none_of_its_8_streams(stream):
     async with running_fleet(*workers) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}", stream=stream)) for i in range(8)]
         await eventually(lambda: workers[0].running + workers[1].running == 8)
-        meter = fleet.gateway.dispatcher.desks[MODEL].meter
+        meter = fleet.gateway.dispatcher.queues[MODEL].meter
         await eventually(lambda: meter.completion_tokens > 40)
         await workers[0].kill()
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 30) for i in range(8)]
@@ -107,13 +107,13 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
         first.become(DRAINING)
         other.become(READY)
         await fleet.ready(1)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         assert await ask(fleet, "new") == expected_text("new", 8), "new requests pass it by"
         assert not asked.done()
 
         twin = ScriptedWorker("w-2")
         await twin.start()
-        fleet.push(route(other, twin))
+        fleet.push(model_view(other, twin))
         assert await asked == expected_text("p", 8)
         await undisturbed(fleet)
         await twin.kill()
@@ -121,16 +121,16 @@ async def test_a_stream_waits_for_a_worker_of_the_same_digest():
     assert all(not request.HasField("resume") for request in other.requests)
 
 
-async def test_a_stream_whose_revision_was_replaced_is_told_so():
+async def test_a_stream_whose_revision_was_replaced_ends_with_an_error():
     first = ScriptedWorker("w-0", before_token=hand_over)
     other = ScriptedWorker("w-1", digest="digest-2", state=worker_pb2.WORKER_STATE_LOADING)
     async with running_fleet(first, other) as fleet:
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(other))
-        await eventually(lambda: len(fleet.line) == 1)
-        assert not asked.done(), "the one that loads may be of its digest"
+        fleet.push(model_view(other))
+        await eventually(lambda: len(fleet.queued) == 1)
+        assert not asked.done(), "the loading worker may have its digest"
         other.become(READY)
         with pytest.raises(openai.APIError, match="replaced by another revision"):
             await asked
@@ -152,12 +152,12 @@ async def test_a_stream_whose_revision_can_be_started_again_is_held_for_it():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(new, revisions=("r1", "r2")))
+        fleet.push(model_view(new, revisions=("r1", "r2")))
         await fleet.ready(1)
         await eventually(lambda: awaited(fleet) == ["r1"])
         assert await ask(fleet, "new") == expected_text("new", 8), "others do not wait for it"
         assert not asked.done()
-        fleet.push(route(new, again, revisions=("r1", "r2")))
+        fleet.push(model_view(new, again, revisions=("r1", "r2")))
         await eventually(lambda: awaited(fleet) == ["r1"], within=5)
         again.become(READY)
         assert await asked == expected_text("p", 8)
@@ -174,16 +174,16 @@ async def test_a_draining_worker_of_its_revision_is_asked_back_for_a_stream():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(twin))
+        fleet.push(model_view(twin))
         await eventually(lambda: awaited(fleet) == ["r1"])
         assert not asked.done()
         twin.routable = True
-        fleet.push(route(twin))
+        fleet.push(model_view(twin))
         assert await asked == expected_text("p", 8)
     await twin.kill()
 
 
-async def test_a_stream_whose_revision_became_another_model_is_told_so():
+async def test_a_stream_whose_revision_became_another_model_ends_with_an_error():
     first = ScriptedWorker("w-0", before_token=hand_over)
     moved = ScriptedWorker("w-1", digest="digest-2")
     async with running_fleet(first) as fleet:
@@ -191,7 +191,7 @@ async def test_a_stream_whose_revision_became_another_model_is_told_so():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: len(first.requests) == 1)
         first.become(DRAINING)
-        fleet.push(route(moved, revisions=("r1",)))
+        fleet.push(model_view(moved, revisions=("r1",)))
         with pytest.raises(openai.APIError, match="replaced by another revision"):
             await asked
     await moved.kill()
@@ -203,7 +203,7 @@ async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: first.requests)
         first.become(DRAINING)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         with pytest.raises(openai.InternalServerError, match="w"):
             await ask(fleet, "too late")
         assert not asked.done()
@@ -212,18 +212,18 @@ async def test_a_stream_to_resume_is_held_beyond_the_hold_timeout():
         assert await asked == expected_text("p", 8)
 
 
-async def test_a_silent_worker_loses_its_streams_to_another(monkeypatch):
-    monkeypatch.setattr(gateway_workers, "SILENCE", 0.5)
+async def test_a_stopped_worker_loses_its_streams_to_another(monkeypatch):
+    monkeypatch.setattr(gateway_workers, "STATS_TIMEOUT", 0.5)
     first, second = (ScriptedWorker(f"w-{i}", tokens=20, pace=0.01) for i in range(2))
     async with running_fleet(first, second) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{i}")) for i in range(4)]
         await eventually(lambda: first.running == 2)
-        first.silent = True
+        first.stopped = True
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 20) for i in range(4)]
         await eventually(lambda: len(first.cancelled) == 2)
         await undisturbed(fleet)
 
-        first.silent = False
+        first.stopped = False
         await fleet.ready(2)
 
 
@@ -250,12 +250,12 @@ async def test_a_draining_worker_keeps_its_streams():
         await eventually(lambda: worker.running)
         worker.become(DRAINING)
         await fleet.ready(0)
-        fleet.push(route())  # it leaves the view while it drains
+        fleet.push(model_view())  # it leaves the view while it drains
         assert await asked == expected_text("p", 20)
     assert len(worker.requests) == 1
 
 
-async def test_a_request_that_kills_every_worker_ends_with_an_honest_error():
+async def test_a_request_that_kills_every_worker_ends_with_the_last_error():
     async def break_down(context, request, position):
         if "poison" in request.prompt and position == 2:
             await context.abort(grpc.StatusCode.INTERNAL, "illegal memory access")
@@ -283,7 +283,7 @@ async def test_a_worker_that_ends_without_saying_so_is_resumed():
         await undisturbed(fleet)
 
 
-async def test_a_full_worker_sends_the_request_back_to_the_head_of_the_line():
+async def test_a_full_worker_sends_the_request_back_to_the_head_of_the_queue():
     taken = 2
 
     async def others_were_faster(context, request, position):
@@ -314,15 +314,15 @@ async def test_a_deleted_model_ends_the_streams_that_wait_for_it():
         asked = asyncio.create_task(ask(fleet))
         await eventually(lambda: worker.requests)
         worker.become(DRAINING)
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         waiting = asyncio.create_task(ask(fleet, "new"))
-        await eventually(lambda: len(fleet.line) == 2)
-        fleet.push(route(model="default/other", served=()))
+        await eventually(lambda: len(fleet.queued) == 2)
+        fleet.push(model_view(model="default/other", served=()))
         with pytest.raises(openai.APIError, match="was deleted"):
             await asked
         with pytest.raises(openai.NotFoundError, match="was deleted"):
             await waiting
-        assert MODEL not in fleet.gateway.dispatcher.desks
+        assert MODEL not in fleet.gateway.dispatcher.queues
 
 
 async def test_a_worker_that_dies_between_the_last_token_and_the_end_loses_nothing():
@@ -351,8 +351,8 @@ async def test_a_worker_of_another_version_gets_nothing_and_the_log_says_why():
     assert not old.requests
 
 
-async def test_a_worker_that_breaks_the_protocol_answers_nobody():
-    liar = ScriptedWorker("w-0", digest="")  # nobody could resume its streams
+async def test_a_worker_that_breaks_the_protocol_is_not_used():
+    liar = ScriptedWorker("w-0", digest="")  # its streams could not be resumed
     async with running_fleet(liar, ScriptedWorker("w-1")) as fleet:
         assert await ask(fleet) == expected_text("p", 8)
         await undisturbed(fleet)

@@ -5,15 +5,15 @@ import time
 
 import openai
 import pytest
+
 from gateway_doubles import (
     MODEL,
     ScriptedWorker,
     eventually,
     expected_text,
-    route,
+    model_view,
     running_fleet,
 )
-
 from modelfleet_proto import worker_pb2
 
 LOADING = worker_pb2.WORKER_STATE_LOADING
@@ -42,11 +42,11 @@ async def test_20_requests_sent_at_zero_are_all_answered_when_a_worker_wakes():
         asked = []
         for number in range(20):
             asked.append(asyncio.create_task(ask(fleet, f"p{number}")))
-            await eventually(lambda: len(fleet.line) == len(asked))
+            await eventually(lambda: len(fleet.queued) == len(asked))
         await worker.start()
-        fleet.push(route(worker))
-        desk = fleet.gateway.dispatcher.desks[MODEL]
-        await eventually(lambda: desk.workers and desk.workers["w-0"].stats)
+        fleet.push(model_view(worker))
+        queue = fleet.gateway.dispatcher.queues[MODEL]
+        await eventually(lambda: queue.workers and queue.workers["w-0"].stats)
         assert not worker.requests, "a loading worker gets nothing"
         worker.become(READY)
         assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 8) for i in range(20)]
@@ -81,7 +81,7 @@ async def test_a_full_queue_refuses_before_anything_was_started():
         asked = [asyncio.create_task(ask(fleet, "p0"))]
         await eventually(lambda: worker.requests)
         asked += [asyncio.create_task(ask(fleet, f"p{i}")) for i in (1, 2)]
-        await eventually(lambda: len(fleet.line) == 2)
+        await eventually(lambda: len(fleet.queued) == 2)
         with pytest.raises(openai.RateLimitError, match="queue is full") as refused:
             await ask(fleet, "p3")
         assert int(refused.value.response.headers["retry-after"]) >= 1
@@ -93,12 +93,12 @@ async def test_a_full_queue_refuses_before_anything_was_started():
         await eventually(lambda: signals and any(m.refusals == 1 for m in signals[-1].models))
 
 
-async def test_a_request_with_many_choices_is_admitted_as_a_whole_or_not_at_all():
+async def test_a_request_with_many_choices_is_queued_as_a_whole_or_not_at_all():
     gate = asyncio.Event()
     worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
     async with running_fleet(worker, max_queue=3) as fleet:
         whole = asyncio.create_task(ask(fleet, "more choices than the queue holds", n=8))
-        await eventually(lambda: len(fleet.line) == 7)
+        await eventually(lambda: len(fleet.queued) == 7)
         with pytest.raises(openai.RateLimitError):
             await ask(fleet, "p", n=2)
         gate.set()
@@ -116,7 +116,7 @@ async def test_a_wake_that_takes_too_long_is_told_with_its_eta():
             assert "phase Download, ready in about 4" in refused.value.message
             assert 30 <= int(refused.value.response.headers["retry-after"]) <= 42
         assert await fleet.metric("modelfleet_gateway_refusals_total") == 2
-        assert len(fleet.line) == 0
+        assert len(fleet.queued) == 0
 
 
 async def test_a_request_with_choices_under_way_is_not_refused():
@@ -141,7 +141,7 @@ async def test_a_client_that_goes_away_stops_its_generation(stream):
         began = time.monotonic()
         await eventually(lambda: worker.cancelled and not worker.running)
         assert time.monotonic() - began < 0.5
-        assert fleet.gateway.dispatcher.desks[MODEL].running == 0
+        assert fleet.gateway.dispatcher.queues[MODEL].running == 0
         assert await fleet.metric('modelfleet_gateway_requests_total{code="499"') == 1
         assert await fleet.metric("modelfleet_gateway_lost_total") == 0
 
@@ -161,12 +161,12 @@ async def test_a_client_that_goes_away_leaves_the_queue():
         first = asyncio.create_task(ask(fleet, "first"))
         await eventually(lambda: worker.requests)
         gone = [asyncio.create_task(ask(fleet, "gone", n=2)) for _ in range(3)]
-        await eventually(lambda: len(fleet.line) == 6)
+        await eventually(lambda: len(fleet.queued) == 6)
         last = asyncio.create_task(ask(fleet, "last"))
-        await eventually(lambda: len(fleet.line) == 7)
+        await eventually(lambda: len(fleet.queued) == 7)
         for task in gone:
             task.cancel()
-        await eventually(lambda: len(fleet.line) == 1)
+        await eventually(lambda: len(fleet.queued) == 1)
         gate.set()
         assert [await first, await last] == [expected_text(p, 8) for p in ("first", "last")]
     assert [request.prompt for request in worker.requests] == ["first", "last"]
@@ -191,11 +191,11 @@ async def test_progress_comments_tell_a_patient_client_what_happens():
         heard = asyncio.create_task(listen())
         await eventually(lambda: lines)
         await worker.start()
-        fleet.push(route(worker))
+        fleet.push(model_view(worker))
         await heard
         await worker.kill()
     assert lines[0].startswith(": waiting for a worker: phase Weights, ready in about ")
-    assert lines[0].endswith("; 1 in line")
+    assert lines[0].endswith("; 1 queued")
     assert lines[-2] == "data: [DONE]"
 
 

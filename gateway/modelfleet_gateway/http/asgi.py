@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, at the level of ASGI."""
+"""One HTTP request and its response, at the level of ASGI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import BodyTooLargeError, GatewayError, InvalidRequestError, ShuttingDownError
 
@@ -18,10 +18,33 @@ Json = dict[str, Any]
 Result = TypeVar("Result")
 
 REQUEST_ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+CLOSE: Final = (b"connection", b"close")
+
+
+class CloseOnDrain:
+    """An ASGI application whose responses carry `connection: close` while it drains.
+
+    A connection that the server closes while the client's next request is on its way loses that
+    request (RFC 9112, 9.6). A client that was told so opens a new connection instead.
+    """
+
+    def __init__(self, app: ASGIApp, draining: asyncio.Event) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+
+        async def send_with_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._draining.is_set():
+                message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_close)
 
 
 def request_id(request: Request) -> str:
-    """The client's x-request-id if it has a sane one, else a new one."""
+    """The client's x-request-id if it is well-formed, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
 
@@ -29,7 +52,7 @@ def request_id(request: Request) -> str:
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, or BodyTooLargeError as soon as it is known to exceed `limit` bytes.
 
-    The server discards what the client sends on, so that the answer arrives.
+    The server reads and drops the rest of the body, so that the client can read the response.
     """
     declared = request.headers.get("content-length", "")
     size = int(declared) if declared.isdecimal() else 0
@@ -51,7 +74,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 class Reply:
-    """What goes to the client."""
+    """Writes one response: a JSON object, or a stream of server-sent events."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -59,7 +82,7 @@ class Reply:
         self.streaming = False
 
     async def json(self, status: int, body: Json) -> None:
-        """A whole answer."""
+        """The whole response."""
         content = encode(body)
         head = self.headers | {
             "content-type": "application/json",
@@ -74,7 +97,7 @@ class Reply:
         head = self.headers | {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
-            "x-accel-buffering": "no",  # nginx would hold the tokens back
+            "x-accel-buffering": "no",  # else nginx would buffer the tokens
         }
         await self._start(200, head)
 
@@ -85,15 +108,15 @@ class Reply:
             await self._write(data)
 
     async def comment(self, text: str) -> None:
-        """A line that SSE clients skip."""
+        """An SSE comment, which clients skip."""
         await self._write(f": {text}\n\n".encode())
 
     async def end_stream(self) -> None:
-        """OpenAI's end mark, and the end."""
+        """OpenAI's end mark; ends the response."""
         await self._write(b"data: [DONE]\n\n", last=True)
 
     async def fail(self, error: GatewayError) -> None:
-        """An error: as the whole answer, or as the last event of a stream that has begun."""
+        """An error: as the whole response, or as the last event of a stream that has begun."""
         if self.streaming:
             await self._write(b"data: " + encode(error.body()) + b"\n\n", last=True)
         else:
@@ -113,32 +136,32 @@ def encode(body: Json) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def unless_gone(
+async def run_while_connected(
     work: Coroutine[Any, Any, Result], receive: Receive, stop: asyncio.Future[None]
 ) -> Result:
-    """The result of `work`, which is cancelled when it can no longer matter.
+    """The result of `work`, which is cancelled when its result has no use any more.
 
-    Raises ClientDisconnect when the client goes, ShuttingDownError when `stop` is done. The body
-    must have been read. `work` must not end the response: that would look like a disconnect.
+    Raises ClientDisconnect when the client disconnects, ShuttingDownError when `stop` is done. The
+    body must have been read. `work` must not end the response: that would look like a disconnect.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
+    disconnect = asyncio.create_task(_wait_for_disconnect(receive))
     try:
-        waited: set[asyncio.Future[Any]] = {task, gone, stop}
+        waited: set[asyncio.Future[Any]] = {task, disconnect, stop}
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        if gone.done():
+        if disconnect.done():
             raise ClientDisconnect
         raise ShuttingDownError(
             "This gateway shuts down and its drain timeout is over.", retry_after=1
         )
     finally:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

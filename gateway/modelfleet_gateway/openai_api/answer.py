@@ -1,0 +1,156 @@
+"""The answer to one request: what chat and plain completions have in common."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from modelfleet_proto import worker_pb2
+
+Json = dict[str, Any]
+
+LOWEST_LOGPROB: Final = -9999.0  # OpenAI's for "very unlikely"; JSON has no infinity
+FINISH_REASONS: Final = {
+    worker_pb2.FINISH_REASON_STOP: "stop",
+    worker_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class Answer(ABC):
+    """Turns what workers send into OpenAI's JSON: chunk by chunk, or collected into one object.
+
+    A stream calls `chunks` for each event and `last_chunks` at the end; an answer that is not
+    streamed calls `collect` for each event and `whole` at the end. `index` is the choice's.
+    """
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]  # OpenAI's `object`, of an answer that is not streamed
+    chunk_object: ClassVar[str]
+
+    model: str  # as the client named it
+    created: float  # seconds since the epoch
+    choices_per_prompt: int = 1
+    include_usage: bool = False  # of a stream
+    fingerprint: str | None = None  # the model_digest, once a worker has accepted
+
+    def __post_init__(self) -> None:
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._envelope: Json = {
+            "id": self.id_prefix + uuid.uuid4().hex,
+            "object": "",
+            "created": int(self.created),
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+        # By choice, while an answer that is not streamed is collected.
+        self._texts: dict[int, list[str]] = defaultdict(list)
+        self._logprobs: dict[int, list[worker_pb2.TokenLogprobs]] = defaultdict(list)
+        self._finish_reasons: dict[int, str] = {}
+
+    @abstractmethod
+    def opening(self, index: int) -> Json | None:
+        """The first chunk of a choice, if it has one."""
+
+    @abstractmethod
+    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
+        """A choice in a chunk with new text."""
+
+    @abstractmethod
+    def closing(self, index: int, finish_reason: str) -> Json:
+        """A choice in its last chunk."""
+
+    @abstractmethod
+    def choice(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
+        """A choice of an answer that is not streamed."""
+
+    @abstractmethod
+    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
+        """The logprobs of tokens that follow those of earlier calls."""
+
+    def chunks(
+        self, index: int, event: worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
+    ) -> list[Json]:
+        """What a stream writes for an event; nothing for tokens whose text is held back."""
+        if isinstance(event, worker_pb2.Tokens):
+            logprobs = self.logprobs(index, event.logprobs) if event.logprobs else None
+            if not event.text and logprobs is None:
+                return []
+            return [self._chunk([self.part(index, event.text, logprobs)])]
+        if isinstance(event, worker_pb2.Accepted):
+            choice = self.opening(index)
+            return [] if choice is None else [self._chunk([choice])]
+        self._count_usage(index, event)
+        closing = self._chunk([self.closing(index, FINISH_REASONS[event.reason])])
+        if not event.text:
+            return [closing]
+        return [self._chunk([self.part(index, event.text, None)]), closing]
+
+    def last_chunks(self) -> list[Json]:
+        """What a stream writes after all choices: the usage, if the client asked for it."""
+        return [self._chunk([]) | {"usage": self._usage()}] if self.include_usage else []
+
+    def collect(
+        self, index: int, event: worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
+    ) -> None:
+        """Keeps what belongs into the whole answer."""
+        if isinstance(event, worker_pb2.Tokens):
+            self._texts[index].append(event.text)
+            self._logprobs[index].extend(event.logprobs)
+        elif isinstance(event, worker_pb2.Finished):
+            self._texts[index].append(event.text)
+            self._finish_reasons[index] = FINISH_REASONS[event.reason]
+            self._count_usage(index, event)
+
+    def whole(self) -> Json:
+        """The collected answer, its choices in order."""
+        choices: list[Json] = []
+        for index, finish_reason in sorted(self._finish_reasons.items()):
+            tokens = self._logprobs[index]
+            logprobs = self.logprobs(index, tokens) if tokens else None
+            text = "".join(self._texts[index])
+            choices.append(self.choice(index, text, logprobs, finish_reason))
+        return self._envelope | {
+            "object": self.whole_object,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+            "usage": self._usage(),
+        }
+
+    def _chunk(self, choices: list[Json]) -> Json:
+        chunk = self._envelope | {
+            "object": self.chunk_object,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+        return chunk | {"usage": None} if self.include_usage else chunk
+
+    def _count_usage(self, index: int, finished: worker_pb2.Finished) -> None:
+        self._completion_tokens += finished.completion_tokens
+        if index % self.choices_per_prompt == 0:  # a prompt counts once, whatever n is
+            self._prompt_tokens += finished.prompt_tokens
+            self._cached_tokens += min(finished.cached_tokens, finished.prompt_tokens)
+
+    def _usage(self) -> Json:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
+        }
+
+
+def printable(token: bytes) -> str:
+    """A token as text; bytes that are no whole character become U+FFFD, as OpenAI has it."""
+    return token.decode("utf-8", errors="replace")
+
+
+def json_logprob(value: float) -> float:
+    """A logprob that JSON can carry: -inf -> -9999.0."""
+    return max(LOWEST_LOGPROB, value)  # in this order NaN becomes the lowest, too
