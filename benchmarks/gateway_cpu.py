@@ -76,7 +76,8 @@ class Operator(fleet_pb2_grpc.FleetServicer):
 @contextlib.asynccontextmanager
 async def serving(add_servicer, servicer) -> AsyncIterator[str]:
     """The address of a gRPC server on the loopback."""
-    server = grpc.aio.server()
+    # no GOAWAY too_many_pings: gateways ping every 5 s
+    server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])
     add_servicer(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

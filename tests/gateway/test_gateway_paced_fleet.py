@@ -7,10 +7,13 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import openai
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, model_view, running_fleet
+from modelfleet_gateway.routing.channels import METADATA, open_channel
 
 pytestmark = pytest.mark.integration
 
@@ -93,3 +96,22 @@ async def test_8_streams_end_with_the_same_text_when_one_of_two_workers_goes(tmp
         resumed = await fleet.metric("modelfleet_gateway_resumed_total")
         assert resumed == (0 if sent == signal.SIGTERM else 4), "a drain lets them finish"
         assert await ask(fleet, 0, stream=True) == undisturbed[0], "it serves on"
+
+
+async def test_a_call_without_messages_notices_a_stopped_worker(tmp_path):
+    """Keepalive alone: a ping after 5 s of silence, an answer to it within 5 s."""
+    async with (
+        paced_workers(tmp_path, "w-0") as [worker],
+        open_channel(worker.double.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        call = health.Watch(health_pb2.HealthCheckRequest(), metadata=METADATA)
+        async with asyncio.timeout(20):  # the model may still be loading
+            while (await call.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                pass
+        await asyncio.sleep(0.5)  # the messages are acknowledged: only a ping can notice it
+        worker.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            async with asyncio.timeout(15):
+                await call.read()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE

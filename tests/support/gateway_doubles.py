@@ -89,10 +89,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     async def start(self) -> None:
         server = grpc.aio.server(
             interceptors=(VersionInterceptor("worker"),),
-            options=(
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-            ),
+            options=(("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(self, server)
         port = server.add_insecure_port(self.address or "127.0.0.1:0")
@@ -206,7 +203,10 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        server = grpc.aio.server(interceptors=(VersionInterceptor("operator"),))
+        server = grpc.aio.server(
+            interceptors=(VersionInterceptor("operator"),),
+            options=(("grpc.http2.max_ping_strikes", 0),),
+        )
         fleet_pb2_grpc.add_FleetServicer_to_server(self, server)
         port = server.add_insecure_port(self.address or "127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"

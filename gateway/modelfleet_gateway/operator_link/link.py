@@ -69,7 +69,8 @@ class OperatorLink:
         """One stream, until it ends; the leader's address if it is elsewhere.
 
         TimeoutError when no message comes for HEARTBEAT_TIMEOUT: a stopped process (SIGSTOP) keeps
-        its connection, and gRPC's own keepalive notices that only after a minute.
+        its connection until a keepalive ping fails after 10 s, and gRPC answers pings for a process
+        whose event loop hangs.
         """
         reporter = Reporter(self._dispatcher)
         timeout: float | None = HEARTBEAT_TIMEOUT

@@ -13,7 +13,11 @@ METADATA: Final = call_metadata("gateway")
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # grpcio 1.85.1 ignores a keepalive timeout below this one, whose default is a minute
+    # (findings/grpc-keepalive-timeout.sh, grpc/grpc#39239).
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Without this, the third ping of a silent connection waits for a minute.
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", 64 * MEBIBYTE),
     ("grpc.max_receive_message_length", 64 * MEBIBYTE),

@@ -28,8 +28,10 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-    ("grpc.http2.max_ping_strikes", 0),
+    # grpcio 1.85.1 ignores a keepalive timeout below this one, whose default is a minute
+    # (findings/grpc-keepalive-timeout.sh, grpc/grpc#39239).
+    ("grpc.http2.ping_timeout_ms", 5000),
+    ("grpc.http2.max_ping_strikes", 0),  # no GOAWAY too_many_pings: gateways ping every 5 s
     ("grpc.so_reuseport", 0),  # a port that somebody has is an error, not a share
 ]
 

@@ -33,9 +33,7 @@ _MAX_MESSAGE = 64 * 2**20
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", _MAX_MESSAGE),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),  # no GOAWAY too_many_pings: gateways ping every 5 s
     # Without this, a second worker on the same port would silently take half of its calls.
     ("grpc.so_reuseport", 0),
 )
