@@ -6,6 +6,7 @@ The worker finds the folder as the local copy of hf://HuggingFaceTB/SmolLM2-135M
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -51,21 +52,34 @@ def prepare() -> Path:
     folder = model_folder()
     if is_prepared():
         return folder
-    # Written aside and renamed, so that an interrupted run leaves no half a model behind, and
-    # processes that have the old files open keep them.
-    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
-    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
-    part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # `.ci/run` runs `make test` and `make e2e` at once: the second waits for the first's folder.
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_prepared():
+            replace(folder)
+    return folder
+
+
+def replace(folder: Path) -> None:
+    """Converts the model into a folder in the place of the one that is there, if any.
+
+    Written aside and renamed: an interrupted run leaves no half a model behind, and processes that
+    have the old files open keep them.
+    """
+    part = folder.with_name(f"{folder.name}.part")
+    old = folder.with_name(f"{folder.name}.old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir()
     try:
         convert(part)
-        if not is_prepared():  # by another run meanwhile
-            if folder.exists():
-                folder.rename(old)
-            part.rename(folder)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def convert(folder: Path) -> None:

@@ -11,8 +11,9 @@ from modelfleet_worker.errors import InvalidRequestError, ModelError
 from modelfleet_worker.text.detokenizer import Detokenizer
 from modelfleet_worker.text.huggingface import HuggingFaceTokenizer
 from modelfleet_worker.text.tokenizer import Message
+from prepare_smollm2 import model_folder
 
-SMOLLM2 = Path("~/.cache/modelfleet/models/HuggingFaceTB/SmolLM2-135M-Instruct").expanduser()
+SMOLLM2 = model_folder()
 NOON = 1_700_000_000.0  # 14 November 2023, 22:13 UTC
 
 TEXTS = [
@@ -21,6 +22,7 @@ TEXTS = [
     "Größe, naïve, 日本語, 🚀👩‍👩‍👧 and עברית",
     "<|im_start|>user\nspecial tokens in a text<|im_end|>",
     "def f(x):\n    return x ** 2  # code\n" * 20,
+    "|  1 |  24 |\n  min:  3.14\n\t2026-11-30",
 ]
 
 
