@@ -21,7 +21,7 @@ from .metrics import Metrics
 
 TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
 LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
-AT_ONCE = 64  # looks that may act at the same time; more would only wait for connections
+AT_ONCE = 64  # reconciles that run at the same time; more would only wait for connections
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds after an error
 RESTART_DELAY = 5.0  # seconds until a task that failed is started again
 
@@ -44,7 +44,7 @@ class Body(Protocol):
         ...
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
-        """What `write_status` kept last; called once, before the first look at a deployment."""
+        """What `write_status` kept last; called once, before a deployment is reconciled first."""
         ...
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
@@ -52,11 +52,11 @@ class Body(Protocol):
         ...
 
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> float | None:
-        """Called after every look, with the same values too: writes only what differs.
+        """Called after every reconcile, with the same values too: writes only what differs.
 
         Conditions and replica counts at once, other numbers at most every 10 s (see
-        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes nobody. Returns when
-        (Unix seconds) to call it again for what was held back; None: nothing was.
+        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes no reconciler. Returns
+        when (Unix seconds) to call it again for what was held back; None: nothing was.
         """
         ...
 
@@ -118,7 +118,7 @@ class Reconcilers:
             await asyncio.gather(*tasks, return_exceptions=True)  # each logged its own error
 
     def wake(self, key: str) -> None:
-        """Something happened to this deployment: look at it now. Unknown keys are looked up."""
+        """Something happened to this deployment: reconcile it now, even if the key is unknown yet."""
         if not self._is_running:
             return
         self._events.setdefault(key, asyncio.Event()).set()
@@ -160,7 +160,7 @@ class Reconcilers:
                     if seen is None:
                         break
                     with self._metrics.reconcile_duration.time():
-                        self._tell_others(seen)
+                        self._wake_rivals(seen)
                         if remembered is None:
                             remembered = await self._body.recall(key)
                         plan = self._decide(seen, *remembered)
@@ -210,7 +210,7 @@ class Reconcilers:
             async with asyncio.timeout(delay):
                 await event.wait()
 
-    def _tell_others(self, seen: Observed) -> None:
+    def _wake_rivals(self, seen: Observed) -> None:
         """Short names pass from one deployment to another when their owner changes."""
         deployment = seen.deployment
         for key in self._claims.put(deployment.key, deployment.created, deployment.served_names):

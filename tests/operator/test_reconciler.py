@@ -36,7 +36,7 @@ class BodyInMemory:
         self.statuses: dict[str, list] = {}
         self.errors: list[Exception] = []  # raised by the next calls, one each
         self.remembered: Memory = Memory()
-        self.looks: list[float] = []
+        self.reconciles: list[float] = []
         self.held_back: float | None = None
         self.history: dict[str, tuple[PastRevision, ...]] = {}
 
@@ -46,7 +46,7 @@ class BodyInMemory:
     def observe(self, key: str) -> Observed | None:
         if key not in self.deployments:
             return None
-        self.looks.append(asyncio.get_running_loop().time())
+        self.reconciles.append(asyncio.get_running_loop().time())
         mine = tuple(w for w in self.workers.values() if key == f"default/{w.name.split('-')[0]}")
         return Observed(
             deployment=self.deployments[key],
@@ -143,26 +143,26 @@ async def test_a_missed_event_heals_with_the_tick():
         assert len(body.workers) == 4
 
 
-async def test_what_nothing_happens_to_is_looked_at_ever_more_rarely():
+async def test_what_nothing_happens_to_is_reconciled_ever_more_rarely():
     body = BodyInMemory(deployment())
     async with running(body, GatewaysInMemory()) as reconcilers:
         await asyncio.sleep(3600)
-        quiet = [b - a for a, b in itertools.pairwise(body.looks)]
+        quiet = [b - a for a, b in itertools.pairwise(body.reconciles)]
         assert quiet[-1] > LONGEST_TICK / 2
-        assert len(body.looks) < 25
+        assert len(body.reconciles) < 25
         reconcilers.wake("default/tiny")
         await asyncio.sleep(TICK + 0.1)
-        woken, ticked = body.looks[-2:]
+        woken, ticked = body.reconciles[-2:]
         assert ticked - woken <= TICK, "soon after an event a missed one heals soon, too"
 
 
-async def test_while_requests_run_it_is_looked_at_often():
-    """Memory of the last request and of the recent peak is as fresh as the last look."""
+async def test_while_requests_run_it_is_reconciled_often():
+    """Memory of the last request and of the recent peak is as fresh as the last reconcile."""
     body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
     gateways.waiting = 1
     async with running(body, gateways):
         await asyncio.sleep(600)
-    assert max(b - a for a, b in itertools.pairwise(body.looks)) <= TICK
+    assert max(b - a for a, b in itertools.pairwise(body.reconciles)) <= TICK
 
 
 async def test_a_status_that_was_held_back_is_written_when_it_is_due():
@@ -170,7 +170,7 @@ async def test_a_status_that_was_held_back_is_written_when_it_is_due():
     body.held_back = asyncio.get_running_loop().time() + 3
     async with running(body, GatewaysInMemory()):
         await asyncio.sleep(3.1)
-        assert [round(look) for look in body.looks[-1:]] == [3]
+        assert [round(time) for time in body.reconciles[-1:]] == [3]
 
 
 async def test_a_change_of_names_wakes_only_those_that_it_concerns():
@@ -179,11 +179,11 @@ async def test_a_change_of_names_wakes_only_those_that_it_concerns():
         *(deployment(f"other{n}", created=2, served_names=(f"n{n}",)) for n in range(50)),
     )
     async with running(body, GatewaysInMemory()) as reconcilers:
-        body.looks.clear()
+        body.reconciles.clear()
         body.deployments["default/young"] = deployment("young", created=3, served_names=("chat",))
         reconcilers.wake("default/young")
         await asyncio.sleep(0.1)
-        assert len(body.looks) <= 4, "young and old"
+        assert len(body.reconciles) <= 4, "young and old"
 
 
 async def test_it_wakes_when_the_plan_said():
@@ -203,7 +203,7 @@ async def test_a_passing_error_is_tried_again_ever_more_slowly():
     body.errors = [PassingError("503")] * 4
     async with running(body, GatewaysInMemory()):
         await asyncio.sleep(60)
-    first = body.looks[:5]
+    first = body.reconciles[:5]
     assert [round(b - a, 2) for a, b in itertools.pairwise(first)] == [0.5, 1, 2, 4]
     assert list(body.workers) == ["tiny-aaaa-0"]
 

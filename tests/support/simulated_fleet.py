@@ -144,8 +144,8 @@ class SimulatedFleet:
             else {},
         )
 
-    def look(self) -> Plan:
-        """One look of the reconciler, carried out at once."""
+    def reconcile(self) -> Plan:
+        """Reconciles once; the plan's actions are carried out at once."""
         plan = make_plan(self.observe(), self.signals(), self.now, self.memory, self.status)
         self.plan, self.memory, self.status = plan, plan.memory, plan.status
         for action in plan.actions:
@@ -154,7 +154,7 @@ class SimulatedFleet:
         return plan
 
     def run(self, seconds: float, step: float = 0.5) -> None:
-        """Looks every `step` seconds."""
+        """Reconciles every `step` seconds."""
         end = self.now + seconds
         while self.now < end:
             self.now += step
@@ -162,7 +162,7 @@ class SimulatedFleet:
                 self.last_request = self.now
             self._age()
             self._place_streams()
-            self.look()
+            self.reconcile()
 
     def change(self, **changes) -> None:
         """The user edits the spec."""

@@ -207,7 +207,7 @@ def object_schema(of: ApiObject) -> dict[str, Any]:
     """The structural schema of one kind of object."""
     status: dict[str, Any] = {}
     if of.status is not None:
-        # What nobody has looked at yet is InProgress to kstatus; without a status it would be
+        # What no operator has reconciled yet is InProgress to kstatus; without a status it would be
         # Current, and who waits for a new object would not wait at all.
         status["status"] = {**structural_schema(of.status), "default": {"observedGeneration": -1}}
     return {

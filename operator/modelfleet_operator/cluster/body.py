@@ -14,17 +14,17 @@ from ..decisions.announcements import announce
 from ..decisions.memory import Memory
 from ..decisions.names import owners
 from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.startup_problem import Refusal, refusal_reason
 from ..decisions.status import Status
-from ..decisions.trouble import Refusal, refusal_reason
 from ..errors import PassingError, RejectedError
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .history import History
 from .known import Known, read_deployment
 from .observing import KnownPod, Object, read_pod
+from .overlay import ObjectOverlay, WriteOverlay
 from .pods import UNROUTED_AT, PodSettings, refused_host_path, worker_pod
 from .revisions import KnownRevision
-from .unseen import UnseenDeeds, UnseenObjects
 
 # Seconds that an idle worker gets to end. One whose Python is not up yet cannot hear SIGTERM: it is
 # its container's first process, so the kernel drops a signal that nobody handles.
@@ -61,8 +61,8 @@ class ClusterBody:
         self._deployments: Mapping[str, Collection[Known]] = {}
         self._pods: Mapping[str, Collection[KnownPod]] = {}
         self._classes: Mapping[str, Collection[KnownClass]] = {}
-        self._deeds = UnseenDeeds()
-        self._made: UnseenObjects[KnownPod] = UnseenObjects(
+        self._writes = WriteOverlay()
+        self._created: ObjectOverlay[KnownPod] = ObjectOverlay(
             lambda pod: pod.uid, lambda cached, made: True
         )
         self._history = History(api, settings, clock, self._warn)
@@ -92,8 +92,8 @@ class ClusterBody:
 
     def pod_gone(self, key: str, uid: str) -> None:
         """What we did to it does not matter any more."""
-        self._deeds.gone(uid)
-        self._made.gone(key, uid)
+        self._writes.gone(uid)
+        self._created.gone(key, uid)
 
     def revision_gone(self, key: str, uid: str) -> None:
         """It may be written again."""
@@ -127,12 +127,12 @@ class ClusterBody:
         if known is None:
             self._written.pop(key, None)
             self._refused.pop(key, None)
-            self._made.forget(key)
+            self._created.forget(key)
             self._history.forget_all(key)
             return None
         uid = known.uid
         cached = [pod for pod in self._pods.get(key, ()) if pod.uid not in self._lost]
-        pods = self._made.shown(key, cached, self._clock())
+        pods = self._created.apply(key, cached, self._clock())
         workers = tuple(w for pod in pods if (w := self._worker(pod, uid)))
         return Observed(
             deployment=self._deployment(key, known, len(workers)),
@@ -193,16 +193,16 @@ class ClusterBody:
             case Unroute(worker=worker):
                 now = float(int(self._clock()))
                 await self._api.label_pod(worker, {UNROUTED_AT: str(int(now))})
-                self._deeds.routed(worker.uid, now)
+                self._writes.routed(worker.uid, now)
                 return "worker unrouted"
             case Reroute(worker=worker):
                 await self._api.label_pod(worker, {UNROUTED_AT: None})
-                self._deeds.routed(worker.uid, None)
+                self._writes.routed(worker.uid, None)
                 return "worker routed to again"
             case Stop(worker=worker) | Remove(worker=worker):
                 in_a_hurry = isinstance(action, Stop) and action.is_idle
                 found = await self._api.delete_pod(worker, IDLE_GRACE if in_a_hurry else None)
-                self._deeds.stopped(worker.uid)
+                self._writes.stopped(worker.uid)
                 if not found:
                     return ""
                 died = isinstance(action, Remove)
@@ -228,7 +228,7 @@ class ClusterBody:
             pod = placed(pod, class_)
         made, is_new = await self._api.create_pod(pod, known.uid)
         self._refused.pop(key, None)
-        self._made.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
+        self._created.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
         if not is_new:
             return ""
         where = f" on {action.accelerator}" if action.accelerator else ""
@@ -272,7 +272,7 @@ class ClusterBody:
         try:
             await self._api.post_event(known.body, kind=kind, reason=reason, note=note)
         except (PassingError, RejectedError) as error:
-            # Events are for people and best effort everywhere; the deed itself was done.
+            # Events are for people and best effort everywhere; the write itself was done.
             log.warning("event not posted", reason=reason, error=str(error))
 
     def _known(self, key: str) -> Known | None:
@@ -301,7 +301,7 @@ class ClusterBody:
         if pod.owner_uid != owner_uid:
             # Of an earlier object of this name: the garbage collector ends it, its name is taken.
             return replace(pod.worker, stopping=True, failure=None)
-        return self._deeds.shown(pod.worker)
+        return self._writes.apply(pod.worker)
 
     def _owners(self, known: Known) -> Mapping[str, str]:
         """Who has the short names that it asks for: the index has their claimants."""

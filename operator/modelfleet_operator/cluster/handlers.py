@@ -75,7 +75,7 @@ async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
 
 @kopf.on.event(GROUP, VERSION, accelerator_class.PLURAL, registry=REGISTRY)
 async def class_changed(memo: OperatorMemo, **_: Any) -> None:
-    """Any deployment may name it. Nobody writes a status there, so each event is news."""
+    """Any deployment may name it. A class has no status, so each event is a change of its spec."""
     memo.reconcilers.wake_all()
 
 
@@ -83,7 +83,7 @@ async def class_changed(memo: OperatorMemo, **_: Any) -> None:
 async def deployment_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
-    """Wakes its reconciler; our own writes to its status change no generation and wake nobody."""
+    """Wakes its reconciler; our own writes to its status change no generation and wake none."""
     memo.first_event.set()
     if event["type"] is None:
         memo.listed_anew()

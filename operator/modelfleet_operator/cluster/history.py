@@ -11,9 +11,9 @@ from ..errors import RejectedError
 from .api import ClusterApi
 from .known import Known
 from .observing import Object
+from .overlay import ObjectOverlay
 from .pods import PodSettings, pod_template
 from .revisions import KnownRevision, controller_revision, read_revision
-from .unseen import UnseenObjects
 
 PAUSE = 60.0  # seconds until a history that the API server refused is tried again
 
@@ -36,7 +36,7 @@ class History:
         self._clock = clock
         self._warn = warn
         self._index: Mapping[str, Collection[KnownRevision]] = {}
-        self._unseen: UnseenObjects[KnownRevision] = UnseenObjects(
+        self._overlay: ObjectOverlay[KnownRevision] = ObjectOverlay(
             lambda kept: kept.uid, lambda cached, made: cached.number >= made.number
         )
         self._refused_until: dict[str, float] = {}
@@ -49,11 +49,11 @@ class History:
     def of(self, key: str, known: Known) -> list[KnownRevision]:
         """Every revision that is kept of this very object."""
         cached = [past for past in self._index.get(key, ()) if past.uid not in self._lost]
-        kept = self._unseen.shown(key, cached, self._clock())
+        kept = self._overlay.apply(key, cached, self._clock())
         return [past for past in kept if past.owner_uid == known.uid]
 
     def template(self, wanted: str, key: str, known: Known) -> Object | None:
-        """What a worker of this revision is made of; None: nobody knows any more."""
+        """What a worker of this revision is made of; None: it is in no history."""
         if known.manifest is not None and not known.error and known.revision == wanted:
             return pod_template(known.manifest, self._settings)
         kept = (past for past in self.of(key, known) if past.revision == wanted)
@@ -61,7 +61,7 @@ class History:
 
     def gone(self, key: str, uid: str) -> None:
         """The watch said that one was deleted."""
-        self._unseen.gone(key, uid)
+        self._overlay.gone(key, uid)
 
     def lost(self, key: str, uid: str) -> None:
         """One was deleted and no watch has said so."""
@@ -74,7 +74,7 @@ class History:
 
     def forget_all(self, key: str) -> None:
         """The deployment is gone; the garbage collector has the rest."""
-        self._unseen.forget(key)
+        self._overlay.forget(key)
         self._refused_until.pop(key, None)
 
     async def keep(self, action: Record | Forget, key: str, known: Known) -> str:
@@ -111,9 +111,9 @@ class History:
             await self._delete(past, key, known)
         made = read_revision(await self._api.create_revision(body, known.uid))
         if made is not None:
-            self._unseen.put(key, made.uid, made, self._clock())
+            self._overlay.put(key, made.uid, made, self._clock())
         return "revision recorded"
 
     async def _delete(self, past: KnownRevision, key: str, known: Known) -> None:
         await self._api.delete_revision(known.metadata["namespace"], past.name, past.uid)
-        self._unseen.put(key, past.uid, None, self._clock())
+        self._overlay.put(key, past.uid, None, self._clock())

@@ -1,4 +1,4 @@
-"""A ModelDeployment as the index holds it: read once for each change, looked at often."""
+"""A ModelDeployment as the index holds it: parsed once for each change, used often."""
 
 from __future__ import annotations
 

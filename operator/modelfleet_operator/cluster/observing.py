@@ -11,8 +11,8 @@ from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .pod_problems import failure_of, placed_at, startup_problem_of
 from .pods import ORDINAL, PORT, REVISION, UNROUTED_AT
-from .trouble import failure_of, placed_at, trouble_of
 
 Object = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ class KnownPod:
     """A pod as the index holds it: what decisions see of it, and nothing of the rest (20 KiB)."""
 
     uid: str
-    owner_uid: str  # of its controller; empty: nobody's
+    owner_uid: str  # of its controller; empty: it has none
     worker: Worker | None  # None: its labels are not as we write them
 
 
@@ -58,7 +58,7 @@ def observed_worker(pod: Object) -> Worker | None:
         ends_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
         failure=failure[0] if failure else None,
         failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
-        trouble=None if failure else trouble_of(pod),
+        problem=None if failure else startup_problem_of(pod),
         accelerator=labels.get(ACCELERATOR, ""),
         accelerator_generation=_generation(metadata.get("annotations", {})),
         placed_at=placed_at(pod),

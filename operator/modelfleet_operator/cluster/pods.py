@@ -160,7 +160,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
 def _pull_secrets(manifest: ModelDeployment, settings: PodSettings) -> list[str]:
     """Of the whole pod: they open the registry of its model, too."""
     given = manifest.spec.pod_template.spec.get("imagePullSecrets") or ()
-    # Nobody has looked at the template yet: what is no secret in it is told by its check.
+    # The template is not validated yet: an entry that is no object is reported by that check.
     told = [secret.get("name") for secret in given if isinstance(secret, dict)]
     return list(dict.fromkeys([*settings.image_pull_secrets, *filter(None, told)]))
 

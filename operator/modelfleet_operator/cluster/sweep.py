@@ -1,7 +1,7 @@
 """Finds what watches lost.
 
 kopf lists anew after a gap, but keeps what was deleted in it; and a watch that sees nothing at all
-looks like a cluster where nothing happens.
+cannot be told from a cluster where nothing happens.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .census import UNWELL_TIMEOUT, Census
 from .memory import Memory
 from .observed import Observed, Signals, Worker, WorkerState
+from .worker_groups import UNWELL_TIMEOUT, WorkerGroups
 
 SETTLE = 1.0  # seconds after which a worker's Stats are newer than its unrouting
 
@@ -16,7 +16,12 @@ def is_idle(worker: Worker, signals: Signals, memory: Memory) -> bool:
 
 
 def why_stop(
-    worker: Worker, seen: Observed, signals: Signals, now: float, memory: Memory, census: Census
+    worker: Worker,
+    seen: Observed,
+    signals: Signals,
+    now: float,
+    memory: Memory,
+    groups: WorkerGroups,
 ) -> str:
     """Why an unrouted worker may be stopped now; empty: what runs on it goes on.
 
@@ -37,12 +42,12 @@ def why_stop(
         return ""
     if not signals.gateways:
         return f"no gateway has said for {timeout:g} s what runs on it"
-    if any(w.revision == worker.revision and w.uid in census.ready for w in census.serving):
+    if any(w.revision == worker.revision and w.uid in groups.ready for w in groups.serving):
         return f"it had {timeout:g} s to finish: the rest goes on elsewhere"
     return ""
 
 
-def look_again(worker: Worker, seen: Observed) -> list[float]:
+def wake_at(worker: Worker, seen: Observed) -> list[float]:
     """When time alone may let an unrouted worker stop, Unix seconds."""
     if worker.stopping or worker.unrouted_at is None:
         return []

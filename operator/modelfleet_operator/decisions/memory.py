@@ -1,4 +1,4 @@
-"""What decisions must remember from one look to the next, and across a restart of the operator."""
+"""What decisions remember from one reconcile to the next, and across a restart of the operator."""
 
 from __future__ import annotations
 

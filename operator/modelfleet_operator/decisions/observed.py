@@ -12,7 +12,7 @@ from typing import Literal
 from .autoscale import ScalingPolicy
 from .reasons import Reason
 from .rollout import RolloutPolicy
-from .trouble import Refusal, Trouble
+from .startup_problem import Refusal, StartupProblem
 
 LOST_AFTER = 30.0  # seconds beyond the time by which an ending worker must be gone
 
@@ -64,7 +64,7 @@ class Worker:
     ends_by: float | None = None  # when a stopping one must be gone, Unix seconds; None: unknown
     failure: str | None = None  # it ended though nobody asked for it: the last line that says why
     failure_reason: Reason = Reason.WORKER_FAILED
-    trouble: Trouble | None = None  # why it does not start
+    problem: StartupProblem | None = None  # why it does not start
     accelerator: str = ""  # the AcceleratorClass that it was made for
     accelerator_generation: int = 0  # of the class when it was made
     placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none

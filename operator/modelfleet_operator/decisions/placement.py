@@ -35,7 +35,7 @@ class Placement:
     moved: tuple[tuple[Worker, str], ...]  # waiting workers that another class replaces, and why
     shortages: Shortages
     stalls_at: float | None  # when all have been short for too long; None: they are not
-    look_again: float | None  # when time alone may change it, Unix seconds
+    wake_at: float | None  # when time alone may change it, Unix seconds
 
 
 def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
@@ -66,7 +66,7 @@ def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
         moved=moved,
         shortages=shortages,
         stalls_at=stalls_at,
-        look_again=_look_again(deployment, waiting, shortages, stalls_at, now),
+        wake_at=_wake_at(deployment, waiting, shortages, stalls_at, now),
     )
 
 
@@ -80,8 +80,8 @@ def _stalls_at(
 
 def _waits_for_a_node(worker: Worker) -> bool:
     return (
-        worker.trouble is not None
-        and worker.trouble.reason is Reason.UNSCHEDULABLE
+        worker.problem is not None
+        and worker.problem.reason is Reason.UNSCHEDULABLE
         and worker.failure is None
         and worker.unrouted_at is None
         and not worker.stopping
@@ -126,11 +126,11 @@ def _found(
 ) -> Shortage | None:
     """A worker that waits for this class, as it is defined now, for too long."""
     for worker in waiting:
-        if worker.accelerator != name or _is_outdated(worker, seen) or worker.trouble is None:
+        if worker.accelerator != name or _is_outdated(worker, seen) or worker.problem is None:
             continue
-        if now - worker.trouble.since >= seen.deployment.fallback_after:
-            since = before.since if before else worker.trouble.since
-            return Shortage(since=since, found=now, why=worker.trouble.message)
+        if now - worker.problem.since >= seen.deployment.fallback_after:
+            since = before.since if before else worker.problem.since
+            return Shortage(since=since, found=now, why=worker.problem.message)
     return None
 
 
@@ -155,7 +155,7 @@ def _why_move(
     return ""
 
 
-def _look_again(
+def _wake_at(
     deployment: Deployment,
     waiting: list[Worker],
     shortages: Shortages,
@@ -164,5 +164,5 @@ def _look_again(
 ) -> float | None:
     times = [] if stalls_at is None else [stalls_at]
     times += [shortage.found + RETRY for shortage in shortages.values()]
-    times += [w.trouble.since + deployment.fallback_after for w in waiting if w.trouble]
+    times += [w.problem.since + deployment.fallback_after for w in waiting if w.problem]
     return min((time for time in times if time > now), default=None)

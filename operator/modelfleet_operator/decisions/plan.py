@@ -9,17 +9,17 @@ from . import draining
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
 from .autoscale import Load, decide_replicas
 from .causes import STALLED_AFTER
-from .census import LOST_NODE_TIMEOUT, UNWELL_TIMEOUT, Census, retry_at, take_census
 from .conditions import make_status
 from .draining import is_idle, why_stop
 from .history import keep_history
 from .memory import Memory
 from .names import lowest_free, worker_name
 from .observed import LOST_AFTER, Deployment, Observed, Signals
-from .outlook import Outlook
 from .placement import place
-from .staffing import Scene, Target, decide_staffing
+from .plan_context import PlanContext
 from .status import Status
+from .worker_changes import Scene, Target, decide_worker_changes
+from .worker_groups import LOST_NODE_TIMEOUT, UNWELL_TIMEOUT, WorkerGroups, group_workers, retry_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,36 +66,36 @@ def make_plan(
     Raises nothing: whatever is wrong with the deployment becomes a condition.
     """
     deployment = seen.deployment
-    census, memory = take_census(seen, signals, now, memory)
+    groups, memory = group_workers(seen, signals, now, memory)
     placement = place(seen, now, memory.shortages)
     memory = replace(memory, shortages=placement.shortages)
-    census = census.without([worker.uid for worker, _ in placement.moved])
-    in_force = len(census.serving) if memory.target is None else memory.target
-    target, look_again, memory = _decide_target(deployment, signals, now, memory, in_force)
-    memory = _give_up(seen, now, memory, census)
-    scene = Scene(seen=seen, signals=signals, now=now, memory=memory, census=census, target=target)
-    staffing = decide_staffing(scene)
+    groups = groups.without([worker.uid for worker, _ in placement.moved])
+    in_force = len(groups.serving) if memory.target is None else memory.target
+    target, wake_at, memory = _decide_target(deployment, signals, now, memory, in_force)
+    memory = _give_up(seen, now, memory, groups)
+    scene = Scene(seen=seen, signals=signals, now=now, memory=memory, groups=groups, target=target)
+    changes = decide_worker_changes(scene)
     if deployment.error or not placement.is_possible:
-        staffing.new = 0
+        changes.new = 0
     if not placement.is_possible:
-        staffing.old = []
+        changes.old = []
     refused_until = deployment.refusal.retry_at if deployment.refusal else now
     start_at = max(now, retry_at(memory.failures), refused_until)
     start_old_at = max(now, retry_at(memory.old_failures), refused_until)
 
     records, forgotten = keep_history(seen, signals, memory)
     actions: list[Action] = [*records]
-    actions += [Remove(w, f"it ended: {w.failure}") for w in census.dead]
-    actions += [Stop(w, why, is_idle(w, signals, memory)) for w, why in census.failing]
+    actions += [Remove(w, f"it ended: {w.failure}") for w in groups.dead]
+    actions += [Stop(w, why, is_idle(w, signals, memory)) for w, why in groups.failing]
     # Before another class gets a worker for it: only one of the two is ever waiting.
     actions += [Stop(worker, why) for worker, why in placement.moved]
     actions += [
         Stop(w, why, is_idle=True) if is_idle(w, signals, memory) else Unroute(w, why)
-        for w, why in staffing.retired
+        for w, why in changes.retired
     ]
-    actions += [Reroute(worker, why) for worker, why in staffing.back]
-    left = census.without([worker.uid for worker, _ in staffing.retired])
-    left = left.with_back([worker for worker, _ in staffing.back], deployment.revision)
+    actions += [Reroute(worker, why) for worker, why in changes.back]
+    left = groups.without([worker.uid for worker, _ in changes.retired])
+    left = left.with_back([worker for worker, _ in changes.back], deployment.revision)
     actions += [
         Stop(worker, why, is_idle(worker, signals, memory))
         for worker in left.leaving
@@ -103,37 +103,37 @@ def make_plan(
     ]
     starts = []
     if start_old_at <= now:
-        starts += staffing.old
+        starts += changes.old
     if start_at <= now:
-        starts += [(deployment.revision, target.reason)] * staffing.new
+        starts += [(deployment.revision, target.reason)] * changes.new
     actions += _creates(seen, starts, placement.accelerator)
     actions += forgotten
 
-    outlook = Outlook(
+    context = PlanContext(
         seen=seen,
         signals=signals,
         now=now,
         memory=memory,
-        census=left,
+        groups=left,
         before=in_force,
         target=target.replicas,
         demand=target.demand,
         reason=target.reason,
-        missing=staffing.new + len(staffing.old),
-        waits=staffing.waits,
-        start_at=start_at if staffing.new else start_old_at,
+        missing=changes.new + len(changes.old),
+        waits=changes.waits,
+        start_at=start_at if changes.new else start_old_at,
         placement=placement,
     )
-    status = make_status(outlook, previous)
+    status = make_status(context, previous)
     alarms = [
-        look_again,
-        placement.look_again,
-        *(alarm for w in left.serving if w.trouble for alarm in w.trouble.alarms),
-        start_at if staffing.new else None,
-        start_old_at if staffing.old else None,
-        *(w.trouble.since + LOST_NODE_TIMEOUT for w in left.serving if w.trouble),
+        wake_at,
+        placement.wake_at,
+        *(alarm for w in left.serving if w.problem for alarm in w.problem.alarms),
+        start_at if changes.new else None,
+        start_old_at if changes.old else None,
+        *(w.problem.since + LOST_NODE_TIMEOUT for w in left.serving if w.problem),
         *(since + UNWELL_TIMEOUT for since in memory.unwell.values()),
-        *(alarm for worker in left.leaving for alarm in draining.look_again(worker, seen)),
+        *(alarm for worker in left.leaving for alarm in draining.wake_at(worker, seen)),
         *(w.ends_by + LOST_AFTER for w in left.leaving if w.ends_by is not None),
     ]
     return Plan(
@@ -145,12 +145,12 @@ def make_plan(
     )
 
 
-def _give_up(seen: Observed, now: float, memory: Memory, census: Census) -> Memory:
+def _give_up(seen: Observed, now: float, memory: Memory, groups: WorkerGroups) -> Memory:
     """A revision that fails where there is no surge may not take an old worker's place again."""
     revision, rollout = seen.deployment.revision, seen.deployment.rollout
     if memory.proven in ("", revision) or rollout.surge(memory.target or 1):
         return memory
-    stuck = any(w.trouble is not None and w.trouble.needs_somebody(now) for w in census.current)
+    stuck = any(w.problem is not None and w.problem.is_lasting(now) for w in groups.current)
     if stuck or memory.failures.count >= STALLED_AFTER:
         return replace(memory, given_up=revision)
     return memory
@@ -184,7 +184,7 @@ def _decide_target(
         peaks=decision.peaks,
     )
     wanted = Target(replicas=target, demand=decision.replicas, reason=reason)
-    return wanted, decision.look_again, memory
+    return wanted, decision.wake_at, memory
 
 
 def _creates(
@@ -200,10 +200,10 @@ def _creates(
         yield Create(name, revision, ordinal, reason, accelerator)
 
 
-def _route(seen: Observed, census: Census, status: Status) -> Route:
+def _route(seen: Observed, groups: WorkerGroups, status: Status) -> Route:
     """Everything that runs stays in the view: gateways finish there what they began."""
     deployment = seen.deployment
-    routable = {worker.uid for worker in census.serving}
+    routable = {worker.uid for worker in groups.serving}
     cold = status.cold_start
     asleep = "" if status.ready_replicas else "Asleep"
     return Route(

@@ -1,6 +1,6 @@
 """How a change rolls: how many workers of the new and of old revisions should be routable now.
 
-Counts only; who that is, `staffing` decides. A worker that drains or ends still has its
+Counts only; who that is, `changes` decides. A worker that drains or ends still has its
 accelerator, so it counts against the surge until it is gone.
 """
 
@@ -33,7 +33,7 @@ def _share(value: int | str, target: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class RevisionCounts:
     """Who is there, counted."""
 
     target: int  # workers wanted; 1 at least while a revision must prove itself
@@ -61,7 +61,7 @@ class RolloutDecision:
     waits: str = ""  # written for a person; empty: nothing waits
 
 
-def decide_rollout(policy: RolloutPolicy, there: Standing) -> RolloutDecision:
+def decide_rollout(policy: RolloutPolicy, there: RevisionCounts) -> RolloutDecision:
     """Existing workers stay within the surge, ready ones above what may be missing.
 
     A revision that was never ready gets one worker to prove itself and replaces nobody, unless
@@ -88,7 +88,7 @@ def decide_rollout(policy: RolloutPolicy, there: Standing) -> RolloutDecision:
     )
 
 
-def _take_over(policy: RolloutPolicy, there: Standing, room: int) -> RolloutDecision:
+def _take_over(policy: RolloutPolicy, there: RevisionCounts, room: int) -> RolloutDecision:
     if there.old + there.leaving_old == 0:
         # No rollout: what drains or ends must not keep its successors waiting.
         return RolloutDecision(new=there.target, old=0)
@@ -98,7 +98,9 @@ def _take_over(policy: RolloutPolicy, there: Standing, room: int) -> RolloutDeci
     )
 
 
-def _prove_beside(policy: RolloutPolicy, there: Standing, room: int, limit: int) -> RolloutDecision:
+def _prove_beside(
+    policy: RolloutPolicy, there: RevisionCounts, room: int, limit: int
+) -> RolloutDecision:
     """One worker of the new revision; what load asks for is served by the old one."""
     crowded = there.demand + 1 > limit
     probe = 0 if there.blocked or (crowded and there.given_up) else 1
@@ -114,7 +116,7 @@ def _prove_beside(policy: RolloutPolicy, there: Standing, room: int, limit: int)
     )
 
 
-def _kept(policy: RolloutPolicy, there: Standing, wanted: int) -> int:
+def _kept(policy: RolloutPolicy, there: RevisionCounts, wanted: int) -> int:
     """Old workers that stay, `wanted` at least: more while they are needed to serve."""
     ready = there.new_ready + there.old_ready
     served = there.new_ready + there.old - there.old_idle  # ready now, or again in a moment

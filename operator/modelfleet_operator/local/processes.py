@@ -15,7 +15,7 @@ from ..errors import PassingError
 
 KILL_DELAY = 5.0  # seconds beyond its own drain that a process may take to end
 TAIL = 20  # lines of output that are remembered
-POLL = 0.02  # seconds between looks for the address of a process that starts
+POLL = 0.02  # seconds between reads of the address file of a process that starts
 OUTPUT_DELAY = 1.0  # seconds to wait for the last lines of a process that ended
 
 
@@ -91,7 +91,7 @@ class Child:
     async def end(self, drain_timeout: float) -> int:
         """SIGTERM, and SIGKILL when draining takes longer than it may."""
         self.send(signal.SIGTERM)
-        self.send(signal.SIGCONT)  # one that somebody stopped hears it only then
+        self.send(signal.SIGCONT)  # a suspended process gets SIGTERM only when it continues
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout + KILL_DELAY):
                 return await self.wait()

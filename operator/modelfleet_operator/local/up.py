@@ -18,7 +18,7 @@ from ..decisions.observed import Observed
 from ..decisions.plan import Plan
 from ..decisions.status import Status
 from ..errors import ManifestError
-from ..fleet.service import Fleet, serve
+from ..fleet.service import FleetService, serve
 from ..reconciler import Reconcilers
 from .body import LocalBody, WorkerOptions
 from .gateway import Gateway, check_port
@@ -103,7 +103,7 @@ class _LocalFleet:
             wake=self._wake,
             show=self._show,
         )
-        self._fleet = Fleet(
+        self._fleet = FleetService(
             time.time,
             wake=self._wake,
             wake_all=self._wake_all,

@@ -153,7 +153,7 @@ async def test_a_strangers_pod_of_our_name_becomes_the_condition(
     refusal = stalled.deployment.refusal
     assert refusal is not None
     assert refusal.reason is Reason.POD_NAME_TAKEN
-    assert "belongs to somebody else" in refusal.message
+    assert "has another owner" in refusal.message
 
 
 async def test_a_pod_of_an_earlier_object_of_this_name_is_nothing_to_route_to(

@@ -158,7 +158,7 @@ def test_a_pod_is_read_back_as_the_worker_that_was_asked_for():
         2,
     )
     assert worker.address == "10.0.0.7:9000"
-    assert (worker.stopping, worker.failure, worker.trouble) == (False, None, None)
+    assert (worker.stopping, worker.failure, worker.problem) == (False, None, None)
 
 
 def test_an_address_of_the_newer_family_gets_its_brackets():

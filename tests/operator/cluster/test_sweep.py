@@ -1,4 +1,4 @@
-"""What was deleted while no watch looked is found by comparing."""
+"""What was deleted while no watch ran is found by comparing."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from modelfleet_operator.decisions.observed import Observed, Signals, WorkerStat
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.rendering import is_due, parse, render
+from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.status import Status
-from modelfleet_operator.decisions.trouble import Trouble
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
@@ -143,8 +143,8 @@ def test_a_learned_cold_start_time_gives_the_first_estimate():
 
 
 def test_a_pod_that_cannot_start_says_why():
-    trouble = Trouble(reason=Reason.UNSCHEDULABLE, message="0/3 nodes have a GPU", since=990)
-    stuck = replace(ONE, trouble=trouble, address="")
+    problem = StartupProblem(reason=Reason.UNSCHEDULABLE, message="0/3 nodes have a GPU", since=990)
+    stuck = replace(ONE, problem=problem, address="")
     status = status_of(stuck, signals=Signals(gateways=(report(),)))
     for kind, truth in [("Ready", "False"), ("Reconciling", "True")]:
         condition = status.condition(kind)

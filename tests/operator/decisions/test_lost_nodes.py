@@ -9,25 +9,25 @@ from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, Signals
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
-from modelfleet_operator.decisions.trouble import Trouble
+from modelfleet_operator.decisions.startup_problem import StartupProblem
 from simulated_fleet import SimulatedFleet, deployment, policy, report, worker
 
 
-def lost_since(since: float) -> Trouble:
-    return Trouble(reason=Reason.NODE_LOST, message="node n does not answer", since=since)
+def lost_since(since: float) -> StartupProblem:
+    return StartupProblem(reason=Reason.NODE_LOST, message="node n does not answer", since=since)
 
 
 def test_a_worker_that_never_reached_its_node_is_placed_anew():
-    def looked(now: float):
-        placed = worker(0, address="", trouble=lost_since(1000))
+    def plan_at(now: float):
+        placed = worker(0, address="", problem=lost_since(1000))
         seen = Observed(deployment=deployment(), workers=(placed,))
         return make_plan(seen, Signals(gateways=(report(),)), now, Memory(), None)
 
-    early = looked(1035)
+    early = plan_at(1035)
     assert not early.actions[1:]
     assert early.wake_at == 1040
     assert early.status.condition("Ready").reason == "NodeLost"
-    late = looked(1040)
+    late = plan_at(1040)
     assert [type(a) for a in late.actions if isinstance(a, Stop | Create)] == [Stop, Create]
     assert late.memory.failures.reason is Reason.NODE_LOST
 
@@ -36,7 +36,7 @@ def test_a_worker_that_answers_on_a_node_that_does_not_goes_on_serving():
     fleet = SimulatedFleet(deployment())
     fleet.run(10)
     (name,) = fleet.alive()
-    fleet.workers[name] = replace(fleet.workers[name], trouble=lost_since(fleet.now))
+    fleet.workers[name] = replace(fleet.workers[name], problem=lost_since(fleet.now))
     fleet.run(40)
     assert fleet.alive() == [name]
     assert fleet.condition("Ready") == ("True", "Serving")

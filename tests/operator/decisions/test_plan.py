@@ -30,7 +30,7 @@ def ready(*workers, running: dict[str, int] | None = None, **load) -> Signals:
     )
 
 
-# One look ---------------------------------------------------------------------------------------
+# One reconcile ----------------------------------------------------------------------------------
 
 
 def test_names_say_deployment_revision_and_the_lowest_free_ordinal():
@@ -40,7 +40,7 @@ def test_names_say_deployment_revision_and_the_lowest_free_ordinal():
     assert names == ["tiny-aaaa-1", "tiny-aaaa-4"], "terminating and dead ones keep their ordinals"
 
 
-def test_a_dead_worker_is_removed_and_replaced_in_one_look():
+def test_a_dead_worker_is_removed_and_replaced_in_one_reconcile():
     plan = plan_for(worker(0, failure="ended by SIGKILL"))
     assert [type(action) for action in plan.actions] == [Remove, Create]
     assert "SIGKILL" in plan.actions[0].reason
@@ -127,7 +127,7 @@ def test_demand_takes_a_draining_worker_back_before_it_starts_another():
     assert len(fleet.routable()) == 1
     created = len(fleet.created())
     fleet.waiting = 14
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.routable()) == 2
     assert len(fleet.created()) == created
 
@@ -157,7 +157,7 @@ def test_the_route_carries_limits_names_and_every_worker_with_an_address():
 
 def test_a_new_model_proves_itself_sleeps_and_wakes():
     fleet = SimulatedFleet(deployment())
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-aaaa-0"], "one worker proves the revision, at minReplicas 0 too"
     assert fleet.condition("Ready") == ("False", "Starting")
 
@@ -171,7 +171,7 @@ def test_a_new_model_proves_itself_sleeps_and_wakes():
     assert fleet.status.scaling_history[-1].reason == "idle for 60 s"
 
     fleet.waiting = 1
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-aaaa-0"]
     assert fleet.condition("Ready") == ("False", "Waking")
     assert "1 waiting" in fleet.status.scaling_history[-1].reason
@@ -224,7 +224,7 @@ def test_a_killed_worker_is_replaced_at_once_and_failures_are_forgotten():
     fleet.run(10)
     for _ in range(4):
         fleet.kill(fleet.alive()[0])
-        fleet.look()
+        fleet.reconcile()
         assert len(fleet.alive()) == 1
         fleet.run(200)
     assert fleet.memory.failures.count == 0
@@ -259,7 +259,7 @@ def test_a_worker_that_dies_in_silence_is_replaced():
     fleet.run(10)
     fleet.gateways = ()
     fleet.kill("tiny-aaaa-0")
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.alive()) == 1
 
 
@@ -280,7 +280,7 @@ def test_the_memory_survives_a_change_of_leaders():
     fleet.run(10)
     fleet.waiting = 0
     fleet.memory = Memory.load(fleet.memory.dump())
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.alive()) == 3, "the peak is still remembered"
     fleet.run(100)
     assert fleet.condition("Ready") == ("True", "Asleep")
@@ -332,14 +332,14 @@ def test_whatever_happens_the_plan_keeps_its_promises(events):
                 fleet.change(scaling=policy(min_replicas=low, max_replicas=max(low, more)))
         for _ in range(3 if kind != "run" else 1):
             before = fleet.routable()
-            check_look(fleet, before)
+            check_reconcile(fleet, before)
         if kind == "run":
             fleet.run(value, step=2)
-            check_look(fleet, fleet.routable())
+            check_reconcile(fleet, fleet.routable())
 
 
-def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
-    plan = fleet.look()  # it fails by itself when a name is taken
+def check_reconcile(fleet: SimulatedFleet, routable: list[str]) -> None:
+    plan = fleet.reconcile()  # it fails by itself when a name is taken
     scaling, actions = fleet.deployment.scaling, plan.actions
     touched = [a.worker.uid for a in actions if not isinstance(a, Create | Record | Forget)]
     assert len(touched) == len(set(touched)), "one thing at a time to one worker"
@@ -350,4 +350,4 @@ def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
         assert set(routable) - set(taken), "never takes the last one that serves"
     assert plan.wake_at is None or plan.wake_at > fleet.now
     again = make_plan(fleet.observe(), fleet.signals(), fleet.now, plan.memory, plan.status)
-    assert not [a for a in again.actions if isinstance(a, Create)], "settled after one look"
+    assert not [a for a in again.actions if isinstance(a, Create)], "settled after one reconcile"

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Create, Unroute
 from modelfleet_operator.decisions.memory import Memory
-from modelfleet_operator.decisions.rollout import RolloutPolicy, Standing, decide_rollout
+from modelfleet_operator.decisions.rollout import RevisionCounts, RolloutPolicy, decide_rollout
 from simulated_fleet import SimulatedFleet, deployment, policy
 
 ONE_BY_ONE = RolloutPolicy(max_surge=0, max_unavailable=1)
 
 
-def standing(**changes) -> Standing:
+def counts(**changes) -> RevisionCounts:
     """Three wanted, three old ones serve, the new revision was never ready."""
     defaults = {
         "target": 3, "new": 0, "new_ready": 0, "old": 3, "old_ready": 3,
@@ -25,7 +25,7 @@ def standing(**changes) -> Standing:
     counts = defaults | changes
     counts.setdefault("demand", counts["target"])
     counts.setdefault("holding", counts["new"] + counts["old"] + counts.get("leaving_old", 0))
-    return Standing(**counts)
+    return RevisionCounts(**counts)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def standing(**changes) -> Standing:
     ],
 )  # fmt: skip
 def test_how_many_of_each_revision(rollout, there, new, old):
-    decision = decide_rollout(RolloutPolicy(**rollout), standing(**there))
+    decision = decide_rollout(RolloutPolicy(**rollout), counts(**there))
     assert (decision.new, decision.old) == (new, old)
 
 
 def test_what_waits_says_for_what():
-    full = standing(old=2, old_ready=2, new=1, new_ready=1, proven=True, leaving_old=1)
+    full = counts(old=2, old_ready=2, new=1, new_ready=1, proven=True, leaving_old=1)
     assert "2 of the new revision wait" in decide_rollout(RolloutPolicy(), full).waits
 
 
@@ -134,7 +134,7 @@ def serving(replicas: int = 3, **changes) -> SimulatedFleet:
 
 
 def watch(fleet: SimulatedFleet, seconds: float, *, most: int, least: int) -> None:
-    """Runs it and looks at every step."""
+    """Runs it and checks every step."""
     for _ in range(round(seconds * 2)):
         fleet.run(0.5)
         assert len(fleet.existing()) <= most
@@ -285,7 +285,7 @@ def test_a_sleeping_fleet_proves_a_change_and_sleeps_again():
     fleet.run(100)
     assert fleet.condition("Ready") == ("True", "Asleep")
     fleet.change(revision="bbbb")
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-bbbb-0"]
     fleet.run(10)
     assert fleet.condition("Ready") == ("True", "Serving")
@@ -482,7 +482,7 @@ def test_whatever_happens_a_rollout_keeps_its_promises(events, rollout):
 
 
 def step_by_step(fleet: SimulatedFleet, seconds: float) -> None:
-    """No look makes the surge or what is missing worse than the spec allows."""
+    """No reconcile makes the surge or what is missing worse than the spec allows."""
     for _ in range(max(round(seconds * 2), 1)):
         fleet.run(0.5)
         target, rollout = fleet.memory.target or 0, fleet.deployment.rollout

@@ -12,7 +12,7 @@ import pytest
 
 from modelfleet_operator.decisions.observed import WorkerState
 from modelfleet_operator.decisions.plan import Route, WorkerRoute
-from modelfleet_operator.fleet.service import SILENCE, Fleet, serve
+from modelfleet_operator.fleet.service import SILENCE, FleetService, serve
 from modelfleet_operator.fleet.view import REMOVALS_KEPT, FleetView
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
@@ -39,9 +39,9 @@ def at(address: str, *, routable: bool = True) -> WorkerRoute:
 
 @dataclass
 class Service:
-    """A served Fleet with a clock that the test moves, and what it woke."""
+    """A served FleetService with a clock that the test moves, and what it woke."""
 
-    fleet: Fleet
+    fleet: FleetService
     port: int
     now: list[float]
     woken: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Service:
 @contextlib.asynccontextmanager
 async def service(*models: str, lead: bool = True) -> AsyncIterator[Service]:
     now, woken = [1000.0], []
-    fleet = Fleet(lambda: now[0], wake=woken.append, wake_all=lambda: woken.append("all"))
+    fleet = FleetService(lambda: now[0], wake=woken.append, wake_all=lambda: woken.append("all"))
     if lead:
         fleet.lead(3, models)
     server, port = await serve(fleet, "127.0.0.1:0")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .census import Census
 from .memory import Memory
 from .observed import Observed, Signals
 from .placement import Placement
+from .worker_groups import WorkerGroups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
+class PlanContext:
     """What a plan knows when it has decided."""
 
     seen: Observed
     signals: Signals
     now: float
     memory: Memory
-    census: Census  # without the workers that the plan retires
+    groups: WorkerGroups  # without the workers that the plan retires
     before: int  # replicas wanted until now
     target: int  # replicas wanted
     demand: int  # of them, without the one that only proves its revision
@@ -46,8 +46,8 @@ class Outlook:
             self.demand == 0
             and not self.is_proven
             and self.serving_revision in past
-            and not self.census.old
-            and not self.census.ready
+            and not self.groups.old
+            and not self.groups.ready
         )
 
     @property
@@ -58,5 +58,5 @@ class Outlook:
             scaling.mode == "Auto"
             and self.target == 0
             and self.is_proven
-            and not self.census.serving
+            and not self.groups.serving
         )

@@ -17,7 +17,7 @@ ERROR_LENGTH = 500  # characters of a failure that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
+class WorkerGroups:
     """The workers of one deployment; each is in exactly one of the first six."""
 
     current: tuple[Worker, ...]  # of the revision that the spec asks for
@@ -38,7 +38,7 @@ class Census:
         """Ready workers of the revision that the spec asks for."""
         return sum(worker.uid in self.ready for worker in self.current)
 
-    def with_back(self, workers: Collection[Worker], revision: str) -> Census:
+    def with_back(self, workers: Collection[Worker], revision: str) -> WorkerGroups:
         """As it will be when these, which drain, serve again."""
         uids = {worker.uid for worker in workers}
         return replace(
@@ -48,7 +48,7 @@ class Census:
             leaving=tuple(w for w in self.leaving if w.uid not in uids),
         )
 
-    def without(self, uids: Collection[str]) -> Census:
+    def without(self, uids: Collection[str]) -> WorkerGroups:
         """As it will be when these serve no more."""
         return replace(
             self,
@@ -70,9 +70,9 @@ def retry_at(failures: Failures) -> float:
     return failures.last_at + back_off(failures.count)
 
 
-def take_census(
+def group_workers(
     seen: Observed, signals: Signals, now: float, memory: Memory
-) -> tuple[Census, Memory]:
+) -> tuple[WorkerGroups, Memory]:
     """Sorts the workers and brings `proven`, `failures` and what is known of each up to date."""
     revision = seen.deployment.revision
     if memory.revision != revision:
@@ -90,7 +90,7 @@ def take_census(
     )
     ending = {worker.uid for worker, _ in failing}
     alive = [w for w in seen.workers if _is_serving(w) and w.uid not in ending]
-    census = Census(
+    groups = WorkerGroups(
         current=tuple(w for w in alive if w.revision == revision),
         old=tuple(w for w in alive if w.revision != revision),
         failing=failing,
@@ -105,15 +105,15 @@ def take_census(
         dead=tuple(w for w in seen.workers if w.failure is not None),
         ready=ready - ending,
     )
-    memory = _remember_ready(memory, census, now)
+    memory = _remember_ready(memory, groups, now)
     memory = replace(
         memory,
         unwell=unwell,
         was_ready=(memory.was_ready | ready) & {w.uid for w in seen.workers},
-        failures=_count_failures(memory, census, now, old=False),
-        old_failures=_count_failures(memory, census, now, old=True),
+        failures=_count_failures(memory, groups, now, old=False),
+        old_failures=_count_failures(memory, groups, now, old=True),
     )
-    return census, memory
+    return groups, memory
 
 
 def _is_serving(worker: Worker) -> bool:
@@ -168,35 +168,35 @@ def _why_end(
 
 def _never_reached_its_node(worker: Worker, now: float) -> bool:
     """A scheduler that had not heard of the node's death yet placed it there: nothing runs."""
-    trouble = worker.trouble
+    problem = worker.problem
     return (
-        trouble is not None
-        and trouble.reason is Reason.NODE_LOST
+        problem is not None
+        and problem.reason is Reason.NODE_LOST
         and not worker.address
-        and now - trouble.since >= LOST_NODE_TIMEOUT
+        and now - problem.since >= LOST_NODE_TIMEOUT
     )
 
 
-def _remember_ready(memory: Memory, census: Census, now: float) -> Memory:
+def _remember_ready(memory: Memory, groups: WorkerGroups, now: float) -> Memory:
     """The first ready worker proves its revision, and idle time counts from then."""
-    risen = [w for w in census.current if w.uid in census.ready - memory.was_ready]
+    risen = [w for w in groups.current if w.uid in groups.ready - memory.was_ready]
     if risen:
         memory = replace(memory, cold_start_seconds=max(now - w.created for w in risen))
     # Workers of a revision that the spec went back to have proven it already.
     if memory.proven != memory.revision and any(
-        w.uid in census.ready | memory.was_ready for w in census.current
+        w.uid in groups.ready | memory.was_ready for w in groups.current
     ):
         memory = replace(memory, proven=memory.revision, last_active=now)
     return memory
 
 
 def _reason_to_end(worker: Worker, was_ready: frozenset[str]) -> Reason:
-    if worker.trouble is not None and worker.trouble.reason is Reason.NODE_LOST:
+    if worker.problem is not None and worker.problem.reason is Reason.NODE_LOST:
         return Reason.NODE_LOST
     return Reason.WORKER_FAILED if worker.uid in was_ready else Reason.LOAD_FAILED
 
 
-def _count_failures(memory: Memory, census: Census, now: float, *, old: bool) -> Failures:
+def _count_failures(memory: Memory, groups: WorkerGroups, now: float, *, old: bool) -> Failures:
     """Of the current revision, or of all `old` ones together."""
     failures = memory.old_failures if old else memory.failures
 
@@ -204,16 +204,16 @@ def _count_failures(memory: Memory, census: Census, now: float, *, old: bool) ->
         return (worker.revision != memory.revision) is old
 
     there = {
-        **{w.uid: (w.failure or "", w.failure_reason) for w in census.dead if counts(w)},
+        **{w.uid: (w.failure or "", w.failure_reason) for w in groups.dead if counts(w)},
         **{
             w.uid: (why, _reason_to_end(w, memory.was_ready))
-            for w, why in census.failing
+            for w, why in groups.failing
             if counts(w)
         },
     }
     new = [failure for uid, failure in there.items() if uid not in failures.counted]
     # One that is being ended stays counted until it is gone.
-    leaving = {w.uid for w in census.leaving}
+    leaving = {w.uid for w in groups.leaving}
     counted = frozenset(there) | (failures.counted & leaving)
     if new:
         return Failures(
@@ -224,7 +224,7 @@ def _count_failures(memory: Memory, census: Census, now: float, *, old: bool) ->
             counted=counted,
         )
     quiet = now - retry_at(failures) >= STABLE
-    ready = any(w.uid in census.ready for w in (census.old if old else census.current))
+    ready = any(w.uid in groups.ready for w in (groups.old if old else groups.current))
     if failures.count and ready and quiet:
         return Failures(counted=counted)
     return replace(failures, counted=counted)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .census import Census
 from .draining import can_come_back
 from .memory import Memory
 from .observed import Observed, Signals, Worker
-from .rollout import Standing, decide_rollout
+from .rollout import RevisionCounts, decide_rollout
+from .worker_groups import WorkerGroups
 
 Why = tuple[Worker, str]
 
@@ -24,7 +24,7 @@ class Target:
 
 
 @dataclass(slots=True, kw_only=True)
-class Staffing:
+class WorkerChanges:
     """What becomes of whom. The rest stays as it is."""
 
     retired: list[Why] = field(default_factory=list)
@@ -36,13 +36,13 @@ class Staffing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """All that staffing looks at."""
+    """All that changes looks at."""
 
     seen: Observed
     signals: Signals
     now: float
     memory: Memory
-    census: Census
+    groups: WorkerGroups
     target: Target
 
     @property
@@ -69,7 +69,7 @@ class Scene:
         """Whether it was ever ready, as far as gateways can tell."""
         return (
             not self.signals.complete
-            or worker.uid in self.memory.was_ready | self.census.ready
+            or worker.uid in self.memory.was_ready | self.groups.ready
             or self.signals.reach(worker.id) != "none"
         )
 
@@ -77,49 +77,49 @@ class Scene:
         """Workers of it that could be routed to again, the busiest first."""
         able = [
             worker
-            for worker in self.census.leaving
+            for worker in self.groups.leaving
             if worker.revision == revision and can_come_back(worker, self.signals, self.memory)
         ]
         return sorted(able, key=lambda w: (-_running(w, self.signals), w.ordinal))
 
 
-def decide_staffing(scene: Scene) -> Staffing:
+def decide_worker_changes(scene: Scene) -> WorkerChanges:
     """Brings the routable workers to what the rollout allows now."""
-    census, staffing = scene.census, Staffing()
-    strays = [w for w in census.old if w.revision != scene.fallback and not scene.has_served(w)]
-    old = [w for w in census.old if w not in strays]
-    decision = decide_rollout(scene.seen.deployment.rollout, _standing(scene, old, strays))
-    staffing.waits = decision.waits
+    groups, changes = scene.groups, WorkerChanges()
+    strays = [w for w in groups.old if w.revision != scene.fallback and not scene.has_served(w)]
+    old = [w for w in groups.old if w not in strays]
+    decision = decide_rollout(scene.seen.deployment.rollout, _count_revisions(scene, old, strays))
+    changes.waits = decision.waits
 
-    _start_new(scene, staffing, decision.new - len(census.current))
-    _start_old(scene, staffing, decision.old - len(old))
-    needed = _rescue(scene, staffing, census.old)
+    _start_new(scene, changes, decision.new - len(groups.current))
+    _start_old(scene, changes, decision.old - len(old))
+    needed = _rescue(scene, changes, groups.old)
     takes_over = f"revision {scene.revision} takes over"
-    making_room = [worker for worker, _ in staffing.retired]
-    current = [w for w in census.current if w not in making_room]
-    staffing.retired += [
+    making_room = [worker for worker, _ in changes.retired]
+    current = [w for w in groups.current if w not in making_room]
+    changes.retired += [
         *_least_useful(scene, current, len(current) - decision.new, _why_less(scene)),
         *((w, "its revision was never ready") for w in strays if w not in needed),
         *_least_useful(
             scene, (w for w in old if w not in needed), len(old) - decision.old, takes_over
         ),
     ]
-    return staffing
+    return changes
 
 
-def _standing(scene: Scene, old: list[Worker], strays: list[Worker]) -> Standing:
-    seen, census = scene.seen, scene.census
+def _count_revisions(scene: Scene, old: list[Worker], strays: list[Worker]) -> RevisionCounts:
+    seen, groups = scene.seen, scene.groups
     revision, fallback = scene.revision, scene.fallback
     exist = _existing(scene)
     routable = {worker.uid for worker in old}
     gone_old = [w for w in exist if w.revision != revision and w.uid not in routable]
-    return Standing(
+    return RevisionCounts(
         target=scene.target.replicas,
         demand=scene.target.demand,
-        new=len(census.current) + len(scene.draining(revision)),
-        new_ready=census.ready_current,
+        new=len(groups.current) + len(scene.draining(revision)),
+        new_ready=groups.ready_current,
         old=len(old),
-        old_ready=sum(w.uid in census.ready for w in old),
+        old_ready=sum(w.uid in groups.ready for w in old),
         old_idle=sum(not scene.has_served(w) for w in old),
         old_draining=len(scene.draining(fallback)) if fallback else 0,
         holding=len(exist),
@@ -131,56 +131,56 @@ def _standing(scene: Scene, old: list[Worker], strays: list[Worker]) -> Standing
     )
 
 
-def _start_new(scene: Scene, staffing: Staffing, count: int) -> None:
+def _start_new(scene: Scene, changes: WorkerChanges, count: int) -> None:
     back = scene.draining(scene.revision)[: max(count, 0)]
-    staffing.back += [(worker, "it is needed again") for worker in back]
-    staffing.new = max(count - len(back), 0)
+    changes.back += [(worker, "it is needed again") for worker in back]
+    changes.new = max(count - len(back), 0)
 
 
-def _start_old(scene: Scene, staffing: Staffing, count: int) -> None:
+def _start_old(scene: Scene, changes: WorkerChanges, count: int) -> None:
     why = f"revision {scene.revision} is not ready: {scene.target.reason}"
     back = scene.draining(scene.fallback)[: max(count, 0)]
-    staffing.back += [(worker, why) for worker in back]
-    staffing.old += [(scene.fallback, why)] * (count - len(back))
+    changes.back += [(worker, why) for worker in back]
+    changes.old += [(scene.fallback, why)] * (count - len(back))
 
 
-def _rescue(scene: Scene, staffing: Staffing, old: Iterable[Worker]) -> list[Worker]:
+def _rescue(scene: Scene, changes: WorkerChanges, old: Iterable[Worker]) -> list[Worker]:
     """One routable worker for each old revision that streams wait for; returns who must stay."""
     needed = []
     for revision in sorted(scene.signals.awaited - {scene.revision}):
         able = [worker for worker in old if worker.revision == revision]
-        started = [other for other, _ in staffing.old] + [w.revision for w, _ in staffing.back]
+        started = [other for other, _ in changes.old] + [w.revision for w, _ in changes.back]
         why = f"a stream that revision {revision} began waits for a worker like it"
         if scene.target.replicas == 0 or revision in started:
             continue
         if able:
             needed.append(max(able, key=lambda w: _use(scene, w)))
         elif back := scene.draining(revision):
-            staffing.back.append((back[0], why))
-        elif revision in scene.past and _has_room(scene, staffing, why):
-            staffing.old.append((revision, why))
+            changes.back.append((back[0], why))
+        elif revision in scene.past and _has_room(scene, changes, why):
+            changes.old.append((revision, why))
     return needed
 
 
-def _has_room(scene: Scene, staffing: Staffing, why: str) -> bool:
+def _has_room(scene: Scene, changes: WorkerChanges, why: str) -> bool:
     """A stream that began comes before a worker that does not serve yet, and before the surge."""
-    if staffing.new:
-        staffing.new -= 1
+    if changes.new:
+        changes.new -= 1
         return True
-    target, census = scene.target.replicas, scene.census
+    target, groups = scene.target.replicas, scene.groups
     limit = target + scene.seen.deployment.rollout.surge(target)
     if len(_existing(scene)) < limit:
         return True
-    loading = [w for w in census.current if not scene.has_served(w)]
-    ends = any(w.stopping for w in census.leaving)
+    loading = [w for w in groups.current if not scene.has_served(w)]
+    ends = any(w.stopping for w in groups.leaving)
     if loading and not ends:
-        staffing.retired.append((min(loading, key=lambda w: _use(scene, w)), why))
+        changes.retired.append((min(loading, key=lambda w: _use(scene, w)), why))
     return not loading and not ends
 
 
 def _existing(scene: Scene) -> list[Worker]:
     """Those that hold an accelerator: draining and ending ones, too."""
-    return [w for w in scene.seen.workers if w.failure is None and w not in scene.census.lost]
+    return [w for w in scene.seen.workers if w.failure is None and w not in scene.groups.lost]
 
 
 def _why_less(scene: Scene) -> str:
@@ -198,7 +198,7 @@ def _least_useful(scene: Scene, workers: Iterable[Worker], count: int, why: str)
 def _use(scene: Scene, worker: Worker) -> tuple[bool, bool, bool, int, float, int]:
     return (
         scene.has_served(worker),
-        worker.uid in scene.census.ready,
+        worker.uid in scene.groups.ready,
         worker.revision == scene.fallback,
         _running(worker, scene.signals),
         -worker.created,
