@@ -14,8 +14,9 @@ from .claims import Claims
 from .decisions.actions import Action
 from .decisions.memory import Memory
 from .decisions.observed import Observed, Signals
-from .decisions.plan import Plan, Route, make_plan
+from .decisions.plan import Plan, make_plan
 from .decisions.status import Status
+from .decisions.view import ModelView
 from .errors import PassingError
 from .metrics import Metrics
 
@@ -68,7 +69,7 @@ class Gateways(Protocol):
         """What the connected gateways say about a model now."""
         ...
 
-    def publish(self, route: Route) -> None:
+    def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
         ...
 
@@ -118,7 +119,7 @@ class Reconcilers:
             await asyncio.gather(*tasks, return_exceptions=True)  # each logged its own error
 
     def wake(self, key: str) -> None:
-        """Something happened to this deployment: reconcile it now, even if the key is unknown yet."""
+        """Something happened to this deployment: reconcile it now, also if the key is new."""
         if not self._is_running:
             return
         self._events.setdefault(key, asyncio.Event()).set()
@@ -186,7 +187,7 @@ class Reconcilers:
         for action in plan.actions:
             self._metrics.decided(action)
         self._watch(seen, plan)
-        self._gateways.publish(plan.route)
+        self._gateways.publish(plan.view)
         return plan
 
     async def _carry_out(self, seen: Observed, plan: Plan) -> float | None:

@@ -19,7 +19,7 @@ from modelfleet_operator.decisions.observed import (
     Signals,
     Worker,
 )
-from modelfleet_operator.decisions.plan import Route
+from modelfleet_operator.decisions.view import ModelView
 from modelfleet_operator.errors import PassingError
 from modelfleet_operator.reconciler import LONGEST_TICK, RESTART_DELAY, TICK, Reconcilers
 from simulated_fleet import deployment, policy, report, stats, worker
@@ -86,7 +86,7 @@ class GatewaysInMemory:
 
     def __init__(self) -> None:
         self.waiting = 0
-        self.routes: dict[str, Route] = {}
+        self.views: dict[str, ModelView] = {}
         self.reachable: set[str] = set()
 
     def signals(self, model: str) -> Signals:
@@ -95,11 +95,11 @@ class GatewaysInMemory:
             gateways=(report(waiting=self.waiting, reachable=self.reachable),), stats=ready
         )
 
-    def publish(self, route: Route) -> None:
-        self.routes[route.model] = route
+    def publish(self, view: ModelView) -> None:
+        self.views[view.model] = view
 
     def withdraw(self, model: str) -> None:
-        self.routes.pop(model, None)
+        self.views.pop(model, None)
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +122,7 @@ async def test_reads_decides_writes():
     async with running(body, gateways):
         assert list(body.workers) == ["tiny-aaaa-0"]
         assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Starting"
-        assert gateways.routes["default/tiny"].served_names == ("tiny",)
+        assert gateways.views["default/tiny"].served_names == ("tiny",)
 
 
 async def test_an_event_is_acted_on_at_once():
@@ -222,12 +222,12 @@ async def test_what_is_deleted_leaves_the_view_and_gives_its_name_back():
     young = deployment("young", created=2, served_names=("chat",))
     body, gateways = BodyInMemory(old, young), GatewaysInMemory()
     async with running(body, gateways) as reconcilers:
-        assert gateways.routes["default/young"].served_names == ()
+        assert gateways.views["default/young"].served_names == ()
         del body.deployments["default/old"]
         reconcilers.wake("default/old")
         await asyncio.sleep(0.1)
-        assert list(gateways.routes) == ["default/young"]
-        assert gateways.routes["default/young"].served_names == ("chat",)
+        assert list(gateways.views) == ["default/young"]
+        assert gateways.views["default/young"].served_names == ("chat",)
 
 
 async def test_what_appears_later_is_reconciled_too():
@@ -236,12 +236,12 @@ async def test_what_appears_later_is_reconciled_too():
         body.deployments["default/tiny"] = deployment()
         reconcilers.wake("default/tiny")
         await asyncio.sleep(0.1)
-        assert list(gateways.routes) == ["default/tiny"]
+        assert list(gateways.views) == ["default/tiny"]
 
 
 async def test_memory_of_the_last_leader_is_used():
     body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
-    body.remembered = Memory(revision="aaaa", proven="aaaa", target=0)
+    body.remembered = Memory(revision="aaaa", last_ready_revision="aaaa", target=0)
     async with running(body, gateways):
         assert not body.workers
         assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Asleep"

@@ -119,7 +119,7 @@ class SimulatedFleet:
 
     def signals(self) -> Signals:
         up = [w for w in self.workers.values() if self.is_up(w) and w.id not in self.frozen]
-        reachable = [w.id for w in up if not w.stopping and w.unrouted_at is None]
+        reachable = [w.id for w in up if not w.stopping and w.draining_since is None]
         loading = stats(WorkerState.LOADING, phase="Weights", percent=40)
         running = {w.id: self.streams.get(w.name, 0) for w in self.workers.values()}
         return Signals(
@@ -129,7 +129,7 @@ class SimulatedFleet:
                     reachable=reachable,
                     hears=frozenset(w.id for w in up),
                     taken=running if place == 0 else {},
-                    awaited=self._awaited() if place == 0 else frozenset(),
+                    awaited_revisions=self._awaited_revisions() if place == 0 else frozenset(),
                     waiting=self.waiting + sum(self.awaited.values()) if place == 0 else 0,
                     running=self.running if place == 0 else 0,
                     last_request=self.last_request,
@@ -189,7 +189,7 @@ class SimulatedFleet:
 
     def wanted(self) -> list[str]:
         """Those that neither drain nor end."""
-        return [name for name in self.alive() if self.workers[name].unrouted_at is None]
+        return [name for name in self.alive() if self.workers[name].draining_since is None]
 
     def routable(self) -> list[str]:
         """What a gateway would send requests to now."""
@@ -219,9 +219,9 @@ class SimulatedFleet:
             case Forget(revision=revision):
                 del self.history[revision]
             case Unroute(worker=w):
-                self.workers[w.name] = replace(w, unrouted_at=self.now)
+                self.workers[w.name] = replace(w, draining_since=self.now)
             case Reroute(worker=w):
-                self.workers[w.name] = replace(w, unrouted_at=None)
+                self.workers[w.name] = replace(w, draining_since=None)
             case Stop(worker=w):
                 self.workers[w.name] = replace(self.workers[w.name], stopping=True)
                 self._ends[w.name] = self.now + DRAIN_TIME
@@ -229,12 +229,12 @@ class SimulatedFleet:
             case Remove(worker=w):
                 del self.workers[w.name]
 
-    def _awaited(self) -> frozenset[str]:
+    def _awaited_revisions(self) -> frozenset[str]:
         """Revisions of held streams that no routable worker could resume."""
         routable = {
             w.revision
             for w in self.workers.values()
-            if w.failure is None and not w.stopping and w.unrouted_at is None and self.is_up(w)
+            if w.failure is None and not w.stopping and w.draining_since is None and self.is_up(w)
         }
         return frozenset(self.awaited) - routable
 

@@ -70,7 +70,7 @@ MODEL_DEPLOYMENT = ApiObject(
     short_name="md",
     scope="Namespaced",
     spec=model_deployment.Spec,
-    status=status.Status,
+    status=status.StatusSchema,
     name_is="it is a label of the worker pods and a name of the model",
     scale={
         "specReplicasPath": ".spec.scaling.replicas",

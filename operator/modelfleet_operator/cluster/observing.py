@@ -43,7 +43,7 @@ def observed_worker(pod: Object) -> Worker | None:
     if not labels.get(ORDINAL, "").isdecimal():
         return None
     stopping = "deletionTimestamp" in metadata
-    unrouted_at = labels.get(UNROUTED_AT)
+    draining_since = labels.get(UNROUTED_AT)
     failure = None if stopping else failure_of(pod)
     return Worker(
         namespace=metadata["namespace"],
@@ -53,9 +53,9 @@ def observed_worker(pod: Object) -> Worker | None:
         ordinal=int(labels[ORDINAL]),
         created=parse_time(metadata["creationTimestamp"]),
         address=_address(status.get("podIP", "")),
-        unrouted_at=float(unrouted_at) if unrouted_at else None,
+        draining_since=float(draining_since) if draining_since else None,
         stopping=stopping,
-        ends_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
+        gone_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
         failure=failure[0] if failure else None,
         failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
         problem=None if failure else startup_problem_of(pod),

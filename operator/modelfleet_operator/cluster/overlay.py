@@ -18,8 +18,8 @@ class _PodWrites:
     """What we wrote to one pod."""
 
     stopped: bool = False
-    was_routed: bool = False  # whether `unrouted_at` says anything
-    unrouted_at: float | None = None
+    was_routed: bool = False  # whether `draining_since` says anything
+    draining_since: float | None = None
 
 
 class WriteOverlay:
@@ -32,10 +32,10 @@ class WriteOverlay:
         """It was deleted."""
         self._writes.setdefault(uid, _PodWrites()).stopped = True
 
-    def routed(self, uid: str, unrouted_at: float | None) -> None:
+    def routed(self, uid: str, draining_since: float | None) -> None:
         """It was unrouted, or routed to again (None)."""
         write = self._writes.setdefault(uid, _PodWrites())
-        write.was_routed, write.unrouted_at = True, unrouted_at
+        write.was_routed, write.draining_since = True, draining_since
 
     def gone(self, uid: str) -> None:
         """The pod does not exist any more."""
@@ -50,7 +50,7 @@ class WriteOverlay:
             worker,
             stopping=worker.stopping or write.stopped,
             failure=None if write.stopped else worker.failure,
-            unrouted_at=write.unrouted_at if write.was_routed else worker.unrouted_at,
+            draining_since=write.draining_since if write.was_routed else worker.draining_since,
         )
 
 

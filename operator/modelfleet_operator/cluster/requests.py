@@ -17,7 +17,7 @@ _PASSING = frozenset({401, 408, 409, 429})
 
 
 async def answer(request: Awaitable[Any]) -> str:
-    """The body, unparsed: a write that succeeded must not fail because its answer has no known type.
+    """The body, unparsed: a write that succeeded must not fail because of its answer's type.
 
     What we wrote comes back through the watch.
     """

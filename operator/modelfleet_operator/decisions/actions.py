@@ -40,7 +40,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Unroute:
-    """Keep `Worker.unrouted_at` where a restarted operator finds it; the worker lives on."""
+    """Keep `Worker.draining_since` where a restarted operator finds it; the worker lives on."""
 
     worker: Worker
     reason: str
@@ -48,7 +48,7 @@ class Unroute:
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """Forget `Worker.unrouted_at`: a worker that was draining is needed after all."""
+    """Forget `Worker.draining_since`: a worker that was draining is needed after all."""
 
     worker: Worker
     reason: str

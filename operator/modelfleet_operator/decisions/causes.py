@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .failures import STALLED_AFTER
 from .observed import Worker
 from .plan_context import PlanContext
 from .reasons import Reason
 from .startup_problem import StartupProblem
-
-STALLED_AFTER = 3  # failures in a row
 
 _ADVICE = {
     Reason.OUT_OF_MEMORY: ": give workers more memory (spec.podTemplate), or lower "
@@ -37,7 +36,7 @@ def find_cause(context: PlanContext) -> Cause | None:
             message=_why_missing(context.placement.missing),
             is_lasting=True,
         )
-    if deployment.refusal is not None and context.missing:
+    if deployment.refusal is not None and context.changes.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
     return _startup_problem(context) or _given_up(context) or _failures(context)
@@ -69,7 +68,7 @@ def _why_missing(missing: tuple[str, ...]) -> str:
 
 
 def _startup_problem(context: PlanContext) -> Cause | None:
-    """Of several workers' problems what needs somebody, and of these the oldest."""
+    """Of several workers' problems a lasting one, and of these the oldest."""
     causes = [
         (not _is_lasting(context, worker.problem), worker.problem.since, worker, worker.problem)
         for worker in context.groups.serving
@@ -106,13 +105,13 @@ def _message(context: PlanContext, worker: Worker, problem: StartupProblem) -> s
 
 
 def _given_up(context: PlanContext) -> Cause | None:
-    revision = context.seen.deployment.revision
+    revision = context.revision
     if context.memory.given_up != revision:
         return None
     error = context.memory.failures.error or "a worker of it did not start"
     return Cause(
         reason=Reason.ROLLOUT_STUCK,
-        message=f"revision {revision} gave its place back to revision {context.serving_revision}, "
+        message=f"revision {revision} gave its place back to revision {context.previous_revision}, "
         f"since spec.rollout.maxSurge has no other for it; another change tries again: {error}",
         is_lasting=True,
     )
@@ -121,7 +120,7 @@ def _given_up(context: PlanContext) -> Cause | None:
 def _failures(context: PlanContext) -> Cause | None:
     failures, groups = context.memory.failures, context.groups
     is_lasting = failures.count >= STALLED_AFTER
-    is_whole = groups.ready_current == len(groups.current) and not context.missing
+    is_whole = groups.ready_current == len(groups.current) and not context.changes.missing
     if not failures.count or (is_whole and not is_lasting):
         return None
     is_loop = is_lasting and failures.reason is Reason.WORKER_FAILED

@@ -8,7 +8,7 @@ from .observed import GatewayReport, Observed, Worker, WorkerState
 from .plan_context import PlanContext
 from .reasons import Reason
 from .status import (
-    ColdStart,
+    ColdStartProgress,
     Condition,
     ConditionType,
     Queue,
@@ -73,21 +73,24 @@ def _condition(
 
 def _history(context: PlanContext, previous: Status | None) -> tuple[ScalingEvent, ...]:
     history = previous.scaling_history if previous else ()
-    if context.target == context.before:
+    if context.target.replicas == context.target.before:
         return history
     event = ScalingEvent(
-        time=context.now, before=context.before, after=context.target, reason=context.reason
+        time=context.now,
+        before=context.target.before,
+        after=context.target.replicas,
+        reason=context.target.reason,
     )
     return (*history, event)[-HISTORY:]
 
 
-def _ready(context: PlanContext, cold: ColdStart | None, cause: Cause | None) -> Finding:
+def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | None) -> Finding:
     gateways = context.signals.gateways
     if not gateways:
         return (
             "Unknown",
             Reason.NO_GATEWAY,
-            "no gateway is connected, so nobody can tell what it reaches",
+            "no gateway is connected, so it is unknown what gateways reach",
         )
     behind = [gateway.gateway for gateway in gateways if not gateway.heard]
     if behind:
@@ -98,22 +101,22 @@ def _ready(context: PlanContext, cold: ColdStart | None, cause: Cause | None) ->
         )
     if context.is_asleep:
         return "True", Reason.ASLEEP, "no worker runs; the first request wakes one"
-    new, old = context.seen.deployment.revision, context.serving_revision
-    if context.is_asleep_under_old:
+    new, old = context.revision, context.previous_revision
+    if context.is_previous_asleep:
         wakes = f"no worker runs; the first request wakes one of revision {old}"
         return "True", Reason.ASLEEP, f"{wakes}, since revision {new} is not ready"
-    lost = [gateway.gateway for gateway in gateways if not _is_served(context, gateway)]
-    if not lost:
-        count = f"{len(context.groups.ready)} of {_replicas(context.target)}"
+    unserved = [gateway.gateway for gateway in gateways if not _is_served(context, gateway)]
+    if not unserved:
+        count = f"{len(context.groups.ready)} of {_replicas(context.target.replicas)}"
         if context.groups.ready and not context.is_proven:
             waits = f"of revision {old} until revision {new} is ready"
             return "True", Reason.SERVING_OLD_REVISION, f"{count} ready at every gateway, {waits}"
         return "True", Reason.SERVING, f"{count} ready at every gateway"
     if any(_says_ready(context, worker.id) for worker in context.groups.serving):
-        return "False", Reason.UNREACHABLE, f"{', '.join(lost)} reaches no ready worker"
+        return "False", Reason.UNREACHABLE, f"{', '.join(unserved)} reaches no ready worker"
     if cause is not None:
         return "False", cause.reason, cause.message
-    if context.target == 0 and not context.groups.serving:
+    if context.target.replicas == 0 and not context.groups.serving:
         return "False", Reason.SCALED_TO_ZERO, "spec.scaling.replicas is 0, so nothing serves"
     reason = Reason.WAKING if context.is_proven else Reason.STARTING
     progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
@@ -139,26 +142,26 @@ def _reconciling(context: PlanContext, cause: Cause | None) -> Finding:
         if cause.is_lasting:
             return "False", Reason.STALLED, "it does not get further by itself"
         return "True", cause.reason, cause.message
-    ending = _ending(context)
-    draining = sum(w.revision != context.seen.deployment.revision for w in ending)
-    if groups.old or draining:
-        done = f"{groups.ready_current} of {_replicas(target)} of the new revision ready"
-        left = f"{len(groups.old)} of an old one serve, {draining} drain or end"
-        waits = f"; {context.waits}" if context.waits else ""
+    leaving = _leaving(context)
+    old_leaving = sum(w.revision != context.revision for w in leaving)
+    if groups.old or old_leaving:
+        done = f"{groups.ready_current} of {_replicas(target.replicas)} of the new revision ready"
+        left = f"{len(groups.old)} of an old one serve, {old_leaving} drain or stop"
+        waits = f"; {context.changes.rollout.waits}" if context.changes.rollout.waits else ""
         return "True", Reason.ROLLOUT, f"{done}, {left}{waits}"
-    if groups.ready_current < len(groups.current) or context.missing:
+    if groups.ready_current < len(groups.current) or context.changes.missing:
         return (
             "True",
             Reason.SCALING_UP if context.is_proven else Reason.STARTING,
-            f"{groups.ready_current} of {_replicas(target)} ready: {context.reason}",
+            f"{groups.ready_current} of {_replicas(target.replicas)} ready: {target.reason}",
         )
-    if ending:
-        return "True", Reason.SCALING_DOWN, f"{len(ending)} draining: {context.reason}"
-    return "False", Reason.AS_DESIRED, f"{_replicas(target)} wanted: {context.reason}"
+    if leaving:
+        return "True", Reason.SCALING_DOWN, f"{len(leaving)} draining: {target.reason}"
+    return "False", Reason.AS_DESIRED, f"{_replicas(target.replicas)} wanted: {target.reason}"
 
 
-def _ending(context: PlanContext) -> list[Worker]:
-    """Those that drain or end, and those whose end this plan begins."""
+def _leaving(context: PlanContext) -> list[Worker]:
+    """Those that drain or stop, and those that this plan drains or stops."""
     serving = {worker.uid for worker in context.groups.serving}
     return [
         worker
@@ -181,23 +184,20 @@ def _placement_limited(context: PlanContext) -> Finding:
 def _name_conflict(seen: Observed) -> Finding:
     """The older deployment has the short name; the younger is reachable by its full name."""
     deployment = seen.deployment
-    lost = [
+    taken = [
         f"{name!r} belongs to {seen.owners[name]}, which is older"
         for name in deployment.served_names
         if seen.owners.get(name, deployment.key) != deployment.key
     ]
-    if not lost:
+    if not taken:
         return "False", Reason.NO_CONFLICT, "every served name is its own"
-    return "True", Reason.NAME_TAKEN, f"{'; '.join(lost)}: ask for {deployment.key!r} instead"
+    return "True", Reason.NAME_TAKEN, f"{'; '.join(taken)}: ask for {deployment.key!r} instead"
 
 
-def _cold_start(context: PlanContext) -> ColdStart | None:
+def _cold_start(context: PlanContext) -> ColdStartProgress | None:
     """The worker that will be ready next; None if nothing is on its way."""
-    coming = [
-        worker
-        for worker in context.groups.serving
-        if worker.uid not in context.memory.was_ready | context.groups.ready
-    ]
+    known = context.memory.was_ready | context.groups.ready
+    coming = [worker for worker in context.groups.serving if worker.uid not in known]
     progress = []
     for worker in coming:
         stats = context.signals.stats.get(worker.id)
@@ -207,14 +207,15 @@ def _cold_start(context: PlanContext) -> ColdStart | None:
         phase, percent, eta = "Pending" if is_stuck else "Starting", 0, learned if is_known else 0.0
         if stats is not None and stats.phase:
             phase, percent, eta = stats.phase, int(stats.percent), stats.eta or eta
-        progress.append(ColdStart(phase=phase, percent=percent, eta=eta))
+        progress.append(ColdStartProgress(phase=phase, percent=percent, eta=eta))
     if progress:
         return max(progress, key=lambda cold: cold.percent)
-    if not context.missing or context.seen.deployment.error:
+    if not context.changes.missing or context.seen.deployment.error:
         return None
-    learned = context.start_at + context.memory.cold_start_seconds
-    return ColdStart(
-        phase="BackOff" if context.start_at > context.now else "Starting",
+    start_at = context.changes.start_at
+    learned = start_at + context.memory.cold_start_seconds
+    return ColdStartProgress(
+        phase="BackOff" if start_at > context.now else "Starting",
         eta=learned if learned > context.now else 0.0,
     )
 

@@ -9,7 +9,7 @@ from .observed import Deployment, Observed, Worker
 from .reasons import Reason
 
 RETRY = 300.0  # seconds after which a class that was short is tried again
-STALLED_AFTER = 300.0  # seconds without room on any class, after which somebody should look
+STALLED_AFTER = 300.0  # seconds without room on any class, after which a person should act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ Shortages = Mapping[str, Shortage]  # by class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where new workers go, and why not where they would rather; hand `shortages` back in."""
+class PlacementDecision:
+    """Where new workers go, and why not to a better class; hand `shortages` back in."""
 
     accelerator: str  # for new workers; empty: no class was asked for, or none exists
     is_possible: bool  # False: classes are asked for and none of them exists
@@ -38,11 +38,14 @@ class Placement:
     wake_at: float | None  # when time alone may change it, Unix seconds
 
 
-def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
+def place(seen: Observed, now: float, shortages: Shortages) -> PlacementDecision:
     """The best class that is not short; a class is short once a worker waited too long for it.
 
     It is tried again after `RETRY`. A waiting worker moves only when another class is free for it,
     so that nothing is given up for nothing while all of them are short.
+
+    Accelerators [h100, a10], `fallback_after` 60 s, a worker waits for an h100 since 60 s -> h100
+    is short for 300 s, new workers go to a10, and the waiting worker moves there.
     """
     deployment = seen.deployment
     usable = tuple(name for name in deployment.accelerators if name in seen.accelerators)
@@ -58,7 +61,7 @@ def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
         for worker in waiting
         if is_possible and (why := _why_move(worker, seen, free, shortages, chosen))
     )
-    return Placement(
+    return PlacementDecision(
         accelerator=chosen,
         is_possible=is_possible,
         missing=tuple(name for name in deployment.accelerators if name not in usable),
@@ -82,9 +85,7 @@ def _waits_for_a_node(worker: Worker) -> bool:
     return (
         worker.problem is not None
         and worker.problem.reason is Reason.UNSCHEDULABLE
-        and worker.failure is None
-        and worker.unrouted_at is None
-        and not worker.stopping
+        and worker.is_serving
     )
 
 

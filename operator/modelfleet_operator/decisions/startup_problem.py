@@ -1,4 +1,4 @@
-"""What keeps a worker from starting, and how long until somebody should hear of it."""
+"""What keeps a worker from starting, and how long it may last before the status says so."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ class StartupProblem:
 
     def is_shown(self, now: float) -> bool:
         """Whether it has lasted beyond what is usual in a start that goes well."""
-        return self.alarms[0] <= now
+        return self.shown_at <= now
 
     def is_lasting(self, now: float) -> bool:
         """Whether it has lasted so long that it will hardly pass by itself."""
-        return self.alarms[1] <= now
+        return self.stalled_at <= now
 
     @property
-    def alarms(self) -> tuple[float, float]:
-        """When it is told, and when it makes the deployment Stalled; Unix seconds."""
-        told, stalled = GRACE_PERIODS[self.reason]
-        return self.since + told, self.since + stalled
+    def shown_at(self) -> float:
+        """When conditions begin to name it, Unix seconds."""
+        return self.since + GRACE_PERIODS[self.reason][0]
+
+    @property
+    def stalled_at(self) -> float:
+        """When it makes the deployment Stalled, Unix seconds; inf: never."""
+        return self.since + GRACE_PERIODS[self.reason][1]
 
 
 # Seconds until it is shown, and until it is Stalled. What passes by itself again and again (a
@@ -47,7 +51,7 @@ GRACE_PERIODS: dict[Reason, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The API server (or a machine) takes no new worker until somebody changes something."""
+    """The API server (or a machine) takes no new worker until a person changes something."""
 
     reason: Reason
     message: str

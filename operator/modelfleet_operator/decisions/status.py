@@ -33,7 +33,7 @@ class ScalingEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColdStart:
+class ColdStartProgress:
     """How far the next worker is."""
 
     phase: str  # Asleep, Pending, Starting, Download, Imports, Weights, Cache, Warmup, BackOff
@@ -61,7 +61,7 @@ class Status:
     revision: str = ""  # the one that the spec asks for
     queue: Queue | None = None  # None: no gateway says
     scaling_history: tuple[ScalingEvent, ...] = ()  # last 10, oldest first
-    cold_start: ColdStart | None = None  # None: a worker is ready
+    cold_start: ColdStartProgress | None = None  # None: a worker is ready
     cost_per_hour: Decimal | None = None  # None: not known
 
     def condition(self, type_: ConditionType) -> Condition:

@@ -1,211 +1,229 @@
-"""Who stays, who goes and who is started: a rollout's counts turned into workers."""
+"""A rollout's counts turned into workers: which ones drain, serve again, or are started."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from .draining import can_come_back
-from .memory import Memory
-from .observed import Observed, Signals, Worker
-from .rollout import RevisionCounts, decide_rollout
-from .worker_groups import WorkerGroups
-
-Why = tuple[Worker, str]
+from .failures import retry_at
+from .observed import Worker
+from .plan_context import PlanContext, WorkerChanges
+from .rollout import RevisionCounts, RolloutDecision, decide_rollout
+from .worker_groups import Reasoned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What the autoscaler wants."""
+class Rescue:
+    """One serving worker for each old revision that streams wait for."""
 
-    replicas: int  # 1 at least while a revision must prove itself
-    demand: int  # without the worker that only proves its revision
-    reason: str
-
-
-@dataclass(slots=True, kw_only=True)
-class WorkerChanges:
-    """What becomes of whom. The rest stays as it is."""
-
-    retired: list[Why] = field(default_factory=list)
-    back: list[Why] = field(default_factory=list)  # draining ones that are needed after all
-    new: int = 0  # workers of the current revision to start
-    old: list[tuple[str, str]] = field(default_factory=list)  # revision and reason of each start
-    waits: str = ""  # for what a rollout waits; written for a person
+    keep: frozenset[str] = frozenset()  # uids of serving ones that must stay
+    reroute: tuple[Reasoned, ...] = ()
+    start: tuple[tuple[str, str], ...] = ()  # revision and reason
+    replaces_new: int = 0  # starts of the current revision that give their place to `start`
+    make_room: tuple[Reasoned, ...] = ()  # a loading worker that goes, so that one can start
+    revisions: tuple[str, ...] = ()  # all that streams wait for, whatever is done about it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """All that changes looks at."""
+def decide_worker_changes(context: PlanContext) -> WorkerChanges:
+    """Brings the serving workers to what the rollout allows now.
 
-    seen: Observed
-    signals: Signals
-    now: float
-    memory: Memory
-    groups: WorkerGroups
-    target: Target
+    3 wanted, 1 new one ready, 3 old ones serve, maxSurge 1 -> 1 of the old ones drains, and none
+    is started before it is gone.
+    """
+    groups = context.groups
+    never_served = {w.uid for w in groups.old if not context.has_served(w)}
+    previous = context.previous_revision
+    strays = [w for w in groups.old if w.uid in never_served and w.revision != previous]
+    old = [w for w in groups.old if w.uid not in never_served or w.revision == previous]
+    counts = count_revisions(context, old, never_served)
+    rollout = decide_rollout(context.seen.deployment.rollout, counts)
 
-    @property
-    def revision(self) -> str:
-        """The one that the spec asks for."""
-        return self.seen.deployment.revision
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether a worker of it was ready once."""
-        return self.memory.proven == self.revision
-
-    @property
-    def fallback(self) -> str:
-        """The revision that serves until the current one does; empty: none."""
-        return "" if self.is_proven else self.memory.proven
-
-    @property
-    def past(self) -> set[str]:
-        """Old revisions that workers can be started of."""
-        return {past.revision for past in self.seen.history} - {self.revision}
-
-    def has_served(self, worker: Worker) -> bool:
-        """Whether it was ever ready, as far as gateways can tell."""
-        return (
-            not self.signals.complete
-            or worker.uid in self.memory.was_ready | self.groups.ready
-            or self.signals.reach(worker.id) != "none"
-        )
-
-    def draining(self, revision: str) -> list[Worker]:
-        """Workers of it that could be routed to again, the busiest first."""
-        able = [
-            worker
-            for worker in self.groups.leaving
-            if worker.revision == revision and can_come_back(worker, self.signals, self.memory)
-        ]
-        return sorted(able, key=lambda w: (-_running(w, self.signals), w.ordinal))
+    new_again, old_again = choose_reroutes(context, rollout, len(old))
+    planned_new = max(rollout.new - len(groups.current) - len(new_again), 0)
+    planned_old = max(rollout.old - len(old) - len(old_again), 0)
+    served = {w.revision for w, _ in (*new_again, *old_again)}
+    if planned_old:
+        served.add(previous)
+    rescue = rescue_streams(context, served, planned_new)
+    start_new, start_old = count_starts(context, planned_new, planned_old, rescue)
+    refusal = context.seen.deployment.refusal
+    not_before = max(context.now, refusal.retry_at) if refusal else context.now
+    return WorkerChanges(
+        rollout=rollout,
+        drain=(*rescue.make_room, *choose_drains(context, rollout, old, strays, rescue)),
+        reroute=(*new_again, *old_again, *rescue.reroute),
+        rescued=rescue.revisions,
+        start_new=start_new,
+        start_new_at=max(not_before, retry_at(context.memory.failures)),
+        start_old=start_old,
+        start_old_at=max(not_before, retry_at(context.memory.old_failures)),
+    )
 
 
-def decide_worker_changes(scene: Scene) -> WorkerChanges:
-    """Brings the routable workers to what the rollout allows now."""
-    groups, changes = scene.groups, WorkerChanges()
-    strays = [w for w in groups.old if w.revision != scene.fallback and not scene.has_served(w)]
-    old = [w for w in groups.old if w not in strays]
-    decision = decide_rollout(scene.seen.deployment.rollout, _count_revisions(scene, old, strays))
-    changes.waits = decision.waits
+def count_revisions(
+    context: PlanContext, old: list[Worker], never_served: set[str]
+) -> RevisionCounts:
+    """What a rollout goes by: `old` serve, and came from a revision that was ready once.
 
-    _start_new(scene, changes, decision.new - len(groups.current))
-    _start_old(scene, changes, decision.old - len(old))
-    needed = _rescue(scene, changes, groups.old)
-    takes_over = f"revision {scene.revision} takes over"
-    making_room = [worker for worker, _ in changes.retired]
-    current = [w for w in groups.current if w not in making_room]
-    changes.retired += [
-        *_least_useful(scene, current, len(current) - decision.new, _why_less(scene)),
-        *((w, "its revision was never ready") for w in strays if w not in needed),
-        *_least_useful(
-            scene, (w for w in old if w not in needed), len(old) - decision.old, takes_over
-        ),
-    ]
-    return changes
-
-
-def _count_revisions(scene: Scene, old: list[Worker], strays: list[Worker]) -> RevisionCounts:
-    seen, groups = scene.seen, scene.groups
-    revision, fallback = scene.revision, scene.fallback
-    exist = _existing(scene)
-    routable = {worker.uid for worker in old}
-    gone_old = [w for w in exist if w.revision != revision and w.uid not in routable]
+    Revision b is asked for, a was ready last; a-0 and a-1 serve, a-2 drains, b-0 loads -> 1 new,
+    0 of them ready, 2 old, both ready, 4 existing, 1 old that does not serve.
+    """
+    groups, target, existing = context.groups, context.target, context.existing
+    revision, previous = context.revision, context.previous_revision
+    serving_old = {worker.uid for worker in old}
     return RevisionCounts(
-        target=scene.target.replicas,
-        demand=scene.target.demand,
-        new=len(groups.current) + len(scene.draining(revision)),
+        target=target.replicas,
+        demand=target.demand,
+        new=len(groups.current) + len(context.reroutable(revision)),
         new_ready=groups.ready_current,
         old=len(old),
         old_ready=sum(w.uid in groups.ready for w in old),
-        old_idle=sum(not scene.has_served(w) for w in old),
-        old_draining=len(scene.draining(fallback)) if fallback else 0,
-        holding=len(exist),
-        leaving_old=len(gone_old),
-        proven=scene.is_proven,
-        restartable=fallback in scene.past,
-        given_up=scene.memory.given_up == revision,
-        blocked=bool(seen.deployment.error),
+        old_never_served=sum(w.uid in never_served for w in old),
+        previous_draining=len(context.reroutable(previous)) if previous else 0,
+        existing=len(existing),
+        old_not_serving=sum(w.revision != revision and w.uid not in serving_old for w in existing),
+        proven=context.is_proven,
+        can_start_previous=bool(previous) and previous in context.history,
+        given_up=context.memory.given_up == revision,
+        blocked=bool(context.seen.deployment.error),
     )
 
 
-def _start_new(scene: Scene, changes: WorkerChanges, count: int) -> None:
-    back = scene.draining(scene.revision)[: max(count, 0)]
-    changes.back += [(worker, "it is needed again") for worker in back]
-    changes.new = max(count - len(back), 0)
+def choose_reroutes(
+    context: PlanContext, rollout: RolloutDecision, old: int
+) -> tuple[list[Reasoned], list[Reasoned]]:
+    """Draining workers that serve again before another is started, of the new and previous one.
+
+    3 new ones are to serve, 2 do, tiny-b-4 drains and is ready -> tiny-b-4 serves again.
+    """
+    new = max(rollout.new - len(context.groups.current), 0)
+    previous = max(rollout.old - old, 0)
+    why = f"revision {context.revision} is not ready: {context.target.reason}"
+    return (
+        [(w, "it is needed again") for w in context.reroutable(context.revision)[:new]]
+        if new
+        else [],
+        [(w, why) for w in context.reroutable(context.previous_revision)[:previous]]
+        if previous
+        else [],
+    )
 
 
-def _start_old(scene: Scene, changes: WorkerChanges, count: int) -> None:
-    why = f"revision {scene.revision} is not ready: {scene.target.reason}"
-    back = scene.draining(scene.fallback)[: max(count, 0)]
-    changes.back += [(worker, why) for worker in back]
-    changes.old += [(scene.fallback, why)] * (count - len(back))
+def rescue_streams(context: PlanContext, served: set[str], planned_new: int) -> Rescue:
+    """Keeps, reroutes or starts one worker for each old revision that streams wait for.
 
-
-def _rescue(scene: Scene, changes: WorkerChanges, old: Iterable[Worker]) -> list[Worker]:
-    """One routable worker for each old revision that streams wait for; returns who must stay."""
-    needed = []
-    for revision in sorted(scene.signals.awaited - {scene.revision}):
-        able = [worker for worker in old if worker.revision == revision]
-        started = [other for other, _ in changes.old] + [w.revision for w, _ in changes.back]
+    `served` get a worker already. A stream waits for revision a, of which none serves or drains,
+    and 1 worker of b is planned -> one of a is started in that one's place.
+    """
+    waiting = sorted(context.signals.awaited_revisions - {context.revision} - served)
+    if not waiting or context.target.replicas == 0:
+        return Rescue()
+    keep, reroute, wanted = [], [], []
+    for revision in waiting:
         why = f"a stream that revision {revision} began waits for a worker like it"
-        if scene.target.replicas == 0 or revision in started:
-            continue
-        if able:
-            needed.append(max(able, key=lambda w: _use(scene, w)))
-        elif back := scene.draining(revision):
-            changes.back.append((back[0], why))
-        elif revision in scene.past and _has_room(scene, changes, why):
-            changes.old.append((revision, why))
-    return needed
+        if able := [w for w in context.groups.old if w.revision == revision]:
+            keep.append(max(able, key=lambda w: _usefulness(context, w)).uid)
+        elif again := context.reroutable(revision):
+            reroute.append((again[0], why))
+        elif revision in context.history:
+            wanted.append((revision, why))
+    replacing, beyond = wanted[:planned_new], wanted[planned_new:]
+    may_start, make_room = _make_room(context, beyond)
+    return Rescue(
+        keep=frozenset(keep),
+        reroute=tuple(reroute),
+        start=tuple(wanted if may_start else replacing),
+        replaces_new=len(replacing),
+        make_room=make_room,
+        revisions=tuple(waiting),
+    )
 
 
-def _has_room(scene: Scene, changes: WorkerChanges, why: str) -> bool:
-    """A stream that began comes before a worker that does not serve yet, and before the surge."""
-    if changes.new:
-        changes.new -= 1
-        return True
-    target, groups = scene.target.replicas, scene.groups
-    limit = target + scene.seen.deployment.rollout.surge(target)
-    if len(_existing(scene)) < limit:
-        return True
-    loading = [w for w in groups.current if not scene.has_served(w)]
-    ends = any(w.stopping for w in groups.leaving)
-    if loading and not ends:
-        changes.retired.append((min(loading, key=lambda w: _use(scene, w)), why))
-    return not loading and not ends
+def _make_room(
+    context: PlanContext, beyond: list[tuple[str, str]]
+) -> tuple[bool, tuple[Reasoned, ...]]:
+    """Whether those may start that take no planned worker's place; else who makes room for them.
+
+    A stream that began comes before a worker that does not serve yet, and before the surge.
+    """
+    if not beyond:
+        return True, ()
+    target = context.target.replicas
+    if len(context.existing) < target + context.seen.deployment.rollout.surge(target):
+        return True, ()
+    loading = [w for w in context.groups.current if not context.has_served(w)]
+    if context.groups.stopping:
+        return False, ()
+    if not loading:
+        return True, ()
+    goes = min(loading, key=lambda w: _usefulness(context, w))
+    return False, ((goes, beyond[0][1]),)
 
 
-def _existing(scene: Scene) -> list[Worker]:
-    """Those that hold an accelerator: draining and ending ones, too."""
-    return [w for w in scene.seen.workers if w.failure is None and w not in scene.groups.lost]
+def count_starts(
+    context: PlanContext, planned_new: int, planned_old: int, rescue: Rescue
+) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """How many workers to start: of the current revision, and each old one with its reason.
+
+    2 new planned, 1 gives its place to a rescue -> 1 new, 1 old. With an error in the spec -> 0
+    new, 1 old. No asked accelerator class exists -> 0 and 0.
+    """
+    if not context.placement.is_possible:
+        return 0, ()
+    new = 0 if context.seen.deployment.error else planned_new - rescue.replaces_new
+    why = f"revision {context.revision} is not ready: {context.target.reason}"
+    return new, (*[(context.previous_revision, why)] * planned_old, *rescue.start)
 
 
-def _why_less(scene: Scene) -> str:
-    if scene.memory.given_up == scene.revision:
-        return f"it never was ready, and revision {scene.fallback} needs its place"
-    return scene.target.reason
+def choose_drains(
+    context: PlanContext,
+    rollout: RolloutDecision,
+    old: list[Worker],
+    strays: list[Worker],
+    rescue: Rescue,
+) -> list[Reasoned]:
+    """Which serving workers serve no more.
+
+    The least useful beyond the rollout's counts, and `strays`: old ones that never served and are
+    not of the previous revision. 3 current ones with 5, 1 and 9 requests, 2 new wanted -> the one
+    with 1 request.
+    """
+    makes_room = {w.uid for w, _ in rescue.make_room}
+    current = [w for w in context.groups.current if w.uid not in makes_room]
+    return [
+        *_least_useful(context, current, len(current) - rollout.new, _why_fewer(context)),
+        *((w, "its revision was never ready") for w in strays if w.uid not in rescue.keep),
+        *_least_useful(
+            context,
+            (w for w in old if w.uid not in rescue.keep),
+            len(old) - rollout.old,
+            f"revision {context.revision} takes over",
+        ),
+    ]
 
 
-def _least_useful(scene: Scene, workers: Iterable[Worker], count: int, why: str) -> list[Why]:
+def _why_fewer(context: PlanContext) -> str:
+    if context.memory.given_up == context.revision:
+        return f"it never was ready, and revision {context.previous_revision} needs its place"
+    return context.target.reason
+
+
+def _least_useful(
+    context: PlanContext, workers: Iterable[Worker], count: int, why: str
+) -> list[Reasoned]:
     """Those that never served first, then those that are not ready, the idlest, the youngest."""
-    chosen = sorted(workers, key=lambda worker: _use(scene, worker))[: max(count, 0)]
+    if count <= 0:
+        return []
+    chosen = sorted(workers, key=lambda worker: _usefulness(context, worker))[:count]
     return [(worker, why) for worker in chosen]
 
 
-def _use(scene: Scene, worker: Worker) -> tuple[bool, bool, bool, int, float, int]:
+def _usefulness(context: PlanContext, worker: Worker) -> tuple[bool, bool, bool, int, float, int]:
     return (
-        scene.has_served(worker),
-        worker.uid in scene.groups.ready,
-        worker.revision == scene.fallback,
-        _running(worker, scene.signals),
+        context.has_served(worker),
+        worker.uid in context.groups.ready,
+        worker.revision == context.previous_revision,
+        context.running(worker),
         -worker.created,
         -worker.ordinal,
     )
-
-
-def _running(worker: Worker, signals: Signals) -> int:
-    stats = signals.stats.get(worker.id)
-    return stats.running if stats else 0

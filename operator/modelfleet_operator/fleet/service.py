@@ -16,7 +16,7 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
 from ..decisions.observed import Signals, WorkerStats
-from ..decisions.plan import Route
+from ..decisions.view import ModelView
 from .signals import GatewayStream, worker_stats
 from .view import FleetView
 
@@ -79,24 +79,24 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._has_ended = True
         self._tell_gateways()
 
-    def publish(self, route: Route) -> None:
+    def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
-        if self._view.put(route) or route.model in self._unpublished:
-            self._changed(route.model)
+        if self._view.put(view) or view.model in self._unpublished:
+            self._changed(view.model)
 
     def withdraw(self, model: str) -> None:
         """Takes a model out of the view."""
-        route = self._view.route(model)
+        published = self._view.model(model)
         for gateway in self._gateways.values():
-            gateway.forget(model, route.workers if route else ())
+            gateway.forget(model, published.workers if published else ())
         self._view.drop(model)
         self._changed(model)
 
     def signals(self, model: str) -> Signals:
         """What the connected gateways say about a model now; silent ones are left out."""
         now, view = self._clock(), self._view
-        route = view.route(model)
-        workers = route.workers if route else ()
+        published = view.model(model)
+        workers = published.workers if published else ()
         gateways = sorted(
             (g for g in self._gateways.values() if now - g.heard_at <= SILENCE), key=lambda g: g.id
         )

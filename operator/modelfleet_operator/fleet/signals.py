@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 from ..decisions.observed import GatewayReport, WorkerState, WorkerStats
-from ..decisions.plan import WorkerRoute
+from ..decisions.view import WorkerRoute
 from .view import FleetView, identity, routability
 
 _STATES = {
@@ -98,16 +98,16 @@ class GatewayStream:
             ),
             hears=frozenset(worker.id for worker, told in heard if told.reachable),
             taken={worker.id: told.running for worker, told in heard if told.running},
-            awaited=frozenset(said.awaited_revisions),
+            awaited_revisions=frozenset(said.awaited_revisions),
         )
 
     def _digest(self, model: str, view: FleetView) -> object:
         """Counters and times change all the time and are no news."""
-        route = view.route(model)
-        if route is None:
+        published = view.model(model)
+        if published is None:
             return None
-        report = self.report(model, route.workers, view)
-        said = [self.said_of(model, worker, view) for worker in route.workers]
+        report = self.report(model, published.workers, view)
+        said = [self.said_of(model, worker, view) for worker in published.workers]
         return (
             report.heard,
             report.waiting,
@@ -115,7 +115,7 @@ class GatewayStream:
             report.reachable,
             report.hears,
             tuple(sorted(report.taken.items())),
-            report.awaited,
+            report.awaited_revisions,
             tuple(worker_stats(s.stats) for s in said if s is not None),
         )
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
 
-from ..decisions.plan import Route, WorkerRoute
+from ..decisions.view import ModelView, WorkerRoute
 
 REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
 
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    route: Route
+    view: ModelView
     message: fleet_pb2.ModelView
     since: dict[object, int]  # the model, its workers and their routability -> version
 
@@ -33,23 +33,23 @@ class FleetView:
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
 
-    def route(self, model: str) -> Route | None:
+    def model(self, model: str) -> ModelView | None:
         """As it was published last."""
         published = self._models.get(model)
-        return published.route if published else None
+        return published.view if published else None
 
-    def put(self, route: Route) -> bool:
+    def put(self, view: ModelView) -> bool:
         """Whether that changed anything."""
-        before = self._models.get(route.model)
-        if before is not None and before.route == route:
+        before = self._models.get(view.model)
+        if before is not None and before.view == view:
             return False
-        self._advance(route.model)
-        known: set[object] = {route.model}
-        for worker in route.workers:
+        self._advance(view.model)
+        known: set[object] = {view.model}
+        for worker in view.workers:
             known |= {identity(worker), routability(worker)}
         old = before.since if before else {}
         since = {what: old.get(what, self.version) for what in known}
-        self._models[route.model] = _Published(route, _model_route(route), since)
+        self._models[view.model] = _Published(view, _message(view), since)
         return True
 
     def drop(self, model: str) -> bool:
@@ -113,16 +113,16 @@ def routability(worker: WorkerRoute) -> object:
     return worker.id, worker.address, worker.routable
 
 
-def _model_route(route: Route) -> fleet_pb2.ModelView:
+def _message(view: ModelView) -> fleet_pb2.ModelView:
     return fleet_pb2.ModelView(
-        model=route.model,
-        served_names=route.served_names,
-        max_queue=route.max_queue,
-        hold_timeout=route.hold_timeout,
-        created=route.created,
-        eta=route.eta,
-        phase=route.phase,
-        revisions=route.revisions,
+        model=view.model,
+        served_names=view.served_names,
+        max_queue=view.max_queue,
+        hold_timeout=view.hold_timeout,
+        created=view.created,
+        eta=view.eta,
+        phase=view.phase,
+        revisions=view.revisions,
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,
@@ -130,6 +130,6 @@ def _model_route(route: Route) -> fleet_pb2.ModelView:
                 routable=worker.routable,
                 revision=worker.revision,
             )
-            for worker in route.workers
+            for worker in view.workers
         ],
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from ..decisions.worker_groups import STABLE, back_off
+from ..decisions.failures import STABLE, back_off
 from ..errors import StartError
 from .processes import Child
 

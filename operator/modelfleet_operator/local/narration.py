@@ -54,7 +54,7 @@ def _scaling(deployment: Deployment, before: Status | None, plan: Plan) -> list[
     step = history[-1]
     if step.after == 0:
         return []  # told when it sleeps
-    if step.before == 0 and plan.memory.proven == deployment.revision:
+    if step.before == 0 and plan.memory.last_ready_revision == deployment.revision:
         return [f"waking ({_waiting(plan.status)})"]
     if step.before == 0:
         return [f"starting {_workers(step.after)} ({step.reason})"]

@@ -30,7 +30,7 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
-    ColdStart,
+    ColdStartProgress,
     Condition,
     Queue,
     ScalingEvent,
@@ -435,7 +435,7 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         revision="0123abcd",
         queue=Queue(waiting=1, running=2),
         scaling_history=(ScalingEvent(time=1.0, before=1, after=2, reason="demand"),),
-        cold_start=ColdStart(phase="Weights", percent=40, eta=9.0),
+        cold_start=ColdStartProgress(phase="Weights", percent=40, eta=9.0),
         cost_per_hour=Decimal("2.50"),
     )
     written = {**render(status), "memory": Memory(target=2).dump()}

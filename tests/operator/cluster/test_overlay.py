@@ -46,9 +46,9 @@ def test_nothing_is_remembered_for_ever():
 def test_a_pod_is_as_we_left_it():
     overlay, pod = WriteOverlay(), worker(0)
     overlay.routed(pod.uid, 50.0)
-    assert overlay.apply(pod).unrouted_at == 50.0
+    assert overlay.apply(pod).draining_since == 50.0
     overlay.routed(pod.uid, None)
-    assert overlay.apply(worker(0, unrouted_at=50.0)).unrouted_at is None
+    assert overlay.apply(worker(0, draining_since=50.0)).draining_since is None
     overlay.stopped(pod.uid)
     assert overlay.apply(worker(0, failure="ended")).failure is None
     assert overlay.apply(pod).stopping

@@ -15,7 +15,7 @@ from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.status import Status
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
-PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
+PROVEN = Memory(revision="aaaa", last_ready_revision="aaaa", target=1, last_active=1000)
 ONE, TWO = worker(0), worker(1)
 UP = {ONE.id: stats(), TWO.id: stats()}
 
@@ -163,7 +163,7 @@ def test_the_older_deployment_keeps_the_short_name():
         make_plan(Observed(deployment=d, owners=names), Signals(), 1000, Memory(), None)
         for d in (old, young)
     ]
-    assert [plan.route.served_names for plan in plans] == [("chat", "old"), ("young",)]
+    assert [plan.view.served_names for plan in plans] == [("chat", "old"), ("young",)]
     assert plans[0].status.condition("NameConflict").status == "False"
     conflict = plans[1].status.condition("NameConflict")
     assert conflict.status == "True"
@@ -199,7 +199,7 @@ def test_a_memory_survives_its_dump_and_changes_seldom():
         PROVEN,
         peaks=((990.0, 3),),
         failures=Failures(count=2, last_at=5.0, error="x", counted=frozenset({"u"})),
-        unwell={"u": 3.0},
+        unhealthy={"u": 3.0},
         was_ready=frozenset({"u", "v"}),
     )
     assert Memory.load(memory.dump()) == memory

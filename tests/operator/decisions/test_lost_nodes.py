@@ -51,7 +51,7 @@ def test_what_ends_on_a_dead_node_counts_for_nothing_and_blocks_nobody():
         fleet.run(0.5)
     (stuck,) = [w for w in fleet.workers.values() if w.stopping]
     fleet._ends.clear()  # nobody ends it
-    fleet.workers[stuck.name] = replace(stuck, ends_by=fleet.now + 75)
+    fleet.workers[stuck.name] = replace(stuck, gone_by=fleet.now + 75)
     fleet.run(70)
     assert fleet.condition("Reconciling")[0] == "True", "it may still end"
     fleet.run(40)

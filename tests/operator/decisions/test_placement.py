@@ -22,7 +22,7 @@ FALLBACK_AFTER = 60.0
 
 @dataclass
 class Cluster(SimulatedFleet):
-    """Nodes of each class have room for so many workers; the scheduler acts before each reconcile."""
+    """Nodes of each class have room for so many workers; the scheduler acts before the plan."""
 
     room: dict[str, int] = field(default_factory=dict)
     classes: dict[str, Accelerator] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from modelfleet_operator.decisions.observed import Observed, PastRevision, Signa
 from modelfleet_operator.decisions.plan import make_plan
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
-PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
+PROVEN = Memory(revision="aaaa", last_ready_revision="aaaa", target=1, last_active=1000)
 
 
 def plan_for(*workers, signals: Signals | None = None, memory: Memory = PROVEN, **spec):
@@ -56,7 +56,7 @@ def test_scaling_down_takes_the_least_busy_and_stops_routing_to_it_first():
         scaling=policy(mode="External", replicas=2),
     )
     assert [(type(a), a.worker.name) for a in plan.actions] == [(Unroute, "tiny-aaaa-1")]
-    routable = {route.id: route.routable for route in plan.route.workers}
+    routable = {worker.id: worker.routable for worker in plan.view.workers}
     assert routable == {there[0].id: True, there[1].id: False, there[2].id: True}
 
 
@@ -90,14 +90,14 @@ def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) 
     ],
 )
 def test_a_worker_that_drains_is_stopped_when_nothing_runs_on_it(signals, since, stops):
-    there = [worker(0, unrouted_at=since), worker(1)]
+    there = [worker(0, draining_since=since), worker(1)]
     plan = plan_for(*there, signals=signals, drain_timeout=60)
     assert any(isinstance(action, Stop) for action in plan.actions) is stops
     assert stops or plan.wake_at is not None
 
 
 def test_the_last_worker_drains_for_as_long_as_its_requests_take():
-    leaving = worker(0, unrouted_at=100)
+    leaving = worker(0, draining_since=100)
     signals = Signals(gateways=(report(),), stats={leaving.id: stats(running=1)})
     stopped = plan_for(
         leaving, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
@@ -140,13 +140,13 @@ def test_what_the_user_must_correct_starts_nothing():
     assert "tokenSecretRef" in stalled.message
 
 
-def test_the_route_carries_limits_names_and_every_worker_with_an_address():
+def test_the_view_carries_limits_names_and_every_worker_with_an_address():
     there = [worker(0), worker(1, address=""), worker(2, stopping=True)]
     plan = plan_for(*there, signals=ready(there[0]), max_queue=7, hold_timeout=9.5)
-    assert (plan.route.model, plan.route.max_queue, plan.route.hold_timeout) == (
+    assert (plan.view.model, plan.view.max_queue, plan.view.hold_timeout) == (
         "default/tiny", 7, 9.5,
     )  # fmt: skip
-    assert [(w.id, w.routable) for w in plan.route.workers] == [
+    assert [(w.id, w.routable) for w in plan.view.workers] == [
         ("default/tiny-aaaa-0", True),
         ("default/tiny-aaaa-2", False),
     ]

@@ -20,11 +20,11 @@ def counts(**changes) -> RevisionCounts:
     """Three wanted, three old ones serve, the new revision was never ready."""
     defaults = {
         "target": 3, "new": 0, "new_ready": 0, "old": 3, "old_ready": 3,
-        "proven": False, "restartable": True,
+        "proven": False, "can_start_previous": True,
     }  # fmt: skip
     counts = defaults | changes
     counts.setdefault("demand", counts["target"])
-    counts.setdefault("holding", counts["new"] + counts["old"] + counts.get("leaving_old", 0))
+    counts.setdefault("existing", counts["new"] + counts["old"] + counts.get("old_not_serving", 0))
     return RevisionCounts(**counts)
 
 
@@ -37,7 +37,7 @@ def counts(**changes) -> RevisionCounts:
         pytest.param({}, {"new": 1, "new_ready": 1, "proven": True}, 1, 2, id="then one by one"),
         pytest.param(
             {}, {"new": 1, "new_ready": 1, "proven": True, "old": 2, "old_ready": 2,
-                 "leaving_old": 1}, 1, 2, id="a draining worker still has its accelerator",
+                 "old_not_serving": 1}, 1, 2, id="a draining worker still has its accelerator",
         ),
         pytest.param(
             {}, {"new": 1, "new_ready": 1, "proven": True, "old": 2, "old_ready": 2}, 2, 2,
@@ -59,8 +59,9 @@ def counts(**changes) -> RevisionCounts:
             {"max_surge": 0, "max_unavailable": 1}, {}, 0, 2, id="without surge an old one goes"
         ),
         pytest.param(
-            {"max_surge": 0, "max_unavailable": 1}, {"old": 2, "old_ready": 2, "leaving_old": 1},
-            0, 2, id="the new one waits until it is gone",
+            {"max_surge": 0, "max_unavailable": 1},
+            {"old": 2, "old_ready": 2, "old_not_serving": 1}, 0, 2,
+            id="the new one waits until it is gone",
         ),
         pytest.param(
             {"max_surge": 0, "max_unavailable": 1}, {"old": 2, "old_ready": 2}, 1, 2,
@@ -80,7 +81,7 @@ def counts(**changes) -> RevisionCounts:
             {}, {"old": 2, "old_ready": 2, "new": 1}, 1, 3, id="an old one that died is replaced"
         ),
         pytest.param(
-            {}, {"old": 2, "old_ready": 2, "new": 1, "restartable": False}, 1, 2,
+            {}, {"old": 2, "old_ready": 2, "new": 1, "can_start_previous": False}, 1, 2,
             id="by a new one if old ones cannot be started",
         ),
         pytest.param(
@@ -104,7 +105,7 @@ def counts(**changes) -> RevisionCounts:
         ),
         pytest.param({}, {"target": 5}, 1, 5, id="or old ones while the new one is not proven"),
         pytest.param(
-            {}, {"old": 0, "old_ready": 0, "new": 1, "new_ready": 1, "proven": True, "holding": 9},
+            {}, {"old": 0, "old_ready": 0, "new": 1, "new_ready": 1, "proven": True, "existing": 9},
             3, 0, id="without a rollout nothing waits for what ends",
         ),
         pytest.param({}, {"blocked": True}, 0, 3, id="none of a revision that cannot be started"),
@@ -116,7 +117,7 @@ def test_how_many_of_each_revision(rollout, there, new, old):
 
 
 def test_what_waits_says_for_what():
-    full = counts(old=2, old_ready=2, new=1, new_ready=1, proven=True, leaving_old=1)
+    full = counts(old=2, old_ready=2, new=1, new_ready=1, proven=True, old_not_serving=1)
     assert "2 of the new revision wait" in decide_rollout(RolloutPolicy(), full).waits
 
 
@@ -177,7 +178,7 @@ def test_what_waits_for_a_drain_is_said():
     condition = fleet.status.condition("Reconciling")
     assert (condition.status, condition.reason) == ("True", "Rollout")
     assert condition.message == (
-        "1 of 3 replicas of the new revision ready, 2 of an old one serve, 1 drain or end; "
+        "1 of 3 replicas of the new revision ready, 2 of an old one serve, 1 drain or stop; "
         "2 of the new revision wait for room (spec.rollout.maxSurge)"
     )
 
@@ -188,7 +189,7 @@ def test_a_stream_of_a_killed_old_worker_goes_to_one_that_drains():
     fleet.change(revision="bbbb")
     fleet.run(10)
     assert not fleet.awaited
-    assert {w.unrouted_at is None for w in fleet.workers.values() if w.revision == "aaaa"} == {
+    assert {w.draining_since is None for w in fleet.workers.values() if w.revision == "aaaa"} == {
         False
     }
     fleet.kill("tiny-aaaa-0")
