@@ -84,7 +84,7 @@ class _Plans(Collector):
     def collect(self) -> Iterable[Metric]:
         replicas = GaugeMetricFamily(
             "modelfleet_operator_replicas",
-            "Workers that exist and are not ending",
+            "Workers that exist and are not stopping",
             labels=["model"],
         )
         ready = GaugeMetricFamily(

@@ -89,7 +89,7 @@ class Reconcilers:
         watch: Callable[[Observed, Plan], None] = lambda seen, plan: None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; `watch` is told of every plan before it is carried out."""
+        """`clock` gives Unix seconds; `watch` gets every plan before it is carried out."""
         self._body = body
         self._gateways = gateways
         self._clock = clock
@@ -191,8 +191,8 @@ class Reconcilers:
         return plan
 
     async def _carry_out(self, seen: Observed, plan: Plan) -> float | None:
-        # Memory first: an operator that dies between the two leaves a successor that goes on with
-        # the plan. The other way round it would find workers that it never decided to have.
+        # Memory first: if the operator ends between the two, its successor goes on with the plan. The
+        # other way round it would find workers that it never decided to have.
         held_back = await self._body.write_status(seen, plan.status, plan.memory)
         for action in plan.actions:
             await self._body.carry_out(action, seen)
@@ -212,7 +212,7 @@ class Reconcilers:
                 await event.wait()
 
     def _wake_rivals(self, seen: Observed) -> None:
-        """Short names pass from one deployment to another when their owner changes."""
+        """Wakes the deployments that share a short name, since its owner may have changed."""
         deployment = seen.deployment
         for key in self._claims.put(deployment.key, deployment.created, deployment.served_names):
             self.wake(key)

@@ -92,7 +92,7 @@ class StatusSchema(ApiModel):
     """Ready, Reconciling, Stalled (kstatus), NameConflict and PlacementLimited, each with its
     reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None
-    """Workers that exist: starting ones count, ending ones do not."""
+    """Workers that exist: starting ones count, stopping ones do not."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that every connected gateway can route to."""
     selector: Annotated[str, Field(max_length=512)] | None = None

@@ -42,7 +42,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
 async def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
     """By `namespace/name`, and by each short name that it asks for, which has no slash."""
-    known = memo.body.read(dict(body))
+    known = memo.body.cache.read(dict(body))
     return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
@@ -104,7 +104,7 @@ async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo,
     if event["type"] is None:
         memo.listed_anew()
     if event["type"] == "DELETED":
-        memo.body.pod_gone(_deployment_of(body), body.meta["uid"])
+        memo.body.cache.pod_gone(_deployment_of(body), body.meta["uid"])
     memo.reconcilers.wake(_deployment_of(body))
 
 
@@ -116,7 +116,7 @@ async def revision_changed(
 ) -> None:
     """Only a deletion is news: it may be written again."""
     if event["type"] == "DELETED":
-        memo.body.revision_gone(_deployment_of(body), body.meta["uid"])
+        memo.body.history.gone(_deployment_of(body), body.meta["uid"])
         memo.reconcilers.wake(_deployment_of(body))
 
 

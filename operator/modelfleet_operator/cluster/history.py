@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Literal
 
 import structlog
 
@@ -28,19 +29,19 @@ class History:
         api: ClusterApi,
         settings: PodSettings,
         clock: Callable[[], float],
-        warn: Callable[[Known, str, str], Awaitable[None]],
+        post_event: Callable[[Known, Literal["Warning"], str, str], Awaitable[None]],
     ) -> None:
-        """`warn` posts an event: its object, reason and sentence."""
+        """`post_event` gets an object, the kind, the reason and the sentence."""
         self._api = api
         self._settings = settings
         self._clock = clock
-        self._warn = warn
+        self._post_event = post_event
         self._index: Mapping[str, Collection[KnownRevision]] = {}
         self._overlay: ObjectOverlay[KnownRevision] = ObjectOverlay(
             lambda kept: kept.uid, lambda cached, made: cached.number >= made.number
         )
         self._refused_until: dict[str, float] = {}
-        self._lost: set[str] = set()  # uids that the index may still hold
+        self._deleted: set[str] = set()  # uids that the index may still hold
 
     def attach(self, index: Mapping[str, Collection[KnownRevision]]) -> None:
         """The live index, once kopf has made it."""
@@ -48,7 +49,7 @@ class History:
 
     def of(self, key: str, known: Known) -> list[KnownRevision]:
         """Every revision that is kept of this very object."""
-        cached = [past for past in self._index.get(key, ()) if past.uid not in self._lost]
+        cached = [past for past in self._index.get(key, ()) if past.uid not in self._deleted]
         kept = self._overlay.apply(key, cached, self._clock())
         return [past for past in kept if past.owner_uid == known.uid]
 
@@ -63,14 +64,19 @@ class History:
         """The watch said that one was deleted."""
         self._overlay.gone(key, uid)
 
-    def lost(self, key: str, uid: str) -> None:
+    def deletion_missed(self, key: str, uid: str) -> None:
         """One was deleted and no watch has said so."""
-        self._lost.add(uid)
+        self._deleted.add(uid)
         self.gone(key, uid)
 
-    def cached(self) -> dict[str, str]:
+    def uids(self) -> dict[str, str]:
         """All that the index holds: uid -> key of the deployment."""
-        return {past.uid: key for key, kept in self._index.items() for past in kept}
+        return {
+            past.uid: key
+            for key, kept in self._index.items()
+            for past in kept
+            if past.uid not in self._deleted
+        }
 
     def forget_all(self, key: str) -> None:
         """The deployment is gone; the garbage collector has the rest."""
@@ -88,7 +94,7 @@ class History:
         except RejectedError as error:
             self._refused_until[key] = self._clock() + PAUSE
             log.warning("the history is not kept", model=key, error=str(error))
-            await self._warn(known, "HistoryNotKept", str(error))
+            await self._post_event(known, "Warning", "HistoryNotKept", str(error))
             return ""
 
     async def _forget(self, action: Forget, key: str, known: Known) -> str:

@@ -75,7 +75,7 @@ class Fence:
 
 
 def raise_lost(message: str) -> NoReturn:
-    """The way to lose inside a process that has other things to do."""
+    """For an operator that is one task of a larger process: raises instead of ending the process."""
     raise LeadershipLostError(message)
 
 

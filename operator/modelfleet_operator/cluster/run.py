@@ -115,7 +115,7 @@ async def operate(
                     seen=lambda holder: fleet.follow(holder.partition("@")[2]),
                     pace=options.lease_pace,
                 )
-                sweeper = Sweeper(api_client, options.namespaces, body.cached, memo.lost)
+                sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
                 work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
                 await _first_of(stop.wait(), watching, work, collect_rarely())

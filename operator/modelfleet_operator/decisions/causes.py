@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .failures import STALLED_AFTER
+from .memory import STALLED_AFTER
 from .observed import Worker
 from .plan_context import PlanContext
 from .reasons import Reason

@@ -142,11 +142,11 @@ def _reconciling(context: PlanContext, cause: Cause | None) -> Finding:
         if cause.is_lasting:
             return "False", Reason.STALLED, "it does not get further by itself"
         return "True", cause.reason, cause.message
-    leaving = _leaving(context)
-    old_leaving = sum(w.revision != context.revision for w in leaving)
-    if groups.old or old_leaving:
+    ending = _draining_or_stopping(context)
+    old_ending = sum(w.revision != context.revision for w in ending)
+    if groups.old or old_ending:
         done = f"{groups.ready_current} of {_replicas(target.replicas)} of the new revision ready"
-        left = f"{len(groups.old)} of an old one serve, {old_leaving} drain or stop"
+        left = f"{len(groups.old)} of an old one serve, {old_ending} drain or stop"
         waits = f"; {context.changes.rollout.waits}" if context.changes.rollout.waits else ""
         return "True", Reason.ROLLOUT, f"{done}, {left}{waits}"
     if groups.ready_current < len(groups.current) or context.changes.missing:
@@ -155,12 +155,12 @@ def _reconciling(context: PlanContext, cause: Cause | None) -> Finding:
             Reason.SCALING_UP if context.is_proven else Reason.STARTING,
             f"{groups.ready_current} of {_replicas(target.replicas)} ready: {target.reason}",
         )
-    if leaving:
-        return "True", Reason.SCALING_DOWN, f"{len(leaving)} draining: {target.reason}"
+    if ending:
+        return "True", Reason.SCALING_DOWN, f"{len(ending)} draining: {target.reason}"
     return "False", Reason.AS_DESIRED, f"{_replicas(target.replicas)} wanted: {target.reason}"
 
 
-def _leaving(context: PlanContext) -> list[Worker]:
+def _draining_or_stopping(context: PlanContext) -> list[Worker]:
     """Those that drain or stop, and those that this plan drains or stops."""
     serving = {worker.uid for worker in context.groups.serving}
     return [

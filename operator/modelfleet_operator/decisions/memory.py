@@ -13,6 +13,17 @@ from .autoscale import BUCKET, Peaks
 from .placement import Shortage, Shortages
 from .reasons import Reason
 
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
+STABLE = 60.0  # seconds without a failure, beyond the back-off, after which the count is 0 again
+STALLED_AFTER = 3  # failures in a row that a person should hear of
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 1 -> 0, 2 -> 1, 3 -> 2, 4 -> 4, 9 -> 60."""
+    if failures <= 1:
+        return 0.0
+    return min(FIRST_DELAY * 2.0 ** min(failures - 2, 30), LONGEST_DELAY)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
@@ -23,6 +34,11 @@ class Failures:
     error: str = ""  # of the latest one
     reason: Reason = Reason.WORKER_FAILED  # of the latest one
     counted: frozenset[str] = frozenset()  # uids of these workers that still exist
+
+    @property
+    def retry_at(self) -> float:
+        """When the next worker may be started, Unix seconds."""
+        return self.last_at + back_off(self.count)
 
     def dump(self) -> dict[str, Any]:
         """JSON types."""

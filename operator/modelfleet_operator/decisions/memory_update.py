@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .failures import count_failures
-from .memory import Failures, Memory
-from .observed import Observed, Signals
+from .memory import STABLE, Failures, Memory
+from .observed import Observed, Signals, Worker
+from .reasons import Reason
 from .worker_groups import WorkerGroups
+
+ERROR_LENGTH = 500  # characters of a failure that are kept
 
 
 def update_memory(
@@ -51,3 +53,49 @@ def _last_active(memory: Memory, signals: Signals, now: float) -> float:
     busy = signals.waiting + signals.running > 0
     latest = now if busy else max(memory.last_active, signals.last_request)
     return min(latest, now)  # clocks of gateways may be ahead
+
+
+def count_failures(
+    before: Failures, memory: Memory, groups: WorkerGroups, revision: str, now: float, *, old: bool
+) -> Failures:
+    """Of workers of `revision`, or of all other (`old`) ones together.
+
+    2 counted so far, one more worker has exited -> 3 in a row, `last_at` is now. A ready worker and
+    60 s without another failure, beyond the back-off -> 0.
+    """
+    failed = {
+        w.uid: (why, reason)
+        for w, why, reason in _failed(groups, memory.was_ready)
+        if (w.revision != revision) is old
+    }
+    if not failed and not before.count and not before.counted:
+        return before
+    new = [failure for uid, failure in failed.items() if uid not in before.counted]
+    # A worker that is being stopped stays counted until it is gone.
+    not_gone = {w.uid for w in (*groups.draining, *groups.stopping)}
+    counted = frozenset(failed) | (before.counted & not_gone)
+    if new:
+        return Failures(
+            count=before.count + len(new),
+            last_at=now,
+            error=new[-1][0][:ERROR_LENGTH],
+            reason=new[-1][1],
+            counted=counted,
+        )
+    is_stable = now - before.retry_at >= STABLE
+    is_ready = any(w.uid in groups.ready for w in (groups.old if old else groups.current))
+    if before.count and is_ready and is_stable:
+        return Failures(counted=counted)
+    return before if counted == before.counted else replace(before, counted=counted)
+
+
+def _failed(groups: WorkerGroups, was_ready: frozenset[str]) -> list[tuple[Worker, str, Reason]]:
+    """Each exited and failed worker, with what it said and the reason for conditions."""
+    exited = [(w, w.failure or "", w.failure_reason) for w in groups.exited]
+    return exited + [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
+
+
+def _reason(worker: Worker, was_ready: frozenset[str]) -> Reason:
+    if worker.problem is not None and worker.problem.reason is Reason.NODE_LOST:
+        return Reason.NODE_LOST
+    return Reason.WORKER_FAILED if worker.uid in was_ready else Reason.LOAD_FAILED

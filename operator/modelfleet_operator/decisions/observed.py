@@ -117,7 +117,7 @@ class GatewayReport:
     last_request: float = 0.0  # 0: none since the gateway started
     oldest_wait: float = 0.0
     reachable: frozenset[str] = frozenset()  # ids of workers that it would route to now
-    hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, unrouted ones too
+    hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, draining ones too
     taken: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Requests of this gateway that a worker has, by the worker's id; none: 0."""
     awaited_revisions: frozenset[str] = frozenset()

@@ -10,7 +10,7 @@ from .reasons import Reason
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupProblem:
-    """Why a worker does not start, or is lost, though its process did not end."""
+    """Why a worker does not start, or that its node is lost, though its process did not end."""
 
     reason: Reason
     message: str  # for a person; it names the pod, and what to do where that is not obvious

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .autoscale import Load, Peaks, decide_replicas
-from .failures import STALLED_AFTER
-from .memory import Memory
+from .memory import STALLED_AFTER, Memory
 from .observed import Deployment, Signals
 from .worker_groups import WorkerGroups
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .failures import retry_at
 from .observed import Worker
 from .plan_context import PlanContext, WorkerChanges
 from .rollout import RevisionCounts, RolloutDecision, decide_rollout
@@ -54,9 +53,9 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         reroute=(*new_again, *old_again, *rescue.reroute),
         rescued=rescue.revisions,
         start_new=start_new,
-        start_new_at=max(not_before, retry_at(context.memory.failures)),
+        start_new_at=max(not_before, context.memory.failures.retry_at),
         start_old=start_old,
-        start_old_at=max(not_before, retry_at(context.memory.old_failures)),
+        start_old_at=max(not_before, context.memory.old_failures.retry_at),
     )
 
 

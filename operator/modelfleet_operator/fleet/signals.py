@@ -1,4 +1,4 @@
-"""What one gateway says, and what of it counts: only what it said of the view that it has."""
+"""One gateway's signals. They count only as far as the gateway has the view that they are about."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GatewayStream:
     digests: dict[str, object] = field(default_factory=dict)  # of what decisions read, by model
 
     def take(self, signals: fleet_pb2.Signals, view: FleetView) -> Iterable[str]:
-        """Notes what it says; the models of which decisions read something new."""
+        """Notes what it says; returns the models of which decisions would read something new."""
         before, self.has = self.has, (signals.term, signals.version)
         if not signals.partial:
             self.models.clear()
@@ -67,7 +67,7 @@ class GatewayStream:
     def said_of(
         self, model: str, worker: WorkerRoute, view: FleetView
     ) -> fleet_pb2.WorkerSignals | None:
-        """Nothing, if it may mean an earlier worker of the same name."""
+        """None where the signal may be about an earlier worker of the same name."""
         if not self._knows(model, identity(worker), view):
             return None
         return self.workers.get(worker.id)
@@ -102,7 +102,7 @@ class GatewayStream:
         )
 
     def _digest(self, model: str, view: FleetView) -> object:
-        """Counters and times change all the time and are no news."""
+        """What decisions act on at once; counters and times change with every request and are left out."""
         published = view.model(model)
         if published is None:
             return None

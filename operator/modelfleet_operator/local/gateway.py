@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from ..decisions.failures import STABLE, back_off
+from ..decisions.memory import STABLE, back_off
 from ..errors import StartError
 from .processes import Child
 
@@ -67,7 +67,7 @@ class Gateway:
                 )
             delay = back_off(failures)
             again = f"in {delay:g} s" if delay else "now"
-            log.warning(f"the gateway died ({child.why_it_ended()}): started again {again}")
+            log.warning(f"the gateway exited ({child.why_it_ended()}): started again {again}")
             await asyncio.sleep(delay)
 
     async def end(self, drain_timeout: float) -> None:

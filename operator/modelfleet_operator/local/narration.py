@@ -19,20 +19,20 @@ def narrate(
 ) -> list[str]:
     """What a person should hear of this plan, given the status before it."""
     return [
-        *_deaths(plan, now),
+        *_exits(plan, now),
         *_scaling(deployment, before, plan),
         *_progress(before, plan.status),
         *_conditions(deployment, workers, before, plan.status, now),
     ]
 
 
-def _deaths(plan: Plan, now: float) -> list[str]:
+def _exits(plan: Plan, now: float) -> list[str]:
     starts = any(isinstance(action, Create) for action in plan.actions)
     cold = plan.status.cold_start
     lines = []
     for action in plan.actions:
         if isinstance(action, Remove):
-            what = f"worker died ({action.worker.failure})"
+            what = f"worker exited ({action.worker.failure})"
         elif isinstance(action, Stop) and action.worker.uid in plan.memory.failures.counted:
             what = f"worker failed ({action.reason})"
         else:

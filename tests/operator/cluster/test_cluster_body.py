@@ -52,7 +52,7 @@ async def a_body(
     body = ClusterBody(kubernetes, PodSettings(image="worker:1"), clock or Clock())
     revisions = [read_revision(kept) for kept in api.revisions().values()]
     body.attach(
-        {KEY: [body.read(api.model())]},
+        {KEY: [body.cache.read(api.model())]},
         {KEY: [read_pod(pod) for pod in api.pods().values()]},
         {},
         {KEY: [kept for kept in revisions if kept is not None]},
@@ -128,7 +128,7 @@ async def test_a_status_is_not_written_to_a_namesake(api: ApiServer, kubernetes:
 async def test_a_status_that_somebody_spoiled_begins_anew(api: ApiServer, kubernetes: ClusterApi):
     body, _ = await a_body(api, kubernetes)
     spoiled = {**api.model(), "status": {"conditions": [{"type": "Ready"}], "memory": {"peaks": 1}}}
-    body.attach({KEY: [body.read(spoiled)]}, {}, {}, {})
+    body.attach({KEY: [body.cache.read(spoiled)]}, {}, {}, {})
     assert await body.recall(KEY) == (Memory(), None)
 
 

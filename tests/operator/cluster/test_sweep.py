@@ -29,11 +29,11 @@ async def test_finds_what_is_cached_and_not_there(
 ):
     await Cluster(api).apply()
     there = api.model()["metadata"]["uid"]
-    lost: list[tuple[str, str]] = []
+    missed: list[tuple[str, str]] = []
     cached = {there: "default/smol", "uid-of-a-pod": "default/smol"}
-    sweeper = Sweeper(api_client, namespaces, lambda: cached, lambda *said: lost.append(said))
+    sweeper = Sweeper(api_client, namespaces, lambda: cached, lambda *said: missed.append(said))
     assert await sweeper.sweep() == set()
-    assert lost == [("uid-of-a-pod", "default/smol")]
+    assert missed == [("uid-of-a-pod", "default/smol")]
     asked = [request for request in api.seen if request.method.value == "GET"]
     assert asked
     assert all("PartialObjectMetadataList" in request.headers["Accept"] for request in asked)
