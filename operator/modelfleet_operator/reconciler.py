@@ -191,8 +191,8 @@ class Reconcilers:
         return plan
 
     async def _carry_out(self, seen: Observed, plan: Plan) -> float | None:
-        # Memory first: if the operator ends between the two, its successor goes on with the plan. The
-        # other way round it would find workers that it never decided to have.
+        # Memory first: if the operator ends between the two, its successor goes on with the plan.
+        # The other way round it would find workers that it never decided to have.
         held_back = await self._body.write_status(seen, plan.status, plan.memory)
         for action in plan.actions:
             await self._body.carry_out(action, seen)

@@ -75,7 +75,7 @@ class Fence:
 
 
 def raise_lost(message: str) -> NoReturn:
-    """For an operator that is one task of a larger process: raises instead of ending the process."""
+    """For an operator that is one task of a larger process: raises instead of ending it."""
     raise LeadershipLostError(message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .memory import STALLED_AFTER
+from .memory import FAILURES_UNTIL_STALLED
 from .observed import Worker
 from .plan_context import PlanContext
 from .reasons import Reason
@@ -119,7 +119,7 @@ def _given_up(context: PlanContext) -> Cause | None:
 
 def _failures(context: PlanContext) -> Cause | None:
     failures, groups = context.memory.failures, context.groups
-    is_lasting = failures.count >= STALLED_AFTER
+    is_lasting = failures.count >= FAILURES_UNTIL_STALLED
     is_whole = groups.ready_current == len(groups.current) and not context.changes.missing
     if not failures.count or (is_whole and not is_lasting):
         return None

@@ -15,7 +15,7 @@ from .reasons import Reason
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
 STABLE = 60.0  # seconds without a failure, beyond the back-off, after which the count is 0 again
-STALLED_AFTER = 3  # failures in a row that a person should hear of
+FAILURES_UNTIL_STALLED = 3  # failures in a row that a person should hear of
 
 
 def back_off(failures: int) -> float:

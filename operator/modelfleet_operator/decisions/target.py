@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .autoscale import Load, Peaks, decide_replicas
-from .memory import STALLED_AFTER, Memory
+from .memory import FAILURES_UNTIL_STALLED, Memory
 from .observed import Deployment, Signals
 from .worker_groups import WorkerGroups
 
@@ -74,8 +74,11 @@ def decide_given_up(
     times in a row -> b; with maxSurge 1 -> none.
     """
     revision = deployment.revision
-    is_first = memory.last_ready_revision in ("", revision)
-    if is_first or deployment.rollout.surge(target.replicas or 1):
+    if memory.last_ready_revision in ("", revision):
+        return ""  # there is no previous worker, or this revision was ready after all
+    if deployment.rollout.surge(target.replicas or 1):
         return memory.given_up
     is_stuck = any(w.problem is not None and w.problem.is_lasting(now) for w in groups.current)
-    return revision if is_stuck or memory.failures.count >= STALLED_AFTER else memory.given_up
+    return (
+        revision if is_stuck or memory.failures.count >= FAILURES_UNTIL_STALLED else memory.given_up
+    )

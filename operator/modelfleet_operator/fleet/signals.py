@@ -102,7 +102,7 @@ class GatewayStream:
         )
 
     def _digest(self, model: str, view: FleetView) -> object:
-        """What decisions act on at once; counters and times change with every request and are left out."""
+        """What wakes a reconciler; counters and times change with every request and do not."""
         published = view.model(model)
         if published is None:
             return None

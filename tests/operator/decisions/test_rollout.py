@@ -272,6 +272,21 @@ def test_without_surge_a_revision_that_fails_gives_its_place_back():
     assert fleet.routable() == ["tiny-cccc-0"]
 
 
+def test_a_revision_that_was_given_up_and_is_ready_after_all_is_not_stalled_any_more():
+    fleet = SimulatedFleet(deployment(rollout=ONE_BY_ONE))
+    fleet.waiting = 1
+    fleet.run(10)
+    fleet.broken = {"bbbb"}
+    fleet.change(revision="bbbb")
+    fleet.run(60)
+    assert fleet.condition("Stalled") == ("True", "RolloutStuck")
+    fleet.broken.clear()
+    fleet.waiting = 0  # it sleeps, so there is a place to try the new revision again
+    fleet.run(200)
+    assert fleet.condition("Ready") == ("True", "Asleep")
+    assert fleet.condition("Stalled")[0] == "False"
+
+
 def test_an_old_revision_that_fails_too_is_retried_ever_more_slowly():
     fleet = serving(replicas=1)
     fleet.broken = {"aaaa", "bbbb"}
