@@ -52,6 +52,9 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
 
     The idle timeout outranks the delay: a model without any request for that long sleeps even if a
     peak is more recent than the delay.
+
+    Target queue depth 8, 3 replicas, 9 requests, peaks ((980, 3),), `scale_down_delay` 30 s, now
+    1000 -> 3 replicas (2 are needed, 3 at the recent peak); now 1010 -> 2.
     """
     if policy.mode == "External":
         replicas = policy.min_replicas if policy.replicas is None else policy.replicas

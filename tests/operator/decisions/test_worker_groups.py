@@ -1,4 +1,4 @@
-"""A node dies: what ran there, what ends there, and what was just placed there."""
+"""The state of each worker, and what becomes of workers whose node is gone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,60 @@ from dataclasses import replace
 
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
-from modelfleet_operator.decisions.observed import Observed, Signals
+from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.startup_problem import StartupProblem
-from simulated_fleet import SimulatedFleet, deployment, policy, report, worker
+from modelfleet_operator.decisions.worker_groups import WorkerGroups, group_workers
+from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
+
+
+def test_every_worker_is_in_exactly_one_group():
+    there = {
+        "current": worker(0),
+        "old": worker(0, revision="bbbb"),
+        "moved": worker(1),
+        "failed": worker(2),
+        "draining": worker(3, draining_since=990),
+        "stopping": worker(4, stopping=True, gone_by=1010),
+        "lost": worker(5, stopping=True, gone_by=900),
+        "exited": worker(6, failure="ended by SIGKILL"),
+    }
+    signals = Signals(
+        gateways=(report(reachable=[there["current"].id]),),
+        stats={
+            there["current"].id: stats(),
+            there["failed"].id: stats(WorkerState.FAILED, message="no config.json"),
+        },
+    )
+    seen = Observed(deployment=deployment(), workers=tuple(there.values()))
+    moved = ((there["moved"], "no room"),)
+    groups = group_workers(seen, signals, 1000, Memory(), moved)
+    assert groups == WorkerGroups(
+        current=(there["current"],),
+        old=(there["old"],),
+        moved=moved,
+        failed=((there["failed"], "no config.json"),),
+        draining=(there["draining"],),
+        stopping=(there["stopping"],),
+        lost=(there["lost"],),
+        exited=(there["exited"],),
+        ready=frozenset({there["current"].uid}),
+        unhealthy={},
+    )
+
+
+def test_one_that_was_ready_is_unhealthy_for_a_while_and_failed_then():
+    there = worker(0)
+    seen = Observed(deployment=deployment(), workers=(there,))
+    memory, unreached = Memory(was_ready=frozenset({there.uid})), Signals(gateways=(report(),))
+    groups = group_workers(seen, unreached, 1000, memory, ())
+    assert (groups.current, groups.unhealthy) == ((there,), {there.uid: 1000})
+    memory = replace(memory, unhealthy=groups.unhealthy)
+    assert group_workers(seen, unreached, 1029, memory, ()).current == (there,)
+    assert group_workers(seen, unreached, 1030, memory, ()).failed == (
+        (there, "no gateway has reached it for 30 s"),
+    )
 
 
 def lost_since(since: float) -> StartupProblem:
