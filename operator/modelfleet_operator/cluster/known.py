@@ -10,7 +10,7 @@ from ..decisions.observed import Deployment
 from ..decisions.reasons import Reason
 from ..views import decision_view
 from .observing import Object, invalid_deployment
-from .pods import PodSettings, pod_template, revision, template_problems
+from .pods import PodSettings, pod_template, template_problems, template_revision
 
 # Parts of the spec that make its revision.
 _IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
@@ -77,5 +77,5 @@ def read_deployment(body: Object, settings: PodSettings) -> Known:
         error = "; ".join(sentence for _, sentence in problems)
         # No pod can be made of it, but it is another revision than the one that runs.
         wanted = manifest.spec.model_dump(mode="json", include=_IN_THE_POD)
-        return Known(body, manifest, error, revision(wanted), problems[0][0])
-    return Known(body, manifest, "", revision(pod_template(manifest, settings)))
+        return Known(body, manifest, error, template_revision(wanted), problems[0][0])
+    return Known(body, manifest, "", template_revision(pod_template(manifest, settings)))

@@ -84,7 +84,7 @@ def refused_host_path(template: Mapping[str, Any], settings: PodSettings) -> str
     return next((path for path in paths if not settings.allows_host_path(path)), "")
 
 
-def revision(template: Mapping[str, Any]) -> str:
+def template_revision(template: Mapping[str, Any]) -> str:
     """Changes with anything in the pod, the image included, and with nothing else."""
     return revision_hash(template)
 

@@ -26,7 +26,7 @@ class Deployment:
     uid: str = ""
     generation: int = 0
     created: float
-    revision: str  # hash of all that a worker of it is started with (see names.revision_hash)
+    revision: str  # hash of all that a worker is started with; not the hub's spec.model.revision
     scaling: ScalingPolicy
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     drain_timeout: float = 60.0  # seconds that running requests get when the fleet shrinks

@@ -32,7 +32,7 @@ def pod(manifest: ModelDeployment | None = None, settings: PodSettings = SETTING
 
 
 def revision(manifest: ModelDeployment, settings: PodSettings) -> str:
-    return pods.revision(pod_template(manifest, settings))
+    return pods.template_revision(pod_template(manifest, settings))
 
 
 def container(manifest: ModelDeployment | None = None) -> Any:
