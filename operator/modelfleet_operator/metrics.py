@@ -54,11 +54,11 @@ class Metrics:
         )
 
     def decided(self, action: Action) -> None:
-        """Something is to be done."""
+        """Counts an action of a plan."""
         self.actions.labels(type(action).__name__).inc()
 
     def answered(self, method: str, url: str, outcome: str) -> None:
-        """A request to the Kubernetes API ended: a status, or the name of an error."""
+        """Counts a request to the Kubernetes API; `outcome` is a status or the name of an error."""
         found = _RESOURCE.search(url)
         resource = "/".join(filter(None, found.groups())) if found else "other"
         self._requests.labels(method, resource, outcome).inc()

@@ -1,4 +1,4 @@
-"""One task per deployment: reads, decides, writes. Woken by events, ticked ever more slowly."""
+"""One task per deployment: observes, decides, writes. Without events it runs ever more rarely."""
 
 from __future__ import annotations
 
@@ -199,14 +199,14 @@ class Reconcilers:
         return held_back
 
     async def _sleep(self, event: asyncio.Event, tick: float, *alarms: float | None) -> None:
-        # Spread, so that a thousand that began together do not tick together.
+        # Random, so that a thousand deployments that began together do not reconcile together.
         delay = tick * random.uniform(0.75, 1.0)
         now = self._clock()
         for alarm in alarms:
             if alarm is not None:
                 delay = min(delay, max(alarm - now, 0.001))
         # Not wait_for: up to Python 3.11 it swallows a cancellation that races with the event, and
-        # a task that nothing can end keeps the operator from ending.
+        # a task that cannot be cancelled keeps the operator from ending.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await event.wait()
@@ -228,6 +228,6 @@ class Reconcilers:
 
 
 def _is_busy(plan: Plan) -> bool:
-    """While requests run, memory of when and how many must stay fresh."""
+    """Requests wait or run: the memory of the last one and of the peak must stay up to date."""
     queue = plan.status.queue
     return queue is not None and queue.waiting + queue.running > 0

@@ -208,7 +208,7 @@ def object_schema(of: ApiObject) -> dict[str, Any]:
     status: dict[str, Any] = {}
     if of.status is not None:
         # What no operator has reconciled yet is InProgress to kstatus; without a status it would be
-        # Current, and who waits for a new object would not wait at all.
+        # Current, and a wait for a new object would end at once.
         status["status"] = {**structural_schema(of.status), "default": {"observedGeneration": -1}}
     return {
         "type": "object",

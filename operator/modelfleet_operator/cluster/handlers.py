@@ -1,7 +1,7 @@
 """kopf's handlers: indices hold what is there, events wake the reconciler of what they concern.
 
 There are no timers, daemons or change handlers: those leave finalizers and annotations on objects.
-All handlers are asynchronous: kopf hands others to threads, at more than what they cost.
+All handlers are asynchronous: a thread for each call would cost more than the handler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REGISTRY = kopf.OperatorRegistry()
 
 @kopf.on.login(registry=REGISTRY)
 async def login(memo: OperatorMemo, **_: Any) -> kopf.ConnectionInfo:
-    """Again whenever the API server refuses the last token."""
+    """Called at the start, and whenever the API server refuses the last token."""
     return await connection_info(memo.kubeconfig)
 
 
@@ -68,7 +68,7 @@ async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
 
 @kopf.index(GROUP, VERSION, accelerator_class.PLURAL, id="classes", registry=REGISTRY)
 async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
-    """By name; one that cannot be used is as good as missing."""
+    """By name; an unusable one is left out, as if it did not exist."""
     known = read_class(dict(body))
     return {known.name: known} if known else {}
 
@@ -114,7 +114,7 @@ async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo,
 async def revision_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
-    """Only a deletion is news: it may be written again."""
+    """Only a deletion matters: the revision may have to be written again."""
     if event["type"] == "DELETED":
         memo.body.history.gone(_deployment_of(body), body.meta["uid"])
         memo.reconcilers.wake(_deployment_of(body))

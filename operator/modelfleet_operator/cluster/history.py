@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class History:
-    """Of all deployments. Rollouts that fail need it; without it all else works."""
+    """The histories of all deployments. Only a rollout that fails needs them."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ _IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The object and what we make of it."""
+    """The object, its parsed form and its revision."""
 
     body: Object
     manifest: ModelDeployment | None  # None: it is not valid
@@ -33,7 +33,7 @@ class Known:
 
     @property
     def metadata(self) -> Object:
-        """The object's own."""
+        """The object's own metadata."""
         metadata: Object = self.body["metadata"]
         return metadata
 
@@ -43,7 +43,7 @@ class Known:
         return self.manifest.served_names if self.manifest else ()
 
     def still_reads(self, body: Object) -> bool:
-        """Whether reading that would find the same: our own writes to the status change nothing."""
+        """Whether `body` has the same spec, as after our own writes to the status."""
         metadata = body["metadata"]
         generation = metadata.get("generation")
         return generation is not None and (metadata["uid"], generation) == (
@@ -53,7 +53,7 @@ class Known:
 
     @property
     def uid(self) -> str:
-        """Another object of the same name has another."""
+        """Of this very object: a later one of the same name has another uid."""
         uid: str = self.metadata["uid"]
         return uid
 

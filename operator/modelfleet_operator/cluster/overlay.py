@@ -18,7 +18,7 @@ class _PodWrites:
     """What we wrote to one pod."""
 
     stopped: bool = False
-    was_routed: bool = False  # whether `draining_since` says anything
+    was_routed: bool = False  # whether `draining_since` was written
     draining_since: float | None = None
 
 
@@ -29,11 +29,11 @@ class WriteOverlay:
         self._writes: dict[str, _PodWrites] = {}
 
     def stopped(self, uid: str) -> None:
-        """It was deleted."""
+        """The pod was deleted."""
         self._writes.setdefault(uid, _PodWrites()).stopped = True
 
     def routed(self, uid: str, draining_since: float | None) -> None:
-        """It was unrouted, or routed to again (None)."""
+        """The pod drains since then, or serves again (None)."""
         write = self._writes.setdefault(uid, _PodWrites())
         write.was_routed, write.draining_since = True, draining_since
 
@@ -72,7 +72,7 @@ class ObjectOverlay(Generic[Made]):
     _entries: dict[str, dict[str, _Entry[Made]]] = field(default_factory=dict)
 
     def put(self, key: str, uid: str, made: Made | None, now: float) -> None:
-        """This is what it is now; None: deleted."""
+        """The object as we wrote it; None: we deleted it."""
         self._entries.setdefault(key, {})[uid] = _Entry(made, now + SHOWN_AFTER)
 
     def gone(self, key: str, uid: str) -> None:

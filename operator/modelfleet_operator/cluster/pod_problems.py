@@ -13,7 +13,7 @@ from ..decisions.startup_problem import StartupProblem
 Object = Mapping[str, Any]
 
 WORKER = "worker"  # the container of ours; others come from a podTemplate
-TAKEN_WITHIN = 20.0  # seconds in which a kubelet takes a pod, even one with a lot to do
+TAKEN_WITHIN = 20.0  # seconds in which even a busy kubelet takes a pod
 MESSAGE_LENGTH = 600  # characters of a foreign message that are kept
 KILLED = 137  # exit code of a process that got SIGKILL
 
@@ -105,7 +105,7 @@ def _not_starting(pod: Object, since: float) -> Iterator[StartupProblem]:
 
 
 def _node_lost(pod: Object) -> Iterator[StartupProblem]:
-    """The node's controller says not ready, though the kubelet's last word was that all is well."""
+    """Not ready by the node controller, though the kubelet last reported every container ready."""
     ready = _condition(pod, "Ready")
     statuses = pod.get("status", {}).get("containerStatuses", ())
     if (

@@ -52,7 +52,7 @@ def selector(deployment: str) -> str:
 
 
 def pod_template(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
-    """All that workers of one revision have in common; it can be kept and used later.
+    """All that workers of one revision have in common; it is kept in the history and used later.
 
     Call `template_problems` first.
     """
@@ -119,7 +119,7 @@ def worker_pod(
 
 
 def owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """Deleting the ModelDeployment deletes what has it: the garbage collector does it."""
+    """Kubernetes' garbage collector deletes objects that have it with the ModelDeployment."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -142,7 +142,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
     secrets = [{"name": name} for name in settings.image_pull_secrets]
     return {
         **({"imagePullSecrets": secrets} if secrets else {}),
-        # A worker that ended is replaced by the plan, with its back-off, not restarted in place:
+        # A worker that exited is replaced by the plan, with its back-off, not restarted in place:
         # what is routed to a pod is then always the process that the pod began with.
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": int(settings.drain_timeout + DRAIN_MARGIN),
@@ -184,7 +184,7 @@ def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage
         "ports": [{"name": "grpc", "containerPort": PORT}],
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
-        # worker that listens but makes no progress is the plan's business: it drains it first.
+        # worker that listens but makes no progress is drained and replaced by the plan.
         "startupProbe": {
             "tcpSocket": {"port": PORT},
             "periodSeconds": 1,

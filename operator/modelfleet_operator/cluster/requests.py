@@ -1,4 +1,4 @@
-"""One request to the Kubernetes API: its answer unread, its errors ours."""
+"""One request to the Kubernetes API: its answer as text, its errors translated into ours."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ async def operate(
                 work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
                 await _first_of(stop.wait(), watching, work, collect_rarely())
         finally:
-            # Last, because kopf ends by cancelling every task that is younger than itself.
+            # Last, because kopf ends by cancelling every task that was started after it.
             kopf_stop.set()
             await asyncio.wait([watching])
 
@@ -183,7 +183,7 @@ async def _lead(term: int, memo: OperatorMemo, fleet: FleetService, sweeper: Swe
 
 
 async def _crds_are_installed(api: ClusterApi) -> None:
-    """Watches begin once, with what is served then."""
+    """Waits for the CRDs: kopf watches only what is served when it starts."""
     told: frozenset[str] = frozenset()
     while True:
         try:
@@ -222,7 +222,7 @@ async def _indices_are_complete(
 
 
 async def _first_of(*awaitables: Any) -> None:
-    """Waits for one of them, cancels the others but those that are tasks, raises its error."""
+    """Waits for the first to end, raises its error, and cancels the others that are no tasks."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

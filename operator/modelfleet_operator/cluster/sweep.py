@@ -71,7 +71,7 @@ class Sweeper:
             await self.compare()
 
     async def compare(self) -> None:
-        """Until both know the same; an API server that does not answer is asked again later.
+        """Until indices and API server agree; one that does not answer is asked again later.
 
         WatchLostError when a deployment stays unseen for longer than a watch may be behind.
         """

@@ -1,4 +1,4 @@
-"""Who leads: what a candidate makes of the Lease that it sees.
+"""Which replica leads: what a candidate decides by the Lease that it sees.
 
 As in client-go, clocks of different machines are never compared: a Lease has expired for a
 candidate when it saw no renewal for its whole duration on its own clock. The holder stops acting

@@ -21,8 +21,8 @@ from .signals import GatewayStream, worker_stats
 from .view import FleetView
 
 SILENCE = 5.0  # seconds without a message after which a gateway does not count
-PAUSE = 0.02  # seconds between messages to a gateway: what changes together goes together
-HEARTBEAT = 2.0  # seconds without news after which a gateway hears that we are there
+PAUSE = 0.02  # seconds between messages to a gateway: changes of one moment share one message
+HEARTBEAT = 2.0  # seconds without another message after which a heartbeat is sent
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -164,7 +164,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                     self._wake(model)
 
     async def _mind_silence(self, gateway: GatewayStream) -> None:
-        """Its silence is news for every model, and nothing else tells it."""
+        """Wakes every deployment when the gateway falls silent, since no message says so."""
         while True:
             await asyncio.sleep(SILENCE / 2)
             if not gateway.is_silent and self._clock() - gateway.heard_at > SILENCE:
@@ -174,7 +174,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     def _changed(self, model: str) -> None:
         self._unpublished.discard(model)
         for gateway in self._gateways.values():
-            gateway.digests.pop(model, None)  # what it says next is about another view
+            gateway.digests.pop(model, None)  # its next signals are about another view
         self._tell_gateways()
 
     def _tell_gateways(self) -> None:

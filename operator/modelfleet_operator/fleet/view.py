@@ -9,7 +9,7 @@ from modelfleet_proto import fleet_pb2
 
 from ..decisions.view import ModelView, WorkerRoute
 
-REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
+REMOVALS_KEPT = 1000  # removed models; a gateway that missed more gets the whole view
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,26 +20,26 @@ class _Published:
 
 
 class FleetView:
-    """One term's view. Work and messages grow with what changes, not with what is there."""
+    """One term's view. Work and messages grow with the number of changes, not of models."""
 
     def __init__(self, term: int = 0) -> None:
         self.term = term
         self.version = 0
         self._models: dict[str, _Published] = {}
         self._changed: dict[str, int] = {}  # model, removed ones too -> version, oldest first
-        self._floor = 0  # changes since an earlier version are not known any more
+        self._floor = 0  # of versions before this one the changes are not known any more
         self._whole: fleet_pb2.View | None = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
 
     def model(self, model: str) -> ModelView | None:
-        """As it was published last."""
+        """The model as it was published last; None: it is not in the view."""
         published = self._models.get(model)
         return published.view if published else None
 
     def put(self, view: ModelView) -> bool:
-        """Whether that changed anything."""
+        """Publishes a model; returns whether that changed anything."""
         before = self._models.get(view.model)
         if before is not None and before.view == view:
             return False
@@ -53,7 +53,7 @@ class FleetView:
         return True
 
     def drop(self, model: str) -> bool:
-        """Whether it was there."""
+        """Removes a model; returns whether it was in the view."""
         if self._models.pop(model, None) is None:
             return False
         self._advance(model)
@@ -104,12 +104,12 @@ class FleetView:
 
 
 def identity(worker: WorkerRoute) -> object:
-    """Another start of a worker has another address."""
+    """Key of one start of a worker: another start has another address."""
     return worker.id, worker.address
 
 
 def routability(worker: WorkerRoute) -> object:
-    """What a gateway knows once it has the view in which the worker became routable, or not."""
+    """Key of that start being routable, or not: `since` says which version brought it."""
     return worker.id, worker.address, worker.routable
 
 

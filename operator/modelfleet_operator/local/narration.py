@@ -53,7 +53,7 @@ def _scaling(deployment: Deployment, before: Status | None, plan: Plan) -> list[
         return []
     step = history[-1]
     if step.after == 0:
-        return []  # told when it sleeps
+        return []  # the line about falling asleep says it
     if step.before == 0 and plan.memory.last_ready_revision == deployment.revision:
         return [f"waking ({_waiting(plan.status)})"]
     if step.before == 0:

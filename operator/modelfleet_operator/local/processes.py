@@ -75,7 +75,7 @@ class Child:
 
     async def address(self) -> str | None:
         """host:port as soon as it listens; None if it ends before."""
-        # Nothing but the file tells.
+        # The file is the only sign of it.
         while (address := self._read_address()) is None and self.is_running:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         return address
@@ -84,7 +84,7 @@ class Child:
         """The exit code, minus a signal's number if one ended it; then its output is complete."""
         code = await self._process.wait()
         if self._output is not None:
-            # A grandchild may hold the pipe open; its words are not worth waiting for.
+            # A grandchild may hold the pipe open; its output is not waited for.
             await asyncio.wait([self._output], timeout=OUTPUT_DELAY)
         return code
 
@@ -102,7 +102,7 @@ class Child:
         """A signal, if it still runs."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
-                # Popen's own send_signal would reap a child that just died, before asyncio does.
+                # Popen's own send_signal would reap a child that just exited, before asyncio does.
                 os.kill(self.pid, number)
 
     def _read_address(self) -> str | None:

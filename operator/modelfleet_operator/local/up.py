@@ -131,7 +131,7 @@ class _LocalFleet:
             await asyncio.wait([ending, forcing], return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 log.warning("ending everything at once")
-                reconciling.cancel()  # first, lest it replaces what is killed
+                reconciling.cancel()  # first, so that it does not replace the killed workers
                 gateway.kill()
                 self._body.kill()
             await ending
@@ -146,7 +146,7 @@ class _LocalFleet:
         return KILLED if self._force.is_set() else 0
 
     async def _end(self, gateway: Gateway, reconciling: asyncio.Task[None]) -> None:
-        """The gateway drains first: what it holds may still need a worker to wake."""
+        """The gateway drains first: requests that it holds may still need a worker to start."""
         await gateway.end(self._options.drain_timeout)
         reconciling.cancel()
         await asyncio.wait([reconciling])  # an error of it was raised already
