@@ -193,7 +193,7 @@ async def test_it_wakes_when_the_plan_said():
         reconcilers.wake("default/tiny")
         await asyncio.sleep(2.9)
         assert body.workers
-        gateways.reachable = set()  # so that it is stopped without being unrouted first
+        gateways.reachable = set()  # so that it is stopped without draining first
         await asyncio.sleep(0.2)
         assert not body.workers
 

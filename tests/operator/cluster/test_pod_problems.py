@@ -89,7 +89,7 @@ STARTED = condition("PodReadyToStartContainers", "True")
             {"conditions": [condition("PodScheduled", "False", "SchedulingGated", "gated")]},
             Reason.SCHEDULING_GATED,
             ["gated"],
-            id="somebody holds it back",
+            id="a controller holds it back",
         ),
         pytest.param(
             pending(
@@ -325,14 +325,14 @@ def test_a_start_may_take_a_while_before_it_is_a_problem():
             },
             "Completed, exit code 0",
             Reason.WORKER_FAILED,
-            id="ended well, but nobody asked",
+            id="ended well, but without being asked",
         ),
     ],
 )
 def test_says_why_it_exited(status: dict[str, Any], failure: str, reason: Reason):
-    dead = worker(status)
-    assert (dead.failure, dead.failure_reason) == (failure, reason)
-    assert dead.problem is None
+    exited = worker(status)
+    assert (exited.failure, exited.failure_reason) == (failure, reason)
+    assert exited.problem is None
 
 
 def test_a_pod_that_was_told_to_end_did_not_fail():

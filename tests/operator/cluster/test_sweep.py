@@ -49,8 +49,8 @@ async def test_a_watch_that_sees_nothing_is_given_up(api: ApiServer, api_client:
 
 async def test_an_api_server_that_is_away_says_nothing_about_the_watches(api: ApiServer):
     configuration = client.Configuration(host="http://127.0.0.1:1")
-    async with client.ApiClient(configuration) as nobody:
-        await Sweeper(nobody, (), dict, lambda *_: None, lag=0).compare()
+    async with client.ApiClient(configuration) as unreachable:
+        await Sweeper(unreachable, (), dict, lambda *_: None, lag=0).compare()
 
 
 async def test_an_operator_waits_for_its_crds(api: ApiServer, start_operator: StartOperator):

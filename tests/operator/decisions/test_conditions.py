@@ -48,7 +48,7 @@ def status_of(
             ("False", "GatewayBehind"),
             id="one does not have the view yet",
         ),
-        pytest.param((), ("Unknown", "NoGateway"), id="nobody can say"),
+        pytest.param((), ("Unknown", "NoGateway"), id="no gateway is connected"),
     ],
 )
 def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expected):

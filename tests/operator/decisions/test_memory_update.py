@@ -40,10 +40,10 @@ def test_another_revision_begins_to_count_failures_at_none():
 
 
 def test_a_failure_is_counted_once_and_forgotten_when_all_is_well_for_a_minute():
-    dead = worker(0, revision="bbbb", failure="exit code 1")
-    memory = updated(Memory(revision="bbbb", failures=Failures(count=2, last_at=990)), dead)
+    exited = worker(0, revision="bbbb", failure="exit code 1")
+    memory = updated(Memory(revision="bbbb", failures=Failures(count=2, last_at=990)), exited)
     assert (memory.failures.count, memory.failures.last_at) == (3, 1000)
-    assert updated(memory, dead, now=1001).failures.count == 3
+    assert updated(memory, exited, now=1001).failures.count == 3
     new = worker(1, revision="bbbb")
     assert updated(memory, new, ready=True, now=1061).failures.count == 3
     assert updated(memory, new, ready=True, now=1062).failures.count == 0

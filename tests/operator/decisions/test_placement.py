@@ -51,7 +51,7 @@ class Cluster(SimulatedFleet):
         return sum(w.accelerator == accelerator and w.placed_at is not None for w in there)
 
     def on(self, accelerator: str) -> int:
-        """Workers of this class that nobody ends, waiting ones too."""
+        """Workers of this class that do not stop, waiting ones too."""
         return sum(self.workers[name].accelerator == accelerator for name in self.alive())
 
     def observe(self) -> Observed:

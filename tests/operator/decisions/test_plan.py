@@ -37,10 +37,10 @@ def test_names_say_deployment_revision_and_the_lowest_free_ordinal():
     there = [worker(0), worker(2, stopping=True), worker(3, failure="ended by SIGKILL")]
     plan = plan_for(*there, signals=ready(there[0], waiting=40), scaling=policy(max_replicas=3))
     names = [action.name for action in plan.actions if isinstance(action, Create)]
-    assert names == ["tiny-aaaa-1", "tiny-aaaa-4"], "terminating and dead ones keep their ordinals"
+    assert names == ["tiny-aaaa-1", "tiny-aaaa-4"], "stopping and exited ones keep their ordinals"
 
 
-def test_a_dead_worker_is_removed_and_replaced_in_one_reconcile():
+def test_an_exited_worker_is_removed_and_replaced_in_one_reconcile():
     plan = plan_for(worker(0, failure="ended by SIGKILL"))
     assert [type(action) for action in plan.actions] == [Remove, Create]
     assert "SIGKILL" in plan.actions[0].reason
@@ -67,7 +67,7 @@ def test_scaling_down_prefers_one_that_is_not_ready_and_stops_it_at_once():
     assert plan.actions[0].is_idle, "it may be too young to hear that it should end"
 
 
-def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
+def draining_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
     """What gateways say of worker 0, which drains, and of worker 1, which serves."""
     ids = [worker(1).id, *([worker(0).id] if reached else [])]
     return Signals(
@@ -79,14 +79,16 @@ def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) 
 @pytest.mark.parametrize(
     ("signals", "since", "stops"),
     [
-        pytest.param(leaving_signals(reached=True), 990, False, id="a gateway may send to it"),
-        pytest.param(leaving_signals(), 990, True, id="nothing runs on it"),
-        pytest.param(leaving_signals(), 999.5, False, id="its Stats may be older"),
-        pytest.param(leaving_signals(taken=1), 990, False, id="a gateway has a request there"),
-        pytest.param(leaving_signals(running=1), 990, False, id="it says that it has a request"),
-        pytest.param(leaving_signals(running=1), 939, True, id="the drain timeout is over"),
-        pytest.param(Signals(), 990, False, id="nobody can say"),
-        pytest.param(Signals(), 939, True, id="nobody said for as long as a drain takes"),
+        pytest.param(draining_signals(reached=True), 990, False, id="a gateway may send to it"),
+        pytest.param(draining_signals(), 990, True, id="nothing runs on it"),
+        pytest.param(draining_signals(), 999.5, False, id="its Stats may be older"),
+        pytest.param(draining_signals(taken=1), 990, False, id="a gateway has a request there"),
+        pytest.param(draining_signals(running=1), 990, False, id="it says that it has a request"),
+        pytest.param(draining_signals(running=1), 939, True, id="the drain timeout is over"),
+        pytest.param(Signals(), 990, False, id="no gateway says anything"),
+        pytest.param(
+            Signals(), 939, True, id="no gateway said anything for as long as a drain takes"
+        ),
     ],
 )
 def test_a_worker_that_drains_is_stopped_when_nothing_runs_on_it(signals, since, stops):
@@ -97,10 +99,10 @@ def test_a_worker_that_drains_is_stopped_when_nothing_runs_on_it(signals, since,
 
 
 def test_the_last_worker_drains_for_as_long_as_its_requests_take():
-    leaving = worker(0, draining_since=100)
-    signals = Signals(gateways=(report(),), stats={leaving.id: stats(running=1)})
+    draining = worker(0, draining_since=100)
+    signals = Signals(gateways=(report(),), stats={draining.id: stats(running=1)})
     stopped = plan_for(
-        leaving, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
+        draining, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
     )
     assert not any(isinstance(action, Stop) for action in stopped.actions)
 
@@ -209,7 +211,9 @@ def test_crash_loops_are_retried_ever_more_slowly_and_say_why():
     fleet.run(400)
     times = [time for time, _ in fleet.created()]
     waits = [round(b - a) for a, b in itertools.pairwise(times)]
-    assert waits[:6] == [1, 2, 3, 5, 9, 17], "a second to die each time, and 0, 1, 2, 4, 8, 16 s"
+    assert waits[:6] == [1, 2, 3, 5, 9, 17], (
+        "a second until it exits each time, and 0, 1, 2, 4, 8, 16 s"
+    )
     assert max(waits) <= 62
     assert fleet.condition("Stalled") == ("True", "CrashLoop")
     assert fleet.status.cold_start is not None
@@ -230,7 +234,7 @@ def test_a_killed_worker_is_replaced_at_once_and_failures_are_forgotten():
     assert fleet.memory.failures.count == 0
 
 
-def test_a_worker_that_nobody_reaches_is_replaced_after_a_while():
+def test_a_worker_that_no_gateway_reaches_is_replaced_after_a_while():
     fleet = SimulatedFleet(deployment(scaling=policy(min_replicas=2, max_replicas=2)))
     fleet.run(10)
     fleet.frozen = {"default/tiny-aaaa-0"}
@@ -254,7 +258,7 @@ def test_without_gateways_nothing_is_changed_and_nothing_is_claimed():
     assert fleet.status.queue is None
 
 
-def test_a_worker_that_dies_in_silence_is_replaced():
+def test_a_worker_that_exits_in_silence_is_replaced():
     fleet = SimulatedFleet(deployment())
     fleet.run(10)
     fleet.gateways = ()

@@ -33,7 +33,7 @@ def counts(**changes) -> RevisionCounts:
     [
         pytest.param({}, {}, 1, 3, id="one new worker proves the revision beside the old ones"),
         pytest.param({"max_surge": 3}, {}, 1, 3, id="however many would fit"),
-        pytest.param({"max_unavailable": 2}, {}, 1, 3, id="nobody is replaced before that"),
+        pytest.param({"max_unavailable": 2}, {}, 1, 3, id="no worker is replaced before that"),
         pytest.param({}, {"new": 1, "new_ready": 1, "proven": True}, 1, 2, id="then one by one"),
         pytest.param(
             {}, {"new": 1, "new_ready": 1, "proven": True, "old": 2, "old_ready": 2,
@@ -78,7 +78,7 @@ def counts(**changes) -> RevisionCounts:
             id="to one of the old revision",
         ),
         pytest.param(
-            {}, {"old": 2, "old_ready": 2, "new": 1}, 1, 3, id="an old one that died is replaced"
+            {}, {"old": 2, "old_ready": 2, "new": 1}, 1, 3, id="an old one that exited is replaced"
         ),
         pytest.param(
             {}, {"old": 2, "old_ready": 2, "new": 1, "can_start_previous": False}, 1, 2,
@@ -315,7 +315,7 @@ def test_a_sleeping_fleet_answers_with_its_old_revision_while_the_new_one_fails(
     fleet.run(100)
     fleet.change(revision="bbbb")
     fleet.run(100)
-    assert not fleet.alive("aaaa"), "nobody asked"
+    assert not fleet.alive("aaaa"), "there was no request"
     assert fleet.condition("Ready") == ("True", "Asleep")
     assert "aaaa" in fleet.status.condition("Ready").message
     assert fleet.condition("Stalled")[0] == "True"
@@ -361,8 +361,8 @@ def test_a_second_change_replaces_the_one_that_never_was_ready_first():
     fleet.change(revision="cccc")
     watch(fleet, 40, most=3, least=2)
     assert len(fleet.routable()) == len(fleet.alive("cccc")) == 2
-    retired = [a.worker.revision for _, a in fleet.actions if isinstance(a, Unroute)]
-    assert set(retired) == {"aaaa"}, "what was never ready needs no drain"
+    drained = [a.worker.revision for _, a in fleet.actions if isinstance(a, Unroute)]
+    assert set(drained) == {"aaaa"}, "what was never ready needs no drain"
 
 
 def test_three_revisions_that_serve_become_one():
@@ -395,7 +395,7 @@ def test_an_external_count_changes_in_the_middle_of_a_change():
     assert len(fleet.alive()) == 1
     fleet.change(scaling=policy(mode="External", replicas=0), revision="cccc")
     fleet.run(20)
-    assert not fleet.workers, "nobody proves what nobody wants"
+    assert not fleet.workers, "a revision that is not wanted needs no proof"
 
 
 def test_a_new_leader_goes_on_with_a_change():
@@ -507,8 +507,8 @@ def step_by_step(fleet: SimulatedFleet, seconds: float) -> None:
         rescued = [a for a in created if "stream" in a.reason]
         if len(rolls) > 1 and len(created) > len(rescued):
             assert len(fleet.existing()) <= target + rollout.surge(target)
-        unrouted = [a for time, a in fleet.actions if time == fleet.now and isinstance(a, Unroute)]
-        if unrouted:
+        drained = [a for time, a in fleet.actions if time == fleet.now and isinstance(a, Unroute)]
+        if drained:
             assert len(fleet.routable()) >= min(target - rollout.unavailable(target), target)
         assert fleet.cut == 0 or len(rolls) <= 1
 

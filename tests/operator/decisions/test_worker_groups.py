@@ -92,14 +92,14 @@ def test_a_worker_that_answers_on_a_node_that_does_not_goes_on_serving():
     assert fleet.condition("Reconciling") == ("True", "NodeLost")
 
 
-def test_what_ends_on_a_dead_node_counts_for_nothing_and_blocks_nobody():
+def test_a_lost_worker_counts_for_nothing_and_blocks_no_other():
     fleet = SimulatedFleet(deployment(scaling=policy(min_replicas=1)))
     fleet.run(10)
     fleet.change(revision="bbbb")
     while not fleet.alive("bbbb") or fleet.alive("aaaa"):
         fleet.run(0.5)
     (stuck,) = [w for w in fleet.workers.values() if w.stopping]
-    fleet._ends.clear()  # nobody ends it
+    fleet._ends.clear()  # no kubelet ends it
     fleet.workers[stuck.name] = replace(stuck, gone_by=fleet.now + 75)
     fleet.run(70)
     assert fleet.condition("Reconciling")[0] == "True", "it may still end"

@@ -314,7 +314,7 @@ async def test_what_was_said_of_an_earlier_worker_of_the_same_name_does_not_coun
             assert served.fleet.signals(MODEL).reach(WORKER) == "none"
 
 
-async def test_a_gateway_that_knows_a_worker_is_unrouted_does_not_reach_it():
+async def test_a_gateway_that_knows_that_a_worker_drains_does_not_reach_it():
     async with service(MODEL) as served:
         served.fleet.publish(a_model(at("127.0.0.1:7000")))
         async with connected(served) as gateway:
