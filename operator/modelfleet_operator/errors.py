@@ -20,7 +20,7 @@ class StartError(ModelfleetError):
 
 
 class RejectedError(ModelfleetError):
-    """The Kubernetes API refused what we asked for; somebody must change something first."""
+    """The Kubernetes API refused what we asked for: a person must change something first."""
 
 
 class LeadershipLostError(ModelfleetError):

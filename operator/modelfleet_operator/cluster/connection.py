@@ -15,7 +15,7 @@ CONNECTIONS = 32  # requests at once; the API server's own limits come first
 
 
 class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: it is untyped to it
-    """The client, with a word about each request: whether it may go out, and how it ended."""
+    """The client; it asks before each request whether it may be sent, and reports how it ended."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: 
     ) -> None:
         """`may_write` raises (or ends the process) before a request that changes something.
 
-        `answered` is told of each request: method, URL and the status (or the error's name).
+        `answered` gets each request's method, URL and the status (or the error's name).
         """
         configuration.connection_pool_maxsize = CONNECTIONS
         super().__init__(configuration)

@@ -46,7 +46,7 @@ class StateDirectory:
             ) from error
         with lock:
             try:
-                # The kernel lets go of it however this process ends.
+                # The kernel releases it however this process ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StartError(

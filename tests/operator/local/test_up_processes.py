@@ -141,7 +141,7 @@ def test_a_killed_worker_is_replaced(start: Start):
     victim.kill()
     eventually("another one runs", lambda: [w for w in fleet.workers() if w.pid != victim.pid])
     assert ask(fleet).status_code == 200
-    assert "worker died (ended by SIGKILL): replaced" in fleet.log.read_text()
+    assert "worker exited (ended by SIGKILL): replaced" in fleet.log.read_text()
 
 
 def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
@@ -153,7 +153,7 @@ def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
     eventually("it answers again", fleet.gateway_is_ready)
     assert ask(fleet).status_code == 200
     assert len(fleet.workers()) == 1, "the workers were left alone"
-    assert "the gateway died (ended by SIGKILL): started again now" in fleet.log.read_text()
+    assert "the gateway exited (ended by SIGKILL): started again now" in fleet.log.read_text()
 
 
 def test_a_killed_up_leaves_no_child(start: Start):

@@ -1,4 +1,4 @@
-"""What was done and the watches may not show yet, so that nothing is done twice."""
+"""Our own writes that the watches do not show yet, laid over the caches: nothing is done twice."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ Made = TypeVar("Made")
 
 
 @dataclass(slots=True)
-class _Deed:
-    """What was done to one pod."""
+class _PodWrites:
+    """What we wrote to one pod."""
 
     stopped: bool = False
-    was_routed: bool = False  # whether `unrouted_at` says anything
-    unrouted_at: float | None = None
+    was_routed: bool = False  # whether `draining_since` was written
+    draining_since: float | None = None
 
 
-class UnseenDeeds:
-    """Of pods, by uid. Only the leader writes, so the last deed is what is true."""
+class WriteOverlay:
+    """Our writes to pods, by uid. Only the leader writes, so the last write is what is true."""
 
     def __init__(self) -> None:
-        self._deeds: dict[str, _Deed] = {}
+        self._writes: dict[str, _PodWrites] = {}
 
     def stopped(self, uid: str) -> None:
-        """It was deleted."""
-        self._deeds.setdefault(uid, _Deed()).stopped = True
+        """The pod was deleted."""
+        self._writes.setdefault(uid, _PodWrites()).stopped = True
 
-    def routed(self, uid: str, unrouted_at: float | None) -> None:
-        """It was unrouted, or routed to again (None)."""
-        deed = self._deeds.setdefault(uid, _Deed())
-        deed.was_routed, deed.unrouted_at = True, unrouted_at
+    def routed(self, uid: str, draining_since: float | None) -> None:
+        """The pod drains since then, or serves again (None)."""
+        write = self._writes.setdefault(uid, _PodWrites())
+        write.was_routed, write.draining_since = True, draining_since
 
     def gone(self, uid: str) -> None:
-        """It is not there any more."""
-        self._deeds.pop(uid, None)
+        """The pod does not exist any more."""
+        self._writes.pop(uid, None)
 
-    def shown(self, worker: Worker) -> Worker:
-        """The worker as it is by now."""
-        deed = self._deeds.get(worker.uid)
-        if deed is None:
+    def apply(self, worker: Worker) -> Worker:
+        """The worker as it is after our writes."""
+        write = self._writes.get(worker.uid)
+        if write is None:
             return worker
         return replace(
             worker,
-            stopping=worker.stopping or deed.stopped,
-            failure=None if deed.stopped else worker.failure,
-            unrouted_at=deed.unrouted_at if deed.was_routed else worker.unrouted_at,
+            stopping=worker.stopping or write.stopped,
+            failure=None if write.stopped else worker.failure,
+            draining_since=write.draining_since if write.was_routed else worker.draining_since,
         )
 
 
@@ -61,8 +61,8 @@ class _Entry(Generic[Made]):
 
 
 @dataclass(slots=True)
-class UnseenObjects(Generic[Made]):
-    """Objects of one kind that were made, changed or deleted, by deployment and uid.
+class ObjectOverlay(Generic[Made]):
+    """Objects of one kind that we created, changed or deleted, by deployment and uid.
 
     An entry goes when the watch agrees with it, when the object is gone, or after `SHOWN_AFTER`.
     """
@@ -72,7 +72,7 @@ class UnseenObjects(Generic[Made]):
     _entries: dict[str, dict[str, _Entry[Made]]] = field(default_factory=dict)
 
     def put(self, key: str, uid: str, made: Made | None, now: float) -> None:
-        """This is what it is now; None: deleted."""
+        """The object as we wrote it; None: we deleted it."""
         self._entries.setdefault(key, {})[uid] = _Entry(made, now + SHOWN_AFTER)
 
     def gone(self, key: str, uid: str) -> None:
@@ -83,8 +83,8 @@ class UnseenObjects(Generic[Made]):
         """The deployment is gone."""
         self._entries.pop(key, None)
 
-    def shown(self, key: str, cached: Collection[Made], now: float) -> list[Made]:
-        """What there is by now."""
+    def apply(self, key: str, cached: Collection[Made], now: float) -> list[Made]:
+        """The cached objects as they are after our writes."""
         entries = self._entries.get(key)
         if not entries:
             return list(cached)

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
-from ..decisions.trouble import Trouble
+from ..decisions.startup_problem import StartupProblem
 
 Object = Mapping[str, Any]
 
 WORKER = "worker"  # the container of ours; others come from a podTemplate
-TAKEN_WITHIN = 20.0  # seconds in which a kubelet takes a pod, even one with a lot to do
+TAKEN_WITHIN = 20.0  # seconds in which even a busy kubelet takes a pod
 MESSAGE_LENGTH = 600  # characters of a foreign message that are kept
 KILLED = 137  # exit code of a process that got SIGKILL
 
@@ -48,16 +48,16 @@ def placed_at(pod: Object) -> float | None:
     return _time(scheduled, pod) if scheduled.get("status") == "True" else None
 
 
-def trouble_of(pod: Object) -> Trouble | None:
+def startup_problem_of(pod: Object) -> StartupProblem | None:
     """Why a pod does not start, or that its node is lost; None: nothing is wrong."""
-    return next(_troubles(pod), None)
+    return next(_startup_problems(pod), None)
 
 
-def _troubles(pod: Object) -> Iterator[Trouble]:
+def _startup_problems(pod: Object) -> Iterator[StartupProblem]:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         gated = scheduled.get("reason") == "SchedulingGated"
-        yield Trouble(
+        yield StartupProblem(
             reason=Reason.SCHEDULING_GATED if gated else Reason.UNSCHEDULABLE,
             message=_scheduler_says(scheduled.get("message", "")),
             since=_time(scheduled, pod),
@@ -71,7 +71,7 @@ def _troubles(pod: Object) -> Iterator[Trouble]:
         waiting = container.get("state", {}).get("waiting", {})
         reason = _WAITING.get(waiting.get("reason", ""))
         if reason is not None:
-            yield Trouble(reason=reason, message=_waits(container, reason), since=since)
+            yield StartupProblem(reason=reason, message=_waits(container, reason), since=since)
     yield from _not_starting(pod, since)
     yield from _node_lost(pod)
 
@@ -88,7 +88,7 @@ def _waits(container: Object, reason: Reason) -> str:
     return f"{name}{said}"
 
 
-def _not_starting(pod: Object, since: float) -> Iterator[Trouble]:
+def _not_starting(pod: Object, since: float) -> Iterator[StartupProblem]:
     """No sandbox yet: volumes are mounted and the network is set up before it (KEP-3085)."""
     status = pod.get("status", {})
     if status.get("phase") != "Pending":
@@ -98,14 +98,14 @@ def _not_starting(pod: Object, since: float) -> Iterator[Trouble]:
     if not status.get("startTime"):
         node = pod["spec"].get("nodeName", "")
         message = f"the kubelet of node {node} has not taken it: see kubectl describe node {node}"
-        yield Trouble(reason=Reason.NODE_LOST, message=message, since=since + TAKEN_WITHIN)
+        yield StartupProblem(reason=Reason.NODE_LOST, message=message, since=since + TAKEN_WITHIN)
     elif _condition(pod, "PodReadyToStartContainers").get("status") == "False":
         message = f"its volumes cannot be mounted, or it gets no network; {see}"
-        yield Trouble(reason=Reason.POD_NOT_STARTING, message=message, since=since)
+        yield StartupProblem(reason=Reason.POD_NOT_STARTING, message=message, since=since)
 
 
-def _node_lost(pod: Object) -> Iterator[Trouble]:
-    """The node's controller says not ready, though the kubelet's last word was that all is well."""
+def _node_lost(pod: Object) -> Iterator[StartupProblem]:
+    """Not ready by the node controller, though the kubelet last reported every container ready."""
     ready = _condition(pod, "Ready")
     statuses = pod.get("status", {}).get("containerStatuses", ())
     if (
@@ -115,7 +115,7 @@ def _node_lost(pod: Object) -> Iterator[Trouble]:
         and all(container.get("ready") for container in statuses)
     ):
         node = pod["spec"].get("nodeName", "")
-        yield Trouble(
+        yield StartupProblem(
             reason=Reason.NODE_LOST,
             message=f"node {node} does not answer: see kubectl describe node {node}",
             since=_time(ready, pod),
@@ -123,7 +123,7 @@ def _node_lost(pod: Object) -> Iterator[Trouble]:
 
 
 def failure_of(pod: Object) -> tuple[str, Reason] | None:
-    """Why a worker ended though nobody asked for it; None: it has not ended."""
+    """Why a worker exited without being stopped; None: it has not exited."""
     status = pod.get("status", {})
     for container in status.get("containerStatuses", ()):
         # A sidecar may outlive the worker, whose pod is then still Running.

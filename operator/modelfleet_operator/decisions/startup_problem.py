@@ -1,4 +1,4 @@
-"""What keeps a worker from starting, and how long until somebody should hear of it."""
+"""What keeps a worker from starting, and how long it may last before the status says so."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from .reasons import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
-    """Why a worker does not start, or is lost, though its process did not end."""
+class StartupProblem:
+    """Why a worker does not start, or that its node is lost, though its process did not end."""
 
     reason: Reason
     message: str  # for a person; it names the pod, and what to do where that is not obvious
     since: float  # Unix seconds, as well as the body can tell
 
-    def is_told(self, now: float) -> bool:
+    def is_shown(self, now: float) -> bool:
         """Whether it has lasted beyond what is usual in a start that goes well."""
-        return self.alarms[0] <= now
+        return self.shown_at <= now
 
-    def needs_somebody(self, now: float) -> bool:
+    def is_lasting(self, now: float) -> bool:
         """Whether it has lasted so long that it will hardly pass by itself."""
-        return self.alarms[1] <= now
+        return self.stalled_at <= now
 
     @property
-    def alarms(self) -> tuple[float, float]:
-        """When it is told, and when it makes the deployment Stalled; Unix seconds."""
-        told, stalled = _PATIENCE[self.reason]
-        return self.since + told, self.since + stalled
+    def shown_at(self) -> float:
+        """When conditions begin to name it, Unix seconds."""
+        return self.since + GRACE_PERIODS[self.reason][0]
+
+    @property
+    def stalled_at(self) -> float:
+        """When it makes the deployment Stalled, Unix seconds; inf: never."""
+        return self.since + GRACE_PERIODS[self.reason][1]
 
 
 # Seconds until it is shown, and until it is Stalled. What passes by itself again and again (a
 # registry's hiccup, a Secret that another controller writes, a node that an autoscaler brings) gets
 # the time that this usually takes.
-_PATIENCE: dict[Reason, tuple[float, float]] = {
+GRACE_PERIODS: dict[Reason, tuple[float, float]] = {
     Reason.UNSCHEDULABLE: (0.0, 300.0),
     Reason.SCHEDULING_GATED: (0.0, math.inf),
     Reason.IMAGE_PULL: (0.0, 60.0),
@@ -47,7 +51,7 @@ _PATIENCE: dict[Reason, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The API server (or a machine) takes no new worker until somebody changes something."""
+    """The API server (or a machine) takes no new worker until a person changes something."""
 
     reason: Reason
     message: str
@@ -64,7 +68,7 @@ def refusal_reason(message: str) -> Reason:
 
 # In order: the first that fits. The words are those of Kubernetes' admission plugins.
 _REFUSALS: tuple[tuple[tuple[str, ...], Reason], ...] = (
-    (("belongs to somebody else",), Reason.POD_NAME_TAKEN),
+    (("has another owner",), Reason.POD_NAME_TAKEN),
     (("exceeded quota:", "failed quota:"), Reason.QUOTA_EXCEEDED),
     (("violates PodSecurity",), Reason.POD_SECURITY),
     (("is being terminated", 'namespaces "'), Reason.NAMESPACE_TERMINATING),

@@ -89,7 +89,7 @@ STARTED = condition("PodReadyToStartContainers", "True")
             {"conditions": [condition("PodScheduled", "False", "SchedulingGated", "gated")]},
             Reason.SCHEDULING_GATED,
             ["gated"],
-            id="somebody holds it back",
+            id="a controller holds it back",
         ),
         pytest.param(
             pending(
@@ -188,20 +188,20 @@ STARTED = condition("PodReadyToStartContainers", "True")
 )
 def test_says_why_it_does_not_start(status: dict[str, Any], reason: Reason, words: list[str]):
     node = "" if reason in {Reason.UNSCHEDULABLE, Reason.SCHEDULING_GATED} else "node-1"
-    trouble = worker(status, node=node).trouble
-    assert trouble is not None
-    assert trouble.reason is reason
-    assert trouble.since == PLACED_AT
+    problem = worker(status, node=node).problem
+    assert problem is not None
+    assert problem.reason is reason
+    assert problem.since == PLACED_AT
     for word in words:
-        assert word in trouble.message
-    assert "reemption" not in trouble.message
-    assert "deallocate" not in trouble.message
+        assert word in problem.message
+    assert "reemption" not in problem.message
+    assert "deallocate" not in problem.message
 
 
 @pytest.mark.parametrize(
     "status",
     [
-        pytest.param({"phase": "Pending"}, id="nobody looked at it yet"),
+        pytest.param({"phase": "Pending"}, id="no kubelet has seen it yet"),
         pytest.param(
             pending(STARTED, containerStatuses=[container(waiting("ContainerCreating"))]),
             id="its image is being pulled",
@@ -217,18 +217,18 @@ def test_says_why_it_does_not_start(status: dict[str, Any], reason: Reason, word
         pytest.param({"phase": "Running"}, id="it runs"),
     ],
 )
-def test_a_start_that_goes_well_is_no_trouble(status: dict[str, Any]):
-    assert worker(status).trouble is None
+def test_a_start_that_goes_well_is_no_problem(status: dict[str, Any]):
+    assert worker(status).problem is None
     assert worker(status).failure is None
 
 
-def test_a_start_may_take_a_while_before_it_is_trouble():
-    trouble = worker(pending(condition("PodReadyToStartContainers", "False"))).trouble
-    assert trouble is not None
-    assert not trouble.is_told(PLACED_AT + 19)
-    assert trouble.is_told(PLACED_AT + 20)
-    assert not trouble.needs_somebody(PLACED_AT + 299)
-    assert trouble.needs_somebody(PLACED_AT + 300)
+def test_a_start_may_take_a_while_before_it_is_a_problem():
+    problem = worker(pending(condition("PodReadyToStartContainers", "False"))).problem
+    assert problem is not None
+    assert not problem.is_shown(PLACED_AT + 19)
+    assert problem.is_shown(PLACED_AT + 20)
+    assert not problem.is_lasting(PLACED_AT + 299)
+    assert problem.is_lasting(PLACED_AT + 300)
 
 
 @pytest.mark.parametrize(
@@ -325,14 +325,14 @@ def test_a_start_may_take_a_while_before_it_is_trouble():
             },
             "Completed, exit code 0",
             Reason.WORKER_FAILED,
-            id="ended well, but nobody asked",
+            id="ended well, but without being asked",
         ),
     ],
 )
-def test_says_why_it_died(status: dict[str, Any], failure: str, reason: Reason):
-    dead = worker(status)
-    assert (dead.failure, dead.failure_reason) == (failure, reason)
-    assert dead.trouble is None
+def test_says_why_it_exited(status: dict[str, Any], failure: str, reason: Reason):
+    exited = worker(status)
+    assert (exited.failure, exited.failure_reason) == (failure, reason)
+    assert exited.problem is None
 
 
 def test_a_pod_that_was_told_to_end_did_not_fail():
@@ -353,16 +353,16 @@ def test_a_pod_that_should_be_gone_and_is_not_is_lost():
 
 def test_a_pod_that_no_kubelet_takes_is_lost_with_its_node():
     placed = {"phase": "Pending", "conditions": [condition("PodScheduled", "True")]}
-    trouble = worker(placed).trouble
-    assert trouble is not None
-    assert trouble.reason is Reason.NODE_LOST
-    assert "kubelet of node node-1" in trouble.message
-    assert not trouble.is_told(PLACED_AT + 19)
-    assert trouble.is_told(PLACED_AT + 20)
+    problem = worker(placed).problem
+    assert problem is not None
+    assert problem.reason is Reason.NODE_LOST
+    assert "kubelet of node node-1" in problem.message
+    assert not problem.is_shown(PLACED_AT + 19)
+    assert problem.is_shown(PLACED_AT + 20)
 
 
 def test_a_long_message_of_others_is_shortened():
     status = {"conditions": [condition("PodScheduled", "False", "Unschedulable", "x" * 5000)]}
-    trouble = worker(status, node="").trouble
-    assert trouble is not None
-    assert len(trouble.message) == 600
+    problem = worker(status, node="").problem
+    assert problem is not None
+    assert len(problem.message) == 600
