@@ -19,6 +19,7 @@ from .decisions.plan import Plan, make_plan
 from .decisions.status import Status
 from .decisions.view import ModelView
 from .errors import PassingError
+from .explain.snapshot import Snapshot, installed_version
 from .metrics import Metrics
 
 TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
@@ -128,6 +129,24 @@ class Reconcilers:
             task = asyncio.create_task(self._reconcile_until_gone(key), name=f"reconcile {key}")
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
+
+    def snapshot(self, key: str) -> Snapshot | str:
+        """What decisions would see of this deployment now; or, in a sentence, why nothing."""
+        if not self._is_running:
+            return "This replica of the operator stands by: ask the one that holds the Lease."
+        seen, plan = self._body.observe(key), self._plans.get(key)
+        if seen is None:
+            return f"There is no ModelDeployment {key}."
+        if plan is None:
+            return f"{key} was not reconciled yet: ask again in a moment."
+        return Snapshot(
+            modelfleet=installed_version(),
+            now=self._clock(),
+            observed=seen,
+            signals=self._gateways.signals(key),
+            memory=plan.memory,
+            status=plan.status,
+        )
 
     def wake_all(self) -> None:
         """Something happened that may concern every deployment."""

@@ -49,17 +49,21 @@ class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: 
             self._answered(method, url, outcome)
 
 
-async def load_configuration(kubeconfig: Path | None) -> client.Configuration:
+async def load_configuration(
+    kubeconfig: Path | None, context: str | None = None
+) -> client.Configuration:
     """StartError when there is neither a service account nor a kubeconfig that works."""
     configuration = client.Configuration()
     try:
-        if kubeconfig is not None:
+        if kubeconfig is not None or context is not None:
             raise config.ConfigException("a kubeconfig was asked for")
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         try:
             await config.load_kube_config(
-                config_file=kubeconfig and str(kubeconfig), client_configuration=configuration
+                config_file=kubeconfig and str(kubeconfig),
+                context=context,
+                client_configuration=configuration,
             )
         except (config.ConfigException, OSError) as error:
             raise StartError(

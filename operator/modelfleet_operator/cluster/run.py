@@ -94,7 +94,7 @@ async def operate(
         )
         is_warm = asyncio.Event()
         await stack.enter_async_context(
-            probes(options.metrics_listen, metrics.registry, is_warm.is_set)
+            probes(options.metrics_listen, metrics.registry, is_warm.is_set, reconcilers.snapshot)
         )
         # The Lease has a connection of its own: nothing queues before a renewal.
         lease_client = await connect(lambda: None)

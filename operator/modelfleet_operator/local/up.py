@@ -20,6 +20,8 @@ from ..decisions.observed import Observed
 from ..decisions.plan import Plan
 from ..decisions.status import Status
 from ..errors import ManifestError
+from ..explain.service import serve_explain
+from ..explain.snapshot import Snapshot
 from ..fleet.service import FleetService, serve
 from ..reconciler import Reconcilers
 from .body import LocalBody, WorkerOptions
@@ -79,7 +81,10 @@ async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) ->
                 model=manifest.full_name,
             )
     with StateDirectory(options.state_dir).held() as state:
-        return await _LocalFleet(manifests, options, state).run()
+        fleet = _LocalFleet(manifests, options, state)
+        async with serve_explain(fleet.snapshot) as address:
+            state.write_explain_address(address)
+            return await fleet.run()
 
 
 class _LocalFleet:
@@ -113,6 +118,10 @@ class _LocalFleet:
             wake_all=self._wake_all,
         )
         self._reconcilers = Reconcilers(self._body, self._fleet, time.time, watch=self._narrate)
+
+    def snapshot(self, key: str) -> Snapshot | str:
+        """For `modelfleet explain`."""
+        return self._reconcilers.snapshot(key)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
