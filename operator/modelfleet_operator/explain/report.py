@@ -51,7 +51,6 @@ def report(snapshot: Snapshot) -> str:
             f"  {condition.type}={condition.status} ({condition.reason})"
             + (f": {condition.message}" if condition.message else "")
         )
-    lines += ["", f"Decides again: {_next(plan.wake_at, now)}, and whenever something happens"]
     return "\n".join(lines)
 
 
@@ -76,7 +75,7 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
     """YAML's types; Unix seconds of the fields in `TIMES` as a time and an age."""
     match value:
         case list() | tuple() if field == "peaks":
-            return [f"{_time(t)} ({_age(now - t)}): {n} replicas" for t, n in value]
+            return {f"{_time(t)} ({_age(now - t)})": n for t, n in value}
         case dict():
             return {str(k): _readable(v, now, str(k)) for k, v in value.items()}
         case set() | frozenset():
@@ -97,7 +96,3 @@ def _time(seconds: float) -> str:
 
 def _age(seconds: float) -> str:
     return f"{seconds:.0f} s ago" if seconds >= 0 else f"in {-seconds:.0f} s"
-
-
-def _next(wake_at: float | None, now: float) -> str:
-    return f"in {wake_at - now:.1f} s" if wake_at is not None else "at the next tick"

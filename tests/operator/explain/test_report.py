@@ -1,7 +1,7 @@
 """What `modelfleet explain` prints."""
 
 from modelfleet_operator.decisions.memory import Memory
-from modelfleet_operator.decisions.observed import Observed, Signals
+from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
 from modelfleet_operator.explain.report import report
 from modelfleet_operator.explain.snapshot import Snapshot
 from simulated_fleet import deployment, worker
@@ -54,7 +54,13 @@ def test_an_action_about_a_worker_names_it():
     assert "Remove tiny-aaaa-0: it exited: out of memory" in text
 
 
-def test_quiet_state_says_that_nothing_is_to_be_done():
-    text = report(snapshot(signals=Signals(gateways=(gateway_report(),))))
-    assert "Signals" in text
-    assert "Decides again: in" in text
+def test_a_quiet_state_says_that_nothing_is_to_be_done():
+    asleep = Observed(
+        deployment=deployment(created=1_796_000_000.0),
+        history=(PastRevision(revision="aaaa", number=1),),
+    )
+    memory = Memory(last_ready_revision="aaaa", revision="aaaa", target=0)
+    quiet = Signals(gateways=(gateway_report(),))
+    text = report(snapshot(observed=asleep, signals=quiet, memory=memory))
+    assert "Actions\n  none: " in text
+    assert "Ready=True (Asleep)" in text

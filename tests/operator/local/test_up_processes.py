@@ -69,6 +69,12 @@ def ask(fleet: Fleet, tokens: int = 4, model: str = "smollm2") -> httpx.Response
     return httpx.post(f"{fleet.endpoint}/v1/chat/completions", json=body, timeout=30)
 
 
+def modelfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["modelfleet", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
 def everything(fleet: Fleet) -> tuple[list[psutil.Process], set[int]]:
     """All processes of a fleet and all ports that they listen on."""
     processes = [fleet.up, *fleet.up.children(recursive=True)]
@@ -289,3 +295,24 @@ def test_log_lines_are_json_for_a_machine(start: Start):
     ready = [line for line in lines if line["event"].startswith("ready in")]
     assert ready
     assert ready[0]["model"] == "default/smollm2"
+
+
+def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: Start, tmp_path):
+    fleet = start(sleepy(minReplicas=1))
+    eventually("a worker is ready", lambda: ask(fleet).status_code == 200)
+    saved = tmp_path / "snapshot.json"
+    place = ["--state-dir", str(fleet.state)]
+    told = modelfleet("explain", "smollm2", *place, "--save", str(saved))
+    assert told.returncode == 0, told.stderr
+    assert "Ready=True (Serving)" in told.stdout
+    assert "autoscale: 1 wanted" in told.stdout
+    assert modelfleet("explain", "--replay", str(saved)).stdout == told.stdout
+
+    none = modelfleet("explain", "none", *place)
+    assert (none.returncode, none.stderr) == (1, "There is no ModelDeployment default/none.\n")
+
+
+def test_explain_without_a_fleet_names_the_state_directory(tmp_path):
+    told = modelfleet("explain", "smollm2", "--state-dir", str(tmp_path))
+    assert told.returncode == 1
+    assert told.stderr == f"no fleet runs with the state directory {tmp_path}\n"
