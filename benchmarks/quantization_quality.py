@@ -44,7 +44,7 @@ from modelfleet_worker.quantization.scheme import (
     Weights,
 )
 from modelfleet_worker.quantize.calibration import windows
-from modelfleet_worker.quantize.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
 from modelfleet_worker.quantize.evaluation import compare, logprobs, summarize
 from modelfleet_worker.quantize.plain import load_plain
 
@@ -124,7 +124,7 @@ def models(folder: Path, work: Path, samples: int) -> dict[str, Callable[[], Log
         def written(target: Path = target, method: Method = method) -> Logprobs:
             if not target.exists():
                 quantize_checkpoint(
-                    folder, target, Plan(method=method, samples=samples), lambda _: None
+                    folder, target, QuantizeOptions(method=method, samples=samples), lambda _: None
                 )
             return served(target)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import openai
 import pytest
+
 from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, route, running_fleet
 
 pytestmark = pytest.mark.integration

@@ -15,6 +15,7 @@ import httpx
 import openai
 import psutil
 import pytest
+
 from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, route
 
 pytestmark = pytest.mark.integration

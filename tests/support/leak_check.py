@@ -1,4 +1,4 @@
-"""After every test: each cache block is held, cached or blank, and held by living requests only."""
+"""After every test: each cache block is held, cached or free, and held by living requests only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def watch(patch: Callable[[Any, str, Any], None]) -> Made:
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
-    """Blank + cached + held = all; references are the living tables; who waits holds nothing."""
+    """Free + cached + held = all; references are the living tables; who waits holds nothing."""
     scheduler.blocks.check([sequence.block_table for sequence in scheduler])
     for sequence in scheduler.waiting:
         name = sequence.request.request_id

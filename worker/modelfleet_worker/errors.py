@@ -56,7 +56,7 @@ class NeverFitsError(RefusalError):
     status = grpc.StatusCode.OUT_OF_RANGE
 
 
-class UnknownModelError(RefusalError):
+class ModelNotServedError(RefusalError):
     """This worker holds another model, or none."""
 
     status = grpc.StatusCode.NOT_FOUND

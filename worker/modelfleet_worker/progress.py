@@ -16,7 +16,7 @@ _ENOUGH = 0.02  # of something: less says little about its pace, and a guess wou
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class LoadProgress:
     """Times are Unix seconds. The percentage never falls."""
 
     started: float
@@ -29,7 +29,7 @@ class Progress:
     from_share: float = 0.0
     from_time: float = 0.0
 
-    def advance(self, phase: str, share: float, now: float) -> Progress:
+    def advance(self, phase: str, share: float, now: float) -> LoadProgress:
         """So much of a phase is done (0 to 1)."""
         share = min(max(share, 0.0), 1.0)
         if phase == "Download":
@@ -47,7 +47,7 @@ class Progress:
             self, phase=phase, percent=max(self.percent, percent), eta=eta, from_time=begun
         )
 
-    def _download(self, share: float, now: float) -> Progress:
+    def _download(self, share: float, now: float) -> LoadProgress:
         begun = self if self.downloads else replace(self, from_share=share, from_time=now)
         seen, seconds, eta = share - begun.from_share, now - begun.from_time, 0.0
         if seen >= _ENOUGH and seconds > 0:

@@ -6,6 +6,7 @@ import json
 import grpc
 import openai
 import pytest
+
 from gateway_doubles import ScriptedWorker, expected_text, running_fleet
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

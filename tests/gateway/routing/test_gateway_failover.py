@@ -6,6 +6,7 @@ import grpc
 import openai
 import pytest
 import structlog
+
 from gateway_doubles import (
     MODEL,
     EndEarlyError,
@@ -15,7 +16,6 @@ from gateway_doubles import (
     route,
     running_fleet,
 )
-
 from modelfleet_gateway.routing import workers as gateway_workers
 from modelfleet_proto import worker_pb2
 

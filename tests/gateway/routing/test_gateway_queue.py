@@ -5,6 +5,7 @@ import time
 
 import openai
 import pytest
+
 from gateway_doubles import (
     MODEL,
     ScriptedWorker,
@@ -13,7 +14,6 @@ from gateway_doubles import (
     route,
     running_fleet,
 )
-
 from modelfleet_proto import worker_pb2
 
 LOADING = worker_pb2.WORKER_STATE_LOADING

@@ -7,7 +7,7 @@ import sys
 
 from modelfleet_worker.engine.block_manager import BlockManager
 from modelfleet_worker.engine.messages import FinishReason, Request
-from modelfleet_worker.engine.scheduler import Plan, Scheduler
+from modelfleet_worker.engine.scheduler import Scheduler, StepPlan
 from modelfleet_worker.engine.sequence import Sequence
 
 
@@ -37,7 +37,7 @@ def scheduler(
     return made
 
 
-def shape(plan: Plan) -> list[tuple[str, int, int]]:
+def shape(plan: StepPlan) -> list[tuple[str, int, int]]:
     return [(c.sequence.request.request_id, c.start, c.end) for c in plan.chunks]
 
 
@@ -94,7 +94,7 @@ def test_a_resumed_stream_counts_from_its_first_token():
     a = sequence("a", 4, resumed=3, max_tokens=5)
     made = scheduler(a)
     assert step(made) == [("a", 0, 7)]
-    assert a.generated == 4
+    assert a.num_output_tokens == 4
     step(made)
     assert len(made) == 0
 
@@ -130,7 +130,7 @@ def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():
     step(made)
     made.add(b)
     assert step(made) == [("a", 40, 41), ("b", 32, 40)]
-    assert b.cached_tokens == 32
+    assert b.num_cached_tokens == 32
     assert a.block_table[:2] == b.block_table[:2]
 
 
@@ -180,14 +180,14 @@ def test_a_preempted_sequence_finds_its_own_blocks_again():
     assert step(made) == [("a", 16, 17), ("b", 31, 32)]
     assert step(made) == [("a", 17, 18)]  # b lacked a block
     assert step(made) == [("b", 32, 33)]
-    assert b.cached_tokens == 0  # of its prompt, when it came
+    assert b.num_cached_tokens == 0  # of its prompt, when it came
 
 
 def test_without_caching_nothing_is_found():
     a, b = sequence("a", 40), sequence("b", 40)
     made = scheduler(a, b, caching=False, budget=40)
     assert [step(made), step(made)] == [[("a", 0, 40)], [("a", 40, 41), ("b", 0, 39)]]
-    assert b.cached_tokens == 0
+    assert b.num_cached_tokens == 0
 
 
 def test_a_big_request_is_not_overtaken_by_small_ones_behind_it():

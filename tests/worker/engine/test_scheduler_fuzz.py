@@ -10,9 +10,9 @@ import pytest
 
 from modelfleet_worker.engine.admission import check_fits
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.device import MOST_AHEAD
+from modelfleet_worker.engine.device import MAX_STEPS_IN_FLIGHT
 from modelfleet_worker.engine.messages import EngineLimits, Request
-from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Plan, Scheduler
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Scheduler, StepPlan
 from modelfleet_worker.engine.sequence import Sequence
 
 STOP = 0
@@ -55,7 +55,7 @@ class World:
         )
         # What the model would have stored: the tokens up to and including each slot.
         self.slots: list[int | None] = [None] * (self.blocks * BLOCK_SIZE)
-        self.unread: deque[tuple[Plan, dict[Sequence, int]]] = deque()  # with what they draw
+        self.unread: deque[tuple[StepPlan, dict[Sequence, int]]] = deque()  # with what they draw
         self.prefixes = [[self.random.randrange(50) for _ in range(70)] for _ in range(3)]
 
     def step(self) -> None:
@@ -89,11 +89,11 @@ class World:
             assert drawn[sequence] == sequence.token_ids[-1] == tokens[progress.row]
             if progress.finished:
                 self.finished += 1
-                self.hits += sequence.cached_tokens or 0
+                self.hits += sequence.num_cached_tokens or 0
                 del self.waited[sequence]
                 assert sequence.block_table == []
                 known = sequence.token_ids
-                asked = len(known) - sequence.generated + len(sequence.request.resumed_ids)
+                asked = len(known) - sequence.num_output_tokens + len(sequence.request.resumed_ids)
                 assert all(known[i] == model(known[:i]) for i in range(asked, len(known)))
 
     def tokens(self, sequence: Sequence) -> list[int]:
@@ -102,7 +102,7 @@ class World:
             tokens[c.sequence]
             for plan, tokens in self.unread
             for c in plan.chunks
-            if c.sequence is sequence and c.samples and c.tenure == sequence.tenures
+            if c.sequence is sequence and c.samples and c.block_epoch == sequence.block_epoch
         ]
         return [*sequence.token_ids, *drawn]
 
@@ -139,7 +139,7 @@ class World:
         del self.waited[sequence]
         self.aborted += 1
 
-    def look_at(self, plan: Plan) -> None:
+    def look_at(self, plan: StepPlan) -> None:
         """The plan computes the right tokens, within budget, and on sound context."""
         assert plan.chunks or self.unread or not len(self.scheduler)
         assert sum(len(c) for c in plan.chunks) <= self.budget
@@ -214,7 +214,7 @@ WORLDS = [
 ]
 
 
-@pytest.mark.parametrize("ahead", [0, 1, MOST_AHEAD])
+@pytest.mark.parametrize("ahead", [0, 1, MAX_STEPS_IN_FLIGHT])
 @pytest.mark.parametrize(("shape", "steps"), WORLDS)
 def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int, ahead: int):
     blocks, places, budget, caching = shape

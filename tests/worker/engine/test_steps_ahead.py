@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from gated_engine import Running, add
-from modelfleet_worker.engine.device import MOST_AHEAD, SampledToken
+from modelfleet_worker.engine.device import MAX_STEPS_IN_FLIGHT, SampledToken
 from modelfleet_worker.engine.messages import Add, Request, SamplingParams
 from modelfleet_worker.engine.scheduler import Chunk
 
@@ -65,7 +65,7 @@ def served(runner: InOrder, *requests: Add) -> None:
 def test_as_many_as_are_told_together():
     runner = InOrder(0)
     served(runner, add("a", max_tokens=60))
-    assert runner.most_unread == MOST_AHEAD
+    assert runner.most_unread == MAX_STEPS_IN_FLIGHT
 
 
 def test_one_if_a_step_takes_long():

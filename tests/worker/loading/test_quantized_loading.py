@@ -124,13 +124,13 @@ def test_an_override_that_matches_nothing_is_an_error(tmp_path: Path):
 
 def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
     """Weights wait for their projection only: the most that is held beside packed ones."""
-    from modelfleet_worker.loading import assembly
+    from modelfleet_worker.loading import model_builder
 
     saved(tmp_path, num_hidden_layers=8)
     most = 0
-    take = assembly.Assembly.take
+    take = model_builder.ModelBuilder.add_tensor
 
-    def watched(self: assembly.Assembly, name: str, tensor: torch.Tensor) -> bool:
+    def watched(self: model_builder.ModelBuilder, name: str, tensor: torch.Tensor) -> bool:
         nonlocal most
         taken = take(self, name, tensor)
         waiting = {
@@ -142,7 +142,7 @@ def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
         most = max(most, sum(waiting.values()))
         return taken
 
-    monkeypatch.setattr(assembly.Assembly, "take", watched)
+    monkeypatch.setattr(model_builder.ModelBuilder, "add_tensor", watched)
     load(tmp_path, weights="int8")
     layer = 4 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     assert 0 < most <= layer

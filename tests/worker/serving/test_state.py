@@ -3,10 +3,10 @@
 import pytest
 
 from modelfleet_worker.errors import (
+    ModelNotServedError,
     PreconditionError,
     RefusalError,
     UnavailableError,
-    UnknownModelError,
 )
 from modelfleet_worker.serving.state import State, Status
 from modelfleet_worker.spec import ModelSpec
@@ -56,8 +56,8 @@ def test_a_failure_stays_visible_while_draining():
 @pytest.mark.parametrize(
     ("status", "model", "error"),
     [
-        pytest.param(STANDBY, "default/a", UnknownModelError, id="none is held"),
-        pytest.param(READY, "default/b", UnknownModelError, id="another is held"),
+        pytest.param(STANDBY, "default/a", ModelNotServedError, id="none is held"),
+        pytest.param(READY, "default/b", ModelNotServedError, id="another is held"),
         pytest.param(LOADING, "default/a", UnavailableError, id="still loading"),
         pytest.param(READY.drain(), "default/a", UnavailableError, id="draining"),
         pytest.param(FAILED, "default/a", UnavailableError, id="failed"),

@@ -89,7 +89,7 @@ class PacedRunner:
         if key is None:
             key = self._keys[sequence] = _key(sequence)
         length = _SHORTEST + int.from_bytes(key[:8], "little") % _LENGTHS
-        position = sequence.generated
+        position = sequence.num_output_tokens
         if position >= length - 1 and END_OF_SEQUENCE in sequence.request.stop_token_ids:
             token_id = END_OF_SEQUENCE
         else:

@@ -39,7 +39,7 @@ class Runner(Protocol):
         ...
 
 
-MOST_AHEAD = 4  # steps launched and unread when one more is launched
+MAX_STEPS_IN_FLIGHT = 4  # steps launched and unread when one more is launched
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class AheadRunner(Runner, Protocol):
     """
 
     def launch(self, chunks: Sequence[Chunk]) -> Step:
-        """Computes the chunks after those launched before, of which MOST_AHEAD may be unread.
+        """Computes the chunks after those of up to MAX_STEPS_IN_FLIGHT unread steps.
 
         Only one of these, if the sampling of a request in any of these looks back.
         """

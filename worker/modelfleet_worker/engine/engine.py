@@ -13,7 +13,8 @@ import structlog
 
 from .admission import check_request
 from .block_manager import BlockManager
-from .device import MOST_AHEAD, AheadRunner, PreparingRunner, Runner, SampledToken, Step
+from .counters import EngineCounters
+from .device import MAX_STEPS_IN_FLIGHT, AheadRunner, PreparingRunner, Runner, SampledToken, Step
 from .messages import (
     Abort,
     Add,
@@ -24,9 +25,8 @@ from .messages import (
     RequestOutput,
     StepOutput,
 )
-from .scheduler import BLOCK_SIZE, Plan, Progress, Scheduler
+from .scheduler import BLOCK_SIZE, NewToken, Scheduler, StepPlan
 from .sequence import Sequence
-from .tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ _ALL_EVERY = 0.05  # seconds; longer shows
 class _Launched:
     """A step that nobody has read yet."""
 
-    plan: Plan
+    plan: StepPlan
     step: Step
 
     @property
@@ -90,8 +90,8 @@ class Engine:
         self._untold: list[RequestOutput] = []
         self._told = 0.0  # when, monotonic
         self._pace = 0.0  # seconds that a step without prompts took lately; 0: unknown
-        self._tally = Tally()
-        self._stats = self._tally.snapshot(self._scheduler)
+        self._counters = EngineCounters()
+        self._stats = self._counters.snapshot(self._scheduler)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Under the condition: what the two sides share.
         self._wake = threading.Condition()
@@ -201,7 +201,7 @@ class Engine:
 
     def _abort(self, request_id: str) -> None:
         if self._scheduler.abort(request_id):
-            self._tally.aborted += 1
+            self._counters.aborted += 1
             self._untold = [o for o in self._untold if o.request_id != request_id]
             with self._wake:
                 self._living.discard(request_id)
@@ -231,9 +231,9 @@ class Engine:
         """
         if not self._pace or self._scheduler.waiting:
             return 1
-        if any(s.request.sampling.looks_back for s in self._scheduler.running):
+        if any(s.request.sampling.needs_history for s in self._scheduler.running):
             return 1
-        return min(max(1, round(self._tell_every / self._pace)), MOST_AHEAD)
+        return min(max(1, round(self._tell_every / self._pace)), MAX_STEPS_IN_FLIGHT)
 
     def _launch(self) -> _Launched | None:
         plan = self._scheduler.schedule()
@@ -265,18 +265,18 @@ class Engine:
         shared = _STREAM_EVERY * len(self._scheduler.running)
         return max(self._tell_every, min(shared, _ALL_EVERY))
 
-    def _take(self, plan: Plan, sampled: list[SampledToken], seconds: float) -> bool:
+    def _take(self, plan: StepPlan, sampled: list[SampledToken], seconds: float) -> bool:
         """The outcome of a step; whether somebody waits for an answer to begin, or to end."""
         progress = self._scheduler.complete(plan, [token.id for token in sampled])
         outputs = [_output(p, sampled[p.row]) for p in progress]
-        self._tally.step(plan, outputs, seconds)
+        self._counters.step(plan, outputs, seconds)
         with self._wake:
             self._living.difference_update(o.request_id for o in outputs if o.finished)
         self._untold += outputs
         return any(p.finished or p.is_first for p in progress)
 
     def _tell(self, now: float) -> None:
-        self._stats = self._tally.snapshot(self._scheduler)
+        self._stats = self._counters.snapshot(self._scheduler)
         outputs, self._untold, self._told = tuple(self._untold), [], now
         self._deliver(StepOutput(outputs, self._stats))
 
@@ -291,11 +291,11 @@ class _Done:
         return self.sampled
 
 
-def _output(progress: Progress, token: SampledToken) -> RequestOutput:
+def _output(progress: NewToken, token: SampledToken) -> RequestOutput:
     return RequestOutput(
         request_id=progress.sequence.request.request_id,
         ids=(token.id,),
         logprobs=() if token.logprobs is None else (token.logprobs,),
-        cached_tokens=progress.sequence.cached_tokens or 0,
+        cached_tokens=progress.sequence.num_cached_tokens or 0,
         finished=progress.finished,
     )

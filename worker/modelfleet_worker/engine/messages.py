@@ -31,7 +31,7 @@ class SamplingParams:
         return self.penalizes or bool(self.logit_bias)
 
     @property
-    def looks_back(self) -> bool:
+    def needs_history(self) -> bool:
         """Whether more of the steps before is wanted than the last token."""
         return self.penalizes or self.logprobs is not None
 

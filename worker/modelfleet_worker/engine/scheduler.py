@@ -29,21 +29,21 @@ class Chunk:
     start: int
     end: int
     samples: bool  # it ends with the last known token: the next one is drawn
-    tenure: int = 0  # of the sequence's blocks
+    block_epoch: int = 0  # of the sequence's blocks
 
     @classmethod
     def of(cls, sequence: Sequence, budget: int) -> Chunk:
-        """What is outstanding, as far as `budget` (tokens) goes."""
+        """The uncomputed tokens, as far as `budget` (tokens) goes."""
         start = sequence.num_computed
-        end = start + min(sequence.outstanding, budget)
-        return cls(sequence, start, end, end == sequence.known, sequence.tenures)
+        end = start + min(sequence.num_uncomputed, budget)
+        return cls(sequence, start, end, end == sequence.num_tokens, sequence.block_epoch)
 
     def __len__(self) -> int:
         return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepPlan:
     """One step."""
 
     chunks: tuple[Chunk, ...]
@@ -51,7 +51,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class NewToken:
     """A sequence got its next token."""
 
     sequence: Sequence
@@ -61,7 +61,7 @@ class Progress:
     @property
     def is_first(self) -> bool:
         """Whether somebody has waited for an answer to begin, and not only for it to go on."""
-        return self.sequence.generated == len(self.sequence.request.resumed_ids) + 1
+        return self.sequence.num_output_tokens == len(self.sequence.request.resumed_ids) + 1
 
 
 class Scheduler:
@@ -75,7 +75,7 @@ class Scheduler:
         self.blocks = blocks
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
-        self._computing: set[bytes] = set()  # digests of blocks that launched steps fill
+        self._computing: set[bytes] = set()  # hashes of blocks that launched steps fill
         self._max_sequences = max_sequences
         self._max_batch_tokens = max_batch_tokens
 
@@ -100,7 +100,7 @@ class Scheduler:
                     return True
         return False
 
-    def schedule(self) -> Plan:
+    def schedule(self) -> StepPlan:
         """Fills the token budget: decodes, then prefills that began, then new ones.
 
         The plan counts as launched. It is empty while all that runs waits for `complete`.
@@ -108,8 +108,8 @@ class Scheduler:
         planned: dict[Sequence, Chunk] = {}
         preempted: list[Sequence] = []
         budget = self._max_batch_tokens
-        decoding = [s for s in self.running if s.outstanding == 1]
-        prefilling = [s for s in self.running if s.outstanding > 1]
+        decoding = [s for s in self.running if s.num_uncomputed == 1]
+        prefilling = [s for s in self.running if s.num_uncomputed > 1]
         for sequence in (*decoding, *prefilling):
             if budget == 0:
                 break
@@ -132,8 +132,8 @@ class Scheduler:
             planned.update((chunk.sequence, chunk) for chunk in self._admit(budget))
         for sequence, chunk in planned.items():
             sequence.num_computed = chunk.end
-            sequence.pending += chunk.samples
-        return Plan(tuple(planned.values()), tuple(preempted))
+            sequence.num_pending += chunk.samples
+        return StepPlan(tuple(planned.values()), tuple(preempted))
 
     def _admit(self, budget: int) -> Iterator[Chunk]:
         while budget > 0 and self.waiting and len(self.running) < self._max_sequences:
@@ -156,9 +156,9 @@ class Scheduler:
         known = len(sequence.token_ids)
         # The last known token is always computed: its logits are what the next one is drawn from.
         findable = (known - 1) // BLOCK_SIZE if self.blocks.caching else 0
-        digests = sequence.block_digests(findable, BLOCK_SIZE)
-        table = self.blocks.hold_cached(digests)
-        if len(table) < findable and digests[len(table)] in self._computing:
+        block_hashes = sequence.block_hashes(findable, BLOCK_SIZE)
+        table = self.blocks.hold_cached(block_hashes)
+        if len(table) < findable and block_hashes[len(table)] in self._computing:
             self.blocks.release(table)
             return False
         fresh = self.blocks.allocate(-(-known // BLOCK_SIZE) - len(table))
@@ -167,8 +167,10 @@ class Scheduler:
             return False
         sequence.num_computed = len(table) * BLOCK_SIZE
         sequence.block_table = table + fresh
-        if sequence.cached_tokens is None:
-            sequence.cached_tokens = min(sequence.num_computed, len(sequence.request.prompt_ids))
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = min(
+                sequence.num_computed, len(sequence.request.prompt_ids)
+            )
         return True
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
@@ -191,44 +193,44 @@ class Scheduler:
     def _give_up_blocks(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.block_table)
         sequence.block_table = []
-        sequence.num_computed = sequence.pending = 0
-        sequence.tenures += 1
+        sequence.num_computed = sequence.num_pending = 0
+        sequence.block_epoch += 1
 
-    def complete(self, plan: Plan, token_ids: Items[int]) -> list[Progress]:
+    def complete(self, plan: StepPlan, token_ids: Items[int]) -> list[NewToken]:
         """Takes a step's outcome: one token for each chunk that samples, in the plan's order.
 
         Whoever ended or gave up its blocks since the step was launched gets nothing: the token is
         drawn again, or not wanted any more.
         """
         rows = itertools.count()
-        progress: list[Progress] = []
+        new_tokens: list[NewToken] = []
         for chunk in plan.chunks:
             self._computing.difference_update(self._filled(chunk))
             row = next(rows) if chunk.samples else None
-            if chunk.tenure != chunk.sequence.tenures:
+            if chunk.block_epoch != chunk.sequence.block_epoch:
                 continue
             self._publish(chunk)
             if row is not None:
                 finished = chunk.sequence.append(token_ids[row])
-                progress.append(Progress(chunk.sequence, finished, row))
-        ended = {p.sequence for p in progress if p.finished}
+                new_tokens.append(NewToken(chunk.sequence, finished, row))
+        ended = {p.sequence for p in new_tokens if p.finished}
         if ended:
             for sequence in ended:
                 self._give_up_blocks(sequence)
             self.running = [s for s in self.running if s not in ended]
-        return progress
+        return new_tokens
 
     def _filled(self, chunk: Chunk) -> Items[bytes]:
-        """Digests of the blocks that a part of a prompt fills."""
+        """The hashes of the blocks that a part of a prompt fills."""
         if len(chunk) == 1 or not self.blocks.caching:
             return ()
         full = min(chunk.end, len(chunk.sequence.token_ids)) // BLOCK_SIZE
-        return chunk.sequence.block_digests(full, BLOCK_SIZE)[chunk.start // BLOCK_SIZE :]
+        return chunk.sequence.block_hashes(full, BLOCK_SIZE)[chunk.start // BLOCK_SIZE :]
 
     def _publish(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         full_before, full = chunk.start // BLOCK_SIZE, chunk.end // BLOCK_SIZE
         if full > full_before and self.blocks.caching:
-            digests = sequence.block_digests(full, BLOCK_SIZE)
+            block_hashes = sequence.block_hashes(full, BLOCK_SIZE)
             for i in range(full_before, full):
-                self.blocks.publish(sequence.block_table[i], digests[i])
+                self.blocks.publish(sequence.block_table[i], block_hashes[i])

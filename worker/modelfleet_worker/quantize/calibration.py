@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..loading.assembly import stored_parts
+from ..loading.model_builder import stored_parts
 from ..models.linear import Linear
 from ..models.llama import Layer, Llama
 from ..quantization.scheme import Quantization, Scheme
@@ -21,7 +21,7 @@ from .gptq_rounding import round_by_gptq
 from .plain import SelfAttention, rope
 
 WINDOW = 512  # tokens of each piece of text
-Progress = Callable[[float], None]
+ShareReport = Callable[[float], None]
 
 
 def default_text() -> str:
@@ -80,7 +80,12 @@ class Calibrated:
 
 @torch.inference_mode()
 def calibrate(
-    model: Llama, texts: list[Tensor], quantization: Quantization, *, awq: bool, progress: Progress
+    model: Llama,
+    texts: list[Tensor],
+    quantization: Quantization,
+    *,
+    awq: bool,
+    progress: ShareReport,
 ) -> Calibrated:
     """Rounds all layers by AWQ, or else by GPTQ. The model has plain weights; it is changed."""
     result = Calibrated()

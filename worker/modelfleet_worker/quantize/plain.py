@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..loading.assembly import Assembly
 from ..loading.checkpoint import Checkpoint
+from ..loading.model_builder import ModelBuilder
 from ..models.config import read_config, read_json
 from ..models.llama import Llama, rope_tables
 from ..quantization.scheme import AS_STORED, Quantization
@@ -35,7 +35,7 @@ def load_plain(
 ) -> Llama:
     """The model, quantized weights put back to `dtype`. Raises ModelError."""
     checkpoint = Checkpoint(folder)
-    assembly = Assembly(
+    builder = ModelBuilder(
         read_config(folder),
         dtype=dtype,
         quantization=quantization,
@@ -45,8 +45,8 @@ def load_plain(
         prepack=prepack,
     )
     for name, tensor in checkpoint.tensors():
-        assembly.take(name, tensor)
-    return assembly.finish()
+        builder.add_tensor(name, tensor)
+    return builder.build()
 
 
 def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:

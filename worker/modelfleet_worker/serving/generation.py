@@ -21,7 +21,7 @@ from ..errors import InvalidRequestError, NeverFitsError, PreconditionError
 from ..text.answer import Answer, Ending
 from ..text.tokenizer import Pieces, Tokenizer
 from .counters import Counters
-from .lifecycle import Held
+from .lifecycle import ServingModel
 from .requests import ChatPrompt, GenerationRequest, read_request
 from .streams import Stream, Streams
 
@@ -36,14 +36,14 @@ _REASONS = {
 
 async def generate(
     request: pb.GenerateRequest,
-    held: Held,
+    serving_model: ServingModel,
     streams: Streams,
     counters: Counters,
     worker_id: str,
     write: Write,
 ) -> None:
     """Serves one request through `write`. Raises RefusalError; aborts the engine if cancelled."""
-    loaded, limits = held.loaded, held.engine.limits
+    loaded, limits = serving_model.loaded, serving_model.engine.limits
     asked = read_request(request, limits.vocab_size)
     if asked.resumed_digest not in (None, loaded.digest):
         raise PreconditionError(
@@ -70,13 +70,13 @@ async def generate(
         )
         cached_tokens = 0
         if answer.ending is None:
-            held.engine.submit(Add(engine_request))
+            serving_model.engine.submit(Add(engine_request))
             try:
                 await write(pb.GenerateResponse(accepted=accepted))
                 cached_tokens = await _stream(stream, answer, loaded.tokenizer, write)
             finally:
                 if not stream.finished:  # a stop string, a client that went, a drain
-                    held.engine.submit(Abort(stream.engine_id))
+                    serving_model.engine.submit(Abort(stream.engine_id))
         else:
             await write(pb.GenerateResponse(accepted=accepted))
         finished = _finished(answer, len(prompt_ids), cached_tokens)

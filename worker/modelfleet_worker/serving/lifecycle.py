@@ -16,11 +16,11 @@ from ..engine.engine import Engine
 from ..engine.messages import EngineFailure, StepOutput
 from ..errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
 from ..loading.device_loaders import Loaded, Loader
-from ..progress import Progress
+from ..progress import LoadProgress
 from ..spec import ModelSpec
 from ..threads import in_thread, post
+from .change_notifier import ChangeNotifier
 from .counters import Counters
-from .pulse import Pulse
 from .state import State, Status
 from .streams import Streams
 
@@ -42,7 +42,7 @@ def _all_stays() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ServingModel:
     """The model that is served."""
 
     loaded: Loaded
@@ -63,11 +63,11 @@ class Lifecycle:
         self._hand_over: asyncio.TimerHandle | None = None
         self._handed_over = asyncio.Event()
         self._unloading = asyncio.Lock()
-        self.held: Held | None = None
-        self.progress = Progress(started=0.0)
+        self.serving_model: ServingModel | None = None
+        self.progress = LoadProgress(started=0.0)
         self.streams = Streams()
         self.counters = Counters()
-        self.changed = Pulse()
+        self.changed = ChangeNotifier()
         self.broken = asyncio.Event()  # the engine's loop ended: replace this process
 
     @property
@@ -75,12 +75,12 @@ class Lifecycle:
         """As it looks from outside: an engine without progress is a failed one until it goes on."""
         return self._status.stalled(self._stall)
 
-    def serving(self, model: str) -> Held:
+    def serving(self, model: str) -> ServingModel:
         """Raises the RefusalError that says why requests for the model are not taken."""
         self.status.check_serves(model)
-        if self.held is None:
+        if self.serving_model is None:
             raise AssertionError("READY without a model")
-        return self.held
+        return self.serving_model
 
     def load(self, spec: ModelSpec) -> None:
         """Starts loading; the same model again is a no-op. Raises PreconditionError."""
@@ -88,7 +88,7 @@ class Lifecycle:
         if status is self._status:
             return
         self._cancel_load = threading.Event()
-        self.progress = Progress(started=time.time())
+        self.progress = LoadProgress(started=time.time())
         self._become(status)
         self._load = asyncio.create_task(self._run_load(spec, self._cancel_load))
 
@@ -136,7 +136,7 @@ class Lifecycle:
             deliver=lambda step: post(self._loop, self._on_step, step),
         )
         engine.start()
-        self.held = Held(loaded, engine)
+        self.serving_model = ServingModel(loaded, engine)
         self._become(self._status.loaded())
 
     def _on_step(self, step: StepOutput | EngineFailure) -> None:
@@ -208,11 +208,11 @@ class Lifecycle:
             self._hand_over.cancel()
         if self._load is not None:
             await self._load
-        if self.held is not None:
-            engine = self.held.engine
+        if self.serving_model is not None:
+            engine = self.serving_model.engine
             await in_thread(engine.stop, "stop")
             self.counters.keep(engine.stats)
-            self.held = None
+            self.serving_model = None
             del engine
             gc.unfreeze()
             gc.collect()
@@ -222,12 +222,16 @@ class Lifecycle:
         """Looks for an engine that makes no progress, for ever."""
         while True:
             await asyncio.sleep(interval)
-            held = self.held
-            stall = held.engine.stalled(time.monotonic(), after=self._stall_after) if held else None
+            serving_model = self.serving_model
+            stall = (
+                serving_model.engine.stalled(time.monotonic(), after=self._stall_after)
+                if serving_model
+                else None
+            )
             if (stall is None) != (self._stall is None):
                 log.warning(stall or "the engine makes progress again", model=self._model)
                 self._stall = stall
-                self.changed.beat()
+                self.changed.notify()
 
     def _advance(self, phase: str, share: float) -> None:
         self.progress = self.progress.advance(phase, share, time.time())
@@ -235,7 +239,7 @@ class Lifecycle:
     def _become(self, status: Status) -> None:
         if status != self._status:
             self._status = status
-            self.changed.beat()
+            self.changed.notify()
 
     @property
     def _model(self) -> str:

@@ -101,7 +101,7 @@ class WorkerServer:
     async def _follow_health(self) -> None:
         changed, seen = self._lifecycle.changed, -1
         while True:
-            seen = await changed.after(seen)
+            seen = await changed.wait_after(seen)
             serves = self._lifecycle.status.state is State.READY
             status = health_pb2.HealthCheckResponse.ServingStatus.Value(
                 "SERVING" if serves else "NOT_SERVING"

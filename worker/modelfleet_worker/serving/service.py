@@ -41,7 +41,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     def close(self) -> None:
         """Ends the Stats streams."""
         self._closing = True
-        self._lifecycle.changed.beat()
+        self._lifecycle.changed.notify()
 
     # Written through the context, not yielded: a coroutine is cancelled at its own await when the
     # client goes, a generator that waits for its reader would notice at its next turn only.
@@ -50,10 +50,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Refuses before the first message, or serves to the end."""
         lifecycle = self._lifecycle
         try:
-            held = lifecycle.serving(request.model)
+            serving_model = lifecycle.serving(request.model)
             await generate(
                 request,
-                held,
+                serving_model,
                 lifecycle.streams,
                 lifecycle.counters,
                 self._worker_id,
@@ -127,16 +127,16 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             while changed.count == seen and loop.time() - sent < _HEARTBEAT - _LOOK:
                 try:
                     async with asyncio.timeout(_LOOK):
-                        await changed.after(seen)
+                        await changed.wait_after(seen)
                 except TimeoutError:
-                    if _load(self._stats()) != _load(stats):
+                    if _load_key(self._stats()) != _load_key(stats):
                         break
 
     def _stats(self) -> pb.Stats:
         return build_stats(self._lifecycle, self._worker_id, self._instance_id)
 
 
-def _load(stats: pb.Stats) -> tuple[int, int, str, float]:
+def _load_key(stats: pb.Stats) -> tuple[int, int, str, float]:
     """What makes another Stats worth sending before the heartbeat."""
     return stats.running, stats.waiting, stats.load.phase, round(stats.load.percent)
 

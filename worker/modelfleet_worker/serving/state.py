@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from ..errors import PreconditionError, UnavailableError, UnknownModelError
+from ..errors import ModelNotServedError, PreconditionError, UnavailableError
 from ..spec import ModelSpec
 
 
@@ -36,10 +36,10 @@ class Status:
                 return self
             case State.DRAINING:
                 raise PreconditionError("this worker is draining: unload its model first")
-        held = self.spec.model if self.spec else ""
-        differing = "with other settings" if held == spec.model else "another model"
+        loaded = self.spec.model if self.spec else ""
+        differing = "with other settings" if loaded == spec.model else "another model"
         raise PreconditionError(
-            f"this worker holds {held} ({differing}); it cannot load {spec.model}: unload first"
+            f"this worker holds {loaded} ({differing}); it cannot load {spec.model}: unload first"
         )
 
     def loaded(self) -> Status:
@@ -59,14 +59,14 @@ class Status:
         return self.failed(reason) if reason and self.state is State.READY else self
 
     def check_serves(self, model: str) -> None:
-        """Raises UnknownModelError or UnavailableError unless requests for the model are taken."""
+        """Raises a RefusalError unless requests for the model are taken."""
         if self.spec is None or self.spec.model != model:
-            held = (
+            holds = (
                 f"this worker holds {self.spec.model}"
                 if self.spec
                 else "this worker holds no model"
             )
-            raise UnknownModelError(f"{held}, not {model!r}")
+            raise ModelNotServedError(f"{holds}, not {model!r}")
         match self.state:
             case State.LOADING:
                 raise UnavailableError(f"{model} is still loading")

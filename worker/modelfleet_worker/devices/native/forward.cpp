@@ -17,7 +17,7 @@
 #include "attention.h"
 #include "projections.h"
 #include "sampling.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace modelfleet {
 
@@ -114,8 +114,8 @@ struct Shared {
 
 class Pass {
  public:
-  Pass(const Model& model, const Batch& batch, Shared& shared, Team& team, int thread)
-      : m_(model), b_(batch), s_(shared), team_(team), thread_(thread), threads_(team.size()),
+  Pass(const Model& model, const Batch& batch, Shared& shared, ThreadPool& thread_pool, int thread)
+      : m_(model), b_(batch), s_(shared), thread_pool_(thread_pool), thread_(thread), threads_(thread_pool.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
         attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {
     deal();
@@ -125,26 +125,26 @@ class Pass {
     const auto [from, to] = share(b_.tokens);
     for (int64_t r = from; r < to; ++r)
       for (int64_t i = 0; i < m_.hidden; i += kLanes)
-        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + known(b_.ids[r], b_.last_drawn) * m_.hidden + i));
-    team_.meet();
+        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + token_of(b_.ids[r], b_.last_drawn) * m_.hidden + i));
+    thread_pool_.barrier();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
       each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output, kUnread,
                 [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
-      team_.meet();
+      thread_pool_.barrier();
       attend(layer, l);
-      team_.meet();
+      thread_pool_.barrier();
       add_to_residual(layer.output, attended_, layer.gate_up);
-      team_.meet();
+      thread_pool_.barrier();
       activate(layer, normed(layer.post_norm, layer.gate_up));
-      team_.meet();
+      thread_pool_.barrier();
       add_to_residual(layer.down, activated_, l + 1 < m_.layers ? m_.layer[l + 1].qkv : m_.head);
-      team_.meet();
+      thread_pool_.barrier();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
     each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, kUnread,
               [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(b_.logits + r * m_.vocab + n, v, mask); });
-    team_.meet();
+    thread_pool_.barrier();
     Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
     for (int64_t r = first; r < end; ++r) {
@@ -173,7 +173,7 @@ class Pass {
       normalize(source(r), weight, m_.hidden, m_.eps, rows.row(r));
       if (next.bits < 16) round_inputs(rows, r, 0, m_.hidden);
     }
-    if (count > 1) team_.meet();
+    if (count > 1) thread_pool_.barrier();
     return rows;
   }
 
@@ -279,7 +279,7 @@ class Pass {
       attend<Code>(layer, l, i);
     }
     if (b_.tokens == b_.sequences) return;
-    team_.meet();  // a token of a chunk reads keys that other threads have just written
+    thread_pool_.barrier();  // a token of a chunk reads keys that other threads have just written
     for (size_t i = alone_; i < tasks_.size(); ++i) attend<Code>(layer, l, i);
   }
 
@@ -331,7 +331,7 @@ class Pass {
   const Model& m_;
   const Batch& b_;
   Shared& s_;
-  Team& team_;
+  ThreadPool& thread_pool_;
   const int thread_, threads_;
   const int64_t group_, width_;
   const Rows attended_, activated_;
@@ -344,17 +344,17 @@ class Pass {
 // A model and who computes it. Its caller is one thread at a time.
 class Stepper {
  public:
-  Stepper(const Model& model, int threads) : model_(model), team_(threads) {}
+  Stepper(const Model& model, int threads) : model_(model), thread_pool_(threads) {}
 
   void launch(const Batch& batch) {
-    team_.launch([this, batch](int thread) {
+    thread_pool_.launch([this, batch](int thread) {
       if (thread == 0) make_room(batch.tokens);
-      team_.meet();
-      Pass(model_, batch, shared_, team_, thread).run();
+      thread_pool_.barrier();
+      Pass(model_, batch, shared_, thread_pool_, thread).run();
     });
   }
 
-  void wait(uint32_t steps) { team_.wait(steps); }
+  void wait(uint32_t steps) { thread_pool_.wait(steps); }
 
  private:
   void make_room(int64_t tokens) {
@@ -373,7 +373,7 @@ class Stepper {
 
   const Model model_;
   Shared shared_;  // grows to the largest step
-  Team team_;
+  ThreadPool thread_pool_;
 };
 
 }  // namespace modelfleet

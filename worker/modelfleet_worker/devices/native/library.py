@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "attention.h", "sampling.h", "team.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "thread_pool.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -80,8 +80,8 @@ class Draw(ctypes.Structure):
             )
         ),
         *((name, c_uint64) for name in ("seed", "choice", "position")),
-        *((name, c_int64) for name in ("top_k", "biased", "known", "prompt")),
-        *((name, c_void_p) for name in ("bias_ids", "bias", "known_ids")),
+        *((name, c_int64) for name in ("top_k", "num_biased", "num_tokens", "num_prompt_tokens")),
+        *((name, c_void_p) for name in ("bias_ids", "bias", "token_ids")),
     )
 
 

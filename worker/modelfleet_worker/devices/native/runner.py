@@ -241,7 +241,7 @@ def _sampled(chunks: Sequence[Chunk]) -> list[int]:
 def _structs(
     draws: Sequence[tuple[Draw, list[int]]],
 ) -> tuple[ctypes.Array[library.Draw], list[object]]:
-    """Each with what is pending behind what it knows; and what must live as long as they do."""
+    """Each with what is pending behind its tokens; and what must live as long as they do."""
     kept: list[object] = []
     structs = (library.Draw * len(draws))()
     for struct, (draw, after) in zip(structs, draws, strict=True):
@@ -252,14 +252,14 @@ def _structs(
         if params.logit_bias:
             ids, bias = zip(*params.logit_bias, strict=True)
             arrays = np.array(ids, np.int64), np.array(bias, np.float64)
-            struct.biased = len(ids)
+            struct.num_biased = len(ids)
             struct.bias_ids, struct.bias = (array.ctypes.data for array in arrays)
             kept.append(arrays)
         if params.penalizes:
-            known = np.array([*draw.known_ids, *after], np.int64)
-            struct.known, struct.prompt = len(known), len(known) - draw.position
-            struct.known_ids = known.ctypes.data
-            kept.append(known)
+            tokens = np.array([*draw.token_ids, *after], np.int64)
+            struct.num_tokens, struct.num_prompt_tokens = len(tokens), len(tokens) - draw.position
+            struct.token_ids = tokens.ctypes.data
+            kept.append(tokens)
     return structs, kept
 
 

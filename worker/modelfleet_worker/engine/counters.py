@@ -6,11 +6,11 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from .messages import EngineStats, RequestOutput
-from .scheduler import Plan, Scheduler
+from .scheduler import Scheduler, StepPlan
 
 
 @dataclass(slots=True)
-class Tally:
+class EngineCounters:
     """Counts from the engine's start; `step_seconds` is a moving average over about 16 steps."""
 
     steps: int = 0
@@ -22,7 +22,7 @@ class Tally:
     finished: int = 0
     aborted: int = 0
 
-    def step(self, plan: Plan, outputs: Items[RequestOutput], seconds: float) -> None:
+    def step(self, plan: StepPlan, outputs: Items[RequestOutput], seconds: float) -> None:
         """Counts one step; a prompt and its cache hits count when its first token is out."""
         if not plan.chunks:
             return
@@ -39,7 +39,7 @@ class Tally:
             is_first = chunk.end == len(request.prompt_ids) + len(request.resumed_ids)
             if is_first and request.request_id in told:
                 self.prompt_tokens += len(request.prompt_ids)
-                self.cached_tokens += chunk.sequence.cached_tokens or 0
+                self.cached_tokens += chunk.sequence.num_cached_tokens or 0
 
     def snapshot(self, scheduler: Scheduler) -> EngineStats:
         """The counters beside what the scheduler holds now."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 
 
-class Pulse:
+class ChangeNotifier:
     """Counts changes; waiters name the count that they have seen."""
 
     def __init__(self) -> None:
         self.count = 0
         self._changed = asyncio.Event()
 
-    def beat(self) -> None:
+    def notify(self) -> None:
         """Wakes everyone who waits."""
         self.count += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def after(self, count: int) -> int:
+    async def wait_after(self, count: int) -> int:
         """Returns the count once it differs from the given one."""
         while self.count == count:
             await self._changed.wait()
