@@ -32,9 +32,8 @@ from torch import Tensor
 
 from modelfleet_worker.devices.host import usable_cores
 from modelfleet_worker.devices.native.runner import NativeRunner
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.quantization.scheme import (
     AS_STORED,

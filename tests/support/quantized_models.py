@@ -12,9 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.models.llama import Llama
 from modelfleet_worker.quantization.scheme import Override, Quantization, Weights

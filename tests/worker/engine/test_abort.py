@@ -13,9 +13,9 @@ import pytest
 from gated_engine import Gate, Running
 from leak_check import check_names, check_scheduler
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.messages import Abort, Add, EngineFailure, Request
+from modelfleet_worker.engine.messages import Abort, Add, EngineFailure
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Scheduler
-from modelfleet_worker.engine.sequence import Sequence
 
 TOKEN = 7  # that every step draws
 

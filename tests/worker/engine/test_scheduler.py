@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.messages import FinishReason, Request
+from modelfleet_worker.engine.request import FinishReason, Request, Sequence
 from modelfleet_worker.engine.scheduler import Scheduler, StepPlan
-from modelfleet_worker.engine.sequence import Sequence
 
 
 def sequence(
@@ -85,7 +84,7 @@ def test_a_stop_token_and_the_limit_end_a_sequence():
     step(made)
     plan = made.schedule()
     ended = made.complete(plan, [7, 99])
-    assert [p.finished for p in ended] == [FinishReason.LENGTH, FinishReason.STOP]
+    assert [new.finished for new in ended] == [FinishReason.LENGTH, FinishReason.STOP]
     assert len(made) == 0
     assert made.blocks.used == 0
 
@@ -112,11 +111,11 @@ def test_the_youngest_gives_way_and_is_computed_again():
     assert b.token_ids == [*b.request.prompt_ids, 7]  # what it had generated is kept
 
 
-def test_a_step_that_preempts_admits_nobody():
+def test_a_step_that_preempts_admits_none():
     a, b = sequence("a", 16, max_tokens=16), sequence("b", (5,) * 16, max_tokens=16)
     made = scheduler(a, b, blocks=3)
     step(made)
-    taken = made.blocks.allocate(1) or []  # somebody else takes the last one
+    taken = made.blocks.allocate(1) or []  # the last one is taken
     made.add(sequence("small", 1))
     plan = made.schedule()
     assert names(plan.preempted) == ["b"]
@@ -155,12 +154,12 @@ def test_a_shared_prefix_whose_request_was_aborted_is_computed_by_the_next_one()
     plan = made.schedule()
     assert shape(plan) == [("a", 0, 40)]
     made.abort("a")
-    assert made.schedule().chunks == ()  # a step ahead: nobody knows yet that it was for nothing
+    assert made.schedule().chunks == ()  # a step ahead: the step in flight still counts
     made.complete(plan, [7])
     assert step(made) == [("b", 0, 40)]
 
 
-def test_nobody_waits_for_a_prefix_without_a_cache():
+def test_no_request_waits_for_a_prefix_without_a_cache():
     made = scheduler(sequence("a", 40), sequence("b", 40), budget=128, caching=False)
     assert step(made) == [("a", 0, 40), ("b", 0, 40)]
 

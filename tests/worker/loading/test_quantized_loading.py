@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import Linear, QuantizedLinear, SplitLinear
 from modelfleet_worker.models.llama import Llama

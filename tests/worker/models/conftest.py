@@ -18,13 +18,11 @@ from modelfleet_worker.engine.engine import Engine
 from modelfleet_worker.engine.messages import (
     Add,
     EngineFailure,
-    EngineLimits,
     EngineStats,
-    FinishReason,
-    Request,
     StepOutput,
     TokenLogprobs,
 )
+from modelfleet_worker.engine.request import EngineLimits, FinishReason, Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE
 from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.models.llama import Llama

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from modelfleet_worker.devices.torch.runner import TorchRunner
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.loading.loader import load_model
 
 SIZES = {

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from generic_models import MODELS, VOCAB, WINDOW, greedy, load, runner_of, saved
 from modelfleet_worker.devices.torch.generic_runner import GenericRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams
 
 NEW = 12  # tokens of each answer
 # One of them is shorter than the window, and grows beyond it; two share a prefix of two blocks.

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from generic_models import VOCAB, load, runner_of, saved, teacher_forced
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import QuantizedLinear
 from modelfleet_worker.models.packed_modules import FlatLinear

@@ -11,9 +11,8 @@ from torch import Tensor
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.models.llama import Llama, rope_tables
 from modelfleet_worker.quantization.scheme import KVFormat
 from quantized_models import Causal, load, model_of, native_logits, tiny

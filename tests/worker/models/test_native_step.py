@@ -26,9 +26,8 @@ from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from quantized_models import asked, logits, native_logits
 

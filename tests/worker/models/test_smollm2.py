@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import Runner
-from modelfleet_worker.engine.messages import Abort, Request, SamplingParams
+from modelfleet_worker.engine.messages import Abort
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.models.llama import Llama
 
 Ids = tuple[int, ...]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request
 from modelfleet_worker.quantize.plain import load_plain
 from modelfleet_worker.quantize.plain import logits as twin_logits
 from quantized_models import asked, load, logits

@@ -10,17 +10,10 @@ import torch
 
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
-from modelfleet_worker.engine.device import AheadRunner, SampledToken
+from modelfleet_worker.engine.device import FinishedStep, Runner
 from modelfleet_worker.engine.engine import Engine
-from modelfleet_worker.engine.messages import (
-    Abort,
-    Add,
-    EngineLimits,
-    FinishReason,
-    Request,
-    SamplingParams,
-    StepOutput,
-)
+from modelfleet_worker.engine.messages import Abort, Add, StepOutput
+from modelfleet_worker.engine.request import EngineLimits, FinishReason, Request, SamplingParams
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from quantized_models import native_runner
 
@@ -32,14 +25,14 @@ VOCAB = 503
 REQUESTS = 12
 
 
-class OneByOne:
+class OneByOne(Runner):
     """The same runner, asked for the next step when the last one is read."""
 
     def __init__(self, runner: NativeRunner) -> None:
         self.num_blocks, self._runner = runner.num_blocks, runner
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        return self._runner.execute(chunks)
+    def launch(self, chunks: Sequence[Chunk]) -> FinishedStep:
+        return FinishedStep(self._runner.execute(chunks))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +76,9 @@ def outcome(run) -> dict[str, tuple]:
 @pytest.mark.parametrize("budget", [5, 64])
 @pytest.mark.parametrize("how", HOW, ids=str)
 def test_answers_are_the_same(runner: NativeRunner, engine_run, how: dict, budget: int):
-    assert isinstance(runner, AheadRunner)
+    assert runner.max_steps_in_flight > 0
     one_by_one = OneByOne(runner)
-    assert not isinstance(one_by_one, AheadRunner)
+    assert one_by_one.max_steps_in_flight == 0
     found, expected = (
         engine_run(r, requests(**how), budget=budget, caching=False, vocab_size=VOCAB)
         for r in (runner, one_by_one)
@@ -131,7 +124,7 @@ def deliveries(runner: NativeRunner, *lengths: tuple[int, int]) -> Iterator[dict
         max_batch_tokens=8,
         prefix_caching=False,
         deliver=delivered.put,
-        tell_every=3600,
+        deliver_every=3600,
     )
     for name, (prompt, new) in zip("ab", lengths, strict=False):
         ids = tuple(range(prompt))

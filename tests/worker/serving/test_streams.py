@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 
-from modelfleet_worker.engine.messages import FinishReason, RequestOutput, TokenLogprobs
+from modelfleet_worker.engine.messages import RequestOutput, TokenLogprobs
+from modelfleet_worker.engine.request import FinishReason
 from modelfleet_worker.loading.working_memory import STREAM_TOKEN
 from modelfleet_worker.serving.backlog import TOKENS
 from modelfleet_worker.serving.streams import Stream

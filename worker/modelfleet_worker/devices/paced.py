@@ -17,11 +17,12 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
-from ..engine.device import LoadedModel, SampledToken
-from ..engine.messages import EngineLimits, TokenLogprobs
+from ..engine.device import FinishedStep, LoadedModel, Runner, SampledToken
+from ..engine.messages import TokenLogprobs
+from ..engine.request import EngineLimits, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
-from ..engine.sequence import Sequence
 from ..errors import ModelError
 from ..progress import Report
 
@@ -68,7 +69,7 @@ class Calibration(BaseModel):
         )
 
 
-class PacedRunner:
+class PacedRunner(Runner):
     """Sleeps as long as the device would compute."""
 
     def __init__(
@@ -79,10 +80,11 @@ class PacedRunner:
         self._sleep = sleep
         self._keys: WeakKeyDictionary[Sequence, bytes] = WeakKeyDictionary()
 
-    def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
+    @override
+    def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Takes the step's time."""
         self._sleep(self._calibration.duration(chunks))
-        return [self._sample(chunk.sequence) for chunk in chunks if chunk.samples]
+        return FinishedStep([self._sample(chunk.sequence) for chunk in chunks if chunk.samples])
 
     def _sample(self, sequence: Sequence) -> SampledToken:
         key = self._keys.get(sequence)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 class BlockManager:
     """Hands out block numbers; knows no tokens and no tensors.
 
-    A block is held (by the tables that list it), cached (held by nobody, found again by its hash,
+    A block is held (by the tables that list it), cached (by no table: found again by its hash, and
     evicted oldest first) or free. Every operation is O(1) per block.
     """
 
@@ -34,7 +34,7 @@ class BlockManager:
 
     @property
     def cached(self) -> int:
-        """Blocks that nobody holds and that can be found again."""
+        """Blocks that no table holds and that can be found again."""
         return len(self._cached)
 
     def hold_cached(self, block_hashes: Iterable[bytes]) -> list[int]:

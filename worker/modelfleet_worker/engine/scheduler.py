@@ -1,9 +1,9 @@
 """Which tokens are computed in the next step.
 
-There is one idea: `num_computed` of every sequence catches up with its known tokens. Chunked
+There is one idea: `num_computed` of every sequence catches up with its `num_tokens`. Chunked
 prefill, decoding, a cache hit, recomputing after a preemption and a resumed stream are all that
-(after vLLM V1). A step may be planned before the last one is read: what that one draws is known to
-be a token, and the device knows which. Pure: no tensor, no clock, no thread.
+(after vLLM V1). A step may refer to the previous step's sampled token before it is read back: the
+token counts as pending, and the device fills in its id. Pure: no tensor, no clock, no thread.
 """
 
 from __future__ import annotations
@@ -15,10 +15,21 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from .block_manager import BlockManager
-from .messages import FinishReason
-from .sequence import Sequence
+from .request import FinishReason, Sequence
 
 BLOCK_SIZE = 16  # tokens
+
+
+def steps_ahead(step_seconds: float, batch_seconds: float, most: int) -> int:
+    """How many steps may be in flight when one more decode is launched.
+
+    Steps shorter than `batch_seconds` are launched and read together: each time the engine's
+    thread wakes, it takes a core from the computation. In batches of 20 ms and at most 4 steps:
+    steps of 30 ms -> 1, of 6 ms -> 3, of 2 ms -> 4. A `step_seconds` of 0 is unknown -> 1.
+    """
+    if not step_seconds:
+        return min(1, most)
+    return min(max(1, round(batch_seconds / step_seconds)), most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +39,8 @@ class Chunk:
     sequence: Sequence
     start: int
     end: int
-    samples: bool  # it ends with the last known token: the next one is drawn
-    block_epoch: int = 0  # of the sequence's blocks
+    samples: bool  # it ends with the sequence's last token: the next one is drawn
+    block_epoch: int = 0  # the sequence's when this was planned
 
     @classmethod
     def of(cls, sequence: Sequence, budget: int) -> Chunk:
@@ -48,6 +59,7 @@ class StepPlan:
 
     chunks: tuple[Chunk, ...]
     preempted: tuple[Sequence, ...] = ()
+    has_prefill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +69,15 @@ class NewToken:
     sequence: Sequence
     finished: FinishReason | None
     row: int  # of the token among those that the step drew
-
-    @property
-    def is_first(self) -> bool:
-        """Whether somebody has waited for an answer to begin, and not only for it to go on."""
-        return self.sequence.num_output_tokens == len(self.sequence.request.resumed_ids) + 1
+    is_first: bool  # the client has waited for it since its request came
 
 
 class Scheduler:
-    """Running sequences and the line of waiting ones, both in order of arrival.
+    """Running sequences and the queue of waiting ones, both in order of arrival.
 
-    The order is strict: whoever runs is older than whoever waits, the youngest gives way, and so
-    the oldest always gets on: nothing starves. It requires that each request alone fits the cache.
+    The order is strict: running sequences are older than waiting ones, and the youngest is
+    preempted first. So the oldest always makes progress and nothing starves, provided that each
+    request alone fits the cache.
     """
 
     def __init__(self, blocks: BlockManager, *, max_sequences: int, max_batch_tokens: int) -> None:
@@ -87,15 +96,15 @@ class Scheduler:
         yield from self.waiting
 
     def add(self, sequence: Sequence) -> None:
-        """Puts it at the end of the line."""
+        """Puts it at the end of the queue."""
         self.waiting.append(sequence)
 
     def abort(self, request_id: str) -> bool:
         """Forgets a request, wherever it is; False: there is none of this name."""
-        for line in (self.running, self.waiting):
-            for sequence in line:
+        for queue in (self.running, self.waiting):
+            for sequence in queue:
                 if sequence.request.request_id == request_id:
-                    line.remove(sequence)
+                    queue.remove(sequence)
                     self._give_up_blocks(sequence)
                     return True
         return False
@@ -107,61 +116,66 @@ class Scheduler:
         """
         planned: dict[Sequence, Chunk] = {}
         preempted: list[Sequence] = []
-        budget = self._max_batch_tokens
+        token_budget = self._max_batch_tokens
+        # Phase 1: decodes, one token each, then the chunks of prefills that have begun.
         decoding = [s for s in self.running if s.num_uncomputed == 1]
         prefilling = [s for s in self.running if s.num_uncomputed > 1]
         for sequence in (*decoding, *prefilling):
-            if budget == 0:
+            if token_budget == 0:
                 break
             if sequence in preempted:
                 continue
-            chunk = Chunk.of(sequence, budget)
+            chunk = Chunk.of(sequence, token_budget)
             while not self._grow(sequence, chunk.end):
                 victim = self._preempt_youngest()
                 preempted.append(victim)
                 if victim in planned:
-                    budget += len(planned.pop(victim))
+                    token_budget += len(planned.pop(victim))
                 if victim is sequence:
                     break
             else:
                 planned[sequence] = chunk
-                budget -= len(chunk)
+                token_budget -= len(chunk)
         for chunk in planned.values():
             self._computing.update(self._filled(chunk))
-        if not preempted:  # else a newcomer would take what an older one just lacked
-            planned.update((chunk.sequence, chunk) for chunk in self._admit(budget))
+        # Phase 2: prefills of waiting requests. Not if a sequence was preempted: a newcomer would
+        # take the blocks that an older one has just lacked.
+        if not preempted:
+            planned.update((chunk.sequence, chunk) for chunk in self._admit(token_budget))
+        has_prefill = False
         for sequence, chunk in planned.items():
             sequence.num_computed = chunk.end
             sequence.num_pending += chunk.samples
-        return StepPlan(tuple(planned.values()), tuple(preempted))
+            has_prefill |= len(chunk) > 1
+        return StepPlan(tuple(planned.values()), tuple(preempted), has_prefill)
 
-    def _admit(self, budget: int) -> Iterator[Chunk]:
-        while budget > 0 and self.waiting and len(self.running) < self._max_sequences:
+    def _admit(self, token_budget: int) -> Iterator[Chunk]:
+        while token_budget > 0 and self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
             if not self._take_blocks(sequence):
-                return  # strictly in line: a small one behind must not starve the big one
+                return  # strictly in order: small requests behind it must not starve a big one
             self.waiting.popleft()
             self.running.append(sequence)
-            chunk = Chunk.of(sequence, budget)
-            budget -= len(chunk)
+            chunk = Chunk.of(sequence, token_budget)
+            token_budget -= len(chunk)
             self._computing.update(self._filled(chunk))
             yield chunk
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Blocks for all known tokens, so that a prefill that began never lacks one.
+        """Blocks for all of its tokens, so that a prefill that began never lacks one.
 
-        Without those, or if a launched step computes the next block that it could find: of
-        requests that come together with one long prompt, the first one computes it for all.
+        False if there are too few, or if a step in flight computes the next block of its prefix:
+        of requests that come together with one long prompt, the first one computes it for all.
         """
-        known = len(sequence.token_ids)
-        # The last known token is always computed: its logits are what the next one is drawn from.
-        findable = (known - 1) // BLOCK_SIZE if self.blocks.caching else 0
+        num_tokens = len(sequence.token_ids)
+        # The last token is always computed: the next one is drawn from its logits.
+        findable = (num_tokens - 1) // BLOCK_SIZE if self.blocks.caching else 0
         block_hashes = sequence.block_hashes(findable, BLOCK_SIZE)
         table = self.blocks.hold_cached(block_hashes)
         if len(table) < findable and block_hashes[len(table)] in self._computing:
             self.blocks.release(table)
             return False
-        fresh = self.blocks.allocate(-(-known // BLOCK_SIZE) - len(table))
+        fresh = self.blocks.allocate(-(-num_tokens // BLOCK_SIZE) - len(table))
         if fresh is None:
             self.blocks.release(table)
             return False
@@ -184,7 +198,7 @@ class Scheduler:
         return True
 
     def _preempt_youngest(self) -> Sequence:
-        """Its tokens stay known; what the cache still has of them later, it finds again."""
+        """It keeps its tokens; blocks of them that the cache still has later are found again."""
         victim = self.running.pop()
         self._give_up_blocks(victim)
         self.waiting.appendleft(victim)
@@ -199,8 +213,8 @@ class Scheduler:
     def complete(self, plan: StepPlan, token_ids: Items[int]) -> list[NewToken]:
         """Takes a step's outcome: one token for each chunk that samples, in the plan's order.
 
-        Whoever ended or gave up its blocks since the step was launched gets nothing: the token is
-        drawn again, or not wanted any more.
+        A sequence that ended or gave up its blocks since the step was launched gets no token: it
+        is drawn again, or not wanted any more.
         """
         rows = itertools.count()
         new_tokens: list[NewToken] = []
@@ -211,8 +225,10 @@ class Scheduler:
                 continue
             self._publish(chunk)
             if row is not None:
-                finished = chunk.sequence.append(token_ids[row])
-                new_tokens.append(NewToken(chunk.sequence, finished, row))
+                sequence = chunk.sequence
+                finished = sequence.append(token_ids[row])
+                is_first = sequence.num_output_tokens == len(sequence.request.resumed_ids) + 1
+                new_tokens.append(NewToken(sequence, finished, row, is_first))
         ended = {p.sequence for p in new_tokens if p.finished}
         if ended:
             for sequence in ended:

@@ -10,9 +10,8 @@ from torch import Tensor
 from ..devices.torch.paged_attention import KVCache
 from ..devices.torch.runner import FlatBatch
 from ..devices.torch.varied_attention import AttentionLayer, VariedAttention
-from ..engine.messages import Request
+from ..engine.request import Request, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
-from ..engine.sequence import Sequence
 from ..errors import ModelError
 from ..models.generic import GenericModel, forward
 from ..models.interface import NAME, Recording, under_way

@@ -14,7 +14,7 @@ from ..devices.native.runner import takes as native_takes
 from ..devices.torch.paged_attention import LayerShape
 from ..devices.torch.runner import TorchRunner, warm_up
 from ..engine.device import LoadedModel, Runner
-from ..engine.messages import EngineLimits
+from ..engine.request import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..models.config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 
-from ..engine.messages import FinishReason, RequestOutput, TokenLogprobs
+from ..engine.messages import RequestOutput, TokenLogprobs
+from ..engine.request import FinishReason
 
 TOKENS = 256  # that one part holds; so many are sent in one message at most
 

@@ -7,16 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from modelfleet_proto import worker_pb2 as pb
 
-from ..engine.admission import check_fits
-from ..engine.messages import (
-    Abort,
-    Add,
-    EngineLimits,
-    FinishReason,
-    Request,
-    RequestOutput,
-    TokenLogprobs,
-)
+from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
+from ..engine.request import EngineLimits, FinishReason, Request
 from ..errors import InvalidRequestError, NeverFitsError, PreconditionError
 from ..text.answer import Answer, Ending
 from ..text.tokenizer import Pieces, Tokenizer
@@ -131,7 +123,7 @@ def _plan(
     """What the engine is asked for. Raises NeverFitsError with the numbers."""
     room = min(limits.context_length, limits.kv_tokens) - len(prompt_ids)
     max_tokens = asked.max_tokens or max(room, 1)
-    reason = check_fits(len(prompt_ids), max_tokens, limits)
+    reason = limits.check_fits(len(prompt_ids), max_tokens)
     if reason is not None:
         raise NeverFitsError(reason)
     return Request(

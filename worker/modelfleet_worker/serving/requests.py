@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
-from ..engine.messages import SamplingParams
+from ..engine.request import SamplingParams
 from ..errors import InvalidRequestError
 from ..text.tokenizer import ROLES, Message
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..engine.messages import FinishReason
+from ..engine.request import FinishReason
 from .detokenizer import Detokenizer
 from .stops import StopScanner
 from .tokenizer import Pieces

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import MinPLogitsWarper
 
 from modelfleet_worker.devices.torch.sampler import Draw, noise, sample, truncate
-from modelfleet_worker.engine.messages import SamplingParams
+from modelfleet_worker.engine.request import SamplingParams
 
 
 def draw(position: int = 0, **params) -> Draw:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from ...engine.messages import SamplingParams
+from ...engine.request import SamplingParams
 
 
 def shifted(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...engine.device import SampledToken
-from ...engine.messages import SamplingParams, TokenLogprobs
+from ...engine.messages import TokenLogprobs
+from ...engine.request import SamplingParams
 from ...engine.scheduler import Chunk
 from .penalties import shifted
 
