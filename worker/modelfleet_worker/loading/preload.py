@@ -21,14 +21,13 @@ def preload_cpu() -> None:
 
     from ..devices.host import usable_cores
     from ..devices.native.library import load_library
-    from ..text import huggingface
-    from ..text.chat_template import prepare
+    from ..text.huggingface import prepare_templates
     from . import loader
 
     # Transformers imports a name's module when the name is asked for, which these lines did.
-    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader, huggingface
+    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader
     load_library()
-    prepare()
+    prepare_templates()
     torch.set_num_threads(usable_cores())
     torch.ones(512, 512).add(1.0).matmul(torch.ones(512, 512))
 

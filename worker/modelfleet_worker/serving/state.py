@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from ..errors import ModelNotServedError, PreconditionError, UnavailableError
+from ..errors import ModelNotServedError, PreconditionError, RefusalError, UnavailableError
 from ..spec import ModelSpec
 
 
@@ -21,7 +21,11 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the worker is doing. Every transition gives a new one."""
+    """What the worker is doing. Every transition gives a new one.
+
+    STANDBY -> LOADING -> READY -> DRAINING -> STANDBY; LOADING and READY may become FAILED, and a
+    FAILED worker may load again. A drain leads from any state but FAILED to DRAINING.
+    """
 
     state: State = State.STANDBY
     spec: ModelSpec | None = None
@@ -43,7 +47,7 @@ class Status:
         )
 
     def loaded(self) -> Status:
-        """The model stands."""
+        """The model is in memory, and its engine runs."""
         return replace(self, state=State.READY)
 
     def failed(self, message: str) -> Status:
@@ -58,21 +62,19 @@ class Status:
         """How it looks from outside while the engine makes no progress; over as soon as it does."""
         return self.failed(reason) if reason and self.state is State.READY else self
 
-    def check_serves(self, model: str) -> None:
-        """Raises a RefusalError unless requests for the model are taken."""
+    def refusal(self, model: str) -> RefusalError:
+        """Why a request for the model is not taken now."""
         if self.spec is None or self.spec.model != model:
             holds = (
                 f"this worker holds {self.spec.model}"
                 if self.spec
                 else "this worker holds no model"
             )
-            raise ModelNotServedError(f"{holds}, not {model!r}")
+            return ModelNotServedError(f"{holds}, not {model!r}")
         match self.state:
             case State.LOADING:
-                raise UnavailableError(f"{model} is still loading")
-            case State.DRAINING | State.STANDBY:
-                raise UnavailableError("this worker is draining")
+                return UnavailableError(f"{model} is still loading")
             case State.FAILED:
-                raise UnavailableError(f"this worker failed: {self.message}")
-            case State.READY:
-                return
+                return UnavailableError(f"this worker failed: {self.message}")
+            case _:  # a READY one that takes nothing is about to end
+                return UnavailableError("this worker is draining")

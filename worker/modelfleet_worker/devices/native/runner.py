@@ -207,7 +207,7 @@ class NativeRunner(Runner):
         return logits
 
     def _pending(self, chunk: Chunk) -> list[int]:
-        """-1 - row of the step before if that draws the last token and is not read; else nothing."""
+        """The id of a pending last token: -1 - its row in the step before, which draws it."""
         sequence = chunk.sequence
         return [] if chunk.end <= len(sequence.token_ids) else [-1 - self._last_rows[sequence]]
 
