@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from engine_run import run_engine
 from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import Linear, QuantizedLinear, SplitLinear
@@ -53,7 +54,7 @@ def twin(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
     ],
 )
 def test_equals_transformers_with_the_same_weights_rounded(
-    tmp_path: Path, engine_run, weights: str, overrides: tuple[str, ...], tied: bool
+    tmp_path: Path, weights: str, overrides: tuple[str, ...], tied: bool
 ):
     theirs = saved(tmp_path, tie_word_embeddings=tied)
     theirs = twin(theirs, asked(weights, overrides))
@@ -61,7 +62,7 @@ def test_equals_transformers_with_the_same_weights_rounded(
     request = Request(
         request_id="a", prompt_ids=PROMPT, max_tokens=16, sampling=SamplingParams(logprobs=1)
     )
-    answer = engine_run(loaded.runner, [request], vocab_size=96).answers["a"]
+    answer = run_engine(loaded.runner, [request], vocab_size=96).answers["a"]
     with torch.inference_mode():
         logits = theirs(torch.tensor([[*PROMPT, *answer.ids]])).logits[0, len(PROMPT) - 1 : -1]
     assert answer.ids == logits.argmax(-1).tolist()

@@ -22,6 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from engine_run import run_engine
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
@@ -257,12 +258,12 @@ def test_another_shape_runs_on_torch(change: dict[str, int], tmp_path: Path):
     assert isinstance(load(tmp_path).runner, TorchRunner)
 
 
-def test_the_torch_runner_computes_with_the_same_weights(tmp_path: Path, engine_run):
+def test_the_torch_runner_computes_with_the_same_weights(tmp_path: Path):
     saved("llama", tmp_path)
     loaded = load(tmp_path)
     request = Request(request_id="a", prompt_ids=tuple(IDS[:20]), max_tokens=4)
     answers = [
-        engine_run(runner, [request], vocab_size=97).answers["a"].ids
+        run_engine(runner, [request], vocab_size=97).answers["a"].ids
         for runner in (loaded.runner, torchs(loaded))
     ]
     assert answers[0] == answers[1]
