@@ -103,7 +103,7 @@ def delivery_interval(num_streams: int, shortest: float = 0.02) -> float:
     """Seconds between two deliveries of tokens.
 
     Delivering each token separately costs more CPU than computing it. So tokens are delivered
-    every 20 ms; with more streams, every 3 ms times their number, but at least every 50 ms:
+    every 20 ms; with more streams, every 3 ms times their number and at most 50 ms:
     1 stream -> 20 ms, 10 streams -> 30 ms, 64 streams -> 50 ms.
     """
     return max(shortest, min(_SECONDS_PER_STREAM * num_streams, _MAX_INTERVAL))

@@ -31,8 +31,8 @@ def check_attention(
 ) -> tuple[list[AttentionLayer], int]:
     """How the layers attend, and the size of the vocabulary. Raises ModelError.
 
-    Compares what the model says to a short prompt, left alone with its own attention, with what it
-    says with ours, where the prompt comes in chunks beside another request's.
+    Compares the logits of a short prompt that the model computes with its own attention with those
+    that it computes with ours, where the prompt comes in chunks beside another request's.
     """
     tokens = min(_TOKENS, context)
     ids = (torch.arange(tokens) * 7919 + 3) % module.get_input_embeddings().weight.shape[0]
@@ -47,7 +47,7 @@ def check_attention(
                 f"{len(layers)} of its {expected_layers} layers attend through transformers'"
                 " attention interface: the others have attention of their own, or none"
             )
-        found = _served(GenericModel(module, layers, dtype), ids.tolist())
+        found = _paged_logits(GenericModel(module, layers, dtype), ids.tolist())
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelError(
             "transformers could not compute the model on a short prompt:"
@@ -81,8 +81,8 @@ def _noise(module: Any, ids: Tensor, expected: Tensor) -> float:
         module.set_attn_implementation(NAME)
 
 
-def _served(model: GenericModel, ids: list[int]) -> Tensor:
-    """Logits [T, vocab] of `ids`, computed as it would be in an engine among others."""
+def _paged_logits(model: GenericModel, ids: list[int]) -> Tensor:
+    """Logits [T, vocab] of `ids`, computed in chunks beside another sequence, as an engine does."""
     blocks = 2 * (_TOKENS // BLOCK_SIZE + 1)
     shapes = [layer.shape for layer in model.layers]
     cache = KVCache(shapes, num_blocks=blocks, dtype=model.dtype)

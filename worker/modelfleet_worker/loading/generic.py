@@ -34,7 +34,7 @@ from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-# They stretch rope by the length of the longest sequence in the batch: strangers would matter.
+# They stretch rope by the longest sequence in the batch: other requests would change an answer.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
 
 

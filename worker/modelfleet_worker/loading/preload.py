@@ -1,4 +1,4 @@
-"""What a warm standby has done before it is told its model: everything but the weights."""
+"""What a warm standby does before it gets a model: everything but the weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def run(preload: Preload) -> None:
     began = time.monotonic()
     try:
         await in_thread(preload, "preload")
-    except (ImportError, OSError, RuntimeError) as error:  # the load will say it to who asked
+    except (ImportError, OSError, RuntimeError) as error:  # the load will report it
         log.warning("preloading failed", error=f"{type(error).__name__}: {error}")
     else:
         log.info("preloaded", seconds=round(time.monotonic() - began, 2))

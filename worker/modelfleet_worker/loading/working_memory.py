@@ -1,8 +1,8 @@
-"""What a worker takes beside weights and KV cache, at most: the load that it admits, at its worst.
+"""How much memory a worker takes at most beside weights and KV cache.
 
-That is as many requests as there are slots, each as long as context and cache allow, with 20
-logprobs a token and a client that reads none of them, in steps of the largest batch. Bounds, not
-estimates: measured loads take about half.
+The worst case is as many requests as there are slots, each as long as context and cache allow, with
+20 logprobs a token and a client that reads none of them, in steps of the largest batch. Upper
+bounds, not estimates: measured loads take about half.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from ..devices.torch.paged_attention import MOST_GATHERED
 
-STREAM_TOKEN = 320  # bytes: a token as an int in lists, its digest, its text, its unread logprobs
+# Bytes: a token as an int in lists, its share of a block hash, its text, its unread logprobs.
+STREAM_TOKEN = 320
 _STREAM = 512 << 10  # bytes: a request's message, its largest batch of tokens on the way
-_ANYWAY = 64 << 20  # bytes: threads, the tokenizer's caches, what allocators keep
+_FIXED = 64 << 20  # bytes: threads, the tokenizer's caches, what allocators keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,4 +58,4 @@ def working_memory(model: Widths, limits: ServingLimits, tokens: int) -> int:
     logits = model.vocab * (8 * limits.max_sequences + 32 * (limits.threads + 1))
     rope = 8 * tokens * model.head_dim
     streams = limits.max_sequences * (_STREAM + tokens * STREAM_TOKEN)
-    return step + logits + rope + streams + _ANYWAY
+    return step + logits + rope + streams + _FIXED

@@ -95,7 +95,7 @@ class Recording:
         self._masks: list[tuple[Tensor, _Seen]] = []
 
     def mask(self, seen: _Seen, tokens: int) -> Tensor:
-        """A tensor to recognize it by: what it hides is asked when a layer uses it."""
+        """A dummy tensor that identifies the mask: it is evaluated when a layer uses it."""
         mask = torch.zeros(1, 1, tokens, tokens)
         self._masks.append((mask, seen))
         return mask

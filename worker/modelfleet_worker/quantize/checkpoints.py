@@ -42,7 +42,7 @@ class QuantizeOptions:
             group_size=self.group_size,
             overrides=(Override(HEAD, Weights.NONE), *self.overrides),
             # With zero points transformers 5.23 does not load compressed-tensors (its model
-            # expects them unpacked); without, everybody reads it.
+            # expects them unpacked); without them, all readers do.
             symmetric=True,
         )
 

@@ -1,4 +1,4 @@
-"""A change that many can wait for, without missing one."""
+"""Notifies any number of waiting tasks of changes, without losing one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 
 
 class ChangeNotifier:
-    """Counts changes; waiters name the count that they have seen."""
+    """Counts changes; each waiting task names the count that it has seen."""
 
     def __init__(self) -> None:
         self.count = 0
         self._changed = asyncio.Event()
 
     def notify(self) -> None:
-        """Wakes everyone who waits."""
+        """Wakes all tasks that wait."""
         self.count += 1
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What this process holds, and how it gets and loses it: load, serve, drain, unload, fail."""
+"""The life cycle of the model in this process: load, serve, drain, unload, fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..storage.cache import LocalModel
 from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
 from .change_notifier import ChangeNotifier
-from .counters import Counters
+from .counters import WorkerCounters
 from .state import State, Status
 from .streams import Streams
 
@@ -34,7 +34,7 @@ _STOP_SECONDS = 2.0  # how long an engine or a load may take to notice the proce
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Imports and a load make objects that stay: searching them takes 0.3 s, and more later."""
+    """Objects that imports and a load make stay alive: collecting among them costs 0.3 s."""
     gc.disable()
     try:
         yield
@@ -74,7 +74,7 @@ class Lifecycle:
         self.serving: ServingModel | None = None  # the same while READY: it takes requests
         self.progress = LoadProgress(started=0.0)
         self.streams = Streams(self._on_failure)
-        self.counters = Counters()
+        self.counters = WorkerCounters()
         self.changed = ChangeNotifier()
         self.broken = asyncio.Event()  # the engine's loop ended: replace this process
 
@@ -154,7 +154,7 @@ class Lifecycle:
         self.broken.set()
 
     def drain(self, deadline: float) -> int:
-        """Takes nothing new, and hands over what still runs in `deadline` seconds.
+        """Takes no more requests, and hands over those that still run in `deadline` seconds.
 
         Returns how many run now. Calling it again only changes the deadline.
         """
@@ -177,7 +177,7 @@ class Lifecycle:
         self._handed_over.set()
 
     async def drained(self) -> None:
-        """Until nothing runs any more, or what ran was handed over, read or not."""
+        """Waits until no request runs, or the running ones were handed over, read or not."""
         empty = asyncio.create_task(self.streams.wait_empty())
         handed_over = asyncio.create_task(self._handed_over.wait())
         await asyncio.wait([empty, handed_over], return_when=asyncio.FIRST_COMPLETED)
@@ -192,7 +192,7 @@ class Lifecycle:
                 return
             self.drain(deadline)
             await self.drained()
-            await self._let_go()
+            await self._free_model()
             self._become(Status())
             log.info("unloaded")
 
@@ -201,11 +201,11 @@ class Lifecycle:
         self._cancel_load.set()
         try:
             async with asyncio.timeout(_STOP_SECONDS):
-                await self._let_go()
+                await self._free_model()
         except TimeoutError:
             log.warning("a thread does not stop; leaving it behind", model=self._model_name)
 
-    async def _let_go(self) -> None:
+    async def _free_model(self) -> None:
         self._cancel_load.set()
         if self._hand_over is not None:
             self._hand_over.cancel()
@@ -215,7 +215,7 @@ class Lifecycle:
         if self.model is not None:
             engine = self.model.engine
             await in_thread(engine.stop, "stop")
-            self.counters.keep(engine.stats)
+            self.counters.add_engine(engine.stats)
             self.model = None
             del engine
             gc.unfreeze()
@@ -223,7 +223,7 @@ class Lifecycle:
         self._stall = None
 
     async def watch_engine(self, interval: float = 0.5) -> None:
-        """Looks for an engine that makes no progress, for ever."""
+        """Watches for a stalled engine; never returns."""
         while True:
             await asyncio.sleep(interval)
             stall = None

@@ -34,8 +34,8 @@ _REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-_HEARTBEAT = 1.0  # seconds between Stats at most: a silent worker is a stopped worker
-_LOOK = 0.1  # seconds between looks for a change of load
+_HEARTBEAT = 1.0  # seconds between Stats at most: gateways take a silent worker for a stopped one
+_CHECK = 0.1  # seconds between checks for a change of load
 
 
 class WorkerService(worker_pb2_grpc.WorkerServicer):
@@ -52,8 +52,8 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._closing = True
         self._lifecycle.changed.notify()
 
-    # Written through the context, not yielded: a coroutine is cancelled at its own await when the
-    # client goes, a generator that waits for its reader would notice at its next turn only.
+    # Written through the context, not yielded: a coroutine is cancelled at its await as soon as
+    # the client leaves, a generator only when its next value is asked for.
     @override
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # type: ignore[override]
         """Refuses before the first message, or serves to the end."""
@@ -64,7 +64,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                 raise lifecycle.status.refusal(request.model)
             await self._generate(request, serving, context)
         except RefusalError as error:
-            # A full worker refuses all the time: that is no news.
+            # A full worker refuses often: not worth a log line.
             if not isinstance(error, AllSlotsTakenError):
                 log.info(
                     "refused or handed over",
@@ -77,7 +77,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         except asyncio.CancelledError:
             lifecycle.counters.cancelled += 1
             raise
-        except grpc.aio.InternalError:  # how a write ends whose reader went meanwhile
+        except grpc.aio.InternalError:  # raised by a write if the client has left
             lifecycle.counters.cancelled += 1
 
     async def _generate(
@@ -121,7 +121,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                     await context.write(pb.GenerateResponse(accepted=accepted))
                     cached_tokens = await _stream(stream, answer, serving.tokenizer, context)
                 finally:
-                    if not stream.finished:  # a stop string, a client that went, a drain
+                    if not stream.finished:  # a stop string, a client that left, or a drain
                         serving.engine.submit(Abort(stream.engine_id))
             else:
                 await context.write(pb.GenerateResponse(accepted=accepted))
@@ -177,9 +177,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             stats = self._stats()
             yield stats
             sent = loop.time()
-            while changed.count == seen and loop.time() - sent < _HEARTBEAT - _LOOK:
+            while changed.count == seen and loop.time() - sent < _HEARTBEAT - _CHECK:
                 try:
-                    async with asyncio.timeout(_LOOK):
+                    async with asyncio.timeout(_CHECK):
                         await changed.wait_after(seen)
                 except TimeoutError:
                     if _load_key(self._stats()) != _load_key(stats):

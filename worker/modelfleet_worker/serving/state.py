@@ -55,11 +55,11 @@ class Status:
         return replace(self, state=State.FAILED, message=message)
 
     def drain(self) -> Status:
-        """Nothing new is taken any more; a failure stays what it is."""
+        """No more requests are taken; a failure stays one."""
         return self if self.state is State.FAILED else replace(self, state=State.DRAINING)
 
     def stalled(self, reason: str | None) -> Status:
-        """How it looks from outside while the engine makes no progress; over as soon as it does."""
+        """FAILED, as seen from outside, while the engine makes no progress (None: it does)."""
         return self.failed(reason) if reason and self.state is State.READY else self
 
     def refusal(self, model: str) -> RefusalError:

@@ -1,4 +1,4 @@
-"""The worker's Stats message, put together from what was observed."""
+"""The worker's Stats message, from its life cycle, counters and engine."""
 
 from __future__ import annotations
 

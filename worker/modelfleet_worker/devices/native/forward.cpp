@@ -188,7 +188,7 @@ class Pass {
     });
   }
 
-  // Equal parts of rows, of whole tiles: a few left over would cost as much as reading all weights.
+  // Equal parts of rows, in whole tiles: a last part of few rows would still read all weights.
   template <typename F>
   static void each_chunk(int64_t count, int64_t tile, F&& f) {
     const int64_t chunks = std::max<int64_t>(1, (count + kChunk / 2) / kChunk), tiles = (count + tile - 1) / tile;
@@ -198,7 +198,7 @@ class Pass {
   const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
-    // Other threads wrote its rows, and far apart: each is waited for otherwise.
+    // Other threads wrote these rows, far apart: without a prefetch each access would stall.
     const auto soon = [&](int64_t r, int64_t n) { _mm_prefetch(x(r) + n, _MM_HINT_T0); };
     each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(x(r) + n, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x(r) + n), v), mask);
@@ -247,9 +247,9 @@ class Pass {
     int64_t sequence, head, from, to;
   };
 
-  // What this thread attends to in each layer: single rows that it prepares itself, since nobody
-  // need be waited for; then those of chunks. Their last rows see most: dealt out one by one, every
-  // thread gets as much.
+  // What this thread attends to in each layer: first single rows (decodes), which it prepares itself
+  // without a barrier; then rows of chunks (prefill). Later rows attend to more tokens, so they are
+  // dealt out one by one: every thread gets equal work.
   void deal() {
     int64_t dealt = 0;
     const auto add = [&](int64_t sequence, int64_t step) {
@@ -274,7 +274,7 @@ class Pass {
         if (const int64_t row = pair / m_.kv_heads; !is_alone(b_.owners[row]))
           prepare<Code>(layer, l, row, pair % m_.kv_heads);
     for (size_t i = 0; i < alone_; ++i) {
-      // Only now: where its key goes was fetched with the others, and not written without waiting.
+      // Not earlier: the previous task prefetched the line that the key is written to.
       prepare<Code>(layer, l, tasks_[i].from, tasks_[i].head);
       attend<Code>(layer, l, i);
     }
@@ -341,7 +341,7 @@ class Pass {
   Scratch scratch_;
 };
 
-// A model and who computes it. Its caller is one thread at a time.
+// A model and the threads that compute it. One thread at a time may call it.
 class Stepper {
  public:
   Stepper(const Model& model, int threads) : model_(model), thread_pool_(threads) {}

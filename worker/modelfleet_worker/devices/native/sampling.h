@@ -1,4 +1,4 @@
-// Draws a token from a row of logits: devices/torch/sampler.py's rules, which say why, without its cost.
+// Draws a token from a row of logits, by the rules of devices/torch/sampler.py, but faster.
 //
 // The noise is numpy's Philox4x64-10, in the same order, so that both draw the same tokens but where
 // two finish together.
@@ -16,7 +16,7 @@
 
 namespace modelfleet {
 
-// How to draw; see SamplingParams in engine/messages.py.
+// How to draw; see SamplingParams in engine/request.py.
 struct Draw {
   double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   uint64_t seed, choice, position;
@@ -67,7 +67,7 @@ class Sampler {
     const float top = scores_[first], temperature = static_cast<float>(draw.temperature);
     for (float& score : scores_) {
       score = (score - top) / temperature;
-      if (std::isnan(score)) score = kOut;  // sorting would run away with it
+      if (std::isnan(score)) score = kOut;  // std::sort needs an order, and NaN has none
     }
     truncate(draw);
     return race(draw, first);
@@ -152,7 +152,7 @@ class Sampler {
       if (*std::max_element(&scores_[from], scores_.data() + to) + kMost < best) continue;
       const auto drawn = words(from);
       for (int64_t token = from; token < to; ++token) {
-        // -log(-log(1 - u)) <= -log(u) <= this: nearly all are spared the logarithms.
+        // -log(-log(1 - u)) <= -log(u) <= this: so nearly all logarithms are skipped.
         const double bound = scores_[token] + (1 + __builtin_clzll(drawn[token % 4] | 0x400)) * kLog2;
         if (bound < best || token == first) continue;
         const double own = time(token, drawn[token % 4]);

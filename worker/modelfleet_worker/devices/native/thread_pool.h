@@ -1,4 +1,4 @@
-// Threads that go through a job together: they meet at barriers, some hundred times.
+// Threads that run one job together and synchronize at some hundred barriers.
 #pragma once
 #include <immintrin.h>
 #include <linux/futex.h>
@@ -28,7 +28,7 @@ class Counter {
     if (sleepers_.load()) futex(FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max());
   }
 
-  // Until it is no longer `seen`; the core is kept that long before it is given away.
+  // Until it is no longer `seen`: spins for `keep`, then sleeps.
   void wait(uint32_t seen, std::chrono::microseconds keep) {
     if (keep.count() && spin(seen, keep)) return;
     ++sleepers_;
@@ -82,7 +82,7 @@ class ThreadPool {
     for (uint32_t ended; static_cast<int32_t>((ended = ended_.now()) - count) < 0;) ended_.wait(ended, {});
   }
 
-  // For everyone inside of a job: nobody goes on before all are here.
+  // Called by all threads inside of a job: returns once all have called it.
   void barrier() {
     const uint32_t seen = barriers_.now();
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -94,8 +94,8 @@ class ThreadPool {
   }
 
  private:
-  // Linux lends a core that is given away for milliseconds, so to wait is cheaper than to come back;
-  // but who is waited for may not be running at all.
+  // How long a thread spins. Once it sleeps, Linux may give its core away for milliseconds, so
+  // spinning is cheaper; but not for long, since the other threads may not be running at all.
   static constexpr std::chrono::microseconds kKeep{100};
 
   void serve(int index) {
@@ -109,7 +109,8 @@ class ThreadPool {
     }
   }
 
-  // A core for each, if these are all that we may use: two on one would take turns at each barrier.
+  // One core for each thread, if there are exactly as many: two threads on one core would alternate
+  // at each barrier.
   void pin() {
     cpu_set_t usable;
     if (sched_getaffinity(0, sizeof usable, &usable) || CPU_COUNT(&usable) != size_) return;

@@ -1,4 +1,4 @@
-"""What a request adds to the model's own logits before a token is drawn from them."""
+"""A request's bias and penalties, added to the logits before a token is drawn."""
 
 from __future__ import annotations
 
