@@ -15,9 +15,9 @@ The rooms, in the order in which a request passes them; each may import those be
 - `devices`: the ways to compute a step. `native` is compiled (`runner` in front of `forward.cpp`),
   `torch` runs anywhere, `paced` only takes the time; `host` says which cores and memory there are.
 - `models`: modules and their config (`llama`, `generic`, `linear`). `quantization`: the formats of
-  quantized weights and their kernels. `text`: `huggingface` makes text to ids, `detokenizer` ids to
-  text. `storage`: `sources` finds a model, `cache` and `fetching` keep a copy; `hub`, `s3` and `oci`
-  are where it may come from.
+  quantized weights and their kernels. `text`: `huggingface` turns text into ids, `detokenizer` ids
+  into text. `storage`: `sources` finds a model, `cache` and `fetching` keep a copy of it; `hub`,
+  `s3` and `oci` are where it may come from.
 - `engine`: `engine` is the loop, `scheduler` with `block_manager` decides what a step computes,
   `request` is what is computed, `queues` and `messages` are the seam to `serving`, `device` is what
   a device has to offer. See its docstring for the life of a request.

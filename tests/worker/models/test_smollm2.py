@@ -74,9 +74,7 @@ def test_alone(runner: TorchRunner, prompts, expected):
     ("budget", "caching"),
     [(1, True), (7, True), (7, False), (64, True), (64, False), (100_000, True), (100_000, False)],
 )
-def test_in_a_batch_with_strangers(
-    runner: TorchRunner, prompts, expected, budget: int, caching: bool
-):
+def test_in_a_batch_with_others(runner: TorchRunner, prompts, expected, budget: int, caching: bool):
     run = run_engine(runner, numbered(prompts), budget=budget, caching=caching)
     assert ids(run, len(prompts)) == expected
 

@@ -238,7 +238,7 @@ async def test_a_process_with_a_broken_engine_ends_with_1(tmp_path, paced):
             with pytest.raises(grpc.aio.AioRpcError, match="the device is gone"):
                 async for _ in stub.Generate(pb.GenerateRequest(model=MODEL, prompt="Hi")):
                     pass
-            # It stays for a moment, so that whoever asks learns why.
+            # It stays for a moment, so that Stats can say why.
             assert "device is gone" in (await stub.GetStats(pb.StatsRequest())).message
             assert await serving == 1
 

@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_other_model(tmp_path: Path, sto
         settings = store.environment | {"AWS_ENDPOINT_URL": line.url}
         with worker(tmp_path / "a", cache, **settings) as process:
             process.when(fetches(10), "the download")
-            with contextlib.suppress(OSError), (cache / "somebody elses").open("wb") as file:
+            with contextlib.suppress(OSError), (cache / "of another process").open("wb") as file:
                 while True:
                     file.write(b"x" * 100_000)
             assert "the disk is full" in process.failed()

@@ -18,7 +18,7 @@ from ..quantization.scheme import Quantization, Scheme
 from ..quantization.weights import QuantizedWeight, quantize
 from .awq_scaling import best_scales
 from .gptq_rounding import round_by_gptq
-from .plain import SelfAttention, rope
+from .plain import CausalAttention, rope
 
 WINDOW = 512  # tokens of each piece of text
 ShareReport = Callable[[float], None]
@@ -106,7 +106,7 @@ def calibrate(
         for name, linear in _projections(layer):
             rounded = _round(model, linear, f"layers.{i}.{name}", seen[name], quantization, awq)
             result.weights |= rounded
-        hidden = [layer(x, cos, sin, SelfAttention()) for x in hidden]
+        hidden = [layer(x, cos, sin, CausalAttention()) for x in hidden]
         progress((i + 1) / len(layers))
     return result
 
@@ -129,7 +129,7 @@ def _observe(
 
         hooks.append(linear.register_forward_pre_hook(watch))
     for x in hidden:
-        layer(x, cos, sin, SelfAttention())
+        layer(x, cos, sin, CausalAttention())
     for hook in hooks:
         hook.remove()
     return seen

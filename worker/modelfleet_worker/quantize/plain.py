@@ -16,7 +16,7 @@ from ..quantization.scheme import AS_STORED, Quantization
 from ..quantization.stored import stored_format
 
 
-class SelfAttention:
+class CausalAttention:
     """One sequence attends to nothing but itself; there is no cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -58,5 +58,5 @@ def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:
 def logits(model: Llama, ids: Tensor) -> Tensor:
     """Teacher-forced, float32 [T, vocab] of ids [T]."""
     cos, sin = rope(model, len(ids))
-    out: Tensor = model(ids, cos, sin, SelfAttention(), torch.arange(len(ids)))
+    out: Tensor = model(ids, cos, sin, CausalAttention(), torch.arange(len(ids)))
     return out

@@ -76,8 +76,8 @@ class NativeRunner(Runner):
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
-        self._layers = (library.Layer * len(layers))(*layers)
-        shape = library.Model(
+        self._layers = (library.LayerStruct * len(layers))(*layers)
+        shape = library.ModelStruct(
             layers=config.layers,
             hidden=config.hidden_size,
             heads=config.heads,
@@ -161,7 +161,7 @@ class NativeRunner(Runner):
         chunks: Sequence[Chunk],
         rows: list[int],
         logits: Tensor,
-        drawing: ctypes.Array[library.Draw] | None,
+        drawing: ctypes.Array[library.DrawStruct] | None,
     ) -> tuple[array[int], array[int]]:
         """What the step draws, and what it reads: both must outlive it.
 
@@ -184,7 +184,7 @@ class NativeRunner(Runner):
         address = values.buffer_info()[0]
         offsets = itertools.accumulate(map(len, columns[:-1]), initial=0)
         drawn = array("q", bytes(values.itemsize * len(rows)))
-        batch = library.Batch(
+        batch = library.BatchStruct(
             len(ids),
             len(chunks),
             len(rows),
@@ -241,10 +241,10 @@ def _sampled(chunks: Sequence[Chunk]) -> list[int]:
 
 def _draw_structs(
     chunks: Sequence[tuple[Chunk, list[int]]],
-) -> tuple[ctypes.Array[library.Draw], list[object]]:
+) -> tuple[ctypes.Array[library.DrawStruct], list[object]]:
     """How to draw after each chunk, given with its pending id; and what must live as long."""
     kept: list[object] = []
-    structs = (library.Draw * len(chunks))()
+    structs = (library.DrawStruct * len(chunks))()
     for struct, (chunk, pending) in zip(structs, chunks, strict=True):
         request = chunk.sequence.request
         params, prompt_tokens = request.sampling, len(request.prompt_ids)
@@ -265,7 +265,7 @@ def _draw_structs(
     return structs, kept
 
 
-def _layer(layer: Layer) -> library.Layer:
+def _layer(layer: Layer) -> library.LayerStruct:
     attention, mlp = layer.self_attn, layer.mlp
     norms = {
         "input_norm": layer.input_layernorm,
@@ -273,7 +273,7 @@ def _layer(layer: Layer) -> library.Layer:
         "query_norm": getattr(attention, "q_norm", None),
         "key_norm": getattr(attention, "k_norm", None),
     }
-    return library.Layer(
+    return library.LayerStruct(
         **{name: None if norm is None else norm.weight.data_ptr() for name, norm in norms.items()},
         qkv=_struct(attention.qkv_proj),
         output=_struct(attention.o_proj),
@@ -288,10 +288,10 @@ def _native(module: Linear | QuantizedLinear) -> NativeLinear | None:
     return kernel if isinstance(kernel, NativeLinear) and kernel.order is None else None
 
 
-def _struct(module: Linear | QuantizedLinear) -> library.Linear:
+def _struct(module: Linear | QuantizedLinear) -> library.LinearStruct:
     kernel = _native(module)
     if kernel is None:
         raise TypeError("not packed for the compiled step: ask `takes` first")
-    struct = library.Linear.from_buffer_copy(kernel.struct)
+    struct = library.LinearStruct.from_buffer_copy(kernel.struct)
     struct.bias = None if module.bias is None else module.bias.data_ptr()
     return struct
