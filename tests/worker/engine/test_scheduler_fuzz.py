@@ -140,7 +140,7 @@ class World:
     def look_at(self, plan: StepPlan) -> None:
         """The plan computes the right tokens, within budget, and on sound context."""
         assert plan.chunks or self.unread or not len(self.scheduler)
-        assert sum(len(c) for c in plan.chunks) <= self.budget
+        assert sum(c.num_scheduled_tokens for c in plan.chunks) <= self.budget
         assert len({c.sequence for c in plan.chunks}) == len(plan.chunks)
         written: set[int] = set()
         for chunk in plan.chunks:

@@ -31,7 +31,9 @@ class InOrder(Runner):
         if self._prompts:
             self.most_behind_a_prompt = max(self.most_behind_a_prompt, self.unread)
         self.unread += 1
-        step = InOrderStep(self, sum(c.samples for c in chunks), any(len(c) > 1 for c in chunks))
+        step = InOrderStep(
+            self, sum(c.samples for c in chunks), any(c.num_scheduled_tokens > 1 for c in chunks)
+        )
         self._prompts += step.has_prompt
         return step
 

@@ -217,7 +217,8 @@ def test_what_only_the_user_can_mend_is_told_in_stats(tmp_path: Path, store: Sto
 
 def test_a_worker_without_a_model_loads_no_client_of_any_store(tmp_path: Path):
     code = (
-        "import sys; from modelfleet_worker import sources, loading, cli; "
+        "import sys; from modelfleet_worker import cli; "
+        "from modelfleet_worker.loading import device_loaders; "
         "found = {'boto3', 'botocore', 'huggingface_hub', 'httpx2', 'torch'} & sys.modules.keys(); "
         "assert not found, found"
     )

@@ -60,8 +60,8 @@ class Calibration(BaseModel):
 
     def duration(self, chunks: Items[Chunk]) -> float:
         """Seconds that a step with these chunks takes."""
-        decodes = sum(len(chunk) == 1 for chunk in chunks)
-        prefilled = sum(len(chunk) for chunk in chunks) - decodes
+        decodes = sum(chunk.num_scheduled_tokens == 1 for chunk in chunks)
+        prefilled = sum(chunk.num_scheduled_tokens for chunk in chunks) - decodes
         return (
             self.step_seconds
             + prefilled * self.prefill_token_seconds

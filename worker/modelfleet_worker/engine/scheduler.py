@@ -49,7 +49,9 @@ class Chunk:
         end = start + min(sequence.num_uncomputed, budget)
         return cls(sequence, start, end, end == sequence.num_tokens, sequence.block_epoch)
 
-    def __len__(self) -> int:
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens that this step computes of the sequence."""
         return self.end - self.start
 
 
@@ -130,12 +132,12 @@ class Scheduler:
                 victim = self._preempt_youngest()
                 preempted.append(victim)
                 if victim in planned:
-                    token_budget += len(planned.pop(victim))
+                    token_budget += planned.pop(victim).num_scheduled_tokens
                 if victim is sequence:
                     break
             else:
                 planned[sequence] = chunk
-                token_budget -= len(chunk)
+                token_budget -= chunk.num_scheduled_tokens
         for chunk in planned.values():
             self._computing.update(self._filled(chunk))
         # Phase 2: prefills of waiting requests. Not if a sequence was preempted: a newcomer would
@@ -146,7 +148,7 @@ class Scheduler:
         for sequence, chunk in planned.items():
             sequence.num_computed = chunk.end
             sequence.num_pending += chunk.samples
-            has_prefill |= len(chunk) > 1
+            has_prefill |= chunk.num_scheduled_tokens > 1
         return StepPlan(tuple(planned.values()), tuple(preempted), has_prefill)
 
     def _admit(self, token_budget: int) -> Iterator[Chunk]:
@@ -157,7 +159,7 @@ class Scheduler:
             self.waiting.popleft()
             self.running.append(sequence)
             chunk = Chunk.of(sequence, token_budget)
-            token_budget -= len(chunk)
+            token_budget -= chunk.num_scheduled_tokens
             self._computing.update(self._filled(chunk))
             yield chunk
 
@@ -238,7 +240,7 @@ class Scheduler:
 
     def _filled(self, chunk: Chunk) -> Items[bytes]:
         """The hashes of the blocks that a part of a prompt fills."""
-        if len(chunk) == 1 or not self.blocks.caching:
+        if chunk.num_scheduled_tokens == 1 or not self.blocks.caching:
             return ()
         full = min(chunk.end, len(chunk.sequence.token_ids)) // BLOCK_SIZE
         return chunk.sequence.block_hashes(full, BLOCK_SIZE)[chunk.start // BLOCK_SIZE :]

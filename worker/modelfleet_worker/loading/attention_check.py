@@ -109,8 +109,8 @@ def _step(model: GenericModel, cache: KVCache, chunks: list[Chunk]) -> Tensor:
     for chunk in batch.chunks:
         if chunk.sequence is chunks[0].sequence:
             break
-        first += len(chunk)
-    rows = torch.arange(first, first + len(chunks[0]))
+        first += chunk.num_scheduled_tokens
+    rows = torch.arange(first, first + chunks[0].num_scheduled_tokens)
     attention = VariedAttention(cache, model.layers, batch.chunks)
     return model.logits(batch.ids, batch.positions, attention, rows)
 

@@ -142,7 +142,7 @@ def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, tmp_path: Pa
         rows = []
         for size in sizes:
             chunks = [Chunk.of(neighbour, 5), Chunk.of(chunked, size)]
-            chunks = [chunk for chunk in chunks if len(chunk)]
+            chunks = [chunk for chunk in chunks if chunk.num_scheduled_tokens]
             logits = runner.logits(chunks, everywhere=True)
             rows.append(logits[-size:])
             for chunk in chunks:

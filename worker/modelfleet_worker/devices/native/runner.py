@@ -149,7 +149,8 @@ class NativeRunner(Runner):
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
-        rows = list(range(sum(map(len, chunks)))) if everywhere else _sampled(chunks)
+        num_tokens = sum(chunk.num_scheduled_tokens for chunk in chunks)
+        rows = list(range(num_tokens)) if everywhere else _sampled(chunks)
         logits = torch.empty(len(rows), self._vocab)
         kept = self._launch(chunks, rows, logits, None)
         self._library.modelfleet_wait(self._stepper, self._steps)
@@ -235,7 +236,7 @@ class NativeStep:
 
 def _sampled(chunks: Sequence[Chunk]) -> list[int]:
     """The rows after which a token is drawn."""
-    ends = itertools.accumulate(map(len, chunks))
+    ends = itertools.accumulate(chunk.num_scheduled_tokens for chunk in chunks)
     return [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
 
 

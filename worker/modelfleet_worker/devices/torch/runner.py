@@ -94,6 +94,6 @@ def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:
     last: dict[int, int] = {}
     row = 0
     for i in order:
-        row += len(chunks[i])
+        row += chunks[i].num_scheduled_tokens
         last[i] = row - 1
     return [last[i] for i, chunk in enumerate(chunks) if chunk.samples]
