@@ -22,13 +22,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from engine_run import run_engine
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from quantized_models import asked, logits, native_logits
 
@@ -142,7 +142,7 @@ def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, tmp_path: Pa
         rows = []
         for size in sizes:
             chunks = [Chunk.of(neighbour, 5), Chunk.of(chunked, size)]
-            chunks = [chunk for chunk in chunks if len(chunk)]
+            chunks = [chunk for chunk in chunks if chunk.num_scheduled_tokens]
             logits = runner.logits(chunks, everywhere=True)
             rows.append(logits[-size:])
             for chunk in chunks:
@@ -258,12 +258,12 @@ def test_another_shape_runs_on_torch(change: dict[str, int], tmp_path: Path):
     assert isinstance(load(tmp_path).runner, TorchRunner)
 
 
-def test_the_torch_runner_computes_with_the_same_weights(tmp_path: Path, engine_run):
+def test_the_torch_runner_computes_with_the_same_weights(tmp_path: Path):
     saved("llama", tmp_path)
     loaded = load(tmp_path)
     request = Request(request_id="a", prompt_ids=tuple(IDS[:20]), max_tokens=4)
     answers = [
-        engine_run(runner, [request], vocab_size=97).answers["a"].ids
+        run_engine(runner, [request], vocab_size=97).answers["a"].ids
         for runner in (loaded.runner, torchs(loaded))
     ]
     assert answers[0] == answers[1]

@@ -1,4 +1,4 @@
-// Threads that go through a job together: they meet at barriers, some hundred times.
+// Threads that run one job together and synchronize at some hundred barriers.
 #pragma once
 #include <immintrin.h>
 #include <linux/futex.h>
@@ -19,20 +19,20 @@
 namespace modelfleet {
 
 // A number that only grows, and that threads wait for.
-class Turn {
+class Counter {
  public:
-  uint32_t now() const { return turn_.load(std::memory_order_acquire); }
+  uint32_t now() const { return count_.load(std::memory_order_acquire); }
 
   void advance() {
-    turn_.fetch_add(1);
+    count_.fetch_add(1);
     if (sleepers_.load()) futex(FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max());
   }
 
-  // Until it is no longer `seen`; the core is kept that long before it is given away.
+  // Until it is no longer `seen`: spins for `keep`, then sleeps.
   void wait(uint32_t seen, std::chrono::microseconds keep) {
     if (keep.count() && spin(seen, keep)) return;
     ++sleepers_;
-    while (turn_.load() == seen) futex(FUTEX_WAIT_PRIVATE, seen);
+    while (count_.load() == seen) futex(FUTEX_WAIT_PRIVATE, seen);
     --sleepers_;
   }
 
@@ -47,22 +47,22 @@ class Turn {
     while (std::chrono::steady_clock::now() < end);
     return false;
   }
-  void futex(int what, uint32_t value) { syscall(SYS_futex, &turn_, what, value, nullptr, nullptr, 0); }
+  void futex(int what, uint32_t value) { syscall(SYS_futex, &count_, what, value, nullptr, nullptr, 0); }
 
-  std::atomic<uint32_t> turn_{0};
+  std::atomic<uint32_t> count_{0};
   std::atomic<int> sleepers_{0};
 };
 
-class Team {
+class ThreadPool {
  public:
   using Job = std::function<void(int)>;
   static constexpr int kUnfinished = 8;  // jobs at most
 
-  explicit Team(int size) : size_(size) {
+  explicit ThreadPool(int size) : size_(size) {
     for (int i = 0; i < size; ++i) threads_.emplace_back([this, i] { serve(i); });
     pin();
   }
-  ~Team() {
+  ~ThreadPool() {
     launch(nullptr);
     for (std::thread& thread : threads_) thread.join();
   }
@@ -82,20 +82,20 @@ class Team {
     for (uint32_t ended; static_cast<int32_t>((ended = ended_.now()) - count) < 0;) ended_.wait(ended, {});
   }
 
-  // For everyone inside of a job: nobody goes on before all are here.
-  void meet() {
-    const uint32_t seen = met_.now();
+  // Called by all threads inside of a job: returns once all have called it.
+  void barrier() {
+    const uint32_t seen = barriers_.now();
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
       arrived_.store(0, std::memory_order_relaxed);
-      met_.advance();
+      barriers_.advance();
     } else {
-      met_.wait(seen, kKeep);
+      barriers_.wait(seen, kKeep);
     }
   }
 
  private:
-  // Linux lends a core that is given away for milliseconds, so to wait is cheaper than to come back;
-  // but who is waited for may not be running at all.
+  // How long a thread spins. Once it sleeps, Linux may give its core away for milliseconds, so
+  // spinning is cheaper; but not for long, since the other threads may not be running at all.
   static constexpr std::chrono::microseconds kKeep{100};
 
   void serve(int index) {
@@ -104,12 +104,13 @@ class Team {
       const Job& job = jobs_[turn % kUnfinished];
       if (!job) return;
       job(index);
-      meet();
+      barrier();
       if (index == 0) ended_.advance();
     }
   }
 
-  // A core for each, if these are all that we may use: two on one would take turns at each barrier.
+  // One core for each thread, if there are exactly as many: two threads on one core would alternate
+  // at each barrier.
   void pin() {
     cpu_set_t usable;
     if (sched_getaffinity(0, sizeof usable, &usable) || CPU_COUNT(&usable) != size_) return;
@@ -125,7 +126,7 @@ class Team {
   }
 
   const int size_;
-  Turn launched_, met_, ended_;
+  Counter launched_, barriers_, ended_;
   std::atomic<int> arrived_{0};
   std::array<Job, kUnfinished> jobs_;
   std::vector<std::thread> threads_;

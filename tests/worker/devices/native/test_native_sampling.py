@@ -8,9 +8,8 @@ import torch
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.sampler import Draw, sample
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from quantized_models import native_runner
 
 pytestmark = pytest.mark.skipif(

@@ -1,24 +1,24 @@
-"""A change that many can wait for, without missing one."""
+"""Notifies any number of waiting tasks of changes, without losing one."""
 
 from __future__ import annotations
 
 import asyncio
 
 
-class Pulse:
-    """Counts changes; waiters name the count that they have seen."""
+class ChangeNotifier:
+    """Counts changes; each waiting task names the count that it has seen."""
 
     def __init__(self) -> None:
         self.count = 0
         self._changed = asyncio.Event()
 
-    def beat(self) -> None:
-        """Wakes everyone who waits."""
+    def notify(self) -> None:
+        """Wakes all tasks that wait."""
         self.count += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def after(self, count: int) -> int:
+    async def wait_after(self, count: int) -> int:
         """Returns the count once it differs from the given one."""
         while self.count == count:
             await self._changed.wait()

@@ -47,7 +47,7 @@ class _Projection:
         return not any(part.missing for part in self.parts)
 
 
-class Assembly:
+class ModelBuilder:
     """A Llama on the meta device that becomes real tensor by tensor."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Assembly:
             for suffix in part.missing:
                 self._suffixes[f"{part.name}.{suffix}"] = projection, part, suffix
 
-    def take(self, name: str, tensor: Tensor) -> bool:
+    def add_tensor(self, name: str, tensor: Tensor) -> bool:
         """Copies what it needs of the tensor; False: it has no place here. Raises ModelError."""
         if name in self._plain:
             parameter = self._plain.pop(name)
@@ -139,7 +139,7 @@ class Assembly:
                 done.found.clear()
         return True
 
-    def finish(self) -> Llama:
+    def build(self) -> Llama:
         """The model. Raises ModelError if tensors are missing."""
         if missing := sorted([*self._plain, *self._suffixes]):
             raise ModelError(f"lacks {len(missing)} tensors, the first is {missing[0]}")

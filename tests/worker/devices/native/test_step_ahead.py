@@ -8,19 +8,13 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
+from engine_run import run_engine
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
-from modelfleet_worker.engine.device import AheadRunner, SampledToken
+from modelfleet_worker.engine.device import FinishedStep, Runner
 from modelfleet_worker.engine.engine import Engine
-from modelfleet_worker.engine.messages import (
-    Abort,
-    Add,
-    EngineLimits,
-    FinishReason,
-    Request,
-    SamplingParams,
-    StepOutput,
-)
+from modelfleet_worker.engine.messages import Abort, Add, StepOutput
+from modelfleet_worker.engine.request import EngineLimits, FinishReason, Request, SamplingParams
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from quantized_models import native_runner
 
@@ -32,14 +26,14 @@ VOCAB = 503
 REQUESTS = 12
 
 
-class OneByOne:
+class OneByOne(Runner):
     """The same runner, asked for the next step when the last one is read."""
 
     def __init__(self, runner: NativeRunner) -> None:
         self.num_blocks, self._runner = runner.num_blocks, runner
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        return self._runner.execute(chunks)
+    def launch(self, chunks: Sequence[Chunk]) -> FinishedStep:
+        return FinishedStep(self._runner.execute(chunks))
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +76,12 @@ def outcome(run) -> dict[str, tuple]:
 
 @pytest.mark.parametrize("budget", [5, 64])
 @pytest.mark.parametrize("how", HOW, ids=str)
-def test_answers_are_the_same(runner: NativeRunner, engine_run, how: dict, budget: int):
-    assert isinstance(runner, AheadRunner)
+def test_answers_are_the_same(runner: NativeRunner, how: dict, budget: int):
+    assert runner.max_steps_in_flight > 0
     one_by_one = OneByOne(runner)
-    assert not isinstance(one_by_one, AheadRunner)
+    assert one_by_one.max_steps_in_flight == 0
     found, expected = (
-        engine_run(r, requests(**how), budget=budget, caching=False, vocab_size=VOCAB)
+        run_engine(r, requests(**how), budget=budget, caching=False, vocab_size=VOCAB)
         for r in (runner, one_by_one)
     )
     assert outcome(found) == outcome(expected)
@@ -99,21 +93,21 @@ def test_answers_are_the_same(runner: NativeRunner, engine_run, how: dict, budge
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
-def test_answers_are_the_same_when_requests_give_way(runner: NativeRunner, engine_run, how: dict):
-    expected = engine_run(OneByOne(runner), requests(**how), caching=False, vocab_size=VOCAB)
-    crowded = engine_run(small(runner), requests(**how), budget=40, vocab_size=VOCAB)
+def test_answers_are_the_same_when_requests_give_way(runner: NativeRunner, how: dict):
+    expected = run_engine(OneByOne(runner), requests(**how), caching=False, vocab_size=VOCAB)
+    crowded = run_engine(small(runner), requests(**how), budget=40, vocab_size=VOCAB)
     assert crowded.stats.preemptions > 0
     assert outcome(crowded) == outcome(expected)
 
 
-def test_a_neighbour_that_is_aborted_changes_nothing(runner: NativeRunner, engine_run):
-    expected = engine_run(OneByOne(runner), requests(), vocab_size=VOCAB)
+def test_a_neighbour_that_is_aborted_changes_nothing(runner: NativeRunner):
+    expected = run_engine(OneByOne(runner), requests(), vocab_size=VOCAB)
 
     def abort(engine, answers) -> None:
         if len(answers["11"].ids) >= 2:
             engine.submit(Abort("11"))
 
-    found = engine_run(runner, requests(), after_step=abort, aborts=1, vocab_size=VOCAB)
+    found = run_engine(runner, requests(), after_step=abort, aborts=1, vocab_size=VOCAB)
     assert found.stats.aborted == 1
     for name in (str(i) for i in range(REQUESTS - 1)):
         assert found.answers[name].ids == expected.answers[name].ids
@@ -131,7 +125,7 @@ def deliveries(runner: NativeRunner, *lengths: tuple[int, int]) -> Iterator[dict
         max_batch_tokens=8,
         prefix_caching=False,
         deliver=delivered.put,
-        tell_every=3600,
+        deliver_every=3600,
     )
     for name, (prompt, new) in zip("ab", lengths, strict=False):
         ids = tuple(range(prompt))

@@ -1,4 +1,4 @@
-"""What is refused at the door, and with which numbers."""
+"""What can never be served, and with which numbers it is refused."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from modelfleet_worker.engine.admission import check_fits, check_request
-from modelfleet_worker.engine.messages import EngineLimits, Request
+from modelfleet_worker.engine.request import EngineLimits, Request
 
 LIMITS = EngineLimits(context_length=100, kv_tokens=80, max_sequences=4, vocab_size=10)
 
@@ -31,7 +30,7 @@ def request(prompt: tuple[int, ...] = (1, 2), *, resumed: int = 0, max_tokens: i
     ],
 )
 def test_sizes_that_can_never_fit(prompt: int, answer: int, reason: str | None):
-    found = check_fits(prompt, answer, LIMITS)
+    found = LIMITS.check_fits(prompt, answer)
     if reason is None:
         assert found is None
     else:
@@ -39,16 +38,14 @@ def test_sizes_that_can_never_fit(prompt: int, answer: int, reason: str | None):
         assert re.search(reason, found)
 
 
-def test_takes_a_sound_request():
-    assert check_request(request(resumed=4), LIMITS) is None
+def test_takes_a_request_that_fits():
+    assert LIMITS.check_request(request(resumed=4)) is None
 
 
 def test_names_a_token_id_outside_the_vocabulary():
-    assert (
-        check_request(request((1, 10)), LIMITS) == "token id 10 is not in the vocabulary (0 to 9)"
-    )
-    assert check_request(request((1, -1)), LIMITS) is not None
+    assert LIMITS.check_request(request((1, 10))) == "token id 10 is not in the vocabulary (0 to 9)"
+    assert LIMITS.check_request(request((1, -1))) is not None
 
 
 def test_refuses_a_resume_that_has_nothing_left():
-    assert "leave nothing to generate" in (check_request(request(resumed=5), LIMITS) or "")
+    assert "leave nothing to generate" in (LIMITS.check_request(request(resumed=5)) or "")
