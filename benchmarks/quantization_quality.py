@@ -32,9 +32,8 @@ from torch import Tensor
 
 from modelfleet_worker.devices.host import usable_cores
 from modelfleet_worker.devices.native.runner import NativeRunner
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.quantization.scheme import (
     AS_STORED,
@@ -44,7 +43,7 @@ from modelfleet_worker.quantization.scheme import (
     Weights,
 )
 from modelfleet_worker.quantize.calibration import windows
-from modelfleet_worker.quantize.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
 from modelfleet_worker.quantize.evaluation import compare, logprobs, summarize
 from modelfleet_worker.quantize.plain import load_plain
 
@@ -124,7 +123,7 @@ def models(folder: Path, work: Path, samples: int) -> dict[str, Callable[[], Log
         def written(target: Path = target, method: Method = method) -> Logprobs:
             if not target.exists():
                 quantize_checkpoint(
-                    folder, target, Plan(method=method, samples=samples), lambda _: None
+                    folder, target, QuantizeOptions(method=method, samples=samples), lambda _: None
                 )
             return served(target)
 

@@ -20,7 +20,7 @@ import machine
 import workload as work
 
 READY_WITHIN = 900.0  # seconds; vLLM compiles for minutes on a busy machine
-SETTLES = 5.0  # seconds; what an engine does while nobody asks is not to disturb the measurement
+SETTLES = 5.0  # seconds for an engine's idle-time work, which must not disturb the measurement
 HOST = "127.0.0.1"
 
 Generate = Callable[[work.Request], Awaitable[work.Timing]]
@@ -52,7 +52,7 @@ async def _limits() -> machine.Limits:
 
 
 async def _figures(generate: Generate, requests: list[work.Request]) -> work.Figures:
-    """Whoever has its answer sends the next request, as STREAMS clients would."""
+    """STREAMS clients: each sends its next request as soon as it has its answer."""
     clients = asyncio.Semaphore(work.STREAMS)
 
     async def by_a_client(request: work.Request) -> work.Timing:

@@ -20,7 +20,7 @@ class StartError(ModelfleetError):
 
 
 class RejectedError(ModelfleetError):
-    """The Kubernetes API refused what we asked for; somebody must change something first."""
+    """The Kubernetes API refused what we asked for: a person must change something first."""
 
 
 class LeadershipLostError(ModelfleetError):
@@ -29,3 +29,11 @@ class LeadershipLostError(ModelfleetError):
 
 class WatchLostError(ModelfleetError):
     """The watches do not see what the API server has: only a new start helps."""
+
+
+class SnapshotError(ModelfleetError):
+    """A file or an answer that should be a snapshot of a deployment, and is not."""
+
+
+class ExplainError(ModelfleetError):
+    """There is nothing to explain: no such deployment, or no operator that could say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter as Tally
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -31,13 +31,13 @@ class Metrics:
         )
         self.reconcile_duration = Histogram(
             "modelfleet_operator_reconcile_duration_seconds",
-            "One look at a deployment: deciding, and all writes that follow",
+            "One reconcile of a deployment: deciding, and all writes that follow",
             registry=registry,
             buckets=_DURATIONS,
         )
         self.reconcile_errors = Counter(
             "modelfleet_operator_reconcile_errors",
-            "Looks that failed and are repeated",
+            "Reconciles that failed and are repeated",
             registry=registry,
         )
         self.actions = Counter(
@@ -54,11 +54,11 @@ class Metrics:
         )
 
     def decided(self, action: Action) -> None:
-        """Something is to be done."""
+        """Counts an action of a plan."""
         self.actions.labels(type(action).__name__).inc()
 
     def answered(self, method: str, url: str, outcome: str) -> None:
-        """A request to the Kubernetes API ended: a status, or the name of an error."""
+        """Counts a request to the Kubernetes API; `outcome` is a status or the name of an error."""
         found = _RESOURCE.search(url)
         resource = "/".join(filter(None, found.groups())) if found else "other"
         self._requests.labels(method, resource, outcome).inc()
@@ -66,10 +66,10 @@ class Metrics:
     def collect_plans(
         self, plans: Callable[[], Mapping[str, Plan]], dirty: Callable[[], int]
     ) -> None:
-        """Shows the latest plan of each deployment, and how many deployments wait for a look."""
+        """Shows each deployment's latest plan, and how many deployments wait to be reconciled."""
         Gauge(
             "modelfleet_operator_reconcile_queue",
-            "Deployments that something happened to and that were not looked at since",
+            "Deployments that something happened to and that were not reconciled since",
             registry=self.registry,
         ).set_function(dirty)
         self.registry.register(_Plans(plans))
@@ -84,7 +84,7 @@ class _Plans(Collector):
     def collect(self) -> Iterable[Metric]:
         replicas = GaugeMetricFamily(
             "modelfleet_operator_replicas",
-            "Workers that exist and are not ending",
+            "Workers that exist and are not stopping",
             labels=["model"],
         )
         ready = GaugeMetricFamily(
@@ -100,13 +100,13 @@ class _Plans(Collector):
             "ModelDeployments by the status and reason of each condition",
             labels=["condition", "status", "reason"],
         )
-        tally: Tally[tuple[str, str, str]] = Tally()
+        counts: Counts[tuple[str, str, str]] = Counts()
         for model, plan in self._plans().items():
             replicas.add_metric([model], plan.status.replicas)
             ready.add_metric([model], plan.status.ready_replicas)
             if plan.memory.target is not None:
                 target.add_metric([model], plan.memory.target)
-            tally.update((c.type, c.status, c.reason) for c in plan.status.conditions)
-        for labels, count in sorted(tally.items()):
+            counts.update((c.type, c.status, c.reason) for c in plan.status.conditions)
+        for labels, count in sorted(counts.items()):
             deployments.add_metric(labels, count)
         return [replicas, ready, target, deployments]

@@ -1,4 +1,4 @@
-"""One task per deployment: reads, decides, writes. Woken by events, ticked ever more slowly."""
+"""One task per deployment: observes, decides, writes. Without events it runs ever more rarely."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from .claims import Claims
 from .decisions.actions import Action
 from .decisions.memory import Memory
 from .decisions.observed import Observed, Signals
-from .decisions.plan import Plan, Route, make_plan
+from .decisions.plan import Plan, make_plan
 from .decisions.status import Status
+from .decisions.view import ModelView
 from .errors import PassingError
+from .explain.snapshot import Snapshot, installed_version
 from .metrics import Metrics
 
 TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
 LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
-AT_ONCE = 64  # looks that may act at the same time; more would only wait for connections
+AT_ONCE = 64  # reconciles that run at the same time; more would only wait for connections
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds after an error
 RESTART_DELAY = 5.0  # seconds until a task that failed is started again
 
@@ -45,7 +47,7 @@ class Body(Protocol):
         ...
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
-        """What `write_status` kept last; called once, before the first look at a deployment."""
+        """What `write_status` kept last; called once, before a deployment is reconciled first."""
         ...
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
@@ -53,11 +55,11 @@ class Body(Protocol):
         ...
 
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> float | None:
-        """Called after every look, with the same values too: writes only what differs.
+        """Called after every reconcile, with the same values too: writes only what differs.
 
         Conditions and replica counts at once, other numbers at most every 10 s (see
-        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes nobody. Returns when
-        (Unix seconds) to call it again for what was held back; None: nothing was.
+        `decisions.rendering.is_due`), memory when its `dump` changed. Wakes no reconciler. Returns
+        when (Unix seconds) to call it again for what was held back; None: nothing was.
         """
         ...
 
@@ -69,7 +71,7 @@ class Gateways(Protocol):
         """What the connected gateways say about a model now."""
         ...
 
-    def publish(self, route: Route) -> None:
+    def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
         ...
 
@@ -89,7 +91,7 @@ class Reconcilers:
         watch: Callable[[Observed, Plan], None] = lambda seen, plan: None,
         metrics: Metrics | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; `watch` is told of every plan before it is carried out."""
+        """`clock` gives Unix seconds; `watch` gets every plan before it is carried out."""
         self._body = body
         self._gateways = gateways
         self._clock = clock
@@ -119,7 +121,7 @@ class Reconcilers:
             await asyncio.gather(*tasks, return_exceptions=True)  # each logged its own error
 
     def wake(self, key: str) -> None:
-        """Something happened to this deployment: look at it now. Unknown keys are looked up."""
+        """Something happened to this deployment: reconcile it now, also if the key is new."""
         if not self._is_running:
             return
         self._events.setdefault(key, asyncio.Event()).set()
@@ -127,6 +129,24 @@ class Reconcilers:
             task = asyncio.create_task(self._reconcile_until_gone(key), name=f"reconcile {key}")
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
+
+    def snapshot(self, key: str) -> Snapshot | str:
+        """What decisions would see of this deployment now; or, in a sentence, why nothing."""
+        if not self._is_running:
+            return "This replica of the operator stands by: ask the one that holds the Lease."
+        seen, plan = self._body.observe(key), self._plans.get(key)
+        if seen is None:
+            return f"There is no ModelDeployment {key}."
+        if plan is None:
+            return f"{key} was not reconciled yet: ask again in a moment."
+        return Snapshot(
+            modelfleet=installed_version(),
+            now=self._clock(),
+            observed=seen,
+            signals=self._gateways.signals(key),
+            memory=plan.memory,
+            status=plan.status,
+        )
 
     def wake_all(self) -> None:
         """Something happened that may concern every deployment."""
@@ -161,7 +181,7 @@ class Reconcilers:
                     if seen is None:
                         break
                     with self._metrics.reconcile_duration.time():
-                        self._tell_others(seen)
+                        self._wake_rivals(seen)
                         if remembered is None:
                             remembered = await self._body.recall(key)
                         plan = self._decide(seen, *remembered)
@@ -189,32 +209,32 @@ class Reconcilers:
         self._watch(seen, plan)
         if log.is_enabled_for(logging.DEBUG):
             _explain(key, plan, status)
-        self._gateways.publish(plan.route)
+        self._gateways.publish(plan.view)
         return plan
 
     async def _carry_out(self, seen: Observed, plan: Plan) -> float | None:
-        # Memory first: an operator that dies between the two leaves a successor that goes on with
-        # the plan. The other way round it would find workers that it never decided to have.
+        # Memory first: if the operator ends between the two, its successor goes on with the plan.
+        # The other way round it would find workers that it never decided to have.
         held_back = await self._body.write_status(seen, plan.status, plan.memory)
         for action in plan.actions:
             await self._body.carry_out(action, seen)
         return held_back
 
     async def _sleep(self, event: asyncio.Event, tick: float, *alarms: float | None) -> None:
-        # Spread, so that a thousand that began together do not tick together.
+        # Random, so that a thousand deployments that began together do not reconcile together.
         delay = tick * random.uniform(0.75, 1.0)
         now = self._clock()
         for alarm in alarms:
             if alarm is not None:
                 delay = min(delay, max(alarm - now, 0.001))
         # Not wait_for: up to Python 3.11 it swallows a cancellation that races with the event, and
-        # a task that nothing can end keeps the operator from ending.
+        # a task that cannot be cancelled keeps the operator from ending.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await event.wait()
 
-    def _tell_others(self, seen: Observed) -> None:
-        """Short names pass from one deployment to another when their owner changes."""
+    def _wake_rivals(self, seen: Observed) -> None:
+        """Wakes the deployments that share a short name, since its owner may have changed."""
         deployment = seen.deployment
         for key in self._claims.put(deployment.key, deployment.created, deployment.served_names):
             self.wake(key)
@@ -245,6 +265,6 @@ def _explain(key: str, plan: Plan, before: Status | None) -> None:
 
 
 def _is_busy(plan: Plan) -> bool:
-    """While requests run, memory of when and how many must stay fresh."""
+    """Requests wait or run: the memory of the last one and of the peak must stay up to date."""
     queue = plan.status.queue
     return queue is not None and queue.waiting + queue.running > 0

@@ -58,7 +58,7 @@ def test_decisions_import_nothing_that_acts():
 
 
 def test_every_command_explains_itself():
-    for command in ("up", "status", "operator", "gateway", "worker", "quantize"):
+    for command in ("up", "status", "explain", "operator", "gateway", "worker", "quantize"):
         done = modelfleet(command, "--help")
         assert done.returncode == 0, done.stderr
         assert "usage" in done.stdout.lower()

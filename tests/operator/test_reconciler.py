@@ -19,7 +19,7 @@ from modelfleet_operator.decisions.observed import (
     Signals,
     Worker,
 )
-from modelfleet_operator.decisions.plan import Route
+from modelfleet_operator.decisions.view import ModelView
 from modelfleet_operator.errors import PassingError
 from modelfleet_operator.reconciler import LONGEST_TICK, RESTART_DELAY, TICK, Reconcilers
 from simulated_fleet import deployment, policy, report, stats, worker
@@ -36,7 +36,7 @@ class BodyInMemory:
         self.statuses: dict[str, list] = {}
         self.errors: list[Exception] = []  # raised by the next calls, one each
         self.remembered: Memory = Memory()
-        self.looks: list[float] = []
+        self.reconciles: list[float] = []
         self.held_back: float | None = None
         self.history: dict[str, tuple[PastRevision, ...]] = {}
 
@@ -46,7 +46,7 @@ class BodyInMemory:
     def observe(self, key: str) -> Observed | None:
         if key not in self.deployments:
             return None
-        self.looks.append(asyncio.get_running_loop().time())
+        self.reconciles.append(asyncio.get_running_loop().time())
         mine = tuple(w for w in self.workers.values() if key == f"default/{w.name.split('-')[0]}")
         return Observed(
             deployment=self.deployments[key],
@@ -86,7 +86,7 @@ class GatewaysInMemory:
 
     def __init__(self) -> None:
         self.waiting = 0
-        self.routes: dict[str, Route] = {}
+        self.views: dict[str, ModelView] = {}
         self.reachable: set[str] = set()
 
     def signals(self, model: str) -> Signals:
@@ -95,11 +95,11 @@ class GatewaysInMemory:
             gateways=(report(waiting=self.waiting, reachable=self.reachable),), stats=ready
         )
 
-    def publish(self, route: Route) -> None:
-        self.routes[route.model] = route
+    def publish(self, view: ModelView) -> None:
+        self.views[view.model] = view
 
     def withdraw(self, model: str) -> None:
-        self.routes.pop(model, None)
+        self.views.pop(model, None)
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +122,7 @@ async def test_reads_decides_writes():
     async with running(body, gateways):
         assert list(body.workers) == ["tiny-aaaa-0"]
         assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Starting"
-        assert gateways.routes["default/tiny"].served_names == ("tiny",)
+        assert gateways.views["default/tiny"].served_names == ("tiny",)
 
 
 async def test_an_event_is_acted_on_at_once():
@@ -143,26 +143,26 @@ async def test_a_missed_event_heals_with_the_tick():
         assert len(body.workers) == 4
 
 
-async def test_what_nothing_happens_to_is_looked_at_ever_more_rarely():
+async def test_what_nothing_happens_to_is_reconciled_ever_more_rarely():
     body = BodyInMemory(deployment())
     async with running(body, GatewaysInMemory()) as reconcilers:
         await asyncio.sleep(3600)
-        quiet = [b - a for a, b in itertools.pairwise(body.looks)]
+        quiet = [b - a for a, b in itertools.pairwise(body.reconciles)]
         assert quiet[-1] > LONGEST_TICK / 2
-        assert len(body.looks) < 25
+        assert len(body.reconciles) < 25
         reconcilers.wake("default/tiny")
         await asyncio.sleep(TICK + 0.1)
-        woken, ticked = body.looks[-2:]
+        woken, ticked = body.reconciles[-2:]
         assert ticked - woken <= TICK, "soon after an event a missed one heals soon, too"
 
 
-async def test_while_requests_run_it_is_looked_at_often():
-    """Memory of the last request and of the recent peak is as fresh as the last look."""
+async def test_while_requests_run_it_is_reconciled_often():
+    """Memory of the last request and of the recent peak is as fresh as the last reconcile."""
     body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
     gateways.waiting = 1
     async with running(body, gateways):
         await asyncio.sleep(600)
-    assert max(b - a for a, b in itertools.pairwise(body.looks)) <= TICK
+    assert max(b - a for a, b in itertools.pairwise(body.reconciles)) <= TICK
 
 
 async def test_a_status_that_was_held_back_is_written_when_it_is_due():
@@ -170,7 +170,7 @@ async def test_a_status_that_was_held_back_is_written_when_it_is_due():
     body.held_back = asyncio.get_running_loop().time() + 3
     async with running(body, GatewaysInMemory()):
         await asyncio.sleep(3.1)
-        assert [round(look) for look in body.looks[-1:]] == [3]
+        assert [round(time) for time in body.reconciles[-1:]] == [3]
 
 
 async def test_a_change_of_names_wakes_only_those_that_it_concerns():
@@ -179,11 +179,11 @@ async def test_a_change_of_names_wakes_only_those_that_it_concerns():
         *(deployment(f"other{n}", created=2, served_names=(f"n{n}",)) for n in range(50)),
     )
     async with running(body, GatewaysInMemory()) as reconcilers:
-        body.looks.clear()
+        body.reconciles.clear()
         body.deployments["default/young"] = deployment("young", created=3, served_names=("chat",))
         reconcilers.wake("default/young")
         await asyncio.sleep(0.1)
-        assert len(body.looks) <= 4, "young and old"
+        assert len(body.reconciles) <= 4, "young and old"
 
 
 async def test_it_wakes_when_the_plan_said():
@@ -193,7 +193,7 @@ async def test_it_wakes_when_the_plan_said():
         reconcilers.wake("default/tiny")
         await asyncio.sleep(2.9)
         assert body.workers
-        gateways.reachable = set()  # so that it is stopped without being unrouted first
+        gateways.reachable = set()  # so that it is stopped without draining first
         await asyncio.sleep(0.2)
         assert not body.workers
 
@@ -203,7 +203,7 @@ async def test_a_passing_error_is_tried_again_ever_more_slowly():
     body.errors = [PassingError("503")] * 4
     async with running(body, GatewaysInMemory()):
         await asyncio.sleep(60)
-    first = body.looks[:5]
+    first = body.reconciles[:5]
     assert [round(b - a, 2) for a, b in itertools.pairwise(first)] == [0.5, 1, 2, 4]
     assert list(body.workers) == ["tiny-aaaa-0"]
 
@@ -222,12 +222,12 @@ async def test_what_is_deleted_leaves_the_view_and_gives_its_name_back():
     young = deployment("young", created=2, served_names=("chat",))
     body, gateways = BodyInMemory(old, young), GatewaysInMemory()
     async with running(body, gateways) as reconcilers:
-        assert gateways.routes["default/young"].served_names == ()
+        assert gateways.views["default/young"].served_names == ()
         del body.deployments["default/old"]
         reconcilers.wake("default/old")
         await asyncio.sleep(0.1)
-        assert list(gateways.routes) == ["default/young"]
-        assert gateways.routes["default/young"].served_names == ("chat",)
+        assert list(gateways.views) == ["default/young"]
+        assert gateways.views["default/young"].served_names == ("chat",)
 
 
 async def test_what_appears_later_is_reconciled_too():
@@ -236,12 +236,12 @@ async def test_what_appears_later_is_reconciled_too():
         body.deployments["default/tiny"] = deployment()
         reconcilers.wake("default/tiny")
         await asyncio.sleep(0.1)
-        assert list(gateways.routes) == ["default/tiny"]
+        assert list(gateways.views) == ["default/tiny"]
 
 
 async def test_memory_of_the_last_leader_is_used():
     body, gateways = BodyInMemory(deployment()), GatewaysInMemory()
-    body.remembered = Memory(revision="aaaa", proven="aaaa", target=0)
+    body.remembered = Memory(revision="aaaa", last_ready_revision="aaaa", target=0)
     async with running(body, gateways):
         assert not body.workers
         assert body.statuses["default/tiny"][-1].condition("Ready").reason == "Asleep"

@@ -6,20 +6,14 @@ import queue
 import threading
 from collections.abc import Sequence as Items
 
-from modelfleet_worker.engine.device import Runner, SampledToken
+from modelfleet_worker.engine.device import FinishedStep, Runner, SampledToken
 from modelfleet_worker.engine.engine import Engine
-from modelfleet_worker.engine.messages import (
-    Add,
-    EngineFailure,
-    EngineLimits,
-    Request,
-    RequestOutput,
-    StepOutput,
-)
+from modelfleet_worker.engine.messages import Add, EngineFailure, RequestOutput, StepOutput
+from modelfleet_worker.engine.request import EngineLimits, Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 
 
-class Gate:
+class Gate(Runner):
     """A runner that computes a step each time it is let through; it may break."""
 
     def __init__(self, *, opened: bool = False, num_blocks: int = 128) -> None:
@@ -28,12 +22,12 @@ class Gate:
         self.entered = threading.Semaphore(0)
         self.error: Exception | None = None
 
-    def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
+    def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         self.entered.release()
         assert self.steps.acquire(timeout=10)
         if self.error:
             raise self.error
-        return [SampledToken(7) for chunk in chunks if chunk.samples]
+        return FinishedStep([SampledToken(7) for chunk in chunks if chunk.samples])
 
 
 class Running:

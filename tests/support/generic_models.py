@@ -33,9 +33,8 @@ from modelfleet_worker.devices.torch.paged_attention import KVCache
 from modelfleet_worker.devices.torch.runner import FlatBatch
 from modelfleet_worker.devices.torch.varied_attention import VariedAttention
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
 from quantized_models import asked
 

@@ -120,12 +120,12 @@ class ApiServer(kmock.KubernetesEmulator):
         return self.objects[LEASES, "default", "modelfleet-operator"].raw
 
     def holder(self) -> str:
-        """Who leads; empty: nobody, or there is no Lease."""
+        """The leader's identity; empty: there is no leader, or no Lease."""
         leases = [o for (resource, *_), o in self.objects.items() if resource.plural == "leases"]
         return next((o.raw["spec"]["holderIdentity"] for o in leases if not o.deleted), "")
 
     async def lose(self, plural: str, name: str) -> None:
-        """Deletes it while nobody watches: every watch begins anew, as after a long gap."""
+        """Deletes it while no watch runs: every watch begins anew, as after a long gap."""
         (key,) = [k for k in self._objects if (k[0].plural, k[2]) == (plural, name)]
         del self._objects[key]
         for bus in self._buses.values():
@@ -148,7 +148,7 @@ class ApiServer(kmock.KubernetesEmulator):
         }
 
     def running(self) -> dict[str, dict[str, Any]]:
-        """Pods that nobody ends."""
+        """Pods that are not being deleted."""
         return {n: p for n, p in self.pods().items() if "deletionTimestamp" not in p["metadata"]}
 
     def model(self, name: str = "smol") -> dict[str, Any]:

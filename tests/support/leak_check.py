@@ -1,4 +1,4 @@
-"""After every test: each cache block is held, cached or blank, and held by living requests only."""
+"""After every test: each cache block is held, cached or free, and only living requests hold any."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def watch(patch: Callable[[Any, str, Any], None]) -> Made:
 
 
 def check_scheduler(scheduler: Scheduler) -> None:
-    """Blank + cached + held = all; references are the living tables; who waits holds nothing."""
+    """Free + cached + held = all; references are the living tables; a waiting one holds none."""
     scheduler.blocks.check([sequence.block_table for sequence in scheduler])
     for sequence in scheduler.waiting:
         name = sequence.request.request_id
@@ -74,14 +74,14 @@ def check_pool(pool: BlockManager) -> None:
 
 def check_names(engine: Engine) -> None:
     """Names are free again once their requests are gone; a failed engine takes none anyway."""
-    if engine._failure is None:
+    if engine._inbox._failure is None:
         living = {sequence.request.request_id for sequence in engine._scheduler}
-        living |= {c.request.request_id for c in engine._inbox if isinstance(c, Add)}
-        assert engine._living == living
+        living |= {c.request.request_id for c in engine._inbox._commands if isinstance(c, Add)}
+        assert engine._inbox._living == living
 
 
 def _stopped(engine: Engine) -> bool:
-    ends = engine._stopping or engine._failure is not None
+    ends = engine._inbox._stopping or engine._inbox._failure is not None
     if ends and engine._thread.is_alive():
         engine._thread.join(_PATIENCE)
     return not engine._thread.is_alive()

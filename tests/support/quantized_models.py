@@ -12,11 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.loading.loader import load_model
-from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.models.llama import Llama, rope_tables
 from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
 
 SIZES = {
@@ -77,6 +76,26 @@ class Causal:
             q, k, v, is_causal=True, enable_gqa=True
         )
         return out[0].transpose(0, 1)
+
+
+class Int8Causal(Causal):
+    """Attention to keys and values that went through int8."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return super().attend(layer, query, _rounded(key), _rounded(value))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    scale = x.abs().amax(dim=-1, keepdim=True) / 127
+    return (x / scale).round() * scale
+
+
+def int8_cache_logits(model: Llama, ids: list[int]) -> Tensor:
+    """Of the last token, with keys and values that went through int8."""
+    cos, sin = rope_tables(model.config, len(ids), torch.float32)
+    with torch.inference_mode():
+        rows = torch.tensor([len(ids) - 1])
+        return model(torch.tensor(ids), cos, sin, Int8Causal(), rows)[0]
 
 
 def native_logits(runner: NativeRunner, ids: list[int]) -> Tensor:

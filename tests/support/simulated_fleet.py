@@ -119,7 +119,7 @@ class SimulatedFleet:
 
     def signals(self) -> Signals:
         up = [w for w in self.workers.values() if self.is_up(w) and w.id not in self.frozen]
-        reachable = [w.id for w in up if not w.stopping and w.unrouted_at is None]
+        reachable = [w.id for w in up if not w.stopping and w.draining_since is None]
         loading = stats(WorkerState.LOADING, phase="Weights", percent=40)
         running = {w.id: self.streams.get(w.name, 0) for w in self.workers.values()}
         return Signals(
@@ -129,7 +129,7 @@ class SimulatedFleet:
                     reachable=reachable,
                     hears=frozenset(w.id for w in up),
                     taken=running if place == 0 else {},
-                    awaited=self._awaited() if place == 0 else frozenset(),
+                    awaited_revisions=self._awaited_revisions() if place == 0 else frozenset(),
                     waiting=self.waiting + sum(self.awaited.values()) if place == 0 else 0,
                     running=self.running if place == 0 else 0,
                     last_request=self.last_request,
@@ -144,8 +144,8 @@ class SimulatedFleet:
             else {},
         )
 
-    def look(self) -> Plan:
-        """One look of the reconciler, carried out at once."""
+    def reconcile(self) -> Plan:
+        """Reconciles once; the plan's actions are carried out at once."""
         plan = make_plan(self.observe(), self.signals(), self.now, self.memory, self.status)
         self.plan, self.memory, self.status = plan, plan.memory, plan.status
         for action in plan.actions:
@@ -154,7 +154,7 @@ class SimulatedFleet:
         return plan
 
     def run(self, seconds: float, step: float = 0.5) -> None:
-        """Looks every `step` seconds."""
+        """Reconciles every `step` seconds."""
         end = self.now + seconds
         while self.now < end:
             self.now += step
@@ -162,7 +162,7 @@ class SimulatedFleet:
                 self.last_request = self.now
             self._age()
             self._place_streams()
-            self.look()
+            self.reconcile()
 
     def change(self, **changes) -> None:
         """The user edits the spec."""
@@ -189,7 +189,7 @@ class SimulatedFleet:
 
     def wanted(self) -> list[str]:
         """Those that neither drain nor end."""
-        return [name for name in self.alive() if self.workers[name].unrouted_at is None]
+        return [name for name in self.alive() if self.workers[name].draining_since is None]
 
     def routable(self) -> list[str]:
         """What a gateway would send requests to now."""
@@ -219,9 +219,9 @@ class SimulatedFleet:
             case Forget(revision=revision):
                 del self.history[revision]
             case Unroute(worker=w):
-                self.workers[w.name] = replace(w, unrouted_at=self.now)
+                self.workers[w.name] = replace(w, draining_since=self.now)
             case Reroute(worker=w):
-                self.workers[w.name] = replace(w, unrouted_at=None)
+                self.workers[w.name] = replace(w, draining_since=None)
             case Stop(worker=w):
                 self.workers[w.name] = replace(self.workers[w.name], stopping=True)
                 self._ends[w.name] = self.now + DRAIN_TIME
@@ -229,12 +229,12 @@ class SimulatedFleet:
             case Remove(worker=w):
                 del self.workers[w.name]
 
-    def _awaited(self) -> frozenset[str]:
+    def _awaited_revisions(self) -> frozenset[str]:
         """Revisions of held streams that no routable worker could resume."""
         routable = {
             w.revision
             for w in self.workers.values()
-            if w.failure is None and not w.stopping and w.unrouted_at is None and self.is_up(w)
+            if w.failure is None and not w.stopping and w.draining_since is None and self.is_up(w)
         }
         return frozenset(self.awaited) - routable
 

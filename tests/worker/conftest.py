@@ -1,12 +1,14 @@
-"""A worker in the test's own process: the real service, server, lifecycle and engine."""
+"""A worker in the test's own process, and the real model, ours and transformers', loaded once."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -15,9 +17,15 @@ import leak_check
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.paced import Calibration
+from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.loading.device_loaders import Loader, paced_loader
 from modelfleet_worker.serving.lifecycle import Lifecycle
 from modelfleet_worker.serving.server import ServerOptions, WorkerServer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from modelfleet_worker.devices.torch.runner import TorchRunner
 
 MODEL = "default/model"
 PATIENCE = 60.0  # seconds until a condition that never comes true fails its test
@@ -146,3 +154,79 @@ def paced(**calibration: Any) -> Loader:
 def paced_builder() -> Callable[..., Loader]:
     """Builds loaders of paced devices."""
     return paced
+
+
+# The real model. Imports are inside of the fixtures: tests without it need no torch.
+TEXTS = (
+    "The capital of France is",
+    "Once upon a time in a land far away there lived",
+    "def fibonacci(n):\n",
+    "One, two, three, four, five, six, seven,",
+    "Q: Why is the sky blue?\nA:",
+    "The sea was calm in the morning, and the fishermen had gone out early. " * 4,
+)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Its folder."""
+    cache = Path(os.environ.get("MODELFLEET_CACHE", Path.home() / ".cache/modelfleet"))
+    folder = cache / "models/HuggingFaceTB/SmolLM2-135M-Instruct"
+    if not folder.is_dir():
+        pytest.fail(f"{folder} is missing: run `make model` first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts(smollm2: Path) -> list[tuple[int, ...]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    return [tuple(tokenizer(text)["input_ids"]) for text in TEXTS]
+
+
+def load_runner(folder: Path, dtype: str) -> Runner:
+    from modelfleet_worker.loading.loader import load_model
+
+    loaded = load_model(
+        folder,
+        dtype=dtype,
+        kv_cache_bytes=256 << 20,
+        max_sequences=32,
+        max_batch_tokens=2048,
+        progress=lambda *_: None,
+    )
+    return loaded.runner
+
+
+@pytest.fixture(scope="session")
+def runner(smollm2: Path) -> TorchRunner:
+    """In float32, on torch's operations."""
+    from modelfleet_worker.devices.torch.runner import TorchRunner
+
+    runner = load_runner(smollm2, "Float32")
+    assert isinstance(runner, TorchRunner)
+    return runner
+
+
+@pytest.fixture(scope="session")
+def bf16_runner(smollm2: Path) -> Runner:
+    """In bfloat16, on the compiled step where it can be."""
+    return load_runner(smollm2, "BFloat16")
+
+
+@pytest.fixture(scope="session")
+def reference(smollm2: Path) -> PreTrainedModel:
+    """transformers' own, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="session")
+def bf16_reference(smollm2: Path) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16).eval()

@@ -17,7 +17,7 @@ from memory_group import MemoryGroup, memory_group, peak, reset_peak
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.host import usable_cores
-from modelfleet_worker.loading.working_memory import Load, Widths, working_memory
+from modelfleet_worker.loading.working_memory import ServingLimits, Widths, working_memory
 
 pytestmark = pytest.mark.integration
 
@@ -80,7 +80,7 @@ def test_the_worst_load_that_is_admitted_fits(group: MemoryGroup, tmp_path: Path
         before = reset_peak(running.pid)
         most = STREAMS * (PROMPT + ANSWER) * CACHE_TOKEN + working_memory(
             WIDTHS,
-            Load(max_sequences=STREAMS, max_batch_tokens=2048, threads=usable_cores()),
+            ServingLimits(max_sequences=STREAMS, max_batch_tokens=2048, threads=usable_cores()),
             PROMPT + ANSWER,
         )
         numbers = random.Random(0)

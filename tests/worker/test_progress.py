@@ -3,20 +3,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleet_worker.progress import Progress
+from modelfleet_worker.progress import LoadProgress
 
 PHASES = st.sampled_from(["Download", "Imports", "Weights", "Cache", "Warmup", "Unknown"])
 T0 = 1000.0
 
 
 def test_a_local_model_spends_its_time_on_imports_and_weights():
-    progress = Progress(started=T0).advance("Weights", 0.4, T0 + 4)
+    progress = LoadProgress(started=T0).advance("Weights", 0.4, T0 + 4)
     assert (progress.phase, progress.percent, progress.eta) == ("Weights", 50, T0 + 8)
 
 
-def after(*reports: tuple[str, float, float]) -> Progress:
+def after(*reports: tuple[str, float, float]) -> LoadProgress:
     """Reports of (phase, share, seconds since the start)."""
-    progress = Progress(started=T0)
+    progress = LoadProgress(started=T0)
     for phase, share, seconds in reports:
         progress = progress.advance(phase, share, T0 + seconds)
     return progress
@@ -50,7 +50,7 @@ def test_no_eta_before_something_was_seen():
 
 @given(st.lists(st.tuples(PHASES, st.floats(-1, 2)), max_size=20))
 def test_never_falls_and_never_passes_a_hundred(reports):
-    progress = Progress(started=T0)
+    progress = LoadProgress(started=T0)
     for second, (phase, share) in enumerate(reports):
         later = progress.advance(phase, share, T0 + second)
         assert progress.percent <= later.percent <= 100
@@ -58,7 +58,7 @@ def test_never_falls_and_never_passes_a_hundred(reports):
 
 
 def test_the_end_is_a_hundred():
-    progress = Progress(started=T0)
+    progress = LoadProgress(started=T0)
     for phase in ("Download", "Imports", "Weights", "Cache", "Warmup"):
         progress = progress.advance(phase, 1.0, T0 + 1)
     assert round(progress.percent, 6) == 100

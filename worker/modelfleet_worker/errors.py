@@ -14,13 +14,13 @@ class WorkerError(Exception):
 
 
 class UsageError(WorkerError):
-    """The command line says something that cannot be."""
+    """The command line asks for something impossible."""
 
 
 class ModelError(WorkerError):
     """The model cannot be loaded: its source, its files, or the room it needs.
 
-    The message is one line and not long, whatever names files come up with: it goes to Stats, to
+    The message is one line and not long, whatever the names in files are: it goes to Stats, to
     the deployment's status and to logs.
     """
 
@@ -31,7 +31,7 @@ class ModelError(WorkerError):
 
 
 class UnreachableError(ModelError):
-    """Nobody answers where the model is; a copy that was fetched earlier may do."""
+    """The server that has the model does not answer; a copy fetched earlier may be used."""
 
 
 class BrokenTransferError(WorkerError):
@@ -45,7 +45,7 @@ class RefusalError(WorkerError):
 
 
 class InvalidRequestError(RefusalError):
-    """The request is wrong, whoever serves it."""
+    """The request is wrong: no worker can serve it."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -56,7 +56,7 @@ class NeverFitsError(RefusalError):
     status = grpc.StatusCode.OUT_OF_RANGE
 
 
-class UnknownModelError(RefusalError):
+class ModelNotServedError(RefusalError):
     """This worker holds another model, or none."""
 
     status = grpc.StatusCode.NOT_FOUND

@@ -12,11 +12,11 @@ Report = Callable[[str, float], None]
 # Share of the time that each phase takes, as loads were measured; a download dwarfs the rest.
 _SHARES = {"Imports": 0.3, "Weights": 0.5, "Cache": 0.05, "Warmup": 0.15}
 _DOWNLOAD = 0.75
-_ENOUGH = 0.02  # of something: less says little about its pace, and a guess would only jump
+_ENOUGH = 0.02  # share that must be done before an ETA is given: earlier guesses would jump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class LoadProgress:
     """Times are Unix seconds. The percentage never falls."""
 
     started: float
@@ -24,13 +24,13 @@ class Progress:
     percent: float = 0.0
     downloads: bool = False
     eta: float = 0.0  # 0: not known yet
-    # What the pace is told from: a download may find half of its files there, fetched by another
-    # process, and what comes after it has a pace of its own.
+    # Where the measured pace begins: a download may find files that another process has fetched,
+    # and the phases after it have a pace of their own.
     from_share: float = 0.0
     from_time: float = 0.0
 
-    def advance(self, phase: str, share: float, now: float) -> Progress:
-        """So much of a phase is done (0 to 1)."""
+    def advance(self, phase: str, share: float, now: float) -> LoadProgress:
+        """After `share` (0 to 1) of a phase is done."""
         share = min(max(share, 0.0), 1.0)
         if phase == "Download":
             return self._download(share, now)
@@ -47,18 +47,18 @@ class Progress:
             self, phase=phase, percent=max(self.percent, percent), eta=eta, from_time=begun
         )
 
-    def _download(self, share: float, now: float) -> Progress:
+    def _download(self, share: float, now: float) -> LoadProgress:
         begun = self if self.downloads else replace(self, from_share=share, from_time=now)
         seen, seconds, eta = share - begun.from_share, now - begun.from_time, 0.0
         if seen >= _ENOUGH and seconds > 0:
-            whole = seconds / seen  # for all of it, at this pace
+            whole = seconds / seen  # seconds for the whole download, at this pace
             eta = now + whole * (1 - share) + whole * (1 - _DOWNLOAD) / _DOWNLOAD
         percent = max(self.percent, 100 * _DOWNLOAD * share)
         return replace(begun, phase="Download", percent=percent, downloads=True, eta=eta)
 
 
 def _done(phase: str, share: float) -> float | None:
-    """Of all that is not the download."""
+    """The share of all phases but the download."""
     before = 0.0
     for name, weight in _SHARES.items():
         if name == phase:

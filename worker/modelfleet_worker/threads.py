@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
     """Calls back on the loop, from any thread; nothing happens once the loop is closed."""
-    with suppress(RuntimeError):  # it is closed: the process is ending, and nobody waits any more
+    with suppress(RuntimeError):  # the loop is closed: the process is ending
         loop.call_soon_threadsafe(callback, *args)
 
 

@@ -1,6 +1,6 @@
 """The typed view of an AcceleratorClass: what a worker asks of a node, and what an hour costs.
 
-The CRD is generated from it as ModelDeployment's is from spec.py.
+The CRD is generated from it as ModelDeployment's is from model_deployment.py.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ MODEL_DEPLOYMENT = ApiObject(
     short_name="md",
     scope="Namespaced",
     spec=model_deployment.Spec,
-    status=status.Status,
+    status=status.StatusSchema,
     name_is="it is a label of the worker pods and a name of the model",
     scale={
         "specReplicasPath": ".spec.scaling.replicas",
@@ -207,8 +207,8 @@ def object_schema(of: ApiObject) -> dict[str, Any]:
     """The structural schema of one kind of object."""
     status: dict[str, Any] = {}
     if of.status is not None:
-        # What nobody has looked at yet is InProgress to kstatus; without a status it would be
-        # Current, and who waits for a new object would not wait at all.
+        # What no operator has reconciled yet is InProgress to kstatus; without a status it would be
+        # Current, and a wait for a new object would end at once.
         status["status"] = {**structural_schema(of.status), "default": {"observedGeneration": -1}}
     return {
         "type": "object",

@@ -17,7 +17,7 @@ Text = Annotated[str, Field(max_length=1024)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
-class Condition(ApiModel):
+class ConditionSchema(ApiModel):
     """One thing that is true, false or unknown about the object (Kubernetes' own shape)."""
 
     type: Annotated[str, Field(max_length=316)]
@@ -34,7 +34,7 @@ class Condition(ApiModel):
     """metadata.generation that the condition speaks of."""
 
 
-class Queue(ApiModel):
+class QueueSchema(ApiModel):
     """Requests of this model, summed over all gateways."""
 
     waiting: Annotated[int, Field(ge=0)]
@@ -43,7 +43,7 @@ class Queue(ApiModel):
     """Requests that run on workers."""
 
 
-class ScalingStep(ApiModel):
+class ScalingStepSchema(ApiModel):
     """One change of the number of workers."""
 
     time: Time
@@ -56,7 +56,7 @@ class ScalingStep(ApiModel):
     """Why, as a sentence."""
 
 
-class ColdStart(ApiModel):
+class ColdStartSchema(ApiModel):
     """The worker that is going to be ready next."""
 
     phase: Annotated[str, Field(max_length=64)]
@@ -68,7 +68,7 @@ class ColdStart(ApiModel):
     """When it will be ready; absent: not known yet."""
 
 
-class Cost(ApiModel):
+class CostSchema(ApiModel):
     """What the deployment costs now."""
 
     per_hour: Annotated[str, Field(max_length=32)]
@@ -83,29 +83,29 @@ def _list(kind: str, length: int, *keys: str) -> Any:
     return Field(max_length=length, json_schema_extra=extra)
 
 
-class Status(ApiModel):
+class StatusSchema(ApiModel):
     """What was observed."""
 
     observed_generation: int | None = None
     """metadata.generation that this status speaks of."""
-    conditions: Annotated[list[Condition], _list("map", 16, "type")] | None = None
+    conditions: Annotated[list[ConditionSchema], _list("map", 16, "type")] | None = None
     """Ready, Reconciling, Stalled (kstatus), NameConflict and PlacementLimited, each with its
     reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None
-    """Workers that exist: starting ones count, ending ones do not."""
+    """Workers that exist: starting ones count, stopping ones do not."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that every connected gateway can route to."""
     selector: Annotated[str, Field(max_length=512)] | None = None
     """Label selector of the worker pods, for the scale subresource."""
     revision: Annotated[str, Field(max_length=64)] | None = None
     """Hash of everything in a worker's pod as the spec asks for it, image included."""
-    queue: Queue | None = None
+    queue: QueueSchema | None = None
     """Requests of this model in all gateways; absent: no gateway says."""
-    scaling_history: Annotated[list[ScalingStep], _list("atomic", 10)] | None = None
+    scaling_history: Annotated[list[ScalingStepSchema], _list("atomic", 10)] | None = None
     """The last 10 changes of the number of workers, oldest first."""
-    cold_start: ColdStart | None = None
+    cold_start: ColdStartSchema | None = None
     """How far the next worker is; absent: one is ready."""
-    cost: Cost | None = None
+    cost: CostSchema | None = None
     """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
     price."""
     memory: Annotated[dict[str, Any], Field(json_schema_extra=OPAQUE)] | None = None

@@ -35,7 +35,7 @@ def _structural(
         beside = {key: value for key, value in node.items() if key != "$ref"}
         return _structural({**definitions[name], **beside}, definitions, rules)
     options = node.get("anyOf")
-    if options and INT_OR_STRING not in node:  # X | None: a CRD says it by leaving the field out
+    if options and INT_OR_STRING not in node:  # X | None: a CRD has no nulls, the field is left out
         (option,) = [o for o in options if o.get("type") != "null"]
         beside = {key: value for key, value in node.items() if key not in {"anyOf", "default"}}
         return _structural({**option, **beside}, definitions, rules)

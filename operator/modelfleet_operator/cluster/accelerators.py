@@ -12,7 +12,7 @@ import structlog
 from ..api.accelerator_class import AcceleratorSpec
 from ..api.manifests import observed_class
 from ..decisions.observed import Accelerator
-from .trouble import WORKER
+from .pod_problems import WORKER
 
 ACCELERATOR = "modelfleet.dev/accelerator"  # label: name of the class
 ACCELERATOR_GENERATION = "modelfleet.dev/accelerator-generation"  # annotation

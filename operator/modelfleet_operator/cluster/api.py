@@ -26,7 +26,7 @@ RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL})
 
 
 class ClusterApi:
-    """Raises PassingError for what may pass by itself, RejectedError for what somebody must fix."""
+    """Raises PassingError for what may pass by itself, RejectedError for what a person must fix."""
 
     def __init__(self, api_client: client.ApiClient) -> None:
         self._pods = client.CoreV1Api(api_client)
@@ -124,7 +124,7 @@ class ClusterApi:
         """Gone is success."""
         options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
         doing = f"deleting controllerrevision {namespace}/{name}"
-        with translated(doing), _gone_is_fine():
+        with translated(doing), _gone_is_success():
             await answer(
                 self._apps.delete_namespaced_controller_revision_without_preload_content(
                     name, namespace, body=options, _request_timeout=TIMEOUT
@@ -139,7 +139,7 @@ class ClusterApi:
         options = client.V1DeleteOptions(
             grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=worker.uid)
         )
-        with translated(f"deleting pod {worker.id}"), _gone_is_fine() as outcome:
+        with translated(f"deleting pod {worker.id}"), _gone_is_success() as outcome:
             await answer(
                 self._pods.delete_namespaced_pod_without_preload_content(
                     worker.name, worker.namespace, body=options, _request_timeout=TIMEOUT
@@ -150,7 +150,7 @@ class ClusterApi:
     async def label_pod(self, worker: Worker, labels: dict[str, str | None]) -> bool:
         """Sets labels on exactly this pod, or removes them (None); whether it was there."""
         patch = {"metadata": {"uid": worker.uid, "labels": labels}}
-        with translated(f"labelling pod {worker.id}"), _gone_is_fine() as outcome:
+        with translated(f"labelling pod {worker.id}"), _gone_is_success() as outcome:
             await answer(
                 self._pods.patch_namespaced_pod_without_preload_content(
                     worker.name,
@@ -173,7 +173,7 @@ class ClusterApi:
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
-        with translated(f"writing the status of {namespace}/{name}"), _gone_is_fine() as outcome:
+        with translated(f"writing the status of {namespace}/{name}"), _gone_is_success() as outcome:
             await self._objects.patch_namespaced_custom_object_status(
                 GROUP,
                 VERSION,
@@ -225,9 +225,7 @@ class ClusterApi:
 def _owned(kind: str, found: Object, owner_uid: str) -> Object:
     if not owned_by(found, owner_uid):
         name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
-        raise RejectedError(
-            f"{kind} {name} exists and belongs to somebody else: delete or rename it"
-        )
+        raise RejectedError(f"{kind} {name} exists and has another owner: delete or rename it")
     return found
 
 
@@ -236,7 +234,7 @@ class _Outcome:
 
 
 @contextlib.contextmanager
-def _gone_is_fine() -> Iterator[_Outcome]:
+def _gone_is_success() -> Iterator[_Outcome]:
     """404: it is gone. 409 with a uid: another object has its name now, so it is gone, too."""
     outcome = _Outcome()
     try:

@@ -15,7 +15,7 @@ CONNECTIONS = 32  # requests at once; the API server's own limits come first
 
 
 class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: it is untyped to it
-    """The client, with a word about each request: whether it may go out, and how it ended."""
+    """The client; it asks before each request whether it may be sent, and reports how it ended."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: 
     ) -> None:
         """`may_write` raises (or ends the process) before a request that changes something.
 
-        `answered` is told of each request: method, URL and the status (or the error's name).
+        `answered` gets each request's method, URL and the status (or the error's name).
         """
         configuration.connection_pool_maxsize = CONNECTIONS
         super().__init__(configuration)
@@ -49,17 +49,21 @@ class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: 
             self._answered(method, url, outcome)
 
 
-async def load_configuration(kubeconfig: Path | None) -> client.Configuration:
+async def load_configuration(
+    kubeconfig: Path | None, context: str | None = None
+) -> client.Configuration:
     """StartError when there is neither a service account nor a kubeconfig that works."""
     configuration = client.Configuration()
     try:
-        if kubeconfig is not None:
+        if kubeconfig is not None or context is not None:
             raise config.ConfigException("a kubeconfig was asked for")
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         try:
             await config.load_kube_config(
-                config_file=kubeconfig and str(kubeconfig), client_configuration=configuration
+                config_file=kubeconfig and str(kubeconfig),
+                context=context,
+                client_configuration=configuration,
             )
         except (config.ConfigException, OSError) as error:
             raise StartError(

@@ -1,7 +1,7 @@
 """kopf's handlers: indices hold what is there, events wake the reconciler of what they concern.
 
 There are no timers, daemons or change handlers: those leave finalizers and annotations on objects.
-All handlers are asynchronous: kopf hands others to threads, at more than what they cost.
+All handlers are asynchronous: a thread for each call would cost more than the handler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REGISTRY = kopf.OperatorRegistry()
 
 @kopf.on.login(registry=REGISTRY)
 async def login(memo: OperatorMemo, **_: Any) -> kopf.ConnectionInfo:
-    """Again whenever the API server refuses the last token."""
+    """Called at the start, and whenever the API server refuses the last token."""
     return await connection_info(memo.kubeconfig)
 
 
@@ -42,7 +42,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
 async def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dict[str, Known]:
     """By `namespace/name`, and by each short name that it asks for, which has no slash."""
-    known = memo.body.read(dict(body))
+    known = memo.body.cache.read(dict(body))
     return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
@@ -68,14 +68,14 @@ async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
 
 @kopf.index(GROUP, VERSION, accelerator_class.PLURAL, id="classes", registry=REGISTRY)
 async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
-    """By name; one that cannot be used is as good as missing."""
+    """By name; an unusable one is left out, as if it did not exist."""
     known = read_class(dict(body))
     return {known.name: known} if known else {}
 
 
 @kopf.on.event(GROUP, VERSION, accelerator_class.PLURAL, registry=REGISTRY)
 async def class_changed(memo: OperatorMemo, **_: Any) -> None:
-    """Any deployment may name it. Nobody writes a status there, so each event is news."""
+    """Any deployment may name it. A class has no status, so each event is a change of its spec."""
     memo.reconcilers.wake_all()
 
 
@@ -83,7 +83,7 @@ async def class_changed(memo: OperatorMemo, **_: Any) -> None:
 async def deployment_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
-    """Wakes its reconciler; our own writes to its status change no generation and wake nobody."""
+    """Wakes its reconciler; our own writes to its status change no generation and wake none."""
     memo.first_event.set()
     if event["type"] is None:
         memo.listed_anew()
@@ -104,7 +104,7 @@ async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo,
     if event["type"] is None:
         memo.listed_anew()
     if event["type"] == "DELETED":
-        memo.body.pod_gone(_deployment_of(body), body.meta["uid"])
+        memo.body.cache.pod_gone(_deployment_of(body), body.meta["uid"])
     memo.reconcilers.wake(_deployment_of(body))
 
 
@@ -114,9 +114,9 @@ async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo,
 async def revision_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
-    """Only a deletion is news: it may be written again."""
+    """Only a deletion matters: the revision may have to be written again."""
     if event["type"] == "DELETED":
-        memo.body.revision_gone(_deployment_of(body), body.meta["uid"])
+        memo.body.history.gone(_deployment_of(body), body.meta["uid"])
         memo.reconcilers.wake(_deployment_of(body))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Literal
 
 import structlog
 
@@ -11,9 +12,9 @@ from ..errors import RejectedError
 from .api import ClusterApi
 from .known import Known
 from .observing import Object
+from .overlay import ObjectOverlay
 from .pods import PodSettings, pod_template
 from .revisions import KnownRevision, controller_revision, read_revision
-from .unseen import UnseenObjects
 
 PAUSE = 60.0  # seconds until a history that the API server refused is tried again
 
@@ -21,26 +22,26 @@ log = structlog.get_logger()
 
 
 class History:
-    """Of all deployments. Rollouts that fail need it; without it all else works."""
+    """The histories of all deployments. Only a rollout that fails needs them."""
 
     def __init__(
         self,
         api: ClusterApi,
         settings: PodSettings,
         clock: Callable[[], float],
-        warn: Callable[[Known, str, str], Awaitable[None]],
+        post_event: Callable[[Known, Literal["Warning"], str, str], Awaitable[None]],
     ) -> None:
-        """`warn` posts an event: its object, reason and sentence."""
+        """`post_event` gets an object, the kind, the reason and the sentence."""
         self._api = api
         self._settings = settings
         self._clock = clock
-        self._warn = warn
+        self._post_event = post_event
         self._index: Mapping[str, Collection[KnownRevision]] = {}
-        self._unseen: UnseenObjects[KnownRevision] = UnseenObjects(
+        self._overlay: ObjectOverlay[KnownRevision] = ObjectOverlay(
             lambda kept: kept.uid, lambda cached, made: cached.number >= made.number
         )
         self._refused_until: dict[str, float] = {}
-        self._lost: set[str] = set()  # uids that the index may still hold
+        self._deleted: set[str] = set()  # uids that the index may still hold
 
     def attach(self, index: Mapping[str, Collection[KnownRevision]]) -> None:
         """The live index, once kopf has made it."""
@@ -48,12 +49,12 @@ class History:
 
     def of(self, key: str, known: Known) -> list[KnownRevision]:
         """Every revision that is kept of this very object."""
-        cached = [past for past in self._index.get(key, ()) if past.uid not in self._lost]
-        kept = self._unseen.shown(key, cached, self._clock())
+        cached = [past for past in self._index.get(key, ()) if past.uid not in self._deleted]
+        kept = self._overlay.apply(key, cached, self._clock())
         return [past for past in kept if past.owner_uid == known.uid]
 
     def template(self, wanted: str, key: str, known: Known) -> Object | None:
-        """What a worker of this revision is made of; None: nobody knows any more."""
+        """What a worker of this revision is made of; None: it is in no history."""
         if known.manifest is not None and not known.error and known.revision == wanted:
             return pod_template(known.manifest, self._settings)
         kept = (past for past in self.of(key, known) if past.revision == wanted)
@@ -61,20 +62,25 @@ class History:
 
     def gone(self, key: str, uid: str) -> None:
         """The watch said that one was deleted."""
-        self._unseen.gone(key, uid)
+        self._overlay.gone(key, uid)
 
-    def lost(self, key: str, uid: str) -> None:
+    def deletion_missed(self, key: str, uid: str) -> None:
         """One was deleted and no watch has said so."""
-        self._lost.add(uid)
+        self._deleted.add(uid)
         self.gone(key, uid)
 
-    def cached(self) -> dict[str, str]:
+    def uids(self) -> dict[str, str]:
         """All that the index holds: uid -> key of the deployment."""
-        return {past.uid: key for key, kept in self._index.items() for past in kept}
+        return {
+            past.uid: key
+            for key, kept in self._index.items()
+            for past in kept
+            if past.uid not in self._deleted
+        }
 
     def forget_all(self, key: str) -> None:
         """The deployment is gone; the garbage collector has the rest."""
-        self._unseen.forget(key)
+        self._overlay.forget(key)
         self._refused_until.pop(key, None)
 
     async def keep(self, action: Record | Forget, key: str, known: Known) -> str:
@@ -88,7 +94,7 @@ class History:
         except RejectedError as error:
             self._refused_until[key] = self._clock() + PAUSE
             log.warning("the history is not kept", model=key, error=str(error))
-            await self._warn(known, "HistoryNotKept", str(error))
+            await self._post_event(known, "Warning", "HistoryNotKept", str(error))
             return ""
 
     async def _forget(self, action: Forget, key: str, known: Known) -> str:
@@ -111,9 +117,9 @@ class History:
             await self._delete(past, key, known)
         made = read_revision(await self._api.create_revision(body, known.uid))
         if made is not None:
-            self._unseen.put(key, made.uid, made, self._clock())
+            self._overlay.put(key, made.uid, made, self._clock())
         return "revision recorded"
 
     async def _delete(self, past: KnownRevision, key: str, known: Known) -> None:
         await self._api.delete_revision(known.metadata["namespace"], past.name, past.uid)
-        self._unseen.put(key, past.uid, None, self._clock())
+        self._overlay.put(key, past.uid, None, self._clock())

@@ -1,4 +1,4 @@
-"""A ModelDeployment as the index holds it: read once for each change, looked at often."""
+"""A ModelDeployment as the index holds it: parsed once for each change, used often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..decisions.observed import Deployment
 from ..decisions.reasons import Reason
 from ..views import decision_view
 from .observing import Object, invalid_deployment
-from .pods import PodSettings, pod_template, revision, template_problems
+from .pods import PodSettings, pod_template, template_problems, template_revision
 
 # Parts of the spec that make its revision.
 _IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
@@ -18,7 +18,7 @@ _IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The object and what we make of it."""
+    """The object, its parsed form and its revision."""
 
     body: Object
     manifest: ModelDeployment | None  # None: it is not valid
@@ -33,7 +33,7 @@ class Known:
 
     @property
     def metadata(self) -> Object:
-        """The object's own."""
+        """The object's own metadata."""
         metadata: Object = self.body["metadata"]
         return metadata
 
@@ -43,7 +43,7 @@ class Known:
         return self.manifest.served_names if self.manifest else ()
 
     def still_reads(self, body: Object) -> bool:
-        """Whether reading that would find the same: our own writes to the status change nothing."""
+        """Whether `body` has the same spec, as after our own writes to the status."""
         metadata = body["metadata"]
         generation = metadata.get("generation")
         return generation is not None and (metadata["uid"], generation) == (
@@ -53,7 +53,7 @@ class Known:
 
     @property
     def uid(self) -> str:
-        """Another object of the same name has another."""
+        """Of this very object: a later one of the same name has another uid."""
         uid: str = self.metadata["uid"]
         return uid
 
@@ -77,5 +77,5 @@ def read_deployment(body: Object, settings: PodSettings) -> Known:
         error = "; ".join(sentence for _, sentence in problems)
         # No pod can be made of it, but it is another revision than the one that runs.
         wanted = manifest.spec.model_dump(mode="json", include=_IN_THE_POD)
-        return Known(body, manifest, error, revision(wanted), problems[0][0])
-    return Known(body, manifest, "", revision(pod_template(manifest, settings)))
+        return Known(body, manifest, error, template_revision(wanted), problems[0][0])
+    return Known(body, manifest, "", template_revision(pod_template(manifest, settings)))

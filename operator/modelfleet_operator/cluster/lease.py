@@ -1,6 +1,6 @@
 """Leads by a `coordination.k8s.io` Lease: one replica acts, the others stand by.
 
-The client's own `leaderelection` neither counts transitions (our terms) nor lets go at the end.
+The client's own `leaderelection` neither counts transitions (our terms) nor releases it at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fence:
     """Whether this replica may act. Asked before each request that changes the cluster."""
 
     def __init__(self, lost: Callable[[str], NoReturn]) -> None:
-        """`lost` ends the process: nobody else may find it acting."""
+        """`lost` ends the process, so that it never acts beside another leader."""
         self._lost = lost
         self._until: float | None = None
 
@@ -53,7 +53,7 @@ class Fence:
         self._until = until
 
     def close(self) -> None:
-        """The Lease was let go."""
+        """The Lease was released."""
         self._until = None
 
     def check(self) -> None:
@@ -75,7 +75,7 @@ class Fence:
 
 
 def raise_lost(message: str) -> NoReturn:
-    """The way to lose inside a process that has other things to do."""
+    """For an operator that is one task of a larger process: raises instead of ending it."""
     raise LeadershipLostError(message)
 
 
@@ -93,7 +93,7 @@ class Elector:
         seen: Callable[[str], None],
         pace: Pace,
     ) -> None:
-        """`seen` is told of the holder's identity at each look while another one leads."""
+        """`seen` is told of the holder's identity at each read while another one leads."""
         self._leases = client.CoordinationV1Api(api_client)
         self._namespace, self._name = namespace, name
         self._identity = identity
@@ -137,8 +137,8 @@ class Elector:
                 await self._renew()
             except (PassingError, RejectedError) as error:
                 pause = self._pace.retry
-                if status_of(error) in {404, 409}:  # edited, deleted or taken by somebody
-                    await self._look_again()
+                if status_of(error) in {404, 409}:  # edited, deleted or taken by another candidate
+                    await self._read_again()
                 else:
                     log.warning("the Lease is not renewed", error=str(error))
 
@@ -150,7 +150,7 @@ class Elector:
         try:
             await self._write(holderIdentity="", leaseDurationSeconds=1)
         except (PassingError, RejectedError) as error:
-            log.warning("the Lease is not let go and expires", error=str(error))
+            log.warning("the Lease is not released and expires", error=str(error))
 
     async def _renew(self, **spec: str) -> None:
         asked_at = clock()
@@ -159,14 +159,14 @@ class Elector:
         )
         self._fence.open(asked_at + self._pace.leads_for)
 
-    async def _look_again(self) -> None:
+    async def _read_again(self) -> None:
         try:
             record = await self._read()
         except (PassingError, RejectedError) as error:
             log.warning("the Lease cannot be read", error=str(error))
             return
         if record and (record.holder, record.term) != (self._identity, self._term):
-            self._fence.lose(f"{record.holder or 'nobody'} holds the Lease")
+            self._fence.lose(f"{record.holder or 'no replica'} holds the Lease")
 
     async def _read(self) -> LeaseRecord | None:
         """None: there is no Lease."""

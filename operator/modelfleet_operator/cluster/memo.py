@@ -23,8 +23,8 @@ class OperatorMemo:
     # key -> (uid, generation, whether it is being deleted), as last seen in an event
     seen: dict[str, tuple[str, int | None, bool]] = field(default_factory=dict)
 
-    def lost(self, uid: str, key: str) -> None:
+    def deletion_missed(self, uid: str, key: str) -> None:
         """Something was deleted and no watch has said so."""
-        self.body.lost(key, uid)
+        self.body.deletion_missed(key, uid)
         self.seen.pop(key, None)
         self.reconcilers.wake(key)

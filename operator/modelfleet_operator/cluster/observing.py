@@ -11,8 +11,8 @@ from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .pod_problems import failure_of, placed_at, startup_problem_of
 from .pods import ORDINAL, PORT, REVISION, UNROUTED_AT
-from .trouble import failure_of, placed_at, trouble_of
 
 Object = Mapping[str, Any]
 
@@ -22,7 +22,7 @@ class KnownPod:
     """A pod as the index holds it: what decisions see of it, and nothing of the rest (20 KiB)."""
 
     uid: str
-    owner_uid: str  # of its controller; empty: nobody's
+    owner_uid: str  # of its controller; empty: it has none
     worker: Worker | None  # None: its labels are not as we write them
 
 
@@ -43,7 +43,7 @@ def observed_worker(pod: Object) -> Worker | None:
     if not labels.get(ORDINAL, "").isdecimal():
         return None
     stopping = "deletionTimestamp" in metadata
-    unrouted_at = labels.get(UNROUTED_AT)
+    draining_since = labels.get(UNROUTED_AT)
     failure = None if stopping else failure_of(pod)
     return Worker(
         namespace=metadata["namespace"],
@@ -53,12 +53,12 @@ def observed_worker(pod: Object) -> Worker | None:
         ordinal=int(labels[ORDINAL]),
         created=parse_time(metadata["creationTimestamp"]),
         address=_address(status.get("podIP", "")),
-        unrouted_at=float(unrouted_at) if unrouted_at else None,
+        draining_since=float(draining_since) if draining_since else None,
         stopping=stopping,
-        ends_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
+        gone_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
         failure=failure[0] if failure else None,
         failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
-        trouble=None if failure else trouble_of(pod),
+        problem=None if failure else startup_problem_of(pod),
         accelerator=labels.get(ACCELERATOR, ""),
         accelerator_generation=_generation(metadata.get("annotations", {})),
         placed_at=placed_at(pod),

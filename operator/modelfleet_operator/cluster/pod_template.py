@@ -1,8 +1,8 @@
 """spec.podTemplate: what a user lays under the worker pods, and what is refused of it.
 
 What Modelfleet sets itself is refused rather than dropped in silence. What reaches the node is
-refused, too: whoever may write a ModelDeployment must not get more of a node than the administrator
-gave. All the rest is for the API server to judge.
+refused, too: the right to write a ModelDeployment must not give more of a node than the
+administrator gave. All the rest is for the API server to judge.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ..api.model_deployment import PodTemplate
 from ..decisions.reasons import Reason
-from .trouble import WORKER
+from .pod_problems import WORKER
 
 HERE = "spec.podTemplate"
 OWN_PREFIX = "modelfleet.dev/"  # of labels and annotations

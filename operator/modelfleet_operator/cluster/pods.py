@@ -55,7 +55,7 @@ def selector(deployment: str) -> str:
 
 
 def pod_template(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any]:
-    """All that workers of one revision have in common; it can be kept and used later.
+    """All that workers of one revision have in common; it is kept in the history and used later.
 
     Call `template_problems` first.
     """
@@ -87,7 +87,7 @@ def refused_host_path(template: Mapping[str, Any], settings: PodSettings) -> str
     return next((path for path in paths if not settings.allows_host_path(path)), "")
 
 
-def revision(template: Mapping[str, Any]) -> str:
+def template_revision(template: Mapping[str, Any]) -> str:
     """Changes with anything in the pod, the image included, and with nothing else."""
     return revision_hash(template)
 
@@ -139,7 +139,7 @@ def _logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """Deleting the ModelDeployment deletes what has it: the garbage collector does it."""
+    """Kubernetes' garbage collector deletes objects that have it with the ModelDeployment."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -162,7 +162,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
     secrets = [{"name": name} for name in settings.image_pull_secrets]
     return {
         **({"imagePullSecrets": secrets} if secrets else {}),
-        # A worker that ended is replaced by the plan, with its back-off, not restarted in place:
+        # A worker that exited is replaced by the plan, with its back-off, not restarted in place:
         # what is routed to a pod is then always the process that the pod began with.
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": int(settings.drain_timeout + DRAIN_MARGIN),
@@ -180,7 +180,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
 def _pull_secrets(manifest: ModelDeployment, settings: PodSettings) -> list[str]:
     """Of the whole pod: they open the registry of its model, too."""
     given = manifest.spec.pod_template.spec.get("imagePullSecrets") or ()
-    # Nobody has looked at the template yet: what is no secret in it is told by its check.
+    # The template is not validated yet: an entry that is no object is reported by that check.
     told = [secret.get("name") for secret in given if isinstance(secret, dict)]
     return list(dict.fromkeys([*settings.image_pull_secrets, *filter(None, told)]))
 
@@ -204,7 +204,7 @@ def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage
         "ports": [{"name": "grpc", "containerPort": PORT}],
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
-        # worker that listens but makes no progress is the plan's business: it drains it first.
+        # worker that listens but makes no progress is drained and replaced by the plan.
         "startupProbe": {
             "tcpSocket": {"port": PORT},
             "periodSeconds": 1,

@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz of an operator."""
+"""/metrics, /healthz, /readyz and /explain of an operator."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from ..errors import StartError
+from ..explain.service import SnapshotOf, add_explain
 from .options import split_address
 
 
 @contextlib.asynccontextmanager
 async def probes(
-    listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool]
+    listen: str,
+    registry: CollectorRegistry,
+    is_ready: Callable[[], bool],
+    snapshot_of: SnapshotOf,
 ) -> AsyncIterator[None]:
     """Answers until the block ends; empty `listen`: nowhere. StartError if it cannot listen.
 
@@ -41,6 +45,7 @@ async def probes(
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
+    add_explain(app, snapshot_of)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     host, port = split_address(listen, "--metrics-listen")
     await runner.setup()

@@ -1,4 +1,4 @@
-"""One request to the Kubernetes API: its answer unread, its errors ours."""
+"""One request to the Kubernetes API: its answer as text, its errors translated into ours."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kubernetes.aio import client
 
 from ..errors import PassingError, RejectedError
 
-# What the same request may meet with success later; other refusals somebody must correct.
+# The same request may succeed later; after other refusals a person must correct something.
 _PASSING = frozenset({401, 408, 409, 429})
 
 
 async def answer(request: Awaitable[Any]) -> str:
-    """The body, unread: the client would refuse a deed that was done for an answer it cannot type.
+    """The body, unparsed: a write that succeeded must not fail because of its answer's type.
 
     What we wrote comes back through the watch.
     """
@@ -31,7 +31,7 @@ async def answer(request: Awaitable[Any]) -> str:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """PassingError for what may pass by itself, RejectedError for what somebody must fix."""
+    """PassingError for what may pass by itself, RejectedError for what a person must fix."""
     try:
         yield
     except client.ApiException as error:

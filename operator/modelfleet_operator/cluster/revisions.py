@@ -61,7 +61,7 @@ def controller_revision(
 
 
 def _change_cause(owner: Object) -> dict[str, Any]:
-    """Metadata with the cause of the change, if whoever made it said one."""
+    """Metadata with the cause of the change, if the object has one."""
     cause = owner.get("annotations", {}).get(CHANGE_CAUSE)
     return {"annotations": {CHANGE_CAUSE: cause}} if cause else {}
 

@@ -17,7 +17,7 @@ import structlog
 
 from ..api.model_deployment import GROUP
 from ..errors import ModelfleetError, StartError
-from ..fleet.service import Fleet, serve
+from ..fleet.service import FleetService, serve
 from ..metrics import Metrics
 from ..reconciler import Reconcilers
 from .api import ClusterApi
@@ -51,8 +51,8 @@ async def _until_signalled(options: OperatorOptions) -> None:
 
 
 def _end_at_once(message: str) -> NoReturn:
-    """No cleaning up: a replica that may not act any more has nothing to say to anybody."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201  for whoever reads the pod's log
+    """Without cleaning up: a replica that lost its Lease must send nothing more."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201  for the reader of the pod's log
     os._exit(1)
 
 
@@ -81,7 +81,7 @@ async def operate(
         api_client = await connect(fence.check)
         api = ClusterApi(api_client)
         body = ClusterBody(api, options.pods, time.time)
-        fleet = Fleet(
+        fleet = FleetService(
             time.time,
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
             wake_all=lambda: reconcilers.wake_all(),  # noqa: PLW0108
@@ -94,7 +94,7 @@ async def operate(
         )
         is_warm = asyncio.Event()
         await stack.enter_async_context(
-            probes(options.metrics_listen, metrics.registry, is_warm.is_set)
+            probes(options.metrics_listen, metrics.registry, is_warm.is_set, reconcilers.snapshot)
         )
         # The Lease has a connection of its own: nothing queues before a renewal.
         lease_client = await connect(lambda: None)
@@ -115,12 +115,12 @@ async def operate(
                     seen=lambda holder: fleet.follow(holder.partition("@")[2]),
                     pace=options.lease_pace,
                 )
-                sweeper = Sweeper(api_client, options.namespaces, body.cached, memo.lost)
+                sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
                 work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
                 await _first_of(stop.wait(), watching, work, collect_rarely())
         finally:
-            # Last, because kopf ends by cancelling every task that is younger than itself.
+            # Last, because kopf ends by cancelling every task that was started after it.
             kopf_stop.set()
             await asyncio.wait([watching])
 
@@ -158,7 +158,7 @@ async def _work(
     api: ClusterApi,
     options: OperatorOptions,
     memo: OperatorMemo,
-    fleet: Fleet,
+    fleet: FleetService,
     elector: Elector,
     sweeper: Sweeper,
     is_warm: asyncio.Event,
@@ -175,7 +175,7 @@ async def _work(
         await elector.release()
 
 
-async def _lead(term: int, memo: OperatorMemo, fleet: Fleet, sweeper: Sweeper) -> None:
+async def _lead(term: int, memo: OperatorMemo, fleet: FleetService, sweeper: Sweeper) -> None:
     # A view that lacks a deployment tells gateways that it does not exist.
     await sweeper.compare()
     fleet.lead(term, memo.body.keys())
@@ -183,7 +183,7 @@ async def _lead(term: int, memo: OperatorMemo, fleet: Fleet, sweeper: Sweeper) -
 
 
 async def _crds_are_installed(api: ClusterApi) -> None:
-    """Watches begin once, with what is served then."""
+    """Waits for the CRDs: kopf watches only what is served when it starts."""
     told: frozenset[str] = frozenset()
     while True:
         try:
@@ -222,7 +222,7 @@ async def _indices_are_complete(
 
 
 async def _first_of(*awaitables: Any) -> None:
-    """Waits for one of them, cancels the others but those that are tasks, raises its error."""
+    """Waits for the first to end, raises its error, and cancels the others that are no tasks."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -236,7 +236,7 @@ async def _first_of(*awaitables: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(fleet: Fleet, listen: str) -> AsyncIterator[str]:
+async def _serving(fleet: FleetService, listen: str) -> AsyncIterator[str]:
     host, _, _ = listen.rpartition(":")
     try:
         server, port = await serve(fleet, listen)

@@ -1,7 +1,7 @@
-"""Finds what watches lost.
+"""Finds the deletions that watches missed.
 
 kopf lists anew after a gap, but keeps what was deleted in it; and a watch that sees nothing at all
-looks like a cluster where nothing happens.
+cannot be told from a cluster where nothing happens.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class Sweeper:
         api_client: client.ApiClient,
         namespaces: Collection[str],
         cached: Callable[[], Mapping[str, str]],
-        lost: Callable[[str, str], None],
+        missed: Callable[[str, str], None],
         lag: float = LAG,
     ) -> None:
-        """`cached`: uid -> deployment of all that the indices hold. `lost` is told of both.
+        """`cached`: uid -> deployment of all that the indices hold; `namespaces` empty: all.
 
-        `namespaces` empty: all.
+        `missed` gets uid and deployment of each object that was deleted without an event.
         """
         self._lag = lag
         self._pods = client.CoreV1Api(api_client)
         self._objects = client.CustomObjectsApi(api_client)
         self._namespaces = namespaces
         self._cached = cached
-        self._lost = lost
+        self._missed = missed
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -71,7 +71,7 @@ class Sweeper:
             await self.compare()
 
     async def compare(self) -> None:
-        """Until both know the same; an API server that does not answer is asked again later.
+        """Until indices and API server agree; one that does not answer is asked again later.
 
         WatchLostError when a deployment stays unseen for longer than a watch may be behind.
         """
@@ -105,7 +105,7 @@ class Sweeper:
                 deployments |= found
         for uid in cached.keys() - there:
             log.warning("a watch has missed that it was deleted", uid=uid, model=cached[uid])
-            self._lost(uid, cached[uid])
+            self._missed(uid, cached[uid])
         return deployments - self._cached().keys()
 
     def _lists(self) -> list[tuple[List, dict[str, Any]]]:

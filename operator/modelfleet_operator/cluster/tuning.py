@@ -15,7 +15,7 @@ from .pods import DEPLOYMENT
 def tune(settings: kopf.OperatorSettings) -> None:
     """Our own events are posted where things happen; kopf adds none, and waits for no peer."""
     # No right to list namespaces and CRDs is needed. And kopf, which asks anew what is served when
-    # a CRD changes, would end our watches for good where discovery leaves it out for a moment.
+    # a CRD changes, would end our watches for ever if discovery left our CRDs out for a moment.
     settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.peering.standalone = True

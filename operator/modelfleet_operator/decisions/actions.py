@@ -40,7 +40,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Unroute:
-    """Keep `Worker.unrouted_at` where a restarted operator finds it; the worker lives on."""
+    """Keep `Worker.draining_since` where a restarted operator finds it: the worker drains."""
 
     worker: Worker
     reason: str
@@ -48,7 +48,7 @@ class Unroute:
 
 @dataclass(frozen=True, slots=True)
 class Reroute:
-    """Forget `Worker.unrouted_at`: a worker that was draining is needed after all."""
+    """Forget `Worker.draining_since`: a worker that was draining is needed after all."""
 
     worker: Worker
     reason: str
@@ -60,12 +60,12 @@ class Stop:
 
     worker: Worker
     reason: str
-    is_idle: bool = False  # nothing runs on it, so nothing is lost if it does not end by itself
+    is_idle: bool = False  # nothing runs on it, so it may be killed if it does not end by itself
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Clear away what is left of a dead worker. Only the one with this uid; gone is success."""
+    """Clear away what is left of an exited worker. Only the one with this uid; gone is success."""
 
     worker: Worker
     reason: str

@@ -9,7 +9,7 @@ from typing import Literal
 from .reasons import Reason
 from .status import Condition, ConditionType, ScalingEvent, Status
 
-# Why it is under way when all goes well; anything else is in its way.
+# Reasons of Reconciling when all goes well; any other one is an obstacle.
 _ROUTINE = frozenset(
     {Reason.STARTING, Reason.SCALING_UP, Reason.SCALING_DOWN, Reason.ROLLOUT, Reason.AS_DESIRED}
 )
@@ -25,7 +25,7 @@ class Announcement:
 
 
 def announce(before: Status | None, after: Status) -> list[Announcement]:
-    """Steps of scaling and of a rollout, what came into the way and what left it, readiness."""
+    """Steps of scaling and of a rollout, obstacles that came or went, and readiness."""
     return [
         *_scaling(before, after),
         *_rollout(before, after),

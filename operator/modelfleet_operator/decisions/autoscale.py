@@ -44,7 +44,7 @@ class ScalingDecision:
     replicas: int
     reason: str  # shown in status.scalingHistory, so it is written for a person
     peaks: Peaks
-    look_again: float | None = None  # when time alone may change the answer, Unix seconds
+    wake_at: float | None = None  # when time alone may change the answer, Unix seconds
 
 
 def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> ScalingDecision:
@@ -52,6 +52,9 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
 
     The idle timeout outranks the delay: a model without any request for that long sleeps even if a
     peak is more recent than the delay.
+
+    Target queue depth 8, 3 replicas, 9 requests, peaks ((980, 3),), `scale_down_delay` 30 s, now
+    1000 -> 3 replicas (2 are needed, 3 at the recent peak); now 1010 -> 2.
     """
     if policy.mode == "External":
         replicas = policy.min_replicas if policy.replicas is None else policy.replicas
@@ -70,7 +73,7 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
     recent = _remember(peaks, load.now, most, policy.scale_down_delay)
     peak = max(n for _, n in recent)
     idle = load.now - load.last_active
-    look_again = None
+    wake_at = None
     if wanted >= load.replicas:
         replicas, reason = wanted, _demand(load, wanted)
     elif depth == 0 and policy.min_replicas == 0 and idle >= policy.idle_timeout:
@@ -79,11 +82,9 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
         floor = 1 if policy.min_replicas == 0 else policy.min_replicas
         replicas = min(max(wanted, peak, floor), load.replicas)
         reason = f"{_demand(load, wanted)}, {peak} at the recent peak"
-        look_again = _next_look(policy, load, recent, replicas)
+        wake_at = _next_wake(policy, load, recent, replicas)
     bounded, note = _bounded(policy, replicas)
-    return ScalingDecision(
-        replicas=bounded, reason=reason + note, peaks=recent, look_again=look_again
-    )
+    return ScalingDecision(replicas=bounded, reason=reason + note, peaks=recent, wake_at=wake_at)
 
 
 def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
@@ -112,7 +113,7 @@ def _bounded(policy: ScalingPolicy, replicas: int) -> tuple[int, str]:
     return bounded, f"; {bound} is {bounded}"
 
 
-def _next_look(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) -> float | None:
+def _next_wake(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) -> float | None:
     """When a peak leaves the window or the idle timeout is over."""
     times = []
     if replicas > max(policy.min_replicas, 1):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .memory import FAILURES_UNTIL_STALLED
 from .observed import Worker
-from .outlook import Outlook
+from .plan_context import PlanContext
 from .reasons import Reason
-from .trouble import Trouble
-
-STALLED_AFTER = 3  # failures in a row
+from .startup_problem import StartupProblem
 
 _ADVICE = {
     Reason.OUT_OF_MEMORY: ": give workers more memory (spec.podTemplate), or lower "
@@ -26,27 +25,27 @@ class Cause:
     is_lasting: bool  # it will hardly pass by itself: Stalled
 
 
-def find_cause(outlook: Outlook) -> Cause | None:
-    """The first of: the spec, the accelerator classes, a refusal, a pod's trouble, failures."""
-    deployment = outlook.seen.deployment
+def find_cause(context: PlanContext) -> Cause | None:
+    """The first of: the spec, the accelerator classes, a refusal, a pod's problem, failures."""
+    deployment = context.seen.deployment
     if deployment.error:
         return Cause(reason=deployment.error_reason, message=deployment.error, is_lasting=True)
-    if not outlook.placement.is_possible:
+    if not context.placement.is_possible:
         return Cause(
             reason=Reason.ACCELERATOR_CLASS_MISSING,
-            message=_why_missing(outlook.placement.missing),
+            message=_why_missing(context.placement.missing),
             is_lasting=True,
         )
-    if deployment.refusal is not None and outlook.missing:
+    if deployment.refusal is not None and context.changes.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
-    return _trouble(outlook) or _given_up(outlook) or _failures(outlook)
+    return _startup_problem(context) or _given_up(context) or _failures(context)
 
 
-def placement_limits(outlook: Outlook) -> tuple[bool, Reason, str]:
+def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:
     """Whether new workers cannot go where they were asked to go first, and why."""
-    placement = outlook.placement
-    asked = outlook.seen.deployment.accelerators
+    placement = context.placement
+    asked = context.seen.deployment.accelerators
     if not asked:
         return False, Reason.AS_ASKED, "spec.placement asks for no accelerator class"
     limits = [_why_missing(placement.missing)] if placement.missing else []
@@ -68,60 +67,60 @@ def _why_missing(missing: tuple[str, ...]) -> str:
     )
 
 
-def _trouble(outlook: Outlook) -> Cause | None:
-    """Of several workers' troubles what needs somebody, and of these the oldest."""
+def _startup_problem(context: PlanContext) -> Cause | None:
+    """Of several workers' problems a lasting one, and of these the oldest."""
     causes = [
-        (not _is_lasting(outlook, worker.trouble), worker.trouble.since, worker, worker.trouble)
-        for worker in outlook.census.serving
-        if worker.trouble is not None and worker.trouble.is_told(outlook.now)
+        (not _is_lasting(context, worker.problem), worker.problem.since, worker, worker.problem)
+        for worker in context.groups.serving
+        if worker.problem is not None and worker.problem.is_shown(context.now)
     ]
     if not causes:
         return None
-    is_passing, _, worker, trouble = min(causes, key=lambda cause: cause[:2])
+    is_passing, _, worker, problem = min(causes, key=lambda cause: cause[:2])
     return Cause(
-        reason=trouble.reason,
-        message=_message(outlook, worker, trouble),
+        reason=problem.reason,
+        message=_message(context, worker, problem),
         is_lasting=not is_passing,
     )
 
 
-def _is_lasting(outlook: Outlook, trouble: Trouble) -> bool:
-    if trouble.reason is Reason.UNSCHEDULABLE and outlook.seen.deployment.accelerators:
+def _is_lasting(context: PlanContext, problem: StartupProblem) -> bool:
+    if problem.reason is Reason.UNSCHEDULABLE and context.seen.deployment.accelerators:
         # Each worker that moves to another class begins to wait anew.
-        stalls_at = outlook.placement.stalls_at
-        return stalls_at is not None and stalls_at <= outlook.now
-    return trouble.needs_somebody(outlook.now)
+        stalls_at = context.placement.stalls_at
+        return stalls_at is not None and stalls_at <= context.now
+    return problem.is_lasting(context.now)
 
 
-def _message(outlook: Outlook, worker: Worker, trouble: Trouble) -> str:
-    if trouble.reason is not Reason.UNSCHEDULABLE or not worker.accelerator:
-        return f"{worker.name}: {trouble.message}"
+def _message(context: PlanContext, worker: Worker, problem: StartupProblem) -> str:
+    if problem.reason is not Reason.UNSCHEDULABLE or not worker.accelerator:
+        return f"{worker.name}: {problem.message}"
     others = [
         f"; {name} is short: {shortage.why}"
-        for name, shortage in outlook.placement.shortages.items()
+        for name, shortage in context.placement.shortages.items()
         if name != worker.accelerator
     ]
     wanted = f"{worker.name} waits for accelerator class {worker.accelerator}"
-    return f"{wanted}: {trouble.message}{''.join(others)}"
+    return f"{wanted}: {problem.message}{''.join(others)}"
 
 
-def _given_up(outlook: Outlook) -> Cause | None:
-    revision = outlook.seen.deployment.revision
-    if outlook.memory.given_up != revision:
+def _given_up(context: PlanContext) -> Cause | None:
+    revision = context.revision
+    if context.memory.given_up != revision:
         return None
-    error = outlook.memory.failures.error or "a worker of it did not start"
+    error = context.memory.failures.error or "a worker of it did not start"
     return Cause(
         reason=Reason.ROLLOUT_STUCK,
-        message=f"revision {revision} gave its place back to revision {outlook.serving_revision}, "
+        message=f"revision {revision} gave its place back to revision {context.previous_revision}, "
         f"since spec.rollout.maxSurge has no other for it; another change tries again: {error}",
         is_lasting=True,
     )
 
 
-def _failures(outlook: Outlook) -> Cause | None:
-    failures, census = outlook.memory.failures, outlook.census
-    is_lasting = failures.count >= STALLED_AFTER
-    is_whole = census.ready_current == len(census.current) and not outlook.missing
+def _failures(context: PlanContext) -> Cause | None:
+    failures, groups = context.memory.failures, context.groups
+    is_lasting = failures.count >= FAILURES_UNTIL_STALLED
+    is_whole = groups.ready_current == len(groups.current) and not context.changes.missing
     if not failures.count or (is_whole and not is_lasting):
         return None
     is_loop = is_lasting and failures.reason is Reason.WORKER_FAILED

@@ -5,10 +5,10 @@ from __future__ import annotations
 from .causes import Cause, find_cause, placement_limits
 from .cost import cost_per_hour
 from .observed import GatewayReport, Observed, Worker, WorkerState
-from .outlook import Outlook
+from .plan_context import PlanContext
 from .reasons import Reason
 from .status import (
-    ColdStart,
+    ColdStartProgress,
     Condition,
     ConditionType,
     Queue,
@@ -23,71 +23,74 @@ DEPLOYMENT_LABEL = "modelfleet.dev/deployment"
 Finding = tuple[Truth, Reason, str]  # status, reason, message
 
 
-def make_status(outlook: Outlook, previous: Status | None) -> Status:
+def make_status(context: PlanContext, previous: Status | None) -> Status:
     """The whole status; `previous` gives the history and the times of unchanged conditions."""
-    seen, census = outlook.seen, outlook.census
+    seen, groups = context.seen, context.groups
     existing = [w for w in seen.workers if w.failure is None and not w.stopping]
-    cold = _cold_start(outlook)
-    cause = find_cause(outlook)
+    cold = _cold_start(context)
+    cause = find_cause(context)
     findings: dict[ConditionType, Finding] = {
-        "Ready": _ready(outlook, cold, cause),
-        "Reconciling": _reconciling(outlook, cause),
+        "Ready": _ready(context, cold, cause),
+        "Reconciling": _reconciling(context, cause),
         "Stalled": _stalled(cause),
         "NameConflict": _name_conflict(seen),
-        "PlacementLimited": _placement_limited(outlook),
+        "PlacementLimited": _placement_limited(context),
     }
-    signals = outlook.signals
+    signals = context.signals
     return Status(
         observed_generation=seen.deployment.generation,
         conditions=tuple(
-            _condition(type_, finding, outlook, previous) for type_, finding in findings.items()
+            _condition(type_, finding, context, previous) for type_, finding in findings.items()
         ),
         replicas=len(existing),
-        ready_replicas=len(census.ready),
+        ready_replicas=len(groups.ready),
         selector=f"{DEPLOYMENT_LABEL}={seen.deployment.name}",
         revision=seen.deployment.revision,
         queue=Queue(waiting=signals.waiting, running=signals.running) if signals.gateways else None,
-        scaling_history=_history(outlook, previous),
+        scaling_history=_history(context, previous),
         cold_start=cold,
         cost_per_hour=cost_per_hour(seen),
     )
 
 
 def _condition(
-    type_: ConditionType, finding: Finding, outlook: Outlook, previous: Status | None
+    type_: ConditionType, finding: Finding, context: PlanContext, previous: Status | None
 ) -> Condition:
     status, reason, message = finding
     # An older version's status may lack a condition.
     before = {c.type: c for c in previous.conditions} if previous else {}
     same = type_ in before and before[type_].status == status
-    changed = before[type_].changed if same else outlook.now
+    changed = before[type_].changed if same else context.now
     return Condition(
         type=type_,
         status=status,
         reason=reason.value,
         message=message,
         changed=changed,
-        generation=outlook.seen.deployment.generation,
+        generation=context.seen.deployment.generation,
     )
 
 
-def _history(outlook: Outlook, previous: Status | None) -> tuple[ScalingEvent, ...]:
+def _history(context: PlanContext, previous: Status | None) -> tuple[ScalingEvent, ...]:
     history = previous.scaling_history if previous else ()
-    if outlook.target == outlook.before:
+    if context.target.replicas == context.target.before:
         return history
     event = ScalingEvent(
-        time=outlook.now, before=outlook.before, after=outlook.target, reason=outlook.reason
+        time=context.now,
+        before=context.target.before,
+        after=context.target.replicas,
+        reason=context.target.reason,
     )
     return (*history, event)[-HISTORY:]
 
 
-def _ready(outlook: Outlook, cold: ColdStart | None, cause: Cause | None) -> Finding:
-    gateways = outlook.signals.gateways
+def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | None) -> Finding:
+    gateways = context.signals.gateways
     if not gateways:
         return (
             "Unknown",
             Reason.NO_GATEWAY,
-            "no gateway is connected, so nobody can tell what it reaches",
+            "no gateway is connected, so it is unknown what gateways reach",
         )
     behind = [gateway.gateway for gateway in gateways if not gateway.heard]
     if behind:
@@ -96,74 +99,74 @@ def _ready(outlook: Outlook, cold: ColdStart | None, cause: Cause | None) -> Fin
             Reason.GATEWAY_BEHIND,
             f"{', '.join(behind)} has not taken the latest view yet",
         )
-    if outlook.is_asleep:
+    if context.is_asleep:
         return "True", Reason.ASLEEP, "no worker runs; the first request wakes one"
-    new, old = outlook.seen.deployment.revision, outlook.serving_revision
-    if outlook.is_asleep_under_old:
+    new, old = context.revision, context.previous_revision
+    if context.is_previous_asleep:
         wakes = f"no worker runs; the first request wakes one of revision {old}"
         return "True", Reason.ASLEEP, f"{wakes}, since revision {new} is not ready"
-    lost = [gateway.gateway for gateway in gateways if not _is_served(outlook, gateway)]
-    if not lost:
-        count = f"{len(outlook.census.ready)} of {_replicas(outlook.target)}"
-        if outlook.census.ready and not outlook.is_proven:
+    unserved = [gateway.gateway for gateway in gateways if not _is_served(context, gateway)]
+    if not unserved:
+        count = f"{len(context.groups.ready)} of {_replicas(context.target.replicas)}"
+        if context.groups.ready and not context.is_proven:
             waits = f"of revision {old} until revision {new} is ready"
             return "True", Reason.SERVING_OLD_REVISION, f"{count} ready at every gateway, {waits}"
         return "True", Reason.SERVING, f"{count} ready at every gateway"
-    if any(_says_ready(outlook, worker.id) for worker in outlook.census.serving):
-        return "False", Reason.UNREACHABLE, f"{', '.join(lost)} reaches no ready worker"
+    if any(_says_ready(context, worker.id) for worker in context.groups.serving):
+        return "False", Reason.UNREACHABLE, f"{', '.join(unserved)} reaches no ready worker"
     if cause is not None:
         return "False", cause.reason, cause.message
-    if outlook.target == 0 and not outlook.census.serving:
+    if context.target.replicas == 0 and not context.groups.serving:
         return "False", Reason.SCALED_TO_ZERO, "spec.scaling.replicas is 0, so nothing serves"
-    reason = Reason.WAKING if outlook.is_proven else Reason.STARTING
+    reason = Reason.WAKING if context.is_proven else Reason.STARTING
     progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
     return "False", reason, progress
 
 
-def _is_served(outlook: Outlook, gateway: GatewayReport) -> bool:
+def _is_served(context: PlanContext, gateway: GatewayReport) -> bool:
     return any(
-        worker.id in gateway.reachable and _says_ready(outlook, worker.id)
-        for worker in outlook.census.serving
+        worker.id in gateway.reachable and _says_ready(context, worker.id)
+        for worker in context.groups.serving
     )
 
 
-def _says_ready(outlook: Outlook, worker_id: str) -> bool:
-    stats = outlook.signals.stats.get(worker_id)
+def _says_ready(context: PlanContext, worker_id: str) -> bool:
+    stats = context.signals.stats.get(worker_id)
     return stats is not None and stats.state is WorkerState.READY
 
 
-def _reconciling(outlook: Outlook, cause: Cause | None) -> Finding:
+def _reconciling(context: PlanContext, cause: Cause | None) -> Finding:
     """False while stalled: kstatus takes the first of the two that is true."""
-    census, target = outlook.census, outlook.target
+    groups, target = context.groups, context.target
     if cause is not None:
         if cause.is_lasting:
             return "False", Reason.STALLED, "it does not get further by itself"
         return "True", cause.reason, cause.message
-    ending = _ending(outlook)
-    draining = sum(w.revision != outlook.seen.deployment.revision for w in ending)
-    if census.old or draining:
-        done = f"{census.ready_current} of {_replicas(target)} of the new revision ready"
-        left = f"{len(census.old)} of an old one serve, {draining} drain or end"
-        waits = f"; {outlook.waits}" if outlook.waits else ""
+    ending = _draining_or_stopping(context)
+    old_ending = sum(w.revision != context.revision for w in ending)
+    if groups.old or old_ending:
+        done = f"{groups.ready_current} of {_replicas(target.replicas)} of the new revision ready"
+        left = f"{len(groups.old)} of an old one serve, {old_ending} drain or stop"
+        waits = f"; {context.changes.rollout.waits}" if context.changes.rollout.waits else ""
         return "True", Reason.ROLLOUT, f"{done}, {left}{waits}"
-    if census.ready_current < len(census.current) or outlook.missing:
+    if groups.ready_current < len(groups.current) or context.changes.missing:
         return (
             "True",
-            Reason.SCALING_UP if outlook.is_proven else Reason.STARTING,
-            f"{census.ready_current} of {_replicas(target)} ready: {outlook.reason}",
+            Reason.SCALING_UP if context.is_proven else Reason.STARTING,
+            f"{groups.ready_current} of {_replicas(target.replicas)} ready: {target.reason}",
         )
     if ending:
-        return "True", Reason.SCALING_DOWN, f"{len(ending)} draining: {outlook.reason}"
-    return "False", Reason.AS_DESIRED, f"{_replicas(target)} wanted: {outlook.reason}"
+        return "True", Reason.SCALING_DOWN, f"{len(ending)} draining: {target.reason}"
+    return "False", Reason.AS_DESIRED, f"{_replicas(target.replicas)} wanted: {target.reason}"
 
 
-def _ending(outlook: Outlook) -> list[Worker]:
-    """Those that drain or end, and those whose end this plan begins."""
-    serving = {worker.uid for worker in outlook.census.serving}
+def _draining_or_stopping(context: PlanContext) -> list[Worker]:
+    """Those that drain or stop, and those that this plan drains or stops."""
+    serving = {worker.uid for worker in context.groups.serving}
     return [
         worker
-        for worker in outlook.seen.workers
-        if worker.uid not in serving and worker.failure is None and not worker.is_lost(outlook.now)
+        for worker in context.seen.workers
+        if worker.uid not in serving and worker.failure is None and not worker.is_lost(context.now)
     ]
 
 
@@ -173,49 +176,47 @@ def _stalled(cause: Cause | None) -> Finding:
     return "False", Reason.PROGRESSING, "nothing is in the way"
 
 
-def _placement_limited(outlook: Outlook) -> Finding:
-    is_limited, reason, message = placement_limits(outlook)
+def _placement_limited(context: PlanContext) -> Finding:
+    is_limited, reason, message = placement_limits(context)
     return "True" if is_limited else "False", reason, message
 
 
 def _name_conflict(seen: Observed) -> Finding:
     """The older deployment has the short name; the younger is reachable by its full name."""
     deployment = seen.deployment
-    lost = [
+    taken = [
         f"{name!r} belongs to {seen.owners[name]}, which is older"
         for name in deployment.served_names
         if seen.owners.get(name, deployment.key) != deployment.key
     ]
-    if not lost:
+    if not taken:
         return "False", Reason.NO_CONFLICT, "every served name is its own"
-    return "True", Reason.NAME_TAKEN, f"{'; '.join(lost)}: ask for {deployment.key!r} instead"
+    return "True", Reason.NAME_TAKEN, f"{'; '.join(taken)}: ask for {deployment.key!r} instead"
 
 
-def _cold_start(outlook: Outlook) -> ColdStart | None:
+def _cold_start(context: PlanContext) -> ColdStartProgress | None:
     """The worker that will be ready next; None if nothing is on its way."""
-    coming = [
-        worker
-        for worker in outlook.census.serving
-        if worker.uid not in outlook.memory.was_ready | outlook.census.ready
-    ]
+    known = context.memory.was_ready | context.groups.ready
+    coming = [worker for worker in context.groups.serving if worker.uid not in known]
     progress = []
     for worker in coming:
-        stats = outlook.signals.stats.get(worker.id)
-        learned = worker.created + outlook.memory.cold_start_seconds
-        is_stuck = worker.trouble is not None and worker.trouble.is_told(outlook.now)
-        is_known = learned > max(outlook.now, worker.created) and not is_stuck
+        stats = context.signals.stats.get(worker.id)
+        learned = worker.created + context.memory.cold_start_seconds
+        is_stuck = worker.problem is not None and worker.problem.is_shown(context.now)
+        is_known = learned > max(context.now, worker.created) and not is_stuck
         phase, percent, eta = "Pending" if is_stuck else "Starting", 0, learned if is_known else 0.0
         if stats is not None and stats.phase:
             phase, percent, eta = stats.phase, int(stats.percent), stats.eta or eta
-        progress.append(ColdStart(phase=phase, percent=percent, eta=eta))
+        progress.append(ColdStartProgress(phase=phase, percent=percent, eta=eta))
     if progress:
         return max(progress, key=lambda cold: cold.percent)
-    if not outlook.missing or outlook.seen.deployment.error:
+    if not context.changes.missing or context.seen.deployment.error:
         return None
-    learned = outlook.start_at + outlook.memory.cold_start_seconds
-    return ColdStart(
-        phase="BackOff" if outlook.start_at > outlook.now else "Starting",
-        eta=learned if learned > outlook.now else 0.0,
+    start_at = context.changes.start_at
+    learned = start_at + context.memory.cold_start_seconds
+    return ColdStartProgress(
+        phase="BackOff" if start_at > context.now else "Starting",
+        eta=learned if learned > context.now else 0.0,
     )
 
 

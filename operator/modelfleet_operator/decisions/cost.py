@@ -10,7 +10,7 @@ from .observed import Observed
 def cost_per_hour(seen: Observed) -> Decimal | None:
     """Sum of the prices of the workers' accelerator classes; None: a price is not known.
 
-    Starting, draining and dead workers count until they are gone, since their node is held; a
+    Starting, draining and exited workers count until they are gone, since their node is held; a
     worker that waits for its node costs nothing yet.
     """
     total = Decimal(0)

@@ -1,10 +1,12 @@
-"""When a worker that leaves may be stopped: first nobody routes to it, then nothing runs on it."""
+"""When a draining worker may be stopped: first no gateway routes to it, then nothing runs on it."""
 
 from __future__ import annotations
 
-from .census import UNWELL_TIMEOUT, Census
+from .actions import Stop
 from .memory import Memory
-from .observed import Observed, Signals, Worker, WorkerState
+from .observed import Signals, Worker
+from .plan_context import PlanContext
+from .worker_groups import UNHEALTHY_TIMEOUT
 
 SETTLE = 1.0  # seconds after which a worker's Stats are newer than its unrouting
 
@@ -15,48 +17,40 @@ def is_idle(worker: Worker, signals: Signals, memory: Memory) -> bool:
     return never_served or signals.is_idle(worker.id)
 
 
-def why_stop(
-    worker: Worker, seen: Observed, signals: Signals, now: float, memory: Memory, census: Census
-) -> str:
-    """Why an unrouted worker may be stopped now; empty: what runs on it goes on.
+def stop_drained(context: PlanContext) -> list[Stop]:
+    """Draining workers on which nothing runs any more, or that had their time.
+
+    tiny-a-0 drains for 10 s, no gateway reaches it, it has 0 requests -> Stop; with 1 request -> it
+    goes on; with 1 request after the drain timeout, while another ready one serves -> Stop.
+    """
+    return [
+        Stop(worker, why, is_idle(worker, context.signals, context.memory))
+        for worker in context.groups.draining
+        if (why := _why_stop(worker, context))
+    ]
+
+
+def _why_stop(worker: Worker, context: PlanContext) -> str:
+    """Empty: what runs on it goes on.
 
     Only one of the current revision has a deadline: others like it can take over what it has.
     A worker of an old revision drains for as long as its requests take.
     """
-    if worker.stopping or worker.unrouted_at is None:
-        return ""
-    waited = now - worker.unrouted_at
+    signals, now = context.signals, context.now
+    waited = now - (worker.draining_since or 0.0)
     if 0 <= waited < SETTLE:  # clocks may step back
         return ""
     if signals.is_idle(worker.id):
         return "nothing runs on it any more"
-    if worker.uid in memory.unwell and now - memory.unwell[worker.uid] >= UNWELL_TIMEOUT:
-        return f"no gateway has heard it for {UNWELL_TIMEOUT:g} s"
-    timeout = seen.deployment.drain_timeout
-    if 0 <= waited < timeout or worker.revision != seen.deployment.revision:
+    unhealthy = context.groups.unhealthy
+    if worker.uid in unhealthy and now - unhealthy[worker.uid] >= UNHEALTHY_TIMEOUT:
+        return f"no gateway has heard it for {UNHEALTHY_TIMEOUT:g} s"
+    timeout = context.seen.deployment.drain_timeout
+    if 0 <= waited < timeout or worker.revision != context.revision:
         return ""
     if not signals.gateways:
         return f"no gateway has said for {timeout:g} s what runs on it"
-    if any(w.revision == worker.revision and w.uid in census.ready for w in census.serving):
+    groups = context.groups
+    if any(w.revision == worker.revision and w.uid in groups.ready for w in groups.serving):
         return f"it had {timeout:g} s to finish: the rest goes on elsewhere"
     return ""
-
-
-def look_again(worker: Worker, seen: Observed) -> list[float]:
-    """When time alone may let an unrouted worker stop, Unix seconds."""
-    if worker.stopping or worker.unrouted_at is None:
-        return []
-    return [worker.unrouted_at + SETTLE, worker.unrouted_at + seen.deployment.drain_timeout]
-
-
-def can_come_back(worker: Worker, signals: Signals, memory: Memory) -> bool:
-    """Whether it only drains, and is as good as a new worker that is ready already."""
-    stats = signals.stats.get(worker.id)
-    return (
-        worker.unrouted_at is not None
-        and not worker.stopping
-        and worker.failure is None
-        and worker.uid not in memory.unwell
-        and stats is not None
-        and stats.state is WorkerState.READY
-    )

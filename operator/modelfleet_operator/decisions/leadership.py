@@ -1,4 +1,4 @@
-"""Who leads: what a candidate makes of the Lease that it sees.
+"""Which replica leads: what a candidate decides by the Lease that it sees.
 
 As in client-go, clocks of different machines are never compared: a Lease has expired for a
 candidate when it saw no renewal for its whole duration on its own clock. The holder stops acting
@@ -18,7 +18,7 @@ class Pace:
     margin: float = 3.0  # before that the holder has stopped acting
     renew: float = 2.0  # between renewals
     retry: float = 0.5  # after a request that failed
-    poll: float = 1.0  # between looks: so soon a candidate sees that the holder let go
+    poll: float = 1.0  # between reads: so soon a candidate sees that the holder released it
     request: float = 5.0  # that one request may take
 
     @property
@@ -29,9 +29,9 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRecord:
-    """The Lease as somebody wrote it."""
+    """The Lease as its last writer left it."""
 
-    holder: str  # identity; empty: it was let go
+    holder: str  # identity; empty: it was released
     term: int  # leaseTransitions
     duration: float  # seconds
     renewed: str  # opaque: only whether it changes matters
@@ -39,7 +39,7 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a candidate saw last, and since when it looks like that (seconds, its own clock)."""
+    """What a candidate saw last, and since when it is like that (seconds, its own clock)."""
 
     record: LeaseRecord | None  # None: there is no Lease
     since: float
@@ -54,13 +54,13 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Somebody else leads."""
+    """Another candidate leads: ask again after this pause."""
 
     seconds: float
 
 
 def sight(last: Sighting | None, record: LeaseRecord | None, now: float) -> Sighting:
-    """What is known after another look."""
+    """What is known after reading the Lease again."""
     return last if last is not None and last.record == record else Sighting(record, now)
 
 
@@ -81,7 +81,7 @@ def candidacy(
 def first_term(seen: Sighting | None, now: float) -> int:
     """The term of a Lease that is made anew (`now`: Unix seconds): above all that were before.
 
-    Gateways ignore views of lower terms, and they outlive a Lease that somebody deleted. Minutes
+    Gateways ignore views of lower terms, and they outlive a Lease that was deleted. Minutes
     since the epoch grow faster than terms do.
     """
     known = seen.record.term + 1 if seen is not None and seen.record is not None else 0

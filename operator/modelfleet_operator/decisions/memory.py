@@ -1,4 +1,4 @@
-"""What decisions must remember from one look to the next, and across a restart of the operator."""
+"""What decisions remember from one reconcile to the next, and across a restart of the operator."""
 
 from __future__ import annotations
 
@@ -13,16 +13,32 @@ from .autoscale import BUCKET, Peaks
 from .placement import Shortage, Shortages
 from .reasons import Reason
 
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
+STABLE = 60.0  # seconds without a failure, beyond the back-off, after which the count is 0 again
+FAILURES_UNTIL_STALLED = 3  # failures in a row that a person should hear of
+
+
+def back_off(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 1 -> 0, 2 -> 1, 3 -> 2, 4 -> 4, 9 -> 60."""
+    if failures <= 1:
+        return 0.0
+    return min(FIRST_DELAY * 2.0 ** min(failures - 2, 30), LONGEST_DELAY)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """Workers that ended or failed though nobody asked for it."""
+    """Workers that exited or failed without being stopped, since one was last ready for long."""
 
     count: int = 0
     last_at: float = 0.0
     error: str = ""  # of the latest one
     reason: Reason = Reason.WORKER_FAILED  # of the latest one
-    counted: frozenset[str] = frozenset()  # uids of dead workers that are still there
+    counted: frozenset[str] = frozenset()  # uids of these workers that still exist
+
+    @property
+    def retry_at(self) -> float:
+        """When the next worker may be started, Unix seconds."""
+        return self.last_at + back_off(self.count)
 
     def dump(self) -> dict[str, Any]:
         """JSON types."""
@@ -39,21 +55,25 @@ class Failures:
         return cls(**{**dumped, "counted": frozenset(dumped.get("counted", ()))})
 
 
+# Keys of older versions that are kept, since statuses written by them must stay readable.
+_STORED_KEYS = {"last_ready_revision": "proven", "unhealthy": "unwell"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """One deployment's memory; wall-clock seconds, since monotonic clocks do not travel."""
 
-    target: int | None = None  # workers wanted, as decided last
+    target: int | None = None  # workers wanted, as decided last; None: never decided
     only_proves: bool = False  # of `target`, the one worker is there to prove its revision only
     peaks: Peaks = ()
     last_active: float = 0.0  # when a request was last there; 0: never
-    revision: str = ""  # what `failures` is about: the one that the spec asks for
-    proven: str = ""  # the latest revision of which a worker became ready: the one that serves
+    revision: str = ""  # that the spec asked for; `failures` are of its workers
+    last_ready_revision: str = ""  # the latest of which a worker became ready
     failures: Failures = Failures()
     old_failures: Failures = Failures()  # of workers of other revisions
-    given_up: str = ""  # the revision that failed and may not take an old worker's place again
-    unwell: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Since when a worker that was ready is failing or unreachable, by uid."""
+    given_up: str = ""  # the revision that failed and may not take a previous worker's place again
+    unhealthy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Since when a worker that was ready is failing or unreachable, by uid (Unix seconds)."""
     was_ready: frozenset[str] = frozenset()  # uids
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
@@ -67,12 +87,12 @@ class Memory:
             "peaks": [list(peak) for peak in self.peaks],
             "last_active": math.floor(self.last_active / BUCKET) * BUCKET,
             "revision": self.revision,
-            "proven": self.proven,
+            "proven": self.last_ready_revision,
             "failures": self.failures.dump(),
             "old_failures": self.old_failures.dump(),
             "given_up": self.given_up,
             "failure_reason": self.failures.reason.value,
-            "unwell": dict(self.unwell),
+            "unwell": dict(self.unhealthy),
             "was_ready": sorted(self.was_ready),
             "cold_start_seconds": self.cold_start_seconds,
             "shortages": {
@@ -84,7 +104,11 @@ class Memory:
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> Self:
         """Reads what `dump` wrote; unknown entries (of a newer version) are ignored."""
-        known = {name: dumped[name] for name in cls.__dataclass_fields__ if name in dumped}
+        known = {
+            name: dumped[key]
+            for name in cls.__dataclass_fields__
+            if (key := _STORED_KEYS.get(name, name)) in dumped
+        }
         if "peaks" in known:
             known["peaks"] = tuple((float(t), int(n)) for t, n in known["peaks"])
         if "failures" in known:

@@ -12,9 +12,9 @@ from typing import Literal
 from .autoscale import ScalingPolicy
 from .reasons import Reason
 from .rollout import RolloutPolicy
-from .trouble import Refusal, Trouble
+from .startup_problem import Refusal, StartupProblem
 
-LOST_AFTER = 30.0  # seconds beyond the time by which an ending worker must be gone
+LOST_AFTER = 30.0  # seconds beyond the time by which a stopping worker must be gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Deployment:
     uid: str = ""
     generation: int = 0
     created: float
-    revision: str  # hash of all that a worker of it is started with (see names.revision_hash)
+    revision: str  # hash of all that a worker is started with; not the hub's spec.model.revision
     scaling: ScalingPolicy
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     drain_timeout: float = 60.0  # seconds that running requests get when the fleet shrinks
@@ -50,7 +50,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A pod or process that exists, as the body sees it; a dead one exists until it is removed."""
+    """A pod or process that exists, as the body sees it (states: docs/worker-lifecycle.md)."""
 
     namespace: str
     name: str  # names.worker_name(deployment, revision, ordinal)
@@ -59,12 +59,12 @@ class Worker:
     ordinal: int
     created: float
     address: str = ""  # host:port of its gRPC server; empty: not known yet
-    unrouted_at: float | None = None  # when `Unroute` was carried out
-    stopping: bool = False  # `Stop` was carried out, or somebody else is ending it
-    ends_by: float | None = None  # when a stopping one must be gone, Unix seconds; None: unknown
-    failure: str | None = None  # it ended though nobody asked for it: the last line that says why
+    draining_since: float | None = None  # when `Unroute` was carried out; None: it was not
+    stopping: bool = False  # `Stop` was carried out, or another client deleted the pod
+    gone_by: float | None = None  # when a stopping one must be gone, Unix seconds; None: unknown
+    failure: str | None = None  # why it exited without being stopped; None: it did not exit
     failure_reason: Reason = Reason.WORKER_FAILED
-    trouble: Trouble | None = None  # why it does not start
+    problem: StartupProblem | None = None  # why it does not start, or that its node is lost
     accelerator: str = ""  # the AcceleratorClass that it was made for
     accelerator_generation: int = 0  # of the class when it was made
     placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none
@@ -74,9 +74,14 @@ class Worker:
         """What gateways call it: `namespace/name`, unique in an installation."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether gateways may route to it: it neither exited nor drains nor stops."""
+        return self.failure is None and not self.stopping and self.draining_since is None
+
     def is_lost(self, now: float) -> bool:
-        """Nobody is left to end it: its node is gone, and its name stays taken until that heals."""
-        return self.stopping and self.ends_by is not None and now >= self.ends_by + LOST_AFTER
+        """Whether its node is gone, so that it cannot end: its name is taken until that heals."""
+        return self.stopping and self.gone_by is not None and now >= self.gone_by + LOST_AFTER
 
 
 class WorkerState(enum.Enum):
@@ -112,10 +117,10 @@ class GatewayReport:
     last_request: float = 0.0  # 0: none since the gateway started
     oldest_wait: float = 0.0
     reachable: frozenset[str] = frozenset()  # ids of workers that it would route to now
-    hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, unrouted ones too
+    hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, draining ones too
     taken: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Requests of this gateway that a worker has, by the worker's id; none: 0."""
-    awaited: frozenset[str] = frozenset()
+    awaited_revisions: frozenset[str] = frozenset()
     """Revisions that began streams which wait here, while no routable worker can resume them."""
 
 
@@ -148,9 +153,9 @@ class Signals:
         return max((gateway.last_request for gateway in self.gateways), default=0.0)
 
     @property
-    def awaited(self) -> frozenset[str]:
+    def awaited_revisions(self) -> frozenset[str]:
         """Revisions of which a worker is needed for streams that wait to be resumed."""
-        return frozenset().union(*(gateway.awaited for gateway in self.gateways))
+        return frozenset().union(*(gateway.awaited_revisions for gateway in self.gateways))
 
     def hears(self, worker_id: str) -> bool:
         """Whether any gateway hears of it."""

@@ -9,7 +9,7 @@ from .observed import Deployment, Observed, Worker
 from .reasons import Reason
 
 RETRY = 300.0  # seconds after which a class that was short is tried again
-STALLED_AFTER = 300.0  # seconds without room on any class, after which somebody should look
+STALLED_AFTER = 300.0  # seconds without room on any class, after which a person should act
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,8 @@ Shortages = Mapping[str, Shortage]  # by class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where new workers go, and why not where they would rather; hand `shortages` back in."""
+class PlacementDecision:
+    """Where new workers go, and why not to a better class; hand `shortages` back in."""
 
     accelerator: str  # for new workers; empty: no class was asked for, or none exists
     is_possible: bool  # False: classes are asked for and none of them exists
@@ -35,14 +35,17 @@ class Placement:
     moved: tuple[tuple[Worker, str], ...]  # waiting workers that another class replaces, and why
     shortages: Shortages
     stalls_at: float | None  # when all have been short for too long; None: they are not
-    look_again: float | None  # when time alone may change it, Unix seconds
+    wake_at: float | None  # when time alone may change it, Unix seconds
 
 
-def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
+def place(seen: Observed, now: float, shortages: Shortages) -> PlacementDecision:
     """The best class that is not short; a class is short once a worker waited too long for it.
 
     It is tried again after `RETRY`. A waiting worker moves only when another class is free for it,
     so that nothing is given up for nothing while all of them are short.
+
+    Accelerators [h100, a10], `fallback_after` 60 s, a worker waits for an h100 since 60 s -> h100
+    is short for 300 s, new workers go to a10, and the waiting worker moves there.
     """
     deployment = seen.deployment
     usable = tuple(name for name in deployment.accelerators if name in seen.accelerators)
@@ -58,7 +61,7 @@ def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
         for worker in waiting
         if is_possible and (why := _why_move(worker, seen, free, shortages, chosen))
     )
-    return Placement(
+    return PlacementDecision(
         accelerator=chosen,
         is_possible=is_possible,
         missing=tuple(name for name in deployment.accelerators if name not in usable),
@@ -66,7 +69,7 @@ def place(seen: Observed, now: float, shortages: Shortages) -> Placement:
         moved=moved,
         shortages=shortages,
         stalls_at=stalls_at,
-        look_again=_look_again(deployment, waiting, shortages, stalls_at, now),
+        wake_at=_wake_at(deployment, waiting, shortages, stalls_at, now),
     )
 
 
@@ -80,11 +83,9 @@ def _stalls_at(
 
 def _waits_for_a_node(worker: Worker) -> bool:
     return (
-        worker.trouble is not None
-        and worker.trouble.reason is Reason.UNSCHEDULABLE
-        and worker.failure is None
-        and worker.unrouted_at is None
-        and not worker.stopping
+        worker.problem is not None
+        and worker.problem.reason is Reason.UNSCHEDULABLE
+        and worker.is_serving
     )
 
 
@@ -126,11 +127,11 @@ def _found(
 ) -> Shortage | None:
     """A worker that waits for this class, as it is defined now, for too long."""
     for worker in waiting:
-        if worker.accelerator != name or _is_outdated(worker, seen) or worker.trouble is None:
+        if worker.accelerator != name or _is_outdated(worker, seen) or worker.problem is None:
             continue
-        if now - worker.trouble.since >= seen.deployment.fallback_after:
-            since = before.since if before else worker.trouble.since
-            return Shortage(since=since, found=now, why=worker.trouble.message)
+        if now - worker.problem.since >= seen.deployment.fallback_after:
+            since = before.since if before else worker.problem.since
+            return Shortage(since=since, found=now, why=worker.problem.message)
     return None
 
 
@@ -155,7 +156,7 @@ def _why_move(
     return ""
 
 
-def _look_again(
+def _wake_at(
     deployment: Deployment,
     waiting: list[Worker],
     shortages: Shortages,
@@ -164,5 +165,5 @@ def _look_again(
 ) -> float | None:
     times = [] if stalls_at is None else [stalls_at]
     times += [shortage.found + RETRY for shortage in shortages.values()]
-    times += [w.trouble.since + deployment.fallback_after for w in waiting if w.trouble]
+    times += [w.problem.since + deployment.fallback_after for w in waiting if w.problem]
     return min((time for time in times if time > now), default=None)

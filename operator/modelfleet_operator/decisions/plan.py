@@ -2,60 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from . import draining
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
-from .autoscale import Load, decide_replicas
-from .causes import STALLED_AFTER
-from .census import LOST_NODE_TIMEOUT, UNWELL_TIMEOUT, Census, retry_at, take_census
 from .conditions import make_status
-from .draining import is_idle, why_stop
+from .draining import is_idle, stop_drained
 from .history import keep_history
 from .memory import Memory
+from .memory_update import update_memory
 from .names import lowest_free, worker_name
-from .observed import LOST_AFTER, Deployment, Observed, Signals
-from .outlook import Outlook
+from .observed import Observed, Signals
 from .placement import place
-from .staffing import Scene, Target, decide_staffing
+from .plan_context import PlanContext
 from .status import Status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRoute:
-    """A worker in the gateways' view."""
-
-    id: str
-    address: str
-    routable: bool
-    revision: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One model in the gateways' view."""
-
-    model: str
-    served_names: tuple[str, ...]
-    max_queue: int
-    hold_timeout: float
-    created: float
-    workers: tuple[WorkerRoute, ...]
-    eta: float
-    phase: str
-    revisions: tuple[str, ...] = ()  # workers of these can be started
+from .target import decide_given_up, decide_target
+from .verdicts import Verdict, make_verdicts
+from .view import ModelView, make_view
+from .wake import next_wake
+from .worker_changes import decide_worker_changes
+from .worker_groups import group_workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A decision about one deployment. Memory goes back in with the next look."""
+    """A decision about one deployment. Memory goes back in with the next one."""
 
     actions: tuple[Action, ...]
     status: Status
     memory: Memory
-    route: Route
-    wake_at: float | None  # when to look again though nothing happened, Unix seconds
+    view: ModelView
+    wake_at: float | None  # when to reconcile though nothing happened, Unix seconds
+    verdicts: tuple[Verdict, ...]  # what each step decided, in words
 
 
 def make_plan(
@@ -63,163 +41,102 @@ def make_plan(
 ) -> Plan:
     """What to do now, and why; `previous` is the status that was last made.
 
-    Raises nothing: whatever is wrong with the deployment becomes a condition.
+    Raises nothing: whatever is wrong with the deployment becomes a condition. The same arguments
+    give the same plan, so a saved state can be replayed.
     """
     deployment = seen.deployment
-    census, memory = take_census(seen, signals, now, memory)
+    # Which accelerator class new workers get, and which waiting ones move to another.
     placement = place(seen, now, memory.shortages)
-    memory = replace(memory, shortages=placement.shortages)
-    census = census.without([worker.uid for worker, _ in placement.moved])
-    in_force = len(census.serving) if memory.target is None else memory.target
-    target, look_again, memory = _decide_target(deployment, signals, now, memory, in_force)
-    memory = _give_up(seen, now, memory, census)
-    scene = Scene(seen=seen, signals=signals, now=now, memory=memory, census=census, target=target)
-    staffing = decide_staffing(scene)
-    if deployment.error or not placement.is_possible:
-        staffing.new = 0
-    if not placement.is_possible:
-        staffing.old = []
-    refused_until = deployment.refusal.retry_at if deployment.refusal else now
-    start_at = max(now, retry_at(memory.failures), refused_until)
-    start_old_at = max(now, retry_at(memory.old_failures), refused_until)
-
-    records, forgotten = keep_history(seen, signals, memory)
-    actions: list[Action] = [*records]
-    actions += [Remove(w, f"it ended: {w.failure}") for w in census.dead]
-    actions += [Stop(w, why, is_idle(w, signals, memory)) for w, why in census.failing]
-    # Before another class gets a worker for it: only one of the two is ever waiting.
-    actions += [Stop(worker, why) for worker, why in placement.moved]
-    actions += [
-        Stop(w, why, is_idle=True) if is_idle(w, signals, memory) else Unroute(w, why)
-        for w, why in staffing.retired
-    ]
-    actions += [Reroute(worker, why) for worker, why in staffing.back]
-    left = census.without([worker.uid for worker, _ in staffing.retired])
-    left = left.with_back([worker for worker, _ in staffing.back], deployment.revision)
-    actions += [
-        Stop(worker, why, is_idle(worker, signals, memory))
-        for worker in left.leaving
-        if (why := why_stop(worker, seen, signals, now, memory, left))
-    ]
-    starts = []
-    if start_old_at <= now:
-        starts += staffing.old
-    if start_at <= now:
-        starts += [(deployment.revision, target.reason)] * staffing.new
-    actions += _creates(seen, starts, placement.accelerator)
-    actions += forgotten
-
-    outlook = Outlook(
+    # The state of each worker.
+    groups = group_workers(seen, signals, now, memory, placement.moved)
+    # What the workers taught: which revision was ready, what failed, when a request was there.
+    learned = update_memory(memory, seen, signals, now, groups)
+    # How many workers are wanted: the autoscaler's count, 1 at least to prove a revision.
+    target = decide_target(deployment, signals, now, learned, len(groups.serving))
+    # Whether the revision failed where only a previous worker's place is left to try it.
+    given_up = decide_given_up(deployment, now, learned, groups, target)
+    context = PlanContext(
         seen=seen,
         signals=signals,
         now=now,
-        memory=memory,
-        census=left,
-        before=in_force,
-        target=target.replicas,
-        demand=target.demand,
-        reason=target.reason,
-        missing=staffing.new + len(staffing.old),
-        waits=staffing.waits,
-        start_at=start_at if staffing.new else start_old_at,
-        placement=placement,
-    )
-    status = make_status(outlook, previous)
-    alarms = [
-        look_again,
-        placement.look_again,
-        *(alarm for w in left.serving if w.trouble for alarm in w.trouble.alarms),
-        start_at if staffing.new else None,
-        start_old_at if staffing.old else None,
-        *(w.trouble.since + LOST_NODE_TIMEOUT for w in left.serving if w.trouble),
-        *(since + UNWELL_TIMEOUT for since in memory.unwell.values()),
-        *(alarm for worker in left.leaving for alarm in draining.look_again(worker, seen)),
-        *(w.ends_by + LOST_AFTER for w in left.leaving if w.ends_by is not None),
-    ]
-    return Plan(
-        actions=tuple(actions),
-        status=status,
-        memory=memory,
-        route=_route(seen, left, status),
-        wake_at=min((alarm for alarm in alarms if alarm is not None and alarm > now), default=None),
-    )
-
-
-def _give_up(seen: Observed, now: float, memory: Memory, census: Census) -> Memory:
-    """A revision that fails where there is no surge may not take an old worker's place again."""
-    revision, rollout = seen.deployment.revision, seen.deployment.rollout
-    if memory.proven in ("", revision) or rollout.surge(memory.target or 1):
-        return memory
-    stuck = any(w.trouble is not None and w.trouble.needs_somebody(now) for w in census.current)
-    if stuck or memory.failures.count >= STALLED_AFTER:
-        return replace(memory, given_up=revision)
-    return memory
-
-
-def _decide_target(
-    deployment: Deployment, signals: Signals, now: float, memory: Memory, in_force: int
-) -> tuple[Target, float | None, Memory]:
-    """The autoscaler's answer, but one worker at least for a revision that never was ready."""
-    decision = decide_replicas(
-        deployment.scaling,
-        Load(
-            now=now,
-            complete=signals.complete,
-            waiting=signals.waiting,
-            running=signals.running,
-            # Silence keeps what load asked for, not what was there to prove a revision.
-            replicas=0 if memory.only_proves and not signals.complete else in_force,
-            last_active=memory.last_active,
+        memory=replace(
+            learned,
+            shortages=placement.shortages,
+            target=target.replicas,
+            only_proves=target.only_proves,
+            peaks=target.peaks,
+            given_up=given_up,
         ),
-        memory.peaks,
-    )
-    target, reason = decision.replicas, decision.reason
-    proven = memory.proven == deployment.revision
-    if target == 0 and not proven and deployment.scaling.mode == "Auto":
-        target, reason = 1, "a new revision starts one worker to prove itself"
-    memory = replace(
-        memory,
+        placement=placement,
         target=target,
-        only_proves=target > decision.replicas,
-        peaks=decision.peaks,
+        groups=groups,
     )
-    wanted = Target(replicas=target, demand=decision.replicas, reason=reason)
-    return wanted, decision.look_again, memory
+    # Who drains, serves again or is started: the rollout's counts, and streams that wait.
+    changes = decide_worker_changes(context)
+    drained = {worker.uid for worker, _ in changes.drain}
+    rerouted = [worker for worker, _ in changes.reroute]
+    decided = replace(
+        context, changes=changes, groups=groups.after(drained, rerouted, deployment.revision)
+    )
+    # The same as actions, in an order in which nothing is lost if the operator dies between two.
+    actions = tuple(_actions(decided))
+    # What the status says, what gateways are told, and when to decide again without an event.
+    status = make_status(decided, previous)
+    wake = next_wake(decided)
+    return Plan(
+        actions=actions,
+        status=status,
+        memory=decided.memory,
+        view=make_view(decided, status),
+        wake_at=wake[0] if wake else None,
+        verdicts=make_verdicts(decided, actions, status, wake),
+    )
 
 
-def _creates(
-    seen: Observed, starts: Iterable[tuple[str, str]], accelerator: str
-) -> Iterator[Create]:
-    """Each start is a revision and why; terminating and dead workers keep their ordinals."""
-    deployment = seen.deployment
-    taken = {(worker.revision, worker.ordinal) for worker in seen.workers}
+def _actions(context: PlanContext) -> Iterator[Action]:
+    """History first, since workers are started of it; what frees a place before what takes one."""
+    signals, memory, groups, changes = (
+        context.signals,
+        context.memory,
+        context.groups,
+        context.changes,
+    )
+    records, forgets = keep_history(context)
+    yield from records
+    for worker in groups.exited:
+        yield Remove(worker, f"it exited: {worker.failure}")
+    for worker, why in groups.failed:
+        yield Stop(worker, why, is_idle(worker, signals, memory))
+    # Before another class gets a worker for it: only one of the two ever waits.
+    for worker, why in groups.moved:
+        yield Stop(worker, why)
+    for worker, why in changes.drain:
+        if is_idle(worker, signals, memory):
+            yield Stop(worker, why, is_idle=True)
+        else:
+            yield Unroute(worker, why)
+    for worker, why in changes.reroute:
+        yield Reroute(worker, why)
+    yield from stop_drained(context)
+    yield from create_workers(context)
+    yield from forgets
+
+
+def create_workers(context: PlanContext) -> Iterator[Create]:
+    """The starts whose time has come, each with the lowest ordinal that no worker has.
+
+    2 of revision b to start, tiny-b-0 stops -> tiny-b-1 and tiny-b-2: stopping and exited workers
+    keep their names until they are gone.
+    """
+    changes, now = context.changes, context.now
+    starts = list(changes.start_old) if changes.start_old_at <= now else []
+    if changes.start_new_at <= now:
+        starts += [(context.revision, context.target.reason)] * changes.start_new
+    if not starts:
+        return
+    taken = {(worker.revision, worker.ordinal) for worker in context.seen.workers}
     for revision, reason in starts:
         ordinal = lowest_free({number for name, number in taken if name == revision})
         taken.add((revision, ordinal))
-        name = worker_name(deployment.name, revision, ordinal)
-        yield Create(name, revision, ordinal, reason, accelerator)
-
-
-def _route(seen: Observed, census: Census, status: Status) -> Route:
-    """Everything that runs stays in the view: gateways finish there what they began."""
-    deployment = seen.deployment
-    routable = {worker.uid for worker in census.serving}
-    cold = status.cold_start
-    asleep = "" if status.ready_replicas else "Asleep"
-    return Route(
-        model=deployment.key,
-        served_names=tuple(
-            name for name in deployment.served_names if seen.owners.get(name) == deployment.key
-        ),
-        max_queue=deployment.max_queue,
-        hold_timeout=deployment.hold_timeout,
-        created=deployment.created,
-        workers=tuple(
-            WorkerRoute(id=w.id, address=w.address, routable=w.uid in routable, revision=w.revision)
-            for w in sorted(seen.workers, key=lambda w: w.id)
-            if w.address and w.failure is None
-        ),
-        eta=cold.eta if cold else 0.0,
-        phase=cold.phase if cold else asleep,
-        revisions=tuple(sorted({deployment.revision, *(past.revision for past in seen.history)})),
-    )
+        name = worker_name(context.seen.deployment.name, revision, ordinal)
+        yield Create(name, revision, ordinal, reason, context.placement.accelerator)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
-from .status import ColdStart, Condition, ConditionType, Queue, ScalingEvent, Status
+from .status import ColdStartProgress, Condition, ConditionType, Queue, ScalingEvent, Status
 
 WRITE_INTERVAL = 10.0  # seconds between writes in which only queue, history or progress differ
 
@@ -105,7 +105,7 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
             )
             for event in rendered.get("scalingHistory", ())
         ),
-        cold_start=ColdStart(
+        cold_start=ColdStartProgress(
             phase=cold["phase"],
             percent=cold["percent"],
             eta=parse_time(cold["eta"]) if "eta" in cold else 0.0,

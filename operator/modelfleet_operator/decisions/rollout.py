@@ -1,6 +1,6 @@
-"""How a change rolls: how many workers of the new and of old revisions should be routable now.
+"""How a change rolls: how many workers of the new and of old revisions should serve now.
 
-Counts only; who that is, `staffing` decides. A worker that drains or ends still has its
+Counts only; `worker_changes` chooses the workers. One that drains or stops still holds its
 accelerator, so it counts against the surge until it is gone.
 """
 
@@ -33,95 +33,102 @@ def _share(value: int | str, target: int) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """Who is there, counted."""
+class RevisionCounts:
+    """Workers of the new revision, which the spec asks for, and of old ones, counted."""
 
     target: int  # workers wanted; 1 at least while a revision must prove itself
     demand: int  # workers that load and bounds ask for: 0 while a sleeping fleet only proves one
-    new: int  # of the revision that the spec asks for, routable
+    new: int  # of the new revision: those that serve, and draining ones that can be rerouted
     new_ready: int
-    old: int  # of other revisions, routable
+    old: int  # of other revisions: those that serve
     old_ready: int
-    old_idle: int = 0  # of `old`, those that never served
-    old_draining: int = 0  # beyond `old`: those of the revision that served last that can come back
-    holding: int  # all that exist, draining and ending ones too
-    leaving_old: int = 0  # of `holding`, those of other revisions that drain or end
+    old_never_served: int = 0  # of `old`, those that never served
+    previous_draining: int = 0  # beyond `old`: of the previous revision, those to be rerouted
+    existing: int  # all that hold an accelerator, draining and stopping ones too
+    old_not_serving: int = 0  # of `existing`, those of other revisions that are not in `old`
     proven: bool  # whether a worker of the new revision was ever ready
-    restartable: bool = False  # whether workers of the revision that served last can be started
-    given_up: bool = False  # the new revision may not take a place that an old worker needs
+    can_start_previous: bool = False  # whether the history has the previous revision
+    given_up: bool = False  # the new revision may not take a previous worker's place
     blocked: bool = False  # no worker of the new revision can be started at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutDecision:
-    """What should be routable now; the rest of the target waits, and `waits` says for what."""
+    """How many should serve now; the rest of the target waits, and `waits` says for what."""
 
     new: int
     old: int
     waits: str = ""  # written for a person; empty: nothing waits
 
 
-def decide_rollout(policy: RolloutPolicy, there: Standing) -> RolloutDecision:
+def decide_rollout(policy: RolloutPolicy, counts: RevisionCounts) -> RolloutDecision:
     """Existing workers stay within the surge, ready ones above what may be missing.
 
-    A revision that was never ready gets one worker to prove itself and replaces nobody, unless
-    there is no surge to try it in. Old workers go as ready new ones take their place.
+    A revision that was never ready gets one worker to prove itself and replaces none, unless there
+    is no surge to try it in. Old workers go as ready new ones take their place.
+
+    3 wanted, maxSurge 1, 3 old ones ready: not proven -> 1 new, 3 old; that one ready -> 1 new,
+    2 old; the drained old one gone -> 2 new, 2 old; and so on to 3 new, 0 old.
     """
-    if there.target == 0:
+    if counts.target == 0:
         return RolloutDecision(new=0, old=0)
-    limit = there.target + policy.surge(there.target)
-    room = max(limit - there.holding, 0)
-    if there.proven:
-        return _take_over(policy, there, room)
-    if there.restartable:
-        return _prove_beside(policy, there, room, limit)
-    if there.old + there.leaving_old == 0:
-        return RolloutDecision(new=there.target, old=0)
-    # Old workers that nobody can start again: new ones also fill in for those that are missing.
-    serving = there.old - there.old_idle
-    wanted = max(there.target - serving, 1)
-    new = min(wanted, there.new + room)
+    limit = counts.target + policy.surge(counts.target)
+    room = max(limit - counts.existing, 0)
+    if counts.proven:
+        return _take_over(policy, counts, room)
+    if counts.can_start_previous:
+        return _prove_beside(policy, counts, room, limit)
+    if counts.old + counts.old_not_serving == 0:
+        return RolloutDecision(new=counts.target, old=0)
+    # The history lacks the old workers' revision: new ones also fill in for those that are missing.
+    serving = counts.old - counts.old_never_served
+    wanted = max(counts.target - serving, 1)
+    new = min(wanted, counts.new + room)
     return RolloutDecision(
         new=new,
-        old=_kept(policy, there, min(serving, limit - 1)),
+        old=_kept(policy, counts, min(serving, limit - 1)),
         waits=_for_room(wanted - new),
     )
 
 
-def _take_over(policy: RolloutPolicy, there: Standing, room: int) -> RolloutDecision:
-    if there.old + there.leaving_old == 0:
-        # No rollout: what drains or ends must not keep its successors waiting.
-        return RolloutDecision(new=there.target, old=0)
-    new = min(there.target, there.new + room)
+def _take_over(policy: RolloutPolicy, counts: RevisionCounts, room: int) -> RolloutDecision:
+    """The new revision is proven: as many as there is room for, old ones as they are needed."""
+    if counts.old + counts.old_not_serving == 0:
+        # No rollout: what drains or stops must not keep its successors waiting.
+        return RolloutDecision(new=counts.target, old=0)
+    new = min(counts.target, counts.new + room)
     return RolloutDecision(
-        new=new, old=_kept(policy, there, 0), waits=_for_room(there.target - new)
+        new=new, old=_kept(policy, counts, 0), waits=_for_room(counts.target - new)
     )
 
 
-def _prove_beside(policy: RolloutPolicy, there: Standing, room: int, limit: int) -> RolloutDecision:
-    """One worker of the new revision; what load asks for is served by the old one."""
-    crowded = there.demand + 1 > limit
-    probe = 0 if there.blocked or (crowded and there.given_up) else 1
-    old = min(there.demand, limit - probe)
-    more = max(old - there.old, 0)
-    back = min(more, there.old_draining)
-    started = min(more - back, room)
-    new = min(probe, there.new + room - started)
+def _prove_beside(
+    policy: RolloutPolicy, counts: RevisionCounts, room: int, limit: int
+) -> RolloutDecision:
+    """One worker of the new revision; what load asks for is served by the previous one."""
+    crowded = counts.demand + 1 > limit
+    probe = 0 if counts.blocked or (crowded and counts.given_up) else 1
+    old = min(counts.demand, limit - probe)
+    more = max(old - counts.old, 0)
+    rerouted = min(more, counts.previous_draining)
+    started = min(more - rerouted, room)
+    new = min(probe, counts.new + room - started)
     return RolloutDecision(
         new=new,
-        old=_kept(policy, there, old) if there.old > old else there.old + back + started,
+        old=_kept(policy, counts, old) if counts.old > old else counts.old + rerouted + started,
         waits=_for_room(probe - new),
     )
 
 
-def _kept(policy: RolloutPolicy, there: Standing, wanted: int) -> int:
+def _kept(policy: RolloutPolicy, counts: RevisionCounts, wanted: int) -> int:
     """Old workers that stay, `wanted` at least: more while they are needed to serve."""
-    ready = there.new_ready + there.old_ready
-    served = there.new_ready + there.old - there.old_idle  # ready now, or again in a moment
-    floor = there.demand - policy.unavailable(there.target)
-    # Whoever is beyond the demand goes because of scaling, whatever a rollout may take.
-    spare = max(ready - floor, served - there.demand, 0) + there.old_idle
-    return max(wanted, there.old - spare, 0)
+    ready = counts.new_ready + counts.old_ready
+    # Old ones that served are ready now, or again in a moment.
+    served = counts.new_ready + counts.old - counts.old_never_served
+    floor = counts.demand - policy.unavailable(counts.target)
+    # Workers beyond the demand go because of scaling, whatever a rollout may take.
+    spare = max(ready - floor, served - counts.demand, 0) + counts.old_never_served
+    return max(wanted, counts.old - spare, 0)
 
 
 def _for_room(missing: int) -> str:

@@ -33,7 +33,7 @@ class ScalingEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColdStart:
+class ColdStartProgress:
     """How far the next worker is."""
 
     phase: str  # Asleep, Pending, Starting, Download, Imports, Weights, Cache, Warmup, BackOff
@@ -55,13 +55,13 @@ class Status:
 
     observed_generation: int
     conditions: tuple[Condition, ...]
-    replicas: int = 0  # workers that exist, starting ones too, ending ones not
+    replicas: int = 0  # workers that exist, starting ones too, stopping ones not
     ready_replicas: int = 0  # every connected gateway can route to them
     selector: str = ""  # finds the workers by label
     revision: str = ""  # the one that the spec asks for
     queue: Queue | None = None  # None: no gateway says
     scaling_history: tuple[ScalingEvent, ...] = ()  # last 10, oldest first
-    cold_start: ColdStart | None = None  # None: a worker is ready
+    cold_start: ColdStartProgress | None = None  # None: a worker is ready
     cost_per_hour: Decimal | None = None  # None: not known
 
     def condition(self, type_: ConditionType) -> Condition:

@@ -16,13 +16,13 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
 from ..decisions.observed import Signals, WorkerStats
-from ..decisions.plan import Route
+from ..decisions.view import ModelView
 from .signals import GatewayStream, worker_stats
 from .view import FleetView
 
 SILENCE = 5.0  # seconds without a message after which a gateway does not count
-PAUSE = 0.02  # seconds between messages to a gateway: what changes together goes together
-HEARTBEAT = 2.0  # seconds without news after which a gateway hears that we are there
+PAUSE = 0.02  # seconds between messages to a gateway: changes of one moment share one message
+HEARTBEAT = 2.0  # seconds without another message after which a heartbeat is sent
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
@@ -32,11 +32,11 @@ OPTIONS: list[tuple[str, Any]] = [
     # (findings/grpc-keepalive-timeout.sh, grpc/grpc#39239).
     ("grpc.http2.ping_timeout_ms", 5000),
     ("grpc.http2.max_ping_strikes", 0),  # no GOAWAY too_many_pings: gateways ping every 5 s
-    ("grpc.so_reuseport", 0),  # a port that somebody has is an error, not a share
+    ("grpc.so_reuseport", 0),  # a port in use is an error; it is not shared
 ]
 
 
-class Fleet(fleet_pb2_grpc.FleetServicer):
+class FleetService(fleet_pb2_grpc.FleetServicer):
     """Follows (answers with the leader's address) until `lead` is called.
 
     All methods belong to one event loop. `wake` is called with a model's name when gateways say
@@ -55,7 +55,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         self._view = FleetView()
         self._leader: str | None = ""
         self._has_ended = False
-        self._awaited: set[str] = set()
+        self._unpublished: set[str] = set()
         self._gateways: dict[str, GatewayStream] = {}
 
     def lead(self, term: int, models: Collection[str]) -> None:
@@ -64,41 +64,41 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         An earlier view would tell gateways that the others do not exist.
         """
         self._leader = None
-        self._awaited = set(models)
+        self._unpublished = set(models)
         self._view = FleetView(term)
         for gateway in self._gateways.values():
             gateway.sent = None
         self._tell_gateways()
 
     def follow(self, leader: str) -> None:
-        """Sends gateways to the leader's address; empty: nobody leads yet, they wait."""
+        """Sends gateways to the leader's address; empty: there is no leader yet, they wait."""
         if leader != self._leader:
             self._leader = leader
             self._tell_gateways()
 
     def end(self) -> None:
-        """Ends every stream: gateways look for the next leader at once."""
+        """Ends every stream: gateways search for the next leader at once."""
         self._has_ended = True
         self._tell_gateways()
 
-    def publish(self, route: Route) -> None:
+    def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
-        if self._view.put(route) or route.model in self._awaited:
-            self._changed(route.model)
+        if self._view.put(view) or view.model in self._unpublished:
+            self._changed(view.model)
 
     def withdraw(self, model: str) -> None:
         """Takes a model out of the view."""
-        route = self._view.route(model)
+        published = self._view.model(model)
         for gateway in self._gateways.values():
-            gateway.forget(model, route.workers if route else ())
+            gateway.forget(model, published.workers if published else ())
         self._view.drop(model)
         self._changed(model)
 
     def signals(self, model: str) -> Signals:
         """What the connected gateways say about a model now; silent ones are left out."""
         now, view = self._clock(), self._view
-        route = view.route(model)
-        workers = route.workers if route else ()
+        published = view.model(model)
+        workers = published.workers if published else ()
         gateways = sorted(
             (g for g in self._gateways.values() if now - g.heard_at <= SILENCE), key=lambda g: g.id
         )
@@ -133,7 +133,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         minding = asyncio.create_task(self._mind_silence(gateway))
         try:
             while not (listening.done() or self._has_ended):
-                gateway.changed.clear()  # before the look: what changes from here on is sent, too
+                gateway.changed.clear()  # before reading: what changes from here on is sent, too
                 message = self._message(gateway)
                 if message is not None:
                     yield message
@@ -166,7 +166,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                     self._wake(model)
 
     async def _mind_silence(self, gateway: GatewayStream) -> None:
-        """Its silence is news for every model, and nothing else tells it."""
+        """Wakes every deployment when the gateway falls silent, since no message says so."""
         while True:
             await asyncio.sleep(SILENCE / 2)
             if not gateway.is_silent and self._clock() - gateway.heard_at > SILENCE:
@@ -174,9 +174,9 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
                 self._wake_all()
 
     def _changed(self, model: str) -> None:
-        self._awaited.discard(model)
+        self._unpublished.discard(model)
         for gateway in self._gateways.values():
-            gateway.digests.pop(model, None)  # what it says next is about another view
+            gateway.digests.pop(model, None)  # its next signals are about another view
         self._tell_gateways()
 
     def _tell_gateways(self) -> None:
@@ -187,7 +187,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         if self._leader:
             return fleet_pb2.OperatorMessage(redirect=fleet_pb2.Redirect(address=self._leader))
         view = self._view
-        if self._leader is not None or self._awaited or gateway.sent == view.version:
+        if self._leader is not None or self._unpublished or gateway.sent == view.version:
             return None
         sent, gateway.sent = gateway.sent, view.version
         change = view.change(sent) if gateway.takes_changes and sent is not None else None
@@ -196,7 +196,7 @@ class Fleet(fleet_pb2_grpc.FleetServicer):
         return fleet_pb2.OperatorMessage(view=view.whole())
 
 
-async def serve(fleet: Fleet, listen: str) -> tuple[grpc.aio.Server, int]:
+async def serve(fleet: FleetService, listen: str) -> tuple[grpc.aio.Server, int]:
     """Starts a server for it; returns the server and its port. RuntimeError if it cannot listen."""
     server = grpc.aio.server(interceptors=[VersionInterceptor("operator")], options=OPTIONS)
     fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)

@@ -1,4 +1,4 @@
-"""What one gateway says, and what of it counts: only what it said of the view that it has."""
+"""One gateway's signals. They count only as far as the gateway has the view that they are about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 from ..decisions.observed import GatewayReport, WorkerState, WorkerStats
-from ..decisions.plan import WorkerRoute
+from ..decisions.view import WorkerRoute
 from .view import FleetView, identity, routability
 
 _STATES = {
@@ -37,7 +37,7 @@ class GatewayStream:
     digests: dict[str, object] = field(default_factory=dict)  # of what decisions read, by model
 
     def take(self, signals: fleet_pb2.Signals, view: FleetView) -> Iterable[str]:
-        """Notes what it says; the models of which decisions read something new."""
+        """Notes what it says; returns the models of which decisions would read something new."""
         before, self.has = self.has, (signals.term, signals.version)
         if not signals.partial:
             self.models.clear()
@@ -67,7 +67,7 @@ class GatewayStream:
     def said_of(
         self, model: str, worker: WorkerRoute, view: FleetView
     ) -> fleet_pb2.WorkerSignals | None:
-        """Nothing, if it may mean an earlier worker of the same name."""
+        """None where the signal may be about an earlier worker of the same name."""
         if not self._knows(model, identity(worker), view):
             return None
         return self.workers.get(worker.id)
@@ -98,16 +98,16 @@ class GatewayStream:
             ),
             hears=frozenset(worker.id for worker, told in heard if told.reachable),
             taken={worker.id: told.running for worker, told in heard if told.running},
-            awaited=frozenset(said.awaited_revisions),
+            awaited_revisions=frozenset(said.awaited_revisions),
         )
 
     def _digest(self, model: str, view: FleetView) -> object:
-        """Counters and times change all the time and are no news."""
-        route = view.route(model)
-        if route is None:
+        """What wakes a reconciler; counters and times change with every request and do not."""
+        published = view.model(model)
+        if published is None:
             return None
-        report = self.report(model, route.workers, view)
-        said = [self.said_of(model, worker, view) for worker in route.workers]
+        report = self.report(model, published.workers, view)
+        said = [self.said_of(model, worker, view) for worker in published.workers]
         return (
             report.heard,
             report.waiting,
@@ -115,7 +115,7 @@ class GatewayStream:
             report.reachable,
             report.hears,
             tuple(sorted(report.taken.items())),
-            report.awaited,
+            report.awaited_revisions,
             tuple(worker_stats(s.stats) for s in said if s is not None),
         )
 

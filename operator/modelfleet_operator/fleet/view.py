@@ -7,53 +7,53 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
 
-from ..decisions.plan import Route, WorkerRoute
+from ..decisions.view import ModelView, WorkerRoute
 
-REMOVALS_KEPT = 1000  # a gateway that missed more gets the whole view
+REMOVALS_KEPT = 1000  # removed models; a gateway that missed more gets the whole view
 
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    route: Route
+    view: ModelView
     message: fleet_pb2.ModelView
     since: dict[object, int]  # the model, its workers and their routability -> version
 
 
 class FleetView:
-    """One term's view. Work and messages grow with what changes, not with what is there."""
+    """One term's view. Work and messages grow with the number of changes, not of models."""
 
     def __init__(self, term: int = 0) -> None:
         self.term = term
         self.version = 0
         self._models: dict[str, _Published] = {}
         self._changed: dict[str, int] = {}  # model, removed ones too -> version, oldest first
-        self._floor = 0  # changes since an earlier version are not known any more
+        self._floor = 0  # of versions before this one the changes are not known any more
         self._whole: fleet_pb2.View | None = None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
 
-    def route(self, model: str) -> Route | None:
-        """As it was published last."""
+    def model(self, model: str) -> ModelView | None:
+        """The model as it was published last; None: it is not in the view."""
         published = self._models.get(model)
-        return published.route if published else None
+        return published.view if published else None
 
-    def put(self, route: Route) -> bool:
-        """Whether that changed anything."""
-        before = self._models.get(route.model)
-        if before is not None and before.route == route:
+    def put(self, view: ModelView) -> bool:
+        """Publishes a model; returns whether that changed anything."""
+        before = self._models.get(view.model)
+        if before is not None and before.view == view:
             return False
-        self._advance(route.model)
-        known: set[object] = {route.model}
-        for worker in route.workers:
+        self._advance(view.model)
+        known: set[object] = {view.model}
+        for worker in view.workers:
             known |= {identity(worker), routability(worker)}
         old = before.since if before else {}
         since = {what: old.get(what, self.version) for what in known}
-        self._models[route.model] = _Published(route, _model_route(route), since)
+        self._models[view.model] = _Published(view, _message(view), since)
         return True
 
     def drop(self, model: str) -> bool:
-        """Whether it was there."""
+        """Removes a model; returns whether it was in the view."""
         if self._models.pop(model, None) is None:
             return False
         self._advance(model)
@@ -104,25 +104,25 @@ class FleetView:
 
 
 def identity(worker: WorkerRoute) -> object:
-    """Another start of a worker has another address."""
+    """Key of one start of a worker: another start has another address."""
     return worker.id, worker.address
 
 
 def routability(worker: WorkerRoute) -> object:
-    """What a gateway knows once it has the view in which the worker became routable, or not."""
+    """Key of that start being routable, or not: `since` says which version brought it."""
     return worker.id, worker.address, worker.routable
 
 
-def _model_route(route: Route) -> fleet_pb2.ModelView:
+def _message(view: ModelView) -> fleet_pb2.ModelView:
     return fleet_pb2.ModelView(
-        model=route.model,
-        served_names=route.served_names,
-        max_queue=route.max_queue,
-        hold_timeout=route.hold_timeout,
-        created=route.created,
-        eta=route.eta,
-        phase=route.phase,
-        revisions=route.revisions,
+        model=view.model,
+        served_names=view.served_names,
+        max_queue=view.max_queue,
+        hold_timeout=view.hold_timeout,
+        created=view.created,
+        eta=view.eta,
+        phase=view.phase,
+        revisions=view.revisions,
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,
@@ -130,6 +130,6 @@ def _model_route(route: Route) -> fleet_pb2.ModelView:
                 routable=worker.routable,
                 revision=worker.revision,
             )
-            for worker in route.workers
+            for worker in view.workers
         ],
     )

@@ -107,13 +107,13 @@ class LocalBody:
                 await self._create(action, seen.deployment)
             case Unroute(worker=worker):
                 process = self._find(worker)
-                if process is not None and process.worker.unrouted_at is None:
-                    process.worker = replace(process.worker, unrouted_at=time.time())
+                if process is not None and process.worker.draining_since is None:
+                    process.worker = replace(process.worker, draining_since=time.time())
                     self._wake(process.key)
             case Reroute(worker=worker):
                 process = self._find(worker)
                 if process is not None:
-                    process.worker = replace(process.worker, unrouted_at=None)
+                    process.worker = replace(process.worker, draining_since=None)
                     self._wake(process.key)
             case Record() | Forget():
                 pass  # nothing outlives this process

@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import structlog
 
-from ..decisions.census import STABLE, back_off
+from ..decisions.memory import STABLE, back_off
 from ..errors import StartError
 from .processes import Child
 
-POLL = 0.05  # seconds between looks while it starts
+POLL = 0.05  # seconds between readiness checks while it starts
 ATTEMPTS = 3  # starts that may fail before it was ready for the first time
 USAGE_ERROR = 2  # exit code of a command line that the gateway refuses
 
@@ -67,7 +67,7 @@ class Gateway:
                 )
             delay = back_off(failures)
             again = f"in {delay:g} s" if delay else "now"
-            log.warning(f"the gateway died ({child.why_it_ended()}): started again {again}")
+            log.warning(f"the gateway exited ({child.why_it_ended()}): started again {again}")
             await asyncio.sleep(delay)
 
     async def end(self, drain_timeout: float) -> None:
@@ -113,7 +113,7 @@ class Gateway:
 
 
 def check_port(host: str, port: int) -> None:
-    """StartError when nobody can listen there; said before anything was started."""
+    """StartError if the port cannot be listened on; checked before anything is started."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -19,20 +19,20 @@ def narrate(
 ) -> list[str]:
     """What a person should hear of this plan, given the status before it."""
     return [
-        *_deaths(plan, now),
+        *_exits(plan, now),
         *_scaling(deployment, before, plan),
         *_progress(before, plan.status),
         *_conditions(deployment, workers, before, plan.status, now),
     ]
 
 
-def _deaths(plan: Plan, now: float) -> list[str]:
+def _exits(plan: Plan, now: float) -> list[str]:
     starts = any(isinstance(action, Create) for action in plan.actions)
     cold = plan.status.cold_start
     lines = []
     for action in plan.actions:
         if isinstance(action, Remove):
-            what = f"worker died ({action.worker.failure})"
+            what = f"worker exited ({action.worker.failure})"
         elif isinstance(action, Stop) and action.worker.uid in plan.memory.failures.counted:
             what = f"worker failed ({action.reason})"
         else:
@@ -53,8 +53,8 @@ def _scaling(deployment: Deployment, before: Status | None, plan: Plan) -> list[
         return []
     step = history[-1]
     if step.after == 0:
-        return []  # told when it sleeps
-    if step.before == 0 and plan.memory.proven == deployment.revision:
+        return []  # the line about falling asleep says it
+    if step.before == 0 and plan.memory.last_ready_revision == deployment.revision:
         return [f"waking ({_waiting(plan.status)})"]
     if step.before == 0:
         return [f"starting {_workers(step.after)} ({step.reason})"]

@@ -15,7 +15,7 @@ from ..errors import PassingError
 
 KILL_DELAY = 5.0  # seconds beyond its own drain that a process may take to end
 TAIL = 20  # lines of output that are remembered
-POLL = 0.02  # seconds between looks for the address of a process that starts
+POLL = 0.02  # seconds between reads of the address file of a process that starts
 OUTPUT_DELAY = 1.0  # seconds to wait for the last lines of a process that ended
 
 
@@ -75,7 +75,7 @@ class Child:
 
     async def address(self) -> str | None:
         """host:port as soon as it listens; None if it ends before."""
-        # Nothing but the file tells.
+        # The file is the only sign of it.
         while (address := self._read_address()) is None and self.is_running:  # noqa: ASYNC110
             await asyncio.sleep(POLL)
         return address
@@ -84,14 +84,14 @@ class Child:
         """The exit code, minus a signal's number if one ended it; then its output is complete."""
         code = await self._process.wait()
         if self._output is not None:
-            # A grandchild may hold the pipe open; its words are not worth waiting for.
+            # A grandchild may hold the pipe open; its output is not waited for.
             await asyncio.wait([self._output], timeout=OUTPUT_DELAY)
         return code
 
     async def end(self, drain_timeout: float) -> int:
         """SIGTERM, and SIGKILL when draining takes longer than it may."""
         self.send(signal.SIGTERM)
-        self.send(signal.SIGCONT)  # one that somebody stopped hears it only then
+        self.send(signal.SIGCONT)  # a suspended process gets SIGTERM only when it continues
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_timeout + KILL_DELAY):
                 return await self.wait()
@@ -102,7 +102,7 @@ class Child:
         """A signal, if it still runs."""
         if self.is_running:
             with contextlib.suppress(ProcessLookupError):
-                # Popen's own send_signal would reap a child that just died, before asyncio does.
+                # Popen's own send_signal would reap a child that just exited, before asyncio does.
                 os.kill(self.pid, number)
 
     def _read_address(self) -> str | None:

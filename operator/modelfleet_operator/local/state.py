@@ -12,7 +12,9 @@ from typing import Any, Self
 
 import yaml
 
-from ..errors import StartError
+from ..errors import ExplainError, StartError
+
+EXPLAIN_ADDRESS = "explain.address"
 
 
 def default_directory() -> Path:
@@ -46,7 +48,7 @@ class StateDirectory:
             ) from error
         with lock:
             try:
-                # The kernel lets go of it however this process ends.
+                # The kernel releases it however this process ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StartError(
@@ -76,6 +78,16 @@ class StateDirectory:
         except OSError:
             return None
         return None
+
+    def write_explain_address(self, address: str) -> None:
+        """HOST:PORT where the fleet that runs here hands out snapshots."""
+        (self.run / EXPLAIN_ADDRESS).write_text(address)
+
+    def explain_address(self) -> str:
+        """What `write_explain_address` wrote; ExplainError when no fleet runs here."""
+        with contextlib.suppress(OSError):
+            return (self.run / EXPLAIN_ADDRESS).read_text()
+        raise ExplainError(f"no fleet runs with the state directory {self.path}")
 
     def write_status(self, namespace: str, name: str, document: Mapping[str, Any]) -> None:
         """Replaces the file as a whole, so that no reader sees half of it."""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .state import StateDirectory
 
-INTERVAL = 0.5  # seconds between two looks of --watch
+INTERVAL = 0.5  # seconds between two refreshes of --watch
 _COLOURS = {"True": "green", "False": "yellow", "Unknown": "yellow"}
 
 

@@ -20,7 +20,9 @@ from ..decisions.observed import Observed
 from ..decisions.plan import Plan
 from ..decisions.status import Status
 from ..errors import ManifestError
-from ..fleet.service import Fleet, serve
+from ..explain.service import serve_explain
+from ..explain.snapshot import Snapshot
+from ..fleet.service import FleetService, serve
 from ..reconciler import Reconcilers
 from .body import LocalBody, WorkerOptions
 from .gateway import Gateway, check_port
@@ -79,7 +81,10 @@ async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) ->
                 model=manifest.full_name,
             )
     with StateDirectory(options.state_dir).held() as state:
-        return await _LocalFleet(manifests, options, state).run()
+        fleet = _LocalFleet(manifests, options, state)
+        async with serve_explain(fleet.snapshot) as address:
+            state.write_explain_address(address)
+            return await fleet.run()
 
 
 class _LocalFleet:
@@ -107,12 +112,16 @@ class _LocalFleet:
             wake=self._wake,
             show=self._show,
         )
-        self._fleet = Fleet(
+        self._fleet = FleetService(
             time.time,
             wake=self._wake,
             wake_all=self._wake_all,
         )
         self._reconcilers = Reconcilers(self._body, self._fleet, time.time, watch=self._narrate)
+
+    def snapshot(self, key: str) -> Snapshot | str:
+        """For `modelfleet explain`."""
+        return self._reconcilers.snapshot(key)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -135,7 +144,7 @@ class _LocalFleet:
             await asyncio.wait([ending, forcing], return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 log.warning("ending everything at once")
-                reconciling.cancel()  # first, lest it replaces what is killed
+                reconciling.cancel()  # first, so that it does not replace the killed workers
                 gateway.kill()
                 self._body.kill()
             await ending
@@ -150,7 +159,7 @@ class _LocalFleet:
         return KILLED if self._force.is_set() else 0
 
     async def _end(self, gateway: Gateway, reconciling: asyncio.Task[None]) -> None:
-        """The gateway drains first: what it holds may still need a worker to wake."""
+        """The gateway drains first: requests that it holds may still need a worker to start."""
         await gateway.end(self._options.drain_timeout)
         reconciling.cancel()
         await asyncio.wait([reconciling])  # an error of it was raised already

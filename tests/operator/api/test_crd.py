@@ -30,7 +30,7 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
-    ColdStart,
+    ColdStartProgress,
     Condition,
     Queue,
     ScalingEvent,
@@ -273,7 +273,7 @@ INVALID_CLASSES = [
     pytest.param(accelerator(name="a.b"), id="a name with a dot"),
     pytest.param(accelerator(resource={"name": "gpu"}), id="a resource without its domain"),
     pytest.param(accelerator(resource={"name": "x.io/gpu", "count": 0}), id="none of it"),
-    pytest.param(accelerator(resource={"count": 1}), id="nobody knows of what"),
+    pytest.param(accelerator(resource={"count": 1}), id="a count of no resource"),
     pytest.param(accelerator(nodeSelector={"a b": "c"}), id="a key with a space"),
     pytest.param(accelerator(nodeSelector={"a": "c d"}), id="a value with a space"),
     pytest.param(accelerator(nodeSelector={"a": 1}), id="a number for a label"),
@@ -412,7 +412,7 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "$/h", "Age"]
 
 
-def test_what_nobody_has_looked_at_yet_is_in_progress_to_kstatus():
+def test_what_no_operator_has_reconciled_yet_is_in_progress_to_kstatus():
     assert SCHEMA["properties"]["status"]["default"] == {"observedGeneration": -1}
 
 
@@ -435,7 +435,7 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         revision="0123abcd",
         queue=Queue(waiting=1, running=2),
         scaling_history=(ScalingEvent(time=1.0, before=1, after=2, reason="demand"),),
-        cold_start=ColdStart(phase="Weights", percent=40, eta=9.0),
+        cold_start=ColdStartProgress(phase="Weights", percent=40, eta=9.0),
         cost_per_hour=Decimal("2.50"),
     )
     written = {**render(status), "memory": Memory(target=2).dump()}

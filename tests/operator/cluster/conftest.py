@@ -11,8 +11,10 @@ from typing import Any
 
 import kmock
 import pytest
+from kubernetes.aio import client
 
 from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, REVISIONS, ApiServer, Cluster
+from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.run import operate
@@ -34,6 +36,13 @@ async def api() -> AsyncIterator[ApiServer]:
         ]:
             server.resources[plural] = {**resource(kind, set()), "namespaced": False}
         yield server
+
+
+@pytest.fixture
+async def kubernetes(api: ApiServer) -> AsyncIterator[ClusterApi]:
+    configuration = client.Configuration(host=str(api.url).rstrip("/"))
+    async with client.ApiClient(configuration) as api_client:
+        yield ClusterApi(api_client)
 
 
 def resource(kind: str, subresources: set[str]) -> Any:

@@ -1,9 +1,8 @@
-"""The body alone, against the API: what it writes, when, and what it makes of refusals."""
+"""The body alone, against the API: what it does, and what it makes of refusals."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,125 +10,21 @@ import kopf
 import pytest
 from kubernetes.aio import client
 
+from cluster_body import KEY, a_body, status
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
-from modelfleet_operator.cluster.body import ClusterBody
 from modelfleet_operator.cluster.handlers import deployment_changed
 from modelfleet_operator.cluster.memo import OperatorMemo
-from modelfleet_operator.cluster.observing import read_pod
-from modelfleet_operator.cluster.pods import PodSettings
-from modelfleet_operator.cluster.revisions import read_revision
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
 from modelfleet_operator.decisions.reasons import Reason
-from modelfleet_operator.decisions.status import Condition, Queue, Status
 from modelfleet_operator.errors import PassingError
-
-KEY = "default/smol"
-
-
-@pytest.fixture
-async def kubernetes(api: ApiServer) -> AsyncIterator[ClusterApi]:
-    configuration = client.Configuration(host=str(api.url).rstrip("/"))
-    async with client.ApiClient(configuration) as api_client:
-        yield ClusterApi(api_client)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-async def a_body(
-    api: ApiServer, kubernetes: ClusterApi, clock: Clock | None = None
-) -> tuple[ClusterBody, Observed]:
-    """A body that has just been started, and what it sees of the deployment `smol`."""
-    if not [name for (_, _, name) in api.objects if name == "smol"]:
-        await Cluster(api).apply()
-    body = ClusterBody(kubernetes, PodSettings(image="worker:1"), clock or Clock())
-    revisions = [read_revision(kept) for kept in api.revisions().values()]
-    body.attach(
-        {KEY: [body.read(api.model())]},
-        {KEY: [read_pod(pod) for pod in api.pods().values()]},
-        {},
-        {KEY: [kept for kept in revisions if kept is not None]},
-    )
-    seen = body.observe(KEY)
-    assert seen is not None
-    return body, seen
-
-
-def status(seen: Observed, *, reason: str = "Serving", waiting: int = 0) -> Status:
-    ready = Condition(
-        type="Ready", status="True", reason=reason, message="", changed=1.0, generation=1
-    )
-    return Status(
-        observed_generation=seen.deployment.generation,
-        conditions=(ready,),
-        queue=Queue(waiting=waiting, running=0),
-    )
 
 
 def create(seen: Observed) -> Create:
     revision = seen.deployment.revision
     return Create(f"smol-{revision}-0", revision, 0, "because")
-
-
-async def test_an_unchanged_status_is_not_written_again_not_even_after_a_restart(
-    api: ApiServer, kubernetes: ClusterApi
-):
-    body, seen = await a_body(api, kubernetes)
-    for _ in range(3):
-        await body.write_status(seen, status(seen), Memory(target=1))
-    assert len(api.asked("PATCH", "modeldeployments", "status")) == 1
-
-    successor, seen = await a_body(api, kubernetes)
-    memory, last = await successor.recall(KEY)
-    assert memory == Memory(target=1)
-    assert last == status(seen)
-    await successor.write_status(seen, status(seen), memory)
-    assert len(api.asked("PATCH", "modeldeployments", "status")) == 1
-
-
-async def test_conditions_are_written_at_once_and_numbers_every_ten_seconds(
-    api: ApiServer, kubernetes: ClusterApi
-):
-    clock = Clock()
-    body, seen = await a_body(api, kubernetes, clock)
-    await body.write_status(seen, status(seen, waiting=1), Memory())
-    clock.now += 9
-    await body.write_status(seen, status(seen, waiting=2), Memory())
-    assert api.model()["status"]["queue"]["waiting"] == 1
-    await body.write_status(seen, status(seen, waiting=3, reason="Asleep"), Memory())
-    assert api.model()["status"]["queue"]["waiting"] == 3
-    clock.now += 11
-    await body.write_status(seen, status(seen, waiting=4, reason="Asleep"), Memory())
-    assert api.model()["status"]["queue"]["waiting"] == 4
-
-
-async def test_what_is_not_known_any_more_leaves_the_status(api: ApiServer, kubernetes: ClusterApi):
-    body, seen = await a_body(api, kubernetes)
-    await body.write_status(seen, status(seen), Memory())
-    await body.write_status(seen, replace(status(seen, reason="Asleep"), queue=None), Memory())
-    assert "queue" not in json.loads(api.seen[-1].body)["status"]
-
-
-async def test_a_status_is_not_written_to_a_namesake(api: ApiServer, kubernetes: ClusterApi):
-    body, seen = await a_body(api, kubernetes)
-    await Cluster(api).delete()
-    await Cluster(api).apply()
-    await body.write_status(seen, status(seen), Memory())
-    assert "status" not in api.model()
-
-
-async def test_a_status_that_somebody_spoiled_begins_anew(api: ApiServer, kubernetes: ClusterApi):
-    body, _ = await a_body(api, kubernetes)
-    spoiled = {**api.model(), "status": {"conditions": [{"type": "Ready"}], "memory": {"peaks": 1}}}
-    body.attach({KEY: [body.read(spoiled)]}, {}, {}, {})
-    assert await body.recall(KEY) == (Memory(), None)
 
 
 async def test_creating_twice_is_one_pod(api: ApiServer, kubernetes: ClusterApi):
@@ -153,7 +48,7 @@ async def test_a_strangers_pod_of_our_name_becomes_the_condition(
     refusal = stalled.deployment.refusal
     assert refusal is not None
     assert refusal.reason is Reason.POD_NAME_TAKEN
-    assert "belongs to somebody else" in refusal.message
+    assert "has another owner" in refusal.message
 
 
 async def test_a_pod_of_an_earlier_object_of_this_name_is_nothing_to_route_to(
@@ -223,7 +118,9 @@ async def test_an_api_server_that_is_away_is_a_passing_error(api: ApiServer):
             await body.write_status(seen, status(seen), Memory())
 
 
-async def test_our_own_writes_to_the_status_wake_nobody(api: ApiServer, kubernetes: ClusterApi):
+async def test_our_own_writes_to_the_status_wake_no_reconciler(
+    api: ApiServer, kubernetes: ClusterApi
+):
     body, seen = await a_body(api, kubernetes)
     woken: list[str] = []
 

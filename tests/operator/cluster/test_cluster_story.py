@@ -104,7 +104,7 @@ async def test_demand_adds_pods_up_to_the_maximum(api: ApiServer, start_operator
     }
 
 
-async def test_an_idle_model_is_unrouted_then_deleted_by_uid_and_wakes_on_demand(
+async def test_an_idle_model_drains_and_is_deleted_by_uid_and_wakes_on_demand(
     api: ApiServer, start_operator: StartOperator
 ):
     async with start_operator() as cluster:
@@ -134,7 +134,7 @@ async def test_an_idle_model_is_unrouted_then_deleted_by_uid_and_wakes_on_demand
     assert worker_events(api) == ["WorkerStarted", "WorkerStopped", "WorkerStarted"]
 
 
-async def test_a_pod_that_somebody_deleted_is_replaced(
+async def test_a_pod_that_a_person_deleted_is_replaced(
     api: ApiServer, start_operator: StartOperator
 ):
     async with start_operator() as cluster:
@@ -148,7 +148,7 @@ async def test_a_pod_that_somebody_deleted_is_replaced(
     assert successor.endswith("-1")  # the terminating pod still has ordinal 0
 
 
-async def test_a_pod_that_died_is_removed_replaced_and_its_last_words_kept(
+async def test_a_pod_that_exited_is_removed_replaced_and_its_last_words_kept(
     api: ApiServer, start_operator: StartOperator
 ):
     async with start_operator() as cluster:
@@ -215,7 +215,7 @@ async def test_deleting_the_object_ends_its_reconciler(
             name = await a_ready_worker(api, cluster, gateway)
             await cluster.delete()
             await eventually(lambda: gateway.route() is None)
-            # The garbage collector ends the pods; nobody starts others in their place.
+            # The garbage collector ends the pods; no others are started in their place.
             await cluster.delete_pod(name)
             await cluster.finish(name)
             await cluster.apply(name="other")

@@ -83,7 +83,7 @@ async def test_a_leader_that_cannot_renew_ends_before_another_one_could_lead(
     assert len(api.pods()) == 1, "it acted on what came after its time"
 
 
-async def test_a_lease_that_somebody_deleted_is_made_again_by_its_leader(
+async def test_a_lease_that_was_deleted_is_made_again_by_its_leader(
     api: ApiServer, start_operator: StartOperator
 ):
     async with start_operator(pace=QUICK) as cluster:
@@ -96,12 +96,12 @@ async def test_a_lease_that_somebody_deleted_is_made_again_by_its_leader(
         await eventually(api.running)
 
 
-def test_the_fence_lets_nobody_write_who_never_led():
+def test_the_fence_lets_no_replica_write_that_never_led():
     with pytest.raises(RejectedError, match="another replica leads"):
         Fence(raise_lost).check()
 
 
-def test_the_fence_ends_whoever_is_too_late_also_right_after_being_continued():
+def test_the_fence_ends_a_leader_that_is_too_late_also_right_after_being_continued():
     fence = Fence(raise_lost)
     fence.resumed()  # a follower may sleep as long as it likes
     fence.open(clock() + 60)

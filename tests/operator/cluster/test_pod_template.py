@@ -11,8 +11,8 @@ from modelfleet_operator.cluster.pods import (
     PodSettings,
     pod_template,
     refused_host_path,
-    revision,
     template_problems,
+    template_revision,
     worker_pod,
 )
 from modelfleet_operator.decisions.reasons import Reason
@@ -51,7 +51,11 @@ def problems(**spec: Any) -> list[tuple[Reason, str]]:
 def test_an_empty_template_changes_nothing():
     empty = pod_template(deployment(spec={}), SETTINGS)
     nulls = pod_template(deployment(spec={"nodeSelector": None}), SETTINGS)
-    assert revision(empty) == revision(nulls) == revision(pod_template(deployment(), SETTINGS))
+    assert (
+        template_revision(empty)
+        == template_revision(nulls)
+        == template_revision(pod_template(deployment(), SETTINGS))
+    )
 
 
 def test_where_and_as_whom_a_worker_runs_is_the_users():

@@ -33,7 +33,7 @@ def pod(manifest: ModelDeployment | None = None, settings: PodSettings = SETTING
 
 
 def revision(manifest: ModelDeployment, settings: PodSettings) -> str:
-    return pods.revision(pod_template(manifest, settings))
+    return pods.template_revision(pod_template(manifest, settings))
 
 
 def container(manifest: ModelDeployment | None = None) -> Any:
@@ -176,7 +176,7 @@ def test_a_pod_is_read_back_as_the_worker_that_was_asked_for():
         2,
     )
     assert worker.address == "10.0.0.7:9000"
-    assert (worker.stopping, worker.failure, worker.trouble) == (False, None, None)
+    assert (worker.stopping, worker.failure, worker.problem) == (False, None, None)
 
 
 def test_an_address_of_the_newer_family_gets_its_brackets():

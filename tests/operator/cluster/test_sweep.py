@@ -1,4 +1,4 @@
-"""What was deleted while no watch looked is found by comparing."""
+"""What was deleted while no watch ran is found by comparing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ async def test_finds_what_is_cached_and_not_there(
 ):
     await Cluster(api).apply()
     there = api.model()["metadata"]["uid"]
-    lost: list[tuple[str, str]] = []
+    missed: list[tuple[str, str]] = []
     cached = {there: "default/smol", "uid-of-a-pod": "default/smol"}
-    sweeper = Sweeper(api_client, namespaces, lambda: cached, lambda *said: lost.append(said))
+    sweeper = Sweeper(api_client, namespaces, lambda: cached, lambda *said: missed.append(said))
     assert await sweeper.sweep() == set()
-    assert lost == [("uid-of-a-pod", "default/smol")]
+    assert missed == [("uid-of-a-pod", "default/smol")]
     asked = [request for request in api.seen if request.method.value == "GET"]
     assert asked
     assert all("PartialObjectMetadataList" in request.headers["Accept"] for request in asked)
@@ -49,8 +49,8 @@ async def test_a_watch_that_sees_nothing_is_given_up(api: ApiServer, api_client:
 
 async def test_an_api_server_that_is_away_says_nothing_about_the_watches(api: ApiServer):
     configuration = client.Configuration(host="http://127.0.0.1:1")
-    async with client.ApiClient(configuration) as nobody:
-        await Sweeper(nobody, (), dict, lambda *_: None, lag=0).compare()
+    async with client.ApiClient(configuration) as unreachable:
+        await Sweeper(unreachable, (), dict, lambda *_: None, lag=0).compare()
 
 
 async def test_an_operator_waits_for_its_crds(api: ApiServer, start_operator: StartOperator):

@@ -17,7 +17,7 @@ def told(fleet: SimulatedFleet, seconds: float, step: float = 0.5) -> list[str]:
     return reasons
 
 
-def test_a_life_without_trouble_is_told_in_a_few_words():
+def test_a_life_without_problems_is_told_in_a_few_words():
     fleet = SimulatedFleet(deployment())
     assert told(fleet, 10) == ["ScaledUp", "Ready"]
     assert told(fleet, 70) == ["ScaledDown"], "asleep is ready, too"
@@ -47,5 +47,5 @@ def test_a_restarted_operator_tells_nothing_again():
     fleet.run(10)
     stored = parse(render(fleet.status))
     assert isinstance(stored, Status)
-    fleet.look()
+    fleet.reconcile()
     assert announce(stored, fleet.status) == []

@@ -83,9 +83,9 @@ def test_external_mode_obeys_replicas_whatever_the_load(replicas: int | None, ex
 
 def test_says_when_time_alone_changes_the_answer():
     seen = load(1000, replicas=1, last_active=990)
-    assert decide_replicas(POLICY, seen).look_again == 990 + POLICY.idle_timeout
+    assert decide_replicas(POLICY, seen).wake_at == 990 + POLICY.idle_timeout
     at_work = load(1000, replicas=1, running=1)
-    assert decide_replicas(POLICY, at_work).look_again is None
+    assert decide_replicas(POLICY, at_work).wake_at is None
 
 
 def test_a_clock_that_steps_back_neither_sleeps_nor_grows():
@@ -115,5 +115,5 @@ def test_never_leaves_the_bounds_and_always_serves_what_waits(seen, peaks, low, 
     if seen.waiting + seen.running:
         assert decision.replicas >= 1
     assert decision.reason
-    assert decision.look_again is None or decision.look_again >= seen.now
+    assert decision.wake_at is None or decision.wake_at >= seen.now
     assert len(decision.peaks) <= max(len(peaks), 1) + 1

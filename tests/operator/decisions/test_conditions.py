@@ -11,11 +11,11 @@ from modelfleet_operator.decisions.observed import Observed, Signals, WorkerStat
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.rendering import is_due, parse, render
+from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.status import Status
-from modelfleet_operator.decisions.trouble import Trouble
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
-PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
+PROVEN = Memory(revision="aaaa", last_ready_revision="aaaa", target=1, last_active=1000)
 ONE, TWO = worker(0), worker(1)
 UP = {ONE.id: stats(), TWO.id: stats()}
 
@@ -48,7 +48,7 @@ def status_of(
             ("False", "GatewayBehind"),
             id="one does not have the view yet",
         ),
-        pytest.param((), ("Unknown", "NoGateway"), id="nobody can say"),
+        pytest.param((), ("Unknown", "NoGateway"), id="no gateway is connected"),
     ],
 )
 def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expected):
@@ -143,8 +143,8 @@ def test_a_learned_cold_start_time_gives_the_first_estimate():
 
 
 def test_a_pod_that_cannot_start_says_why():
-    trouble = Trouble(reason=Reason.UNSCHEDULABLE, message="0/3 nodes have a GPU", since=990)
-    stuck = replace(ONE, trouble=trouble, address="")
+    problem = StartupProblem(reason=Reason.UNSCHEDULABLE, message="0/3 nodes have a GPU", since=990)
+    stuck = replace(ONE, problem=problem, address="")
     status = status_of(stuck, signals=Signals(gateways=(report(),)))
     for kind, truth in [("Ready", "False"), ("Reconciling", "True")]:
         condition = status.condition(kind)
@@ -163,7 +163,7 @@ def test_the_older_deployment_keeps_the_short_name():
         make_plan(Observed(deployment=d, owners=names), Signals(), 1000, Memory(), None)
         for d in (old, young)
     ]
-    assert [plan.route.served_names for plan in plans] == [("chat", "old"), ("young",)]
+    assert [plan.view.served_names for plan in plans] == [("chat", "old"), ("young",)]
     assert plans[0].status.condition("NameConflict").status == "False"
     conflict = plans[1].status.condition("NameConflict")
     assert conflict.status == "True"
@@ -199,7 +199,7 @@ def test_a_memory_survives_its_dump_and_changes_seldom():
         PROVEN,
         peaks=((990.0, 3),),
         failures=Failures(count=2, last_at=5.0, error="x", counted=frozenset({"u"})),
-        unwell={"u": 3.0},
+        unhealthy={"u": 3.0},
         was_ready=frozenset({"u", "v"}),
     )
     assert Memory.load(memory.dump()) == memory

@@ -29,13 +29,13 @@ def decide(seen: LeaseRecord | None, *, since: float = 0.0, now: float = 0.0) ->
     [
         pytest.param(None, 0, Take(100), id="where no Lease is, one is made"),
         pytest.param(record(), 0, Wait(1.0), id="another one leads"),
-        pytest.param(record(), 11.5, Wait(0.5), id="looks again the moment it expires"),
+        pytest.param(record(), 11.5, Wait(0.5), id="reads again the moment it expires"),
         pytest.param(record(), 12.0, Take(8), id="not renewed for its duration: the next term"),
         pytest.param(record(holder=""), 0, Take(8), id="let go: taken at once"),
         pytest.param(record(holder="b@2"), 0, Take(8), id="our own from before a restart"),
     ],
 )
-def test_a_candidate_takes_what_nobody_holds(
+def test_a_candidate_takes_what_no_other_holds(
     seen: LeaseRecord | None, now: float, decision: Take | Wait
 ):
     assert decide(seen, now=now) == decision
@@ -59,10 +59,10 @@ def test_the_holder_has_stopped_before_anybody_can_take_the_lease():
     asked_at = 50.0
     earliest_takeover = asked_at + pace.duration
     assert asked_at + pace.leads_for < earliest_takeover
-    assert pace.leads_for > 3 * pace.renew  # a lost request or two end nobody
+    assert pace.leads_for > 3 * pace.renew  # a lost request or two end no leader
     assert pace.duration + pace.poll < 20  # the bar for a killed leader
 
 
-def test_a_lease_that_somebody_deleted_begins_above_the_terms_that_were():
+def test_a_lease_that_was_deleted_begins_above_the_terms_that_were():
     assert first_term(None, now=60 * 1000.0) == 1000
     assert first_term(Sighting(record(term=5000), 0.0), now=60 * 1000.0) == 5001

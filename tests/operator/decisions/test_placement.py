@@ -14,7 +14,7 @@ from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Accelerator, Observed
 from modelfleet_operator.decisions.plan import Plan
 from modelfleet_operator.decisions.reasons import Reason
-from modelfleet_operator.decisions.trouble import Trouble
+from modelfleet_operator.decisions.startup_problem import StartupProblem
 from simulated_fleet import SimulatedFleet, deployment, policy
 
 FALLBACK_AFTER = 60.0
@@ -22,14 +22,14 @@ FALLBACK_AFTER = 60.0
 
 @dataclass
 class Cluster(SimulatedFleet):
-    """Nodes of each class have room for so many workers; the scheduler looks with every look."""
+    """Nodes of each class have room for so many workers; the scheduler acts before the plan."""
 
     room: dict[str, int] = field(default_factory=dict)
     classes: dict[str, Accelerator] = field(default_factory=dict)
 
-    def look(self) -> Plan:
+    def reconcile(self) -> Plan:
         self.schedule()
-        return super().look()
+        return super().reconcile()
 
     def schedule(self) -> None:
         for name, worker in list(self.workers.items()):
@@ -37,21 +37,21 @@ class Cluster(SimulatedFleet):
                 continue
             if self.placed(worker.accelerator) < self.room.get(worker.accelerator, 0):
                 at = self.now
-                self.workers[name] = replace(worker, trouble=None, placed_at=at, created=at)
-            elif worker.trouble is None:
-                trouble = Trouble(
+                self.workers[name] = replace(worker, problem=None, placed_at=at, created=at)
+            elif worker.problem is None:
+                problem = StartupProblem(
                     reason=Reason.UNSCHEDULABLE,
                     message=f"no room for {worker.accelerator}",
                     since=self.now,
                 )
-                self.workers[name] = replace(worker, trouble=trouble)
+                self.workers[name] = replace(worker, problem=problem)
 
     def placed(self, accelerator: str) -> int:
         there = self.workers.values()
         return sum(w.accelerator == accelerator and w.placed_at is not None for w in there)
 
     def on(self, accelerator: str) -> int:
-        """Workers of this class that nobody ends, waiting ones too."""
+        """Workers of this class that do not stop, waiting ones too."""
         return sum(self.workers[name].accelerator == accelerator for name in self.alive())
 
     def observe(self) -> Observed:
@@ -103,7 +103,7 @@ def test_without_accelerators_no_class_is_named():
 
 def test_after_a_bounded_wait_the_next_class_takes_its_place():
     fleet = cluster(h100=0, a10=1)
-    fleet.look()
+    fleet.reconcile()
     fleet.run(FALLBACK_AFTER - 5)
     assert (fleet.on("h100"), fleet.on("a10")) == (1, 0)
     assert fleet.condition("Ready") == ("False", "Unschedulable")
@@ -163,7 +163,7 @@ def test_while_all_are_short_it_waits_names_each_and_gives_nothing_up():
     assert "no room for a10" in message
     fleet.run(200)
     assert len(fleet.created()) == created
-    assert fleet.condition("Stalled") == ("True", "Unschedulable"), "somebody should look"
+    assert fleet.condition("Stalled") == ("True", "Unschedulable"), "a person should act"
     assert fleet.condition("Reconciling")[0] == "False"
     fleet.run(3600, step=5)
     assert len(fleet.created()) <= 2 + 3600 / 300 * 2, "it goes round slowly"
@@ -295,7 +295,7 @@ def test_what_has_no_price_is_not_added_up():
 
 def test_without_classes_nothing_is_known_of_the_cost():
     fleet = Cluster(deployment(), room={"": 4})
-    fleet.look()
+    fleet.reconcile()
     assert fleet.status.cost_per_hour is None
     fleet.run(100)
     assert fleet.status.cost_per_hour is None

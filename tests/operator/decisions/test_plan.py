@@ -13,7 +13,7 @@ from modelfleet_operator.decisions.observed import Observed, PastRevision, Signa
 from modelfleet_operator.decisions.plan import make_plan
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
-PROVEN = Memory(revision="aaaa", proven="aaaa", target=1, last_active=1000)
+PROVEN = Memory(revision="aaaa", last_ready_revision="aaaa", target=1, last_active=1000)
 
 
 def plan_for(*workers, signals: Signals | None = None, memory: Memory = PROVEN, **spec):
@@ -30,17 +30,17 @@ def ready(*workers, running: dict[str, int] | None = None, **load) -> Signals:
     )
 
 
-# One look ---------------------------------------------------------------------------------------
+# One reconcile ----------------------------------------------------------------------------------
 
 
 def test_names_say_deployment_revision_and_the_lowest_free_ordinal():
     there = [worker(0), worker(2, stopping=True), worker(3, failure="ended by SIGKILL")]
     plan = plan_for(*there, signals=ready(there[0], waiting=40), scaling=policy(max_replicas=3))
     names = [action.name for action in plan.actions if isinstance(action, Create)]
-    assert names == ["tiny-aaaa-1", "tiny-aaaa-4"], "terminating and dead ones keep their ordinals"
+    assert names == ["tiny-aaaa-1", "tiny-aaaa-4"], "stopping and exited ones keep their ordinals"
 
 
-def test_a_dead_worker_is_removed_and_replaced_in_one_look():
+def test_an_exited_worker_is_removed_and_replaced_in_one_reconcile():
     plan = plan_for(worker(0, failure="ended by SIGKILL"))
     assert [type(action) for action in plan.actions] == [Remove, Create]
     assert "SIGKILL" in plan.actions[0].reason
@@ -56,7 +56,7 @@ def test_scaling_down_takes_the_least_busy_and_stops_routing_to_it_first():
         scaling=policy(mode="External", replicas=2),
     )
     assert [(type(a), a.worker.name) for a in plan.actions] == [(Unroute, "tiny-aaaa-1")]
-    routable = {route.id: route.routable for route in plan.route.workers}
+    routable = {worker.id: worker.routable for worker in plan.view.workers}
     assert routable == {there[0].id: True, there[1].id: False, there[2].id: True}
 
 
@@ -67,7 +67,7 @@ def test_scaling_down_prefers_one_that_is_not_ready_and_stops_it_at_once():
     assert plan.actions[0].is_idle, "it may be too young to hear that it should end"
 
 
-def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
+def draining_signals(*, reached: bool = False, taken: int = 0, running: int = 0) -> Signals:
     """What gateways say of worker 0, which drains, and of worker 1, which serves."""
     ids = [worker(1).id, *([worker(0).id] if reached else [])]
     return Signals(
@@ -79,28 +79,30 @@ def leaving_signals(*, reached: bool = False, taken: int = 0, running: int = 0) 
 @pytest.mark.parametrize(
     ("signals", "since", "stops"),
     [
-        pytest.param(leaving_signals(reached=True), 990, False, id="a gateway may send to it"),
-        pytest.param(leaving_signals(), 990, True, id="nothing runs on it"),
-        pytest.param(leaving_signals(), 999.5, False, id="its Stats may be older"),
-        pytest.param(leaving_signals(taken=1), 990, False, id="a gateway has a request there"),
-        pytest.param(leaving_signals(running=1), 990, False, id="it says that it has a request"),
-        pytest.param(leaving_signals(running=1), 939, True, id="the drain timeout is over"),
-        pytest.param(Signals(), 990, False, id="nobody can say"),
-        pytest.param(Signals(), 939, True, id="nobody said for as long as a drain takes"),
+        pytest.param(draining_signals(reached=True), 990, False, id="a gateway may send to it"),
+        pytest.param(draining_signals(), 990, True, id="nothing runs on it"),
+        pytest.param(draining_signals(), 999.5, False, id="its Stats may be older"),
+        pytest.param(draining_signals(taken=1), 990, False, id="a gateway has a request there"),
+        pytest.param(draining_signals(running=1), 990, False, id="it says that it has a request"),
+        pytest.param(draining_signals(running=1), 939, True, id="the drain timeout is over"),
+        pytest.param(Signals(), 990, False, id="no gateway says anything"),
+        pytest.param(
+            Signals(), 939, True, id="no gateway said anything for as long as a drain takes"
+        ),
     ],
 )
 def test_a_worker_that_drains_is_stopped_when_nothing_runs_on_it(signals, since, stops):
-    there = [worker(0, unrouted_at=since), worker(1)]
+    there = [worker(0, draining_since=since), worker(1)]
     plan = plan_for(*there, signals=signals, drain_timeout=60)
     assert any(isinstance(action, Stop) for action in plan.actions) is stops
     assert stops or plan.wake_at is not None
 
 
 def test_the_last_worker_drains_for_as_long_as_its_requests_take():
-    leaving = worker(0, unrouted_at=100)
-    signals = Signals(gateways=(report(),), stats={leaving.id: stats(running=1)})
+    draining = worker(0, draining_since=100)
+    signals = Signals(gateways=(report(),), stats={draining.id: stats(running=1)})
     stopped = plan_for(
-        leaving, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
+        draining, signals=signals, scaling=policy(mode="External", replicas=0), drain_timeout=60
     )
     assert not any(isinstance(action, Stop) for action in stopped.actions)
 
@@ -127,7 +129,7 @@ def test_demand_takes_a_draining_worker_back_before_it_starts_another():
     assert len(fleet.routable()) == 1
     created = len(fleet.created())
     fleet.waiting = 14
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.routable()) == 2
     assert len(fleet.created()) == created
 
@@ -140,13 +142,13 @@ def test_what_the_user_must_correct_starts_nothing():
     assert "tokenSecretRef" in stalled.message
 
 
-def test_the_route_carries_limits_names_and_every_worker_with_an_address():
+def test_the_view_carries_limits_names_and_every_worker_with_an_address():
     there = [worker(0), worker(1, address=""), worker(2, stopping=True)]
     plan = plan_for(*there, signals=ready(there[0]), max_queue=7, hold_timeout=9.5)
-    assert (plan.route.model, plan.route.max_queue, plan.route.hold_timeout) == (
+    assert (plan.view.model, plan.view.max_queue, plan.view.hold_timeout) == (
         "default/tiny", 7, 9.5,
     )  # fmt: skip
-    assert [(w.id, w.routable) for w in plan.route.workers] == [
+    assert [(w.id, w.routable) for w in plan.view.workers] == [
         ("default/tiny-aaaa-0", True),
         ("default/tiny-aaaa-2", False),
     ]
@@ -157,7 +159,7 @@ def test_the_route_carries_limits_names_and_every_worker_with_an_address():
 
 def test_a_new_model_proves_itself_sleeps_and_wakes():
     fleet = SimulatedFleet(deployment())
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-aaaa-0"], "one worker proves the revision, at minReplicas 0 too"
     assert fleet.condition("Ready") == ("False", "Starting")
 
@@ -171,7 +173,7 @@ def test_a_new_model_proves_itself_sleeps_and_wakes():
     assert fleet.status.scaling_history[-1].reason == "idle for 60 s"
 
     fleet.waiting = 1
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-aaaa-0"]
     assert fleet.condition("Ready") == ("False", "Waking")
     assert "1 waiting" in fleet.status.scaling_history[-1].reason
@@ -209,7 +211,9 @@ def test_crash_loops_are_retried_ever_more_slowly_and_say_why():
     fleet.run(400)
     times = [time for time, _ in fleet.created()]
     waits = [round(b - a) for a, b in itertools.pairwise(times)]
-    assert waits[:6] == [1, 2, 3, 5, 9, 17], "a second to die each time, and 0, 1, 2, 4, 8, 16 s"
+    assert waits[:6] == [1, 2, 3, 5, 9, 17], (
+        "a second until it exits each time, and 0, 1, 2, 4, 8, 16 s"
+    )
     assert max(waits) <= 62
     assert fleet.condition("Stalled") == ("True", "CrashLoop")
     assert fleet.status.cold_start is not None
@@ -224,13 +228,13 @@ def test_a_killed_worker_is_replaced_at_once_and_failures_are_forgotten():
     fleet.run(10)
     for _ in range(4):
         fleet.kill(fleet.alive()[0])
-        fleet.look()
+        fleet.reconcile()
         assert len(fleet.alive()) == 1
         fleet.run(200)
     assert fleet.memory.failures.count == 0
 
 
-def test_a_worker_that_nobody_reaches_is_replaced_after_a_while():
+def test_a_worker_that_no_gateway_reaches_is_replaced_after_a_while():
     fleet = SimulatedFleet(deployment(scaling=policy(min_replicas=2, max_replicas=2)))
     fleet.run(10)
     fleet.frozen = {"default/tiny-aaaa-0"}
@@ -254,12 +258,12 @@ def test_without_gateways_nothing_is_changed_and_nothing_is_claimed():
     assert fleet.status.queue is None
 
 
-def test_a_worker_that_dies_in_silence_is_replaced():
+def test_a_worker_that_exits_in_silence_is_replaced():
     fleet = SimulatedFleet(deployment())
     fleet.run(10)
     fleet.gateways = ()
     fleet.kill("tiny-aaaa-0")
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.alive()) == 1
 
 
@@ -280,7 +284,7 @@ def test_the_memory_survives_a_change_of_leaders():
     fleet.run(10)
     fleet.waiting = 0
     fleet.memory = Memory.load(fleet.memory.dump())
-    fleet.look()
+    fleet.reconcile()
     assert len(fleet.alive()) == 3, "the peak is still remembered"
     fleet.run(100)
     assert fleet.condition("Ready") == ("True", "Asleep")
@@ -332,14 +336,14 @@ def test_whatever_happens_the_plan_keeps_its_promises(events):
                 fleet.change(scaling=policy(min_replicas=low, max_replicas=max(low, more)))
         for _ in range(3 if kind != "run" else 1):
             before = fleet.routable()
-            check_look(fleet, before)
+            check_reconcile(fleet, before)
         if kind == "run":
             fleet.run(value, step=2)
-            check_look(fleet, fleet.routable())
+            check_reconcile(fleet, fleet.routable())
 
 
-def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
-    plan = fleet.look()  # it fails by itself when a name is taken
+def check_reconcile(fleet: SimulatedFleet, routable: list[str]) -> None:
+    plan = fleet.reconcile()  # it fails by itself when a name is taken
     scaling, actions = fleet.deployment.scaling, plan.actions
     touched = [a.worker.uid for a in actions if not isinstance(a, Create | Record | Forget)]
     assert len(touched) == len(set(touched)), "one thing at a time to one worker"
@@ -350,4 +354,4 @@ def check_look(fleet: SimulatedFleet, routable: list[str]) -> None:
         assert set(routable) - set(taken), "never takes the last one that serves"
     assert plan.wake_at is None or plan.wake_at > fleet.now
     again = make_plan(fleet.observe(), fleet.signals(), fleet.now, plan.memory, plan.status)
-    assert not [a for a in again.actions if isinstance(a, Create)], "settled after one look"
+    assert not [a for a in again.actions if isinstance(a, Create)], "settled after one reconcile"

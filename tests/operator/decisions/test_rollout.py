@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Create, Unroute
 from modelfleet_operator.decisions.memory import Memory
-from modelfleet_operator.decisions.rollout import RolloutPolicy, Standing, decide_rollout
+from modelfleet_operator.decisions.rollout import RevisionCounts, RolloutPolicy, decide_rollout
 from simulated_fleet import SimulatedFleet, deployment, policy
 
 ONE_BY_ONE = RolloutPolicy(max_surge=0, max_unavailable=1)
 
 
-def standing(**changes) -> Standing:
+def counts(**changes) -> RevisionCounts:
     """Three wanted, three old ones serve, the new revision was never ready."""
     defaults = {
         "target": 3, "new": 0, "new_ready": 0, "old": 3, "old_ready": 3,
-        "proven": False, "restartable": True,
+        "proven": False, "can_start_previous": True,
     }  # fmt: skip
     counts = defaults | changes
     counts.setdefault("demand", counts["target"])
-    counts.setdefault("holding", counts["new"] + counts["old"] + counts.get("leaving_old", 0))
-    return Standing(**counts)
+    counts.setdefault("existing", counts["new"] + counts["old"] + counts.get("old_not_serving", 0))
+    return RevisionCounts(**counts)
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def standing(**changes) -> Standing:
     [
         pytest.param({}, {}, 1, 3, id="one new worker proves the revision beside the old ones"),
         pytest.param({"max_surge": 3}, {}, 1, 3, id="however many would fit"),
-        pytest.param({"max_unavailable": 2}, {}, 1, 3, id="nobody is replaced before that"),
+        pytest.param({"max_unavailable": 2}, {}, 1, 3, id="no worker is replaced before that"),
         pytest.param({}, {"new": 1, "new_ready": 1, "proven": True}, 1, 2, id="then one by one"),
         pytest.param(
             {}, {"new": 1, "new_ready": 1, "proven": True, "old": 2, "old_ready": 2,
-                 "leaving_old": 1}, 1, 2, id="a draining worker still has its accelerator",
+                 "old_not_serving": 1}, 1, 2, id="a draining worker still has its accelerator",
         ),
         pytest.param(
             {}, {"new": 1, "new_ready": 1, "proven": True, "old": 2, "old_ready": 2}, 2, 2,
@@ -59,8 +59,9 @@ def standing(**changes) -> Standing:
             {"max_surge": 0, "max_unavailable": 1}, {}, 0, 2, id="without surge an old one goes"
         ),
         pytest.param(
-            {"max_surge": 0, "max_unavailable": 1}, {"old": 2, "old_ready": 2, "leaving_old": 1},
-            0, 2, id="the new one waits until it is gone",
+            {"max_surge": 0, "max_unavailable": 1},
+            {"old": 2, "old_ready": 2, "old_not_serving": 1}, 0, 2,
+            id="the new one waits until it is gone",
         ),
         pytest.param(
             {"max_surge": 0, "max_unavailable": 1}, {"old": 2, "old_ready": 2}, 1, 2,
@@ -77,10 +78,10 @@ def standing(**changes) -> Standing:
             id="to one of the old revision",
         ),
         pytest.param(
-            {}, {"old": 2, "old_ready": 2, "new": 1}, 1, 3, id="an old one that died is replaced"
+            {}, {"old": 2, "old_ready": 2, "new": 1}, 1, 3, id="an old one that exited is replaced"
         ),
         pytest.param(
-            {}, {"old": 2, "old_ready": 2, "new": 1, "restartable": False}, 1, 2,
+            {}, {"old": 2, "old_ready": 2, "new": 1, "can_start_previous": False}, 1, 2,
             id="by a new one if old ones cannot be started",
         ),
         pytest.param(
@@ -104,19 +105,19 @@ def standing(**changes) -> Standing:
         ),
         pytest.param({}, {"target": 5}, 1, 5, id="or old ones while the new one is not proven"),
         pytest.param(
-            {}, {"old": 0, "old_ready": 0, "new": 1, "new_ready": 1, "proven": True, "holding": 9},
+            {}, {"old": 0, "old_ready": 0, "new": 1, "new_ready": 1, "proven": True, "existing": 9},
             3, 0, id="without a rollout nothing waits for what ends",
         ),
         pytest.param({}, {"blocked": True}, 0, 3, id="none of a revision that cannot be started"),
     ],
 )  # fmt: skip
 def test_how_many_of_each_revision(rollout, there, new, old):
-    decision = decide_rollout(RolloutPolicy(**rollout), standing(**there))
+    decision = decide_rollout(RolloutPolicy(**rollout), counts(**there))
     assert (decision.new, decision.old) == (new, old)
 
 
 def test_what_waits_says_for_what():
-    full = standing(old=2, old_ready=2, new=1, new_ready=1, proven=True, leaving_old=1)
+    full = counts(old=2, old_ready=2, new=1, new_ready=1, proven=True, old_not_serving=1)
     assert "2 of the new revision wait" in decide_rollout(RolloutPolicy(), full).waits
 
 
@@ -134,7 +135,7 @@ def serving(replicas: int = 3, **changes) -> SimulatedFleet:
 
 
 def watch(fleet: SimulatedFleet, seconds: float, *, most: int, least: int) -> None:
-    """Runs it and looks at every step."""
+    """Runs it and checks every step."""
     for _ in range(round(seconds * 2)):
         fleet.run(0.5)
         assert len(fleet.existing()) <= most
@@ -177,7 +178,7 @@ def test_what_waits_for_a_drain_is_said():
     condition = fleet.status.condition("Reconciling")
     assert (condition.status, condition.reason) == ("True", "Rollout")
     assert condition.message == (
-        "1 of 3 replicas of the new revision ready, 2 of an old one serve, 1 drain or end; "
+        "1 of 3 replicas of the new revision ready, 2 of an old one serve, 1 drain or stop; "
         "2 of the new revision wait for room (spec.rollout.maxSurge)"
     )
 
@@ -188,7 +189,7 @@ def test_a_stream_of_a_killed_old_worker_goes_to_one_that_drains():
     fleet.change(revision="bbbb")
     fleet.run(10)
     assert not fleet.awaited
-    assert {w.unrouted_at is None for w in fleet.workers.values() if w.revision == "aaaa"} == {
+    assert {w.draining_since is None for w in fleet.workers.values() if w.revision == "aaaa"} == {
         False
     }
     fleet.kill("tiny-aaaa-0")
@@ -271,6 +272,21 @@ def test_without_surge_a_revision_that_fails_gives_its_place_back():
     assert fleet.routable() == ["tiny-cccc-0"]
 
 
+def test_a_revision_that_was_given_up_and_is_ready_after_all_is_not_stalled_any_more():
+    fleet = SimulatedFleet(deployment(rollout=ONE_BY_ONE))
+    fleet.waiting = 1
+    fleet.run(10)
+    fleet.broken = {"bbbb"}
+    fleet.change(revision="bbbb")
+    fleet.run(60)
+    assert fleet.condition("Stalled") == ("True", "RolloutStuck")
+    fleet.broken.clear()
+    fleet.waiting = 0  # it sleeps, so there is a place to try the new revision again
+    fleet.run(200)
+    assert fleet.condition("Ready") == ("True", "Asleep")
+    assert fleet.condition("Stalled")[0] == "False"
+
+
 def test_an_old_revision_that_fails_too_is_retried_ever_more_slowly():
     fleet = serving(replicas=1)
     fleet.broken = {"aaaa", "bbbb"}
@@ -285,7 +301,7 @@ def test_a_sleeping_fleet_proves_a_change_and_sleeps_again():
     fleet.run(100)
     assert fleet.condition("Ready") == ("True", "Asleep")
     fleet.change(revision="bbbb")
-    fleet.look()
+    fleet.reconcile()
     assert fleet.alive() == ["tiny-bbbb-0"]
     fleet.run(10)
     assert fleet.condition("Ready") == ("True", "Serving")
@@ -299,7 +315,7 @@ def test_a_sleeping_fleet_answers_with_its_old_revision_while_the_new_one_fails(
     fleet.run(100)
     fleet.change(revision="bbbb")
     fleet.run(100)
-    assert not fleet.alive("aaaa"), "nobody asked"
+    assert not fleet.alive("aaaa"), "there was no request"
     assert fleet.condition("Ready") == ("True", "Asleep")
     assert "aaaa" in fleet.status.condition("Ready").message
     assert fleet.condition("Stalled")[0] == "True"
@@ -345,8 +361,8 @@ def test_a_second_change_replaces_the_one_that_never_was_ready_first():
     fleet.change(revision="cccc")
     watch(fleet, 40, most=3, least=2)
     assert len(fleet.routable()) == len(fleet.alive("cccc")) == 2
-    retired = [a.worker.revision for _, a in fleet.actions if isinstance(a, Unroute)]
-    assert set(retired) == {"aaaa"}, "what was never ready needs no drain"
+    drained = [a.worker.revision for _, a in fleet.actions if isinstance(a, Unroute)]
+    assert set(drained) == {"aaaa"}, "what was never ready needs no drain"
 
 
 def test_three_revisions_that_serve_become_one():
@@ -379,7 +395,7 @@ def test_an_external_count_changes_in_the_middle_of_a_change():
     assert len(fleet.alive()) == 1
     fleet.change(scaling=policy(mode="External", replicas=0), revision="cccc")
     fleet.run(20)
-    assert not fleet.workers, "nobody proves what nobody wants"
+    assert not fleet.workers, "a revision that is not wanted needs no proof"
 
 
 def test_a_new_leader_goes_on_with_a_change():
@@ -482,7 +498,7 @@ def test_whatever_happens_a_rollout_keeps_its_promises(events, rollout):
 
 
 def step_by_step(fleet: SimulatedFleet, seconds: float) -> None:
-    """No look makes the surge or what is missing worse than the spec allows."""
+    """No reconcile makes the surge or what is missing worse than the spec allows."""
     for _ in range(max(round(seconds * 2), 1)):
         fleet.run(0.5)
         target, rollout = fleet.memory.target or 0, fleet.deployment.rollout
@@ -491,8 +507,8 @@ def step_by_step(fleet: SimulatedFleet, seconds: float) -> None:
         rescued = [a for a in created if "stream" in a.reason]
         if len(rolls) > 1 and len(created) > len(rescued):
             assert len(fleet.existing()) <= target + rollout.surge(target)
-        unrouted = [a for time, a in fleet.actions if time == fleet.now and isinstance(a, Unroute)]
-        if unrouted:
+        drained = [a for time, a in fleet.actions if time == fleet.now and isinstance(a, Unroute)]
+        if drained:
             assert len(fleet.routable()) >= min(target - rollout.unavailable(target), target)
         assert fleet.cut == 0 or len(rolls) <= 1
 

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from modelfleet_operator.decisions.observed import WorkerState
-from modelfleet_operator.decisions.plan import Route, WorkerRoute
-from modelfleet_operator.fleet.service import SILENCE, Fleet, serve
+from modelfleet_operator.decisions.view import ModelView, WorkerRoute
+from modelfleet_operator.fleet.service import SILENCE, FleetService, serve
 from modelfleet_operator.fleet.view import REMOVALS_KEPT, FleetView
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
@@ -20,8 +20,8 @@ from modelfleet_proto.handshake import call_metadata
 MODEL, WORKER = "default/tiny", "default/tiny-aaaa-0"
 
 
-def route(*workers: WorkerRoute, model: str = MODEL) -> Route:
-    return Route(
+def a_model(*workers: WorkerRoute, model: str = MODEL) -> ModelView:
+    return ModelView(
         model=model,
         served_names=("tiny",),
         max_queue=5,
@@ -39,9 +39,9 @@ def at(address: str, *, routable: bool = True) -> WorkerRoute:
 
 @dataclass
 class Service:
-    """A served Fleet with a clock that the test moves, and what it woke."""
+    """A served FleetService with a clock that the test moves, and what it woke."""
 
-    fleet: Fleet
+    fleet: FleetService
     port: int
     now: list[float]
     woken: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Service:
 @contextlib.asynccontextmanager
 async def service(*models: str, lead: bool = True) -> AsyncIterator[Service]:
     now, woken = [1000.0], []
-    fleet = Fleet(lambda: now[0], wake=woken.append, wake_all=lambda: woken.append("all"))
+    fleet = FleetService(lambda: now[0], wake=woken.append, wake_all=lambda: woken.append("all"))
     if lead:
         fleet.lead(3, models)
     server, port = await serve(fleet, "127.0.0.1:0")
@@ -129,13 +129,13 @@ READY = worker_pb2.Stats(state=worker_pb2.WORKER_STATE_READY, running=2, waiting
 
 async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
     async with service(MODEL) as served:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         async with connected(served) as gateway:
             first = await gateway.view()
             assert (first.term, [m.model for m in first.models]) == (3, [MODEL])
             assert (first.models[0].max_queue, first.models[0].hold_timeout) == (5, 30)
-            served.fleet.publish(route())  # nothing changed: nothing is sent
-            served.fleet.publish(route(at("127.0.0.1:7000")))
+            served.fleet.publish(a_model())  # nothing changed: nothing is sent
+            served.fleet.publish(a_model(at("127.0.0.1:7000")))
             second = await gateway.view()
             assert second.version > first.version
             assert second.models[0].workers[0].address == "127.0.0.1:7000"
@@ -149,7 +149,7 @@ async def test_a_gateway_without_news_hears_that_the_operator_is_there(monkeypat
     async with service(MODEL) as served, connected(served) as gateway:
         for _ in range(2):  # before there is a view, too
             assert (await gateway.message()).WhichOneof("message") is None
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         await gateway.view()
         assert (await gateway.message()).WhichOneof("message") is None
 
@@ -158,14 +158,14 @@ async def test_a_gateway_that_takes_changes_gets_what_differs():
     others = [f"default/other-{n}" for n in range(3)]
     async with service(MODEL, *others) as served:
         for model in others:
-            served.fleet.publish(route(model=model))
-        served.fleet.publish(route())
+            served.fleet.publish(a_model(model=model))
+        served.fleet.publish(a_model())
         async with (
             connected(served, takes_changes=True) as gateway,
             connected(served, "old") as old,
         ):
             assert len((await gateway.view()).models) == len((await old.view()).models) == 4
-            served.fleet.publish(route(at("127.0.0.1:7000")))
+            served.fleet.publish(a_model(at("127.0.0.1:7000")))
             served.fleet.withdraw(others[0])
             change = await gateway.change()
             assert [m.model for m in change.models] == [MODEL]
@@ -177,18 +177,18 @@ async def test_a_gateway_that_takes_changes_gets_what_differs():
 
 async def test_a_new_leader_begins_with_the_whole_view():
     async with service(MODEL) as served, connected(served, takes_changes=True) as gateway:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         await gateway.view()
         served.fleet.lead(4, [MODEL])
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         assert (await gateway.view()).term == 4
 
 
 async def test_a_gateway_that_missed_too_much_gets_the_whole_view():
     view = FleetView(1)
-    view.put(route())
+    view.put(a_model())
     for number in range(3 * REMOVALS_KEPT):
-        view.put(route(model=f"default/m{number}"))
+        view.put(a_model(model=f"default/m{number}"))
         view.drop(f"default/m{number}")
     assert view.change(1) is None
     latest = view.change(view.version - 2)
@@ -200,8 +200,8 @@ async def test_a_gateway_that_missed_too_much_gets_the_whole_view():
 async def test_partial_signals_say_nothing_new_of_the_models_that_they_leave_out():
     other = "default/other"
     async with service(MODEL, other) as served:
-        served.fleet.publish(route())
-        served.fleet.publish(route(model=other))
+        served.fleet.publish(a_model())
+        served.fleet.publish(a_model(model=other))
         async with connected(served, takes_changes=True) as gateway:
             view = await gateway.view()
             await gateway.say(view, waiting=1)
@@ -216,19 +216,19 @@ async def test_partial_signals_say_nothing_new_of_the_models_that_they_leave_out
 
 async def test_having_taken_a_change_is_news_for_the_models_in_it():
     async with service(MODEL, "default/other") as served:
-        served.fleet.publish(route())
-        served.fleet.publish(route(model="default/other"))
+        served.fleet.publish(a_model())
+        served.fleet.publish(a_model(model="default/other"))
         async with connected(served, takes_changes=True) as gateway:
             await gateway.say(await gateway.view())
             await served.until(lambda: served.fleet.signals(MODEL).complete)
-            served.fleet.publish(route(model="default/new"))
+            served.fleet.publish(a_model(model="default/new"))
             change = await gateway.change()
             served.woken.clear()
             await gateway.say_partly(
                 change.version, fleet_pb2.ModelSignals(model="default/new", waiting=1)
             )
             await served.until(lambda: served.woken == ["default/new"])
-            served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+            served.fleet.publish(a_model(at("127.0.0.1:7000", routable=False)))
             change = await gateway.change()
             await gateway.say_partly(change.version)
             await served.until(lambda: served.woken == ["default/new", MODEL])
@@ -237,7 +237,7 @@ async def test_having_taken_a_change_is_news_for_the_models_in_it():
 async def test_the_silence_of_a_gateway_is_news_for_every_model(monkeypatch):
     monkeypatch.setattr("modelfleet_operator.fleet.service.SILENCE", 0.2)
     async with service(MODEL) as served:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         async with connected(served) as gateway:
             view = await gateway.view()
             await gateway.say(view)
@@ -252,15 +252,15 @@ async def test_the_silence_of_a_gateway_is_news_for_every_model(monkeypatch):
 async def test_no_view_is_sent_before_every_model_is_known():
     """A half view would tell a gateway that the other models do not exist."""
     async with service(MODEL, "default/other") as served, connected(served) as gateway:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         await served.until(lambda: served.fleet.signals(MODEL).gateways)
-        served.fleet.publish(route(model="default/other"))
+        served.fleet.publish(a_model(model="default/other"))
         assert len((await gateway.view()).models) == 2
 
 
 async def test_signals_become_what_decisions_read():
     async with service(MODEL) as served:
-        served.fleet.publish(route(at("127.0.0.1:7000")))
+        served.fleet.publish(a_model(at("127.0.0.1:7000")))
         async with connected(served, "a") as a, connected(served, "b") as b:
             await a.say(await a.view(), waiting=2, reachable=True, stats=READY)
             await b.say(await b.view(), waiting=1, reachable=False)
@@ -274,7 +274,7 @@ async def test_signals_become_what_decisions_read():
 
 async def test_a_waiting_request_wakes_its_model_and_repetition_does_not():
     async with service(MODEL) as served:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         async with connected(served) as gateway:
             view = await gateway.view()
             await gateway.say(view)
@@ -292,7 +292,7 @@ async def test_a_waiting_request_wakes_its_model_and_repetition_does_not():
 async def test_a_gateway_counts_as_unheard_until_it_has_the_model():
     async with service() as served, connected(served) as gateway:
         empty = await gateway.view()
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         await gateway.say(empty)
         view = await gateway.view()
         assert not served.fleet.signals(MODEL).complete
@@ -302,26 +302,26 @@ async def test_a_gateway_counts_as_unheard_until_it_has_the_model():
 
 async def test_what_was_said_of_an_earlier_worker_of_the_same_name_does_not_count():
     async with service(MODEL) as served:
-        served.fleet.publish(route(at("127.0.0.1:7000")))
+        served.fleet.publish(a_model(at("127.0.0.1:7000")))
         async with connected(served) as gateway:
             old = await gateway.view()
             await gateway.say(old, reachable=True, stats=READY)
             await served.until(lambda: served.fleet.signals(MODEL).is_ready(WORKER))
-            served.fleet.publish(route(at("127.0.0.1:7001")))
+            served.fleet.publish(a_model(at("127.0.0.1:7001")))
             assert not served.fleet.signals(MODEL).is_ready(WORKER)
             await gateway.say(old, reachable=True, stats=READY, waiting=1)
             await served.until(lambda: served.fleet.signals(MODEL).waiting == 1)
             assert served.fleet.signals(MODEL).reach(WORKER) == "none"
 
 
-async def test_a_gateway_that_knows_a_worker_is_unrouted_does_not_reach_it():
+async def test_a_gateway_that_knows_that_a_worker_drains_does_not_reach_it():
     async with service(MODEL) as served:
-        served.fleet.publish(route(at("127.0.0.1:7000")))
+        served.fleet.publish(a_model(at("127.0.0.1:7000")))
         async with connected(served) as gateway:
             old = await gateway.view()
             await gateway.say(old, reachable=True, stats=READY)
             await served.until(lambda: served.fleet.signals(MODEL).reach(WORKER) == "all")
-            served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+            served.fleet.publish(a_model(at("127.0.0.1:7000", routable=False)))
             assert served.fleet.signals(MODEL).reach(WORKER) == "all", "it may still route to it"
             served.woken.clear()
             await gateway.say(await gateway.view(), reachable=True, stats=READY)
@@ -331,12 +331,12 @@ async def test_a_gateway_that_knows_a_worker_is_unrouted_does_not_reach_it():
 
 async def test_a_worker_that_is_routed_to_again_counts_once_the_gateway_knows():
     async with service(MODEL) as served:
-        served.fleet.publish(route(at("127.0.0.1:7000", routable=False)))
+        served.fleet.publish(a_model(at("127.0.0.1:7000", routable=False)))
         async with connected(served) as gateway:
             old = await gateway.view()
             await gateway.say(old, reachable=True, stats=READY)
             await served.until(lambda: served.fleet.signals(MODEL).hears(WORKER))
-            served.fleet.publish(route(at("127.0.0.1:7000")))
+            served.fleet.publish(a_model(at("127.0.0.1:7000")))
             assert served.fleet.signals(MODEL).reach(WORKER) == "none", (
                 "it does not route there yet"
             )
@@ -347,7 +347,7 @@ async def test_a_worker_that_is_routed_to_again_counts_once_the_gateway_knows():
 async def test_what_drains_and_what_streams_wait_for_is_heard():
     async with service(MODEL) as served:
         served.fleet.publish(
-            replace(route(at("127.0.0.1:7000", routable=False)), revisions=("aaaa", "bbbb"))
+            replace(a_model(at("127.0.0.1:7000", routable=False)), revisions=("aaaa", "bbbb"))
         )
         async with connected(served) as gateway:
             view = await gateway.view()
@@ -363,7 +363,7 @@ async def test_what_drains_and_what_streams_wait_for_is_heard():
                 )
 
             await say()
-            await served.until(lambda: served.fleet.signals(MODEL).awaited == {"bbbb"})
+            await served.until(lambda: served.fleet.signals(MODEL).awaited_revisions == {"bbbb"})
             assert not served.fleet.signals(MODEL).is_idle(WORKER)
             served.woken.clear()
             worker.running = 0
@@ -374,7 +374,7 @@ async def test_what_drains_and_what_streams_wait_for_is_heard():
 
 async def test_silent_gateways_and_ended_ones_are_left_out():
     async with service(MODEL) as served:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         async with connected(served) as gateway:
             await gateway.say(await gateway.view())
             await served.until(lambda: served.fleet.signals(MODEL).complete)
@@ -388,7 +388,7 @@ async def test_silent_gateways_and_ended_ones_are_left_out():
 
 async def test_a_gateway_that_connects_again_counts_once():
     async with service(MODEL) as served:
-        served.fleet.publish(route())
+        served.fleet.publish(a_model())
         async with connected(served) as first, connected(served) as second:
             await first.view()
             await second.say(await second.view(), waiting=1)

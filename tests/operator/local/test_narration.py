@@ -14,9 +14,9 @@ class Story(SimulatedFleet):
     told: list[str] = field(default_factory=list)
     before: Status | None = None
 
-    def look(self):
+    def reconcile(self):
         seen = self.observe()
-        plan = super().look()
+        plan = super().reconcile()
         self.told += narrate(self.deployment, seen.workers, self.before, plan, self.now)
         self.before = plan.status
         return plan
@@ -60,15 +60,15 @@ def test_deaths_are_told_with_their_reason_and_the_next_try():
     story.run(5)
     story.tell()
     story.kill("tiny-aaaa-0")
-    story.look()
-    assert story.tell()[0] == "worker died (ended by SIGKILL): replaced"
+    story.reconcile()
+    assert story.tell()[0] == "worker exited (ended by SIGKILL): replaced"
 
     broken = Story(deployment(), broken={"aaaa"})
     broken.run(10)
     told = broken.tell()
     why = "exit code 1: error: no safetensors in /model"
-    assert f"worker died ({why}): replaced" in told
-    assert f"worker died ({why}): next try in 2 s" in told
+    assert f"worker exited ({why}): replaced" in told
+    assert f"worker exited ({why}): next try in 2 s" in told
     assert f"stalled: workers failed 3 times in a row: {why}" in told
 
 

@@ -69,6 +69,12 @@ def ask(fleet: Fleet, tokens: int = 4, model: str = "smollm2") -> httpx.Response
     return httpx.post(f"{fleet.endpoint}/v1/chat/completions", json=body, timeout=30)
 
 
+def modelfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["modelfleet", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
 def everything(fleet: Fleet) -> tuple[list[psutil.Process], set[int]]:
     """All processes of a fleet and all ports that they listen on."""
     processes = [fleet.up, *fleet.up.children(recursive=True)]
@@ -141,7 +147,7 @@ def test_a_killed_worker_is_replaced(start: Start):
     victim.kill()
     eventually("another one runs", lambda: [w for w in fleet.workers() if w.pid != victim.pid])
     assert ask(fleet).status_code == 200
-    assert "worker died (ended by SIGKILL): replaced" in fleet.log.read_text()
+    assert "worker exited (ended by SIGKILL): replaced" in fleet.log.read_text()
 
 
 def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
@@ -153,7 +159,7 @@ def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
     eventually("it answers again", fleet.gateway_is_ready)
     assert ask(fleet).status_code == 200
     assert len(fleet.workers()) == 1, "the workers were left alone"
-    assert "the gateway died (ended by SIGKILL): started again now" in fleet.log.read_text()
+    assert "the gateway exited (ended by SIGKILL): started again now" in fleet.log.read_text()
 
 
 def test_a_killed_up_leaves_no_child(start: Start):
@@ -289,3 +295,24 @@ def test_log_lines_are_json_for_a_machine(start: Start):
     ready = [line for line in lines if line["event"].startswith("ready in")]
     assert ready
     assert ready[0]["model"] == "default/smollm2"
+
+
+def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: Start, tmp_path):
+    fleet = start(sleepy(minReplicas=1))
+    eventually("a worker is ready", lambda: ask(fleet).status_code == 200)
+    saved = tmp_path / "snapshot.json"
+    place = ["--state-dir", str(fleet.state)]
+    told = modelfleet("explain", "smollm2", *place, "--save", str(saved))
+    assert told.returncode == 0, told.stderr
+    assert "Ready=True (Serving)" in told.stdout
+    assert "autoscale: 1 wanted" in told.stdout
+    assert modelfleet("explain", "--replay", str(saved)).stdout == told.stdout
+
+    none = modelfleet("explain", "none", *place)
+    assert (none.returncode, none.stderr) == (1, "There is no ModelDeployment default/none.\n")
+
+
+def test_explain_without_a_fleet_names_the_state_directory(tmp_path):
+    told = modelfleet("explain", "smollm2", "--state-dir", str(tmp_path))
+    assert told.returncode == 1
+    assert told.stderr == f"no fleet runs with the state directory {tmp_path}\n"

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from modelfleet_worker.devices.paced import END_OF_SEQUENCE, Calibration, PacedRunner, load_paced
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
-from modelfleet_worker.engine.sequence import Sequence
 from modelfleet_worker.errors import ModelError
 
 

@@ -13,9 +13,9 @@ import pytest
 from gated_engine import Gate, Running
 from leak_check import check_names, check_scheduler
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.messages import Abort, Add, EngineFailure, Request
+from modelfleet_worker.engine.messages import Abort, Add, EngineFailure
+from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Scheduler
-from modelfleet_worker.engine.sequence import Sequence
 
 TOKEN = 7  # that every step draws
 
@@ -72,12 +72,12 @@ STORIES = {
         requests=(request("a", 100, max_tokens=30), request("x", 200)),
         budget=100,
         steps=2,
-        there=lambda s, x: x.cached_tokens == 96 and 96 < x.num_computed < 200,
+        there=lambda s, x: x.num_cached_tokens == 96 and 96 < x.num_computed < 200,
     ),
     "decoding": Story(
         requests=(A, request("x", 4)),
         steps=3,
-        there=lambda s, x: x.generated == 3 and x.outstanding == 1,
+        there=lambda s, x: x.num_output_tokens == 3 and x.num_uncomputed == 1,
     ),
     "decoding, at the end of a block": Story(
         requests=(A, request("x", 15)),
@@ -85,10 +85,16 @@ STORIES = {
         there=lambda s, x: x.num_computed == 16 and len(x.block_table) == 1,
     ),
     "preempted": Story(
-        requests=TIGHT, blocks=3, steps=2, there=lambda s, x: x in s.waiting and x.generated == 1
+        requests=TIGHT,
+        blocks=3,
+        steps=2,
+        there=lambda s, x: x in s.waiting and x.num_output_tokens == 1,
     ),
     "admitted again after a preemption": Story(
-        requests=TIGHT, blocks=3, steps=22, there=lambda s, x: x in s.running and x.generated > 1
+        requests=TIGHT,
+        blocks=3,
+        steps=22,
+        there=lambda s, x: x in s.running and x.num_output_tokens > 1,
     ),
     "resumed, before its prefill": Story(
         requests=(A, request("x", 20, resumed=5)), steps=0, there=lambda s, x: x in s.waiting
@@ -97,12 +103,12 @@ STORIES = {
         requests=(request("x", 60, resumed=5),),
         budget=62,
         steps=1,
-        there=lambda s, x: x.num_computed == 62 and x.generated == 5,
+        there=lambda s, x: x.num_computed == 62 and x.num_output_tokens == 5,
     ),
     "resumed, decoding": Story(
         requests=(A, request("x", 20, resumed=5, max_tokens=20)),
         steps=2,
-        there=lambda s, x: x.generated == 7,
+        there=lambda s, x: x.num_output_tokens == 7,
     ),
     "just finished": Story(
         requests=(A, request("x", 20, max_tokens=2)),
@@ -148,7 +154,9 @@ def test_the_scheduler_forgets_it_in_every_state(story: Story, caching: bool):
             break
         step(scheduler)
     others = [s for s in sequences if s.request.request_id != "x"]
-    assert all(s.generated == s.request.max_tokens for s in others), "others are not concerned"
+    assert all(s.num_output_tokens == s.request.max_tokens for s in others), (
+        "others are not concerned"
+    )
     everything = scheduler.blocks.allocate(story.blocks)
     assert everything is not None
     scheduler.blocks.release(everything)

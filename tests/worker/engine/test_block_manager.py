@@ -47,16 +47,16 @@ def test_shares_a_block_between_its_holders():
 def test_a_prefix_ends_at_the_first_unknown_block():
     blocks = BlockManager(4)
     table = blocks.allocate(3) or []
-    for block, digest in zip(table, [b"a", b"b", b"c"], strict=True):
-        blocks.publish(block, digest)
+    for block, block_hash in zip(table, [b"a", b"b", b"c"], strict=True):
+        blocks.publish(block, block_hash)
     assert blocks.hold_cached([b"a", b"x", b"c"]) == table[:1]
 
 
 def test_evicts_what_was_held_longest_ago_and_tails_before_heads():
     blocks = BlockManager(4)
     old, young = blocks.allocate(2) or [], blocks.allocate(2) or []
-    for block, digest in zip(old + young, [b"o1", b"o2", b"y1", b"y2"], strict=True):
-        blocks.publish(block, digest)
+    for block, block_hash in zip(old + young, [b"o1", b"o2", b"y1", b"y2"], strict=True):
+        blocks.publish(block, block_hash)
     blocks.release(old)
     blocks.release(young)
     assert blocks.allocate(3) == [old[1], old[0], young[1]]

@@ -10,7 +10,8 @@ import pytest
 
 from gated_engine import Gate, Running, add
 from modelfleet_worker.devices.paced import Calibration, PacedRunner
-from modelfleet_worker.engine.messages import Abort, Add, EngineFailure, FinishReason, Request
+from modelfleet_worker.engine.messages import Abort, Add, EngineFailure
+from modelfleet_worker.engine.request import FinishReason, Request
 
 
 def test_delivers_a_token_a_step_and_the_end_once():
@@ -41,7 +42,7 @@ class Preparing(Gate):
         return self.left >= 0
 
 
-def test_the_device_prepares_while_nobody_asks_until_it_has_nothing_left():
+def test_the_device_prepares_while_the_engine_is_idle_until_it_has_nothing_left():
     runner = Preparing(5)
     with Running(runner) as run:
         assert runner.done.wait(timeout=10)
@@ -103,7 +104,7 @@ def test_a_broken_runner_is_a_failure_and_no_silent_death():
         run.engine.submit(add())
         failure = run.delivered.get(timeout=10)
         assert failure == EngineFailure("RuntimeError: out of luck")
-        run.engine.submit(add("later"))  # whoever comes later hears of it, too
+        run.engine.submit(add("later"))  # later callers hear of it, too
         assert run.delivered.get(timeout=10) == failure
         assert run.engine.stalled(time.monotonic()) == "engine failed: RuntimeError: out of luck"
 

@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.messages import FinishReason, Request
-from modelfleet_worker.engine.scheduler import Plan, Scheduler
-from modelfleet_worker.engine.sequence import Sequence
+from modelfleet_worker.engine.request import FinishReason, Request, Sequence
+from modelfleet_worker.engine.scheduler import Scheduler, StepPlan
 
 
 def sequence(
@@ -37,7 +36,7 @@ def scheduler(
     return made
 
 
-def shape(plan: Plan) -> list[tuple[str, int, int]]:
+def shape(plan: StepPlan) -> list[tuple[str, int, int]]:
     return [(c.sequence.request.request_id, c.start, c.end) for c in plan.chunks]
 
 
@@ -85,7 +84,7 @@ def test_a_stop_token_and_the_limit_end_a_sequence():
     step(made)
     plan = made.schedule()
     ended = made.complete(plan, [7, 99])
-    assert [p.finished for p in ended] == [FinishReason.LENGTH, FinishReason.STOP]
+    assert [new.finished for new in ended] == [FinishReason.LENGTH, FinishReason.STOP]
     assert len(made) == 0
     assert made.blocks.used == 0
 
@@ -94,7 +93,7 @@ def test_a_resumed_stream_counts_from_its_first_token():
     a = sequence("a", 4, resumed=3, max_tokens=5)
     made = scheduler(a)
     assert step(made) == [("a", 0, 7)]
-    assert a.generated == 4
+    assert a.num_output_tokens == 4
     step(made)
     assert len(made) == 0
 
@@ -112,11 +111,11 @@ def test_the_youngest_gives_way_and_is_computed_again():
     assert b.token_ids == [*b.request.prompt_ids, 7]  # what it had generated is kept
 
 
-def test_a_step_that_preempts_admits_nobody():
+def test_a_step_that_preempts_admits_none():
     a, b = sequence("a", 16, max_tokens=16), sequence("b", (5,) * 16, max_tokens=16)
     made = scheduler(a, b, blocks=3)
     step(made)
-    taken = made.blocks.allocate(1) or []  # somebody else takes the last one
+    taken = made.blocks.allocate(1) or []  # the last one is taken
     made.add(sequence("small", 1))
     plan = made.schedule()
     assert names(plan.preempted) == ["b"]
@@ -130,7 +129,7 @@ def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():
     step(made)
     made.add(b)
     assert step(made) == [("a", 40, 41), ("b", 32, 40)]
-    assert b.cached_tokens == 32
+    assert b.num_cached_tokens == 32
     assert a.block_table[:2] == b.block_table[:2]
 
 
@@ -155,12 +154,12 @@ def test_a_shared_prefix_whose_request_was_aborted_is_computed_by_the_next_one()
     plan = made.schedule()
     assert shape(plan) == [("a", 0, 40)]
     made.abort("a")
-    assert made.schedule().chunks == ()  # a step ahead: nobody knows yet that it was for nothing
+    assert made.schedule().chunks == ()  # a step ahead: the step in flight still counts
     made.complete(plan, [7])
     assert step(made) == [("b", 0, 40)]
 
 
-def test_nobody_waits_for_a_prefix_without_a_cache():
+def test_no_request_waits_for_a_prefix_without_a_cache():
     made = scheduler(sequence("a", 40), sequence("b", 40), budget=128, caching=False)
     assert step(made) == [("a", 0, 40), ("b", 0, 40)]
 
@@ -180,14 +179,14 @@ def test_a_preempted_sequence_finds_its_own_blocks_again():
     assert step(made) == [("a", 16, 17), ("b", 31, 32)]
     assert step(made) == [("a", 17, 18)]  # b lacked a block
     assert step(made) == [("b", 32, 33)]
-    assert b.cached_tokens == 0  # of its prompt, when it came
+    assert b.num_cached_tokens == 0  # of its prompt, when it came
 
 
 def test_without_caching_nothing_is_found():
     a, b = sequence("a", 40), sequence("b", 40)
     made = scheduler(a, b, caching=False, budget=40)
     assert [step(made), step(made)] == [[("a", 0, 40)], [("a", 40, 41), ("b", 0, 39)]]
-    assert b.cached_tokens == 0
+    assert b.num_cached_tokens == 0
 
 
 def test_a_big_request_is_not_overtaken_by_small_ones_behind_it():

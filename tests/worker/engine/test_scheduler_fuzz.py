@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from modelfleet_worker.engine.admission import check_fits
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.device import MOST_AHEAD
-from modelfleet_worker.engine.messages import EngineLimits, Request
-from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Plan, Scheduler
-from modelfleet_worker.engine.sequence import Sequence
+from modelfleet_worker.engine.device import MAX_STEPS_IN_FLIGHT
+from modelfleet_worker.engine.request import EngineLimits, Request, Sequence
+from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk, Scheduler, StepPlan
 
 STOP = 0
 
@@ -25,7 +23,7 @@ def model(context: list[int]) -> int:
 
 @dataclass
 class World:
-    """One scheduler, a pretended cache, and what is known about every request."""
+    """One scheduler, a pretended cache, and all requests."""
 
     random: random.Random
     blocks: int
@@ -55,7 +53,7 @@ class World:
         )
         # What the model would have stored: the tokens up to and including each slot.
         self.slots: list[int | None] = [None] * (self.blocks * BLOCK_SIZE)
-        self.unread: deque[tuple[Plan, dict[Sequence, int]]] = deque()  # with what they draw
+        self.unread: deque[tuple[StepPlan, dict[Sequence, int]]] = deque()  # with what they draw
         self.prefixes = [[self.random.randrange(50) for _ in range(70)] for _ in range(3)]
 
     def step(self) -> None:
@@ -70,7 +68,7 @@ class World:
         self.check()
 
     def launch(self) -> None:
-        """The device computes in order, so it may do so at once; who reads it may take his time."""
+        """The device computes in order, so it may do so at once; it is read later."""
         plan = self.scheduler.schedule()
         self.look_at(plan)
         self.preempted += len(plan.preempted)
@@ -84,17 +82,17 @@ class World:
         """Takes the outcome of the oldest step that is unread."""
         plan, drawn = self.unread.popleft()
         tokens = list(drawn.values())
-        for progress in self.scheduler.complete(plan, tokens):
-            sequence = progress.sequence
-            assert drawn[sequence] == sequence.token_ids[-1] == tokens[progress.row]
-            if progress.finished:
+        for new in self.scheduler.complete(plan, tokens):
+            sequence = new.sequence
+            assert drawn[sequence] == sequence.token_ids[-1] == tokens[new.row]
+            if new.finished:
                 self.finished += 1
-                self.hits += sequence.cached_tokens or 0
+                self.hits += sequence.num_cached_tokens or 0
                 del self.waited[sequence]
                 assert sequence.block_table == []
-                known = sequence.token_ids
-                asked = len(known) - sequence.generated + len(sequence.request.resumed_ids)
-                assert all(known[i] == model(known[:i]) for i in range(asked, len(known)))
+                ids = sequence.token_ids
+                given = len(ids) - sequence.num_output_tokens + len(sequence.request.resumed_ids)
+                assert all(ids[i] == model(ids[:i]) for i in range(given, len(ids)))
 
     def tokens(self, sequence: Sequence) -> list[int]:
         """What the device knows: the tokens, too, that unread steps have drawn."""
@@ -102,7 +100,7 @@ class World:
             tokens[c.sequence]
             for plan, tokens in self.unread
             for c in plan.chunks
-            if c.sequence is sequence and c.samples and c.tenure == sequence.tenures
+            if c.sequence is sequence and c.samples and c.block_epoch == sequence.block_epoch
         ]
         return [*sequence.token_ids, *drawn]
 
@@ -113,7 +111,7 @@ class World:
             shared, own = self.random.choice(self.prefixes)[: 16 * self.random.randrange(1, 4)], []
         prompt = (*shared, *own)
         max_tokens = self.random.randrange(1, self.longest)
-        reason = check_fits(len(prompt), max_tokens, self.limits)
+        reason = self.limits.check_fits(len(prompt), max_tokens)
         total = len(prompt) + max_tokens
         if total > min(self.limits.context_length, self.limits.kv_tokens):
             assert reason is not None
@@ -139,18 +137,18 @@ class World:
         del self.waited[sequence]
         self.aborted += 1
 
-    def look_at(self, plan: Plan) -> None:
+    def look_at(self, plan: StepPlan) -> None:
         """The plan computes the right tokens, within budget, and on sound context."""
         assert plan.chunks or self.unread or not len(self.scheduler)
-        assert sum(len(c) for c in plan.chunks) <= self.budget
+        assert sum(c.num_scheduled_tokens for c in plan.chunks) <= self.budget
         assert len({c.sequence for c in plan.chunks}) == len(plan.chunks)
         written: set[int] = set()
         for chunk in plan.chunks:
             sequence = chunk.sequence
             assert sequence in self.scheduler.running
-            known = len(self.tokens(sequence))
-            assert chunk.start < chunk.end == sequence.num_computed <= known
-            assert chunk.samples == (chunk.end == known)
+            num_tokens = len(self.tokens(sequence))
+            assert chunk.start < chunk.end == sequence.num_computed <= num_tokens
+            assert chunk.samples == (chunk.end == num_tokens)
             new = {self.slot(sequence, i) for i in range(chunk.start, chunk.end)}
             assert not new & written, "two sequences write one slot"
             written |= new
@@ -159,7 +157,7 @@ class World:
             new = range(mine.start, mine.end) if mine else ()
             read = {self.slot(sequence, i) for i in range(sequence.num_computed)}
             others = written - {self.slot(sequence, i) for i in new}
-            assert not read & others, "a slot that is read is overwritten by a stranger"
+            assert not read & others, "a slot that is read is overwritten by another sequence"
         for chunk in plan.chunks:
             for i in range(chunk.start, chunk.end):
                 self.slots[self.slot(chunk.sequence, i)] = self.content(chunk.sequence, i)
@@ -191,7 +189,7 @@ class World:
         assert line == sorted(line), "the line is in order of arrival"
         for sequence in self.waited:
             self.waited[sequence] += 1
-        # The oldest gets on in every step, so nobody waits longer than all before it need.
+        # The oldest makes progress in every step: none waits longer than all before it need.
         assert max(self.waited.values(), default=0) < 20_000
 
     def drain(self) -> None:
@@ -214,7 +212,7 @@ WORLDS = [
 ]
 
 
-@pytest.mark.parametrize("ahead", [0, 1, MOST_AHEAD])
+@pytest.mark.parametrize("ahead", [0, 1, MAX_STEPS_IN_FLIGHT])
 @pytest.mark.parametrize(("shape", "steps"), WORLDS)
 def test_survives_random_traffic(shape: tuple[int, int, int, bool], steps: int, ahead: int):
     blocks, places, budget, caching = shape

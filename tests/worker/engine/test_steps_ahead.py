@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import pytest
 
 from gated_engine import Running, add
-from modelfleet_worker.engine.device import MOST_AHEAD, SampledToken
-from modelfleet_worker.engine.messages import Add, Request, SamplingParams
-from modelfleet_worker.engine.scheduler import Chunk
+from modelfleet_worker.engine.device import MAX_STEPS_IN_FLIGHT, Runner, SampledToken
+from modelfleet_worker.engine.messages import Add
+from modelfleet_worker.engine.request import Request, SamplingParams
+from modelfleet_worker.engine.scheduler import Chunk, steps_ahead
 
 
-class InOrder:
-    """Says 7; a step takes so long, and is computed when somebody reads it."""
+class InOrder(Runner):
+    """Says 7; a step takes so long, and is computed when it is read."""
+
+    max_steps_in_flight = MAX_STEPS_IN_FLIGHT
 
     def __init__(self, seconds: float) -> None:
         self.num_blocks = 32
@@ -23,15 +26,14 @@ class InOrder:
         self.most_behind_a_prompt = self.most_unread = 0
         self._seconds, self._prompts = seconds, 0
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        return self.launch(chunks).result()
-
     def launch(self, chunks: Sequence[Chunk]) -> InOrderStep:
         self.most_unread = max(self.most_unread, self.unread)
         if self._prompts:
             self.most_behind_a_prompt = max(self.most_behind_a_prompt, self.unread)
         self.unread += 1
-        step = InOrderStep(self, sum(c.samples for c in chunks), any(len(c) > 1 for c in chunks))
+        step = InOrderStep(
+            self, sum(c.samples for c in chunks), any(c.num_scheduled_tokens > 1 for c in chunks)
+        )
         self._prompts += step.has_prompt
         return step
 
@@ -62,10 +64,25 @@ def served(runner: InOrder, *requests: Add) -> None:
                 missing[output.request_id] -= len(output.ids)
 
 
-def test_as_many_as_are_told_together():
+@pytest.mark.parametrize(
+    ("step_seconds", "most", "steps"),
+    [
+        pytest.param(0.006, 4, 3, id="short steps fill the batch of 20 ms"),
+        pytest.param(0.030, 4, 1, id="of long ones one is ahead"),
+        pytest.param(0.002, 4, 4, id="never more than the device takes"),
+        pytest.param(0.002, 1, 1, id="or than the requests allow"),
+        pytest.param(0.0, 4, 1, id="one while the duration is unknown"),
+        pytest.param(0.006, 0, 0, id="none on a device that computes at once"),
+    ],
+)
+def test_steps_ahead(step_seconds: float, most: int, steps: int):
+    assert steps_ahead(step_seconds, 0.02, most) == steps
+
+
+def test_as_many_as_are_delivered_together():
     runner = InOrder(0)
     served(runner, add("a", max_tokens=60))
-    assert runner.most_unread == MOST_AHEAD
+    assert runner.most_unread == MAX_STEPS_IN_FLIGHT
 
 
 def test_one_if_a_step_takes_long():
@@ -81,7 +98,7 @@ def test_none_behind_a_prompt():
 
 
 @pytest.mark.parametrize("sampling", [{"logprobs": 0}, {"presence_penalty": 1.0}], ids=str)
-def test_one_if_somebody_looks_back(sampling: dict[str, float]):
+def test_one_if_a_request_needs_history(sampling: dict[str, float]):
     runner = InOrder(0)
     params = SamplingParams(**sampling)
     request = Request(request_id="a", prompt_ids=(1, 2, 3), sampling=params, max_tokens=40)

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from engine_run import run_engine
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import Linear, QuantizedLinear, SplitLinear
 from modelfleet_worker.models.llama import Llama
@@ -53,7 +54,7 @@ def twin(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
     ],
 )
 def test_equals_transformers_with_the_same_weights_rounded(
-    tmp_path: Path, engine_run, weights: str, overrides: tuple[str, ...], tied: bool
+    tmp_path: Path, weights: str, overrides: tuple[str, ...], tied: bool
 ):
     theirs = saved(tmp_path, tie_word_embeddings=tied)
     theirs = twin(theirs, asked(weights, overrides))
@@ -61,7 +62,7 @@ def test_equals_transformers_with_the_same_weights_rounded(
     request = Request(
         request_id="a", prompt_ids=PROMPT, max_tokens=16, sampling=SamplingParams(logprobs=1)
     )
-    answer = engine_run(loaded.runner, [request], vocab_size=96).answers["a"]
+    answer = run_engine(loaded.runner, [request], vocab_size=96).answers["a"]
     with torch.inference_mode():
         logits = theirs(torch.tensor([[*PROMPT, *answer.ids]])).logits[0, len(PROMPT) - 1 : -1]
     assert answer.ids == logits.argmax(-1).tolist()
@@ -124,13 +125,13 @@ def test_an_override_that_matches_nothing_is_an_error(tmp_path: Path):
 
 def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
     """Weights wait for their projection only: the most that is held beside packed ones."""
-    from modelfleet_worker.loading import assembly
+    from modelfleet_worker.loading import model_builder
 
     saved(tmp_path, num_hidden_layers=8)
     most = 0
-    take = assembly.Assembly.take
+    take = model_builder.ModelBuilder.add_tensor
 
-    def watched(self: assembly.Assembly, name: str, tensor: torch.Tensor) -> bool:
+    def watched(self: model_builder.ModelBuilder, name: str, tensor: torch.Tensor) -> bool:
         nonlocal most
         taken = take(self, name, tensor)
         waiting = {
@@ -142,7 +143,7 @@ def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
         most = max(most, sum(waiting.values()))
         return taken
 
-    monkeypatch.setattr(assembly.Assembly, "take", watched)
+    monkeypatch.setattr(model_builder.ModelBuilder, "add_tensor", watched)
     load(tmp_path, weights="int8")
     layer = 4 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     assert 0 < most <= layer

@@ -18,8 +18,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from engine_run import run_engine
 from modelfleet_worker.devices.torch.runner import TorchRunner
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.loading.loader import load_model
 
 SIZES = {
@@ -65,7 +66,7 @@ def saved(name: str, folder: Path, **how) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_equals_transformers(name: str, tmp_path: Path, engine_run):
+def test_equals_transformers(name: str, tmp_path: Path):
     theirs = saved(name, tmp_path)
     loaded = load_model(
         tmp_path,
@@ -84,7 +85,7 @@ def test_equals_transformers(name: str, tmp_path: Path, engine_run):
         )
         for i, prompt in enumerate(prompts)
     ]
-    run = engine_run(loaded.runner, requests, budget=24, vocab_size=97)
+    run = run_engine(loaded.runner, requests, budget=24, vocab_size=97)
     for i, prompt in enumerate(prompts):
         answer = run.answers[str(i)]
         with torch.inference_mode():

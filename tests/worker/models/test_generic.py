@@ -8,10 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from engine_run import run_engine
 from generic_models import MODELS, VOCAB, WINDOW, greedy, load, runner_of, saved
 from modelfleet_worker.devices.torch.generic_runner import GenericRunner
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request, SamplingParams
+from modelfleet_worker.engine.request import Request, SamplingParams
 
 NEW = 12  # tokens of each answer
 # One of them is shorter than the window, and grows beyond it; two share a prefix of two blocks.
@@ -59,27 +60,27 @@ def answers(run) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("budget", "caching"), [(1, True), (7, True), (7, False), (100_000, True), (100_000, False)]
 )
-def test_says_what_transformers_says(pair: Pair, engine_run, budget: int, caching: bool):
-    run = engine_run(pair.ours.runner, requests(), budget=budget, caching=caching, vocab_size=VOCAB)
+def test_says_what_transformers_says(pair: Pair, budget: int, caching: bool):
+    run = run_engine(pair.ours.runner, requests(), budget=budget, caching=caching, vocab_size=VOCAB)
     assert answers(run) == pair.expected
 
 
-def test_alone_and_after_a_hit_in_the_prefix_cache(pair: Pair, engine_run):
-    run = engine_run(pair.ours.runner, requests(), sequences=1, vocab_size=VOCAB)
+def test_alone_and_after_a_hit_in_the_prefix_cache(pair: Pair):
+    run = run_engine(pair.ours.runner, requests(), sequences=1, vocab_size=VOCAB)
     assert answers(run) == pair.expected
     assert run.answers["2"].cached_tokens == 32
 
 
-def test_with_forced_preemption(pair: Pair, engine_run):
+def test_with_forced_preemption(pair: Pair):
     tiny = GenericRunner(runner_of(pair.ours).model, num_blocks=10)
     same = [dataclasses.replace(requests()[1], request_id=str(i)) for i in range(3)]
-    run = engine_run(tiny, same, caching=False, vocab_size=VOCAB)
+    run = run_engine(tiny, same, caching=False, vocab_size=VOCAB)
     assert run.stats.preemptions > 0
     assert [run.answers[str(i)].ids for i in range(3)] == [pair.expected[1]] * 3
 
 
-def test_logprobs_are_those_of_the_teacher_forced_model(pair: Pair, engine_run):
-    run = engine_run(pair.ours.runner, requests(), budget=24, vocab_size=VOCAB)
+def test_logprobs_are_those_of_the_teacher_forced_model(pair: Pair):
+    run = run_engine(pair.ours.runner, requests(), budget=24, vocab_size=VOCAB)
     for i, prompt in enumerate(PROMPTS):
         answer = run.answers[str(i)]
         with torch.inference_mode():

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from engine_run import run_engine
 from generic_models import VOCAB, load, runner_of, saved, teacher_forced
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.engine.messages import Request
+from modelfleet_worker.engine.request import Request
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import QuantizedLinear
 from modelfleet_worker.models.packed_modules import FlatLinear
@@ -60,7 +61,7 @@ def test_equals_transformers_with_the_same_weights_rounded(tmp_path: Path, name:
     ],
 )
 def test_in_an_engine_it_says_what_it_says_to_a_whole_prompt(
-    tmp_path: Path, engine_run, name: str, dtype: str, near: float, quantization: dict[str, Any]
+    tmp_path: Path, name: str, dtype: str, near: float, quantization: dict[str, Any]
 ):
     saved(name, tmp_path)
     loaded = load(tmp_path, dtype=dtype, **quantization)
@@ -68,7 +69,7 @@ def test_in_an_engine_it_says_what_it_says_to_a_whole_prompt(
         Request(request_id=str(i), prompt_ids=tuple(IDS[i : i + 30]), max_tokens=8)
         for i in range(3)
     ]
-    run = engine_run(loaded.runner, requests, budget=7, vocab_size=VOCAB)
+    run = run_engine(loaded.runner, requests, budget=7, vocab_size=VOCAB)
     for request in requests:
         answer = run.answers[request.request_id].ids
         logits = teacher_forced(loaded, [*request.prompt_ids, *answer])

@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from engine_run import run_engine
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import Runner
-from modelfleet_worker.engine.messages import Abort, Request, SamplingParams
+from modelfleet_worker.engine.messages import Abort
+from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.models.llama import Llama
 
 Ids = tuple[int, ...]
@@ -50,6 +52,11 @@ def greedy(reference: PreTrainedModel, prompt: Ids, **options) -> Ids:
 
 
 @pytest.fixture(scope="session")
+def model(runner: TorchRunner) -> Llama:
+    return runner.model
+
+
+@pytest.fixture(scope="session")
 def expected(reference: PreTrainedModel, prompts: list[Ids]) -> list[Ids]:
     return [greedy(reference, prompt) for prompt in prompts]
 
@@ -58,8 +65,8 @@ def ids(run, count: int) -> list[Ids]:
     return [tuple(run.answers[str(i)].ids) for i in range(count)]
 
 
-def test_alone(runner: TorchRunner, prompts, expected, engine_run):
-    alone = [tuple(engine_run(runner, [request(p)]).answers["a"].ids) for p in prompts]
+def test_alone(runner: TorchRunner, prompts, expected):
+    alone = [tuple(run_engine(runner, [request(p)]).answers["a"].ids) for p in prompts]
     assert alone == expected
 
 
@@ -67,66 +74,64 @@ def test_alone(runner: TorchRunner, prompts, expected, engine_run):
     ("budget", "caching"),
     [(1, True), (7, True), (7, False), (64, True), (64, False), (100_000, True), (100_000, False)],
 )
-def test_in_a_batch_with_strangers(
-    runner: TorchRunner, prompts, expected, engine_run, budget: int, caching: bool
-):
-    run = engine_run(runner, numbered(prompts), budget=budget, caching=caching)
+def test_in_a_batch_with_others(runner: TorchRunner, prompts, expected, budget: int, caching: bool):
+    run = run_engine(runner, numbered(prompts), budget=budget, caching=caching)
     assert ids(run, len(prompts)) == expected
 
 
-def test_after_a_hit_in_the_prefix_cache(runner: TorchRunner, prompts, expected, engine_run):
+def test_after_a_hit_in_the_prefix_cache(runner: TorchRunner, prompts, expected):
     again = [request(prompts[-1], i) for i in range(3)]
-    run = engine_run(runner, again, sequences=1)
+    run = run_engine(runner, again, sequences=1)
     assert ids(run, 3) == [expected[-1]] * 3
     assert [run.answers[str(i)].cached_tokens for i in range(3)] == [0, 64, 64]
 
 
-def test_with_forced_preemption(model: Llama, prompts, expected, engine_run):
+def test_with_forced_preemption(model: Llama, prompts, expected):
     tiny = TorchRunner(model, num_blocks=6, context_length=512)
-    run = engine_run(tiny, numbered(prompts))
+    run = run_engine(tiny, numbered(prompts))
     assert run.stats.preemptions > 0
     assert ids(run, len(prompts)) == expected
 
 
-def test_with_a_neighbour_aborted_midway(runner: TorchRunner, prompts, expected, engine_run):
+def test_with_a_neighbour_aborted_midway(runner: TorchRunner, prompts, expected):
     def abort_one(engine, answers):
         if len(answers["1"].ids) == 5:
             engine.submit(Abort("1"))
 
-    run = engine_run(runner, numbered(prompts), after_step=abort_one, aborts=1)
+    run = run_engine(runner, numbered(prompts), after_step=abort_one, aborts=1)
     others = [i for i in range(len(prompts)) if i != 1]
     assert [tuple(run.answers[str(i)].ids) for i in others] == [expected[i] for i in others]
     assert 5 <= len(run.answers["1"].ids) < NEW  # it stopped within a step or two
 
 
-def test_resumed_after_every_token(runner: TorchRunner, prompts, expected, engine_run):
+def test_resumed_after_every_token(runner: TorchRunner, prompts, expected):
     answer = expected[1]
     resumed = [request(prompts[1], k, resumed=answer[:k]) for k in range(1, NEW)]
-    run = engine_run(runner, resumed)
+    run = run_engine(runner, resumed)
     assert {k: tuple(run.answers[str(k)].ids) for k in range(1, NEW)} == {
         k: answer[k:] for k in range(1, NEW)
     }
 
 
 def test_a_drawn_answer_depends_on_nothing_but_its_request(
-    runner: TorchRunner, model: Llama, prompts, engine_run
+    runner: TorchRunner, model: Llama, prompts
 ):
     prompts = prompts[:5]
     sampling = SamplingParams(temperature=1.0, top_k=200, top_p=0.95, seed=2**64 - 1, choice=1)
-    alone = tuple(engine_run(runner, [request(prompts[1], sampling=sampling)]).answers["a"].ids)
+    alone = tuple(run_engine(runner, [request(prompts[1], sampling=sampling)]).answers["a"].ids)
     batch = numbered(prompts, sampling=sampling)
     tiny = TorchRunner(model, num_blocks=5, context_length=512)
-    assert tuple(engine_run(runner, batch, budget=7).answers["1"].ids) == alone
-    preempted = engine_run(tiny, batch)
+    assert tuple(run_engine(runner, batch, budget=7).answers["1"].ids) == alone
+    preempted = run_engine(tiny, batch)
     assert preempted.stats.preemptions > 0
     assert tuple(preempted.answers["1"].ids) == alone
     resumed = [
         request(prompts[1], k, resumed=alone[:k], sampling=sampling) for k in range(1, NEW, 4)
     ]
-    run = engine_run(runner, resumed)
+    run = run_engine(runner, resumed)
     assert all(tuple(run.answers[r.request_id].ids) == alone[len(r.resumed_ids) :] for r in resumed)
     other = SamplingParams(temperature=1.0, seed=2**64 - 1, choice=2)
-    elsewhere = engine_run(runner, [request(prompts[1], sampling=other)])
+    elsewhere = run_engine(runner, [request(prompts[1], sampling=other)])
     assert tuple(elsewhere.answers["a"].ids) != alone
 
 
@@ -147,43 +152,43 @@ PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_pena
     ],
 )
 def test_penalties_do_not_notice_a_resume_or_a_preemption(
-    runner: TorchRunner, model: Llama, prompts, expected, engine_run, sampling: SamplingParams
+    runner: TorchRunner, model: Llama, prompts, expected, sampling: SamplingParams
 ):
     length = 32  # long enough for the plain answer to repeat itself
     handovers = range(1, length, 6)
     whole = {"sampling": sampling, "max_tokens": length}
     counting = prompts[3]
-    alone = tuple(engine_run(runner, [request(counting, **whole)]).answers["a"].ids)
+    alone = tuple(run_engine(runner, [request(counting, **whole)]).answers["a"].ids)
     resumed = [request(counting, k, resumed=alone[:k], **whole) for k in handovers]
-    run = engine_run(runner, resumed)
+    run = run_engine(runner, resumed)
     assert {k: tuple(run.answers[str(k)].ids) for k in handovers} == {
         k: alone[k:] for k in handovers
     }
     tiny = TorchRunner(model, num_blocks=10, context_length=512)
-    preempted = engine_run(tiny, numbered([counting] * 4, **whole))
+    preempted = run_engine(tiny, numbered([counting] * 4, **whole))
     assert preempted.stats.preemptions > 0
     assert ids(preempted, 4) == [alone] * 4
     neighbours = [*numbered(prompts[:3]), request(counting, 3, **whole)]
-    together = engine_run(runner, neighbours)
+    together = run_engine(runner, neighbours)
     assert ids(together, 4) == [*expected[:3], alone]
-    plain = engine_run(runner, [request(counting, max_tokens=length)])
+    plain = run_engine(runner, [request(counting, max_tokens=length)])
     assert tuple(plain.answers["a"].ids) != alone
 
 
 def test_the_repetition_penalty_is_that_of_transformers(
-    runner: TorchRunner, reference: PreTrainedModel, prompts, engine_run
+    runner: TorchRunner, reference: PreTrainedModel, prompts
 ):
-    run = engine_run(runner, numbered(prompts, sampling=SamplingParams(repetition_penalty=1.3)))
+    run = run_engine(runner, numbered(prompts, sampling=SamplingParams(repetition_penalty=1.3)))
     assert ids(run, len(prompts)) == [
         greedy(reference, prompt, repetition_penalty=1.3) for prompt in prompts
     ]
 
 
 def test_logprobs_are_those_of_the_plain_distribution(
-    runner: TorchRunner, reference: PreTrainedModel, prompts, engine_run
+    runner: TorchRunner, reference: PreTrainedModel, prompts
 ):
     sampling = SamplingParams(temperature=0.7, top_k=5, seed=3, logprobs=4)
-    answer = engine_run(runner, [request(prompts[0], sampling=sampling)]).answers["a"]
+    answer = run_engine(runner, [request(prompts[0], sampling=sampling)]).answers["a"]
     known = torch.tensor([[*prompts[0], *answer.ids]])
     with torch.inference_mode():
         logits = reference(known).logits[0, len(prompts[0]) - 1 : -1].float()
@@ -196,9 +201,9 @@ def test_logprobs_are_those_of_the_plain_distribution(
 
 
 def test_bfloat16_differs_only_at_near_ties(
-    bf16_runner: Runner, bf16_reference: PreTrainedModel, prompts, engine_run
+    bf16_runner: Runner, bf16_reference: PreTrainedModel, prompts
 ):
-    found = ids(engine_run(bf16_runner, numbered(prompts)), len(prompts))
+    found = ids(run_engine(bf16_runner, numbered(prompts)), len(prompts))
     exact = [follows(bf16_reference, p, ours) for p, ours in zip(prompts, found, strict=True)]
     assert sum(exact) >= len(prompts) // 2  # ties are the exception
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelfleet_worker.engine.messages import Request
+from engine_run import run_engine
+from modelfleet_worker.engine.request import Request
 from modelfleet_worker.quantize.plain import load_plain
 from modelfleet_worker.quantize.plain import logits as twin_logits
 from quantized_models import asked, load, logits
@@ -19,14 +20,14 @@ NEW = 12
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_serves_what_its_rounded_weights_say(smollm2: Path, prompts, engine_run, weights: str):
+def test_serves_what_its_rounded_weights_say(smollm2: Path, prompts, weights: str):
     loaded = load(smollm2, dtype="BFloat16", weights=weights)
     twin = load_plain(smollm2, asked(weights))
     requests = [
         Request(request_id=str(i), prompt_ids=prompt, max_tokens=NEW)
         for i, prompt in enumerate(prompts)
     ]
-    run = engine_run(loaded.runner, requests, budget=64)
+    run = run_engine(loaded.runner, requests, budget=64)
     exact = 0
     for i, prompt in enumerate(prompts):
         answer = run.answers[str(i)].ids

@@ -19,7 +19,7 @@ from modelfleet_worker.errors import ModelError, UsageError
 from modelfleet_worker.quantization.scheme import Method, Override, Scheme
 from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
 from modelfleet_worker.quantize.calibration import Seen, calibrate, default_text
-from modelfleet_worker.quantize.checkpoints import Plan, quantize_checkpoint
+from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
 from modelfleet_worker.quantize.evaluation import evaluate
 from modelfleet_worker.quantize.gptq_rounding import round_by_gptq
 from modelfleet_worker.quantize.plain import load_plain
@@ -45,13 +45,15 @@ def without_tokenizer(monkeypatch):
     monkeypatch.setattr("modelfleet_worker.quantize.checkpoints.windows", lambda *_: texts())
 
 
-def plan(method: str, **changes: Any) -> Plan:
-    return Plan(method=Method(method), group_size=changes.pop("group_size", 32), **changes)
+def options(method: str, **changes: Any) -> QuantizeOptions:
+    return QuantizeOptions(
+        method=Method(method), group_size=changes.pop("group_size", 32), **changes
+    )
 
 
 def quantized(folder: Path, method: str, **changes: Any) -> Path:
     target = folder / method
-    quantize_checkpoint(folder / "original", target, plan(method, **changes), lambda _: None)
+    quantize_checkpoint(folder / "original", target, options(method, **changes), lambda _: None)
     return target
 
 
@@ -112,7 +114,7 @@ def test_awq_changes_the_weights_but_not_the_model(tmp_path: Path):
     saved(tmp_path / "original")
     model = load_plain(tmp_path / "original", prepack=False)
     before = model.layers[0].input_layernorm.weight.clone()
-    fine = Plan(method=Method.AWQ, group_size=32, overrides=(Override.parse("*=int8"),))
+    fine = QuantizeOptions(method=Method.AWQ, group_size=32, overrides=(Override.parse("*=int8"),))
     calibrate(model, texts(), fine.quantization, awq=True, progress=lambda _: None)
     assert not before.equal(model.layers[0].input_layernorm.weight)
     cost = evaluate(load_plain(tmp_path / "original"), model, texts())
@@ -154,7 +156,7 @@ def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, again: str):
     saved(tmp_path / "original")
     target = quantized(tmp_path, "int8")
     with pytest.raises(ModelError, match=r"is quantized already \(compressed-tensors\): start"):
-        quantize_checkpoint(target, tmp_path / "twice", plan(again), lambda _: None)
+        quantize_checkpoint(target, tmp_path / "twice", options(again), lambda _: None)
 
 
 def test_nothing_is_overwritten(tmp_path: Path):

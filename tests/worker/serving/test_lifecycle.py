@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
-from modelfleet_worker.engine.device import LoadedModel
+from modelfleet_worker.engine.device import LoadedModel, Runner
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading.device_loaders import Loaded
 from modelfleet_worker.serving.server import ServerOptions, serve
@@ -41,7 +41,7 @@ def with_runner(loader, wrap):
     return load
 
 
-class FaultyRunner:
+class FaultyRunner(Runner):
     """Breaks or hangs from a step on."""
 
     def __init__(self, runner, *, breaks_at: int = 10**9, hangs_at: int = 10**9, hang=0.0) -> None:
@@ -49,13 +49,13 @@ class FaultyRunner:
         self._breaks_at, self._hangs_at, self._hang = breaks_at, hangs_at, hang
         self.num_blocks = runner.num_blocks
 
-    def execute(self, chunks):
+    def launch(self, chunks):
         self._steps += 1
         if self._steps >= self._breaks_at:
             raise RuntimeError("the device is gone")
         if self._steps == self._hangs_at:
             time.sleep(self._hang)
-        return self._runner.execute(chunks)
+        return self._runner.launch(chunks)
 
 
 async def health_of(worker, service: str = "") -> str:
@@ -238,7 +238,7 @@ async def test_a_process_with_a_broken_engine_ends_with_1(tmp_path, paced):
             with pytest.raises(grpc.aio.AioRpcError, match="the device is gone"):
                 async for _ in stub.Generate(pb.GenerateRequest(model=MODEL, prompt="Hi")):
                     pass
-            # It stays for a moment, so that whoever asks learns why.
+            # It stays for a moment, so that Stats can say why.
             assert "device is gone" in (await stub.GetStats(pb.StatsRequest())).message
             assert await serving == 1
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from modelfleet_proto import worker_pb2 as pb
-from modelfleet_worker.engine.messages import SamplingParams
+from modelfleet_worker.engine.request import SamplingParams
 from modelfleet_worker.errors import InvalidRequestError
 from modelfleet_worker.serving.requests import ChatPrompt, read_request
 from modelfleet_worker.text.tokenizer import Message

@@ -81,9 +81,9 @@ async def test_a_greedy_chat_equals_transformers(start_worker):
     assert (reply.finished.prompt_tokens, reply.ids, reply.text) == reference(QUESTION)
 
 
-async def test_strangers_beside_it_change_nothing(start_worker):
+async def test_requests_beside_it_change_nothing(start_worker):
     worker = await start(start_worker)
-    others = [worker.start(f"Stranger number {i} says", stop=limits()) for i in range(3)]
+    others = [worker.start(f"Neighbour number {i} says", stop=limits()) for i in range(3)]
     reply = await worker.generate(chat=chat(QUESTION), stop=limits())
     assert reply.ids == reference(QUESTION)[1]
     for call in others:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 
-from modelfleet_worker.engine.messages import FinishReason, RequestOutput, TokenLogprobs
+from modelfleet_worker.engine.messages import RequestOutput, TokenLogprobs
+from modelfleet_worker.engine.request import FinishReason
 from modelfleet_worker.loading.working_memory import STREAM_TOKEN
-from modelfleet_worker.serving.backlog import TOKENS
-from modelfleet_worker.serving.streams import Stream
+from modelfleet_worker.serving.streams import PACKED_TOKENS, Stream
 
 
 def output(number: int, *, top: int | None = 20, last: bool = False) -> RequestOutput:
@@ -44,7 +44,7 @@ async def test_a_backlog_is_what_was_put_in_it_in_order_and_in_small_batches():
             stream.put(sent[-1])
         batches = await drained(stream)
         assert together([o for batch in batches for o in batch]) == together(sent)
-        assert max(len(o.ids) for batch in batches for o in batch) == TOKENS
+        assert max(len(o.ids) for batch in batches for o in batch) == PACKED_TOKENS
         assert all(o.cached_tokens == 16 for batch in batches for o in batch)
         assert batches[-1][-1].finished is FinishReason.LENGTH
         assert [o.finished for batch in batches[:-1] for o in batch] == [None] * (
@@ -64,7 +64,7 @@ async def test_what_comes_while_a_backlog_is_read_comes_after_it():
     assert read == list(range(number + 1))
 
 
-async def test_a_token_that_nobody_reads_takes_no_more_than_is_reckoned_with():
+async def test_an_unread_token_takes_no_more_than_is_reckoned_with():
     stream = Stream("a")
     tracemalloc.start()
     try:

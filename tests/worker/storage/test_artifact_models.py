@@ -260,7 +260,7 @@ def test_a_registry_with_passwords_takes_the_pods_pull_secrets(tmp_path: Path, m
     require_registry()
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     auth: dict[str, object] = {"htpasswd": {"realm": "r", "path": str(tmp_path / "htpasswd")}}
-    with oci_registry(tmp_path) as server:  # filled before it is closed to strangers
+    with oci_registry(tmp_path) as server:  # filled before it asks for a login
         push(server, "models/smol:v1", [(b"weights", titled("model.safetensors"))])
     secrets = tmp_path / "secrets"
     secrets.mkdir()

@@ -85,7 +85,7 @@ def test_bytes_that_were_damaged_on_the_disk_are_found_and_fetched_again(tmp_pat
     assert (fetch(tmp_path) / "model.safetensors").read_bytes() == WEIGHTS
 
 
-def test_another_content_is_another_version_and_the_old_one_is_served_when_nobody_answers(
+def test_another_content_is_another_version_and_the_old_one_is_served_without_an_answer(
     tmp_path: Path, store: Store, monkeypatch
 ):
     client = store.client()
@@ -130,7 +130,7 @@ def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: s
         pytest.param(
             {"AWS_ACCESS_KEY_ID": "AKIAWRONG"},
             r"not accepted \(InvalidAccessKeyId\).*AWS_ACCESS_KEY_ID",
-            id="a key that nobody has",
+            id="an unknown key",
         ),
         pytest.param(
             {"AWS_SECRET_ACCESS_KEY": "wrong"},
@@ -145,7 +145,7 @@ def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: s
         pytest.param(
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
             "Could not connect.*check the network and AWS_ENDPOINT_URL",
-            id="nobody there",
+            id="no server",
         ),
         pytest.param({"AWS_ENDPOINT_URL": "nonsense"}, "nonsense", id="no URL"),
     ],
@@ -160,8 +160,8 @@ def test_says_what_is_wrong_with_the_settings(tmp_path: Path, variables, message
 
 def test_rights_that_are_missing_are_named(tmp_path: Path, store: Store, monkeypatch):
     iam = store.client("iam")
-    iam.create_user(UserName="nobody")
-    key = iam.create_access_key(UserName="nobody")["AccessKey"]
+    iam.create_user(UserName="unprivileged")
+    key = iam.create_access_key(UserName="unprivileged")["AccessKey"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     with pytest.raises(ModelError, match=r"access is denied: .* s3:ListBucket and s3:GetObject"):

@@ -139,11 +139,11 @@ def test_files_that_the_worker_may_not_read_are_named(tmp_path: Path):
     for place in (tmp_path, *tmp_path.parents[:2]):  # pytest keeps them to itself
         place.chmod(0o755)
     for place in (closed, unlisted):
-        told = as_nobody(lambda place=place: find(place.as_uri()))
+        told = as_unprivileged_user(lambda place=place: find(place.as_uri()))
         assert "cannot be read by user 65534" in told
 
 
-def as_nobody(act: Callable[[], object]) -> str:
+def as_unprivileged_user(act: Callable[[], object]) -> str:
     """What the error says when a user without rights does it; root may read everything."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")

@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_other_model(tmp_path: Path, sto
         settings = store.environment | {"AWS_ENDPOINT_URL": line.url}
         with worker(tmp_path / "a", cache, **settings) as process:
             process.when(fetches(10), "the download")
-            with contextlib.suppress(OSError), (cache / "somebody elses").open("wb") as file:
+            with contextlib.suppress(OSError), (cache / "of another process").open("wb") as file:
                 while True:
                     file.write(b"x" * 100_000)
             assert "the disk is full" in process.failed()
@@ -217,7 +217,8 @@ def test_what_only_the_user_can_mend_is_told_in_stats(tmp_path: Path, store: Sto
 
 def test_a_worker_without_a_model_loads_no_client_of_any_store(tmp_path: Path):
     code = (
-        "import sys; from modelfleet_worker import sources, loading, cli; "
+        "import sys; from modelfleet_worker import cli; "
+        "from modelfleet_worker.loading import device_loaders; "
         "found = {'boto3', 'botocore', 'huggingface_hub', 'httpx2', 'torch'} & sys.modules.keys(); "
         "assert not found, found"
     )

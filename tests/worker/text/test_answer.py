@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleet_worker.engine.messages import FinishReason
-from modelfleet_worker.text.answer import Answer, Ending
+from modelfleet_worker.engine.request import FinishReason
+from modelfleet_worker.text.detokenizer import Answer, Ending
 from modelfleet_worker.text.tokenizer import Pieces
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelfleet_worker.errors import InvalidRequestError
-from modelfleet_worker.text.chat_template import render
+from modelfleet_worker.text.huggingface import render_template
 
 SMOLLM2 = Path("~/.cache/modelfleet/models/HuggingFaceTB/SmolLM2-135M-Instruct").expanduser()
 # Of the shape of Qwen's: it looks back for the last question, and treats each turn differently.
@@ -34,7 +34,9 @@ def messages(count: int) -> list[dict[str, str]]:
 
 
 def rendered(template: str, count: int = 1) -> str:
-    return render(template, {"messages": messages(count), "add_generation_prompt": True}, count)
+    return render_template(
+        template, {"messages": messages(count), "add_generation_prompt": True}, count
+    )
 
 
 @pytest.mark.parametrize(

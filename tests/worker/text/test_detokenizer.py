@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.text.detokenizer import Detokenizer
+from modelfleet_worker.text.detokenizer import DecoderPieces, Detokenizer
 from modelfleet_worker.text.paced import PacedTokenizer
-from modelfleet_worker.text.pieces import DecoderPieces
 
 SPECIAL = "<end>"
 WORDS = ["▁", "▁the", "▁fleet", "s", "▁▁", "é", "▁日", "本", "🚀", "."]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleet_worker.text.stops import StopScanner
+from modelfleet_worker.text.detokenizer import StopScanner
 
 # A small alphabet makes repeats, overlaps and near misses likely.
 TEXTS = st.text(alphabet="abé", max_size=40)

@@ -17,11 +17,12 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
-from ..engine.device import LoadedModel, SampledToken
-from ..engine.messages import EngineLimits, TokenLogprobs
+from ..engine.device import FinishedStep, LoadedModel, Runner, SampledToken
+from ..engine.messages import TokenLogprobs
+from ..engine.request import EngineLimits, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
-from ..engine.sequence import Sequence
 from ..errors import ModelError
 from ..progress import Report
 
@@ -59,8 +60,8 @@ class Calibration(BaseModel):
 
     def duration(self, chunks: Items[Chunk]) -> float:
         """Seconds that a step with these chunks takes."""
-        decodes = sum(len(chunk) == 1 for chunk in chunks)
-        prefilled = sum(len(chunk) for chunk in chunks) - decodes
+        decodes = sum(chunk.num_scheduled_tokens == 1 for chunk in chunks)
+        prefilled = sum(chunk.num_scheduled_tokens for chunk in chunks) - decodes
         return (
             self.step_seconds
             + prefilled * self.prefill_token_seconds
@@ -68,7 +69,7 @@ class Calibration(BaseModel):
         )
 
 
-class PacedRunner:
+class PacedRunner(Runner):
     """Sleeps as long as the device would compute."""
 
     def __init__(
@@ -79,17 +80,18 @@ class PacedRunner:
         self._sleep = sleep
         self._keys: WeakKeyDictionary[Sequence, bytes] = WeakKeyDictionary()
 
-    def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
+    @override
+    def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Takes the step's time."""
         self._sleep(self._calibration.duration(chunks))
-        return [self._sample(chunk.sequence) for chunk in chunks if chunk.samples]
+        return FinishedStep([self._sample(chunk.sequence) for chunk in chunks if chunk.samples])
 
     def _sample(self, sequence: Sequence) -> SampledToken:
         key = self._keys.get(sequence)
         if key is None:
             key = self._keys[sequence] = _key(sequence)
         length = _SHORTEST + int.from_bytes(key[:8], "little") % _LENGTHS
-        position = sequence.generated
+        position = sequence.num_output_tokens
         if position >= length - 1 and END_OF_SEQUENCE in sequence.request.stop_token_ids:
             token_id = END_OF_SEQUENCE
         else:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from .messages import EngineLimits, TokenLogprobs
+from .messages import TokenLogprobs
+from .request import EngineLimits
 from .scheduler import Chunk
+
+MAX_STEPS_IN_FLIGHT = 4  # unread steps behind which a device may get one more
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,55 +22,50 @@ class SampledToken:
     logprobs: TokenLogprobs | None = None  # if the request asked for them
 
 
-class Step(Protocol):
-    """A step that was launched."""
+class LaunchedStep(Protocol):
+    """A step that the device computes, or has computed."""
 
     def result(self) -> list[SampledToken]:
         """Waits for it: one token for each chunk that samples, in their order."""
         ...
 
 
-class Runner(Protocol):
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """What `launch` returns on a device that computes before it returns."""
+
+    sampled: list[SampledToken]
+
+    def result(self) -> list[SampledToken]:
+        """The tokens."""
+        return self.sampled
+
+
+class Runner(ABC):
     """A device with a model and a paged KV cache of `num_blocks` blocks of BLOCK_SIZE tokens."""
 
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of the KV cache."""
-        ...
+    num_blocks: int
+    # How many steps may be in flight when one more is launched. Where it is not 0, the last token
+    # of a chunk may be pending: the step before samples it, and it is not read back yet.
+    max_steps_in_flight: int = 0
+
+    @abstractmethod
+    def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
+        """Computes the chunks after those of the steps in flight.
+
+        Of these there may be only one if the sampling of a request in any of them needs history.
+        """
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        """Computes the chunks; returns one token for each that samples, in their order."""
-        ...
-
-
-MOST_AHEAD = 4  # steps launched and unread when one more is launched
-
-
-@runtime_checkable
-class AheadRunner(Runner, Protocol):
-    """One that can be told the next step while it computes the last one.
-
-    A chunk's last token may then be pending: it is the one that the last step draws for it.
-    """
-
-    def launch(self, chunks: Sequence[Chunk]) -> Step:
-        """Computes the chunks after those launched before, of which MOST_AHEAD may be unread.
-
-        Only one of these, if the sampling of a request in any of these looks back.
-        """
-        ...
-
-
-@runtime_checkable
-class PreparingRunner(Runner, Protocol):
-    """One that uses the time in which nobody asks."""
+        """One step, launched and read."""
+        return self.launch(chunks).result()
 
     def prepare(self, used: int) -> bool:
-        """Some milliseconds of what steps that use more than `used` blocks would have to do first.
+        """Idle-time work: some milliseconds of what steps beyond `used` blocks would do first.
 
         False: nothing is left to do for the next ones.
         """
-        ...
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The step loop in its own thread: inbox, plan, launch, read the step before, deliver."""
+"""The step loop in its own thread: take commands, launch steps, read the oldest, deliver."""
 
 from __future__ import annotations
 
@@ -11,53 +11,30 @@ from dataclasses import dataclass
 
 import structlog
 
-from .admission import check_request
 from .block_manager import BlockManager
-from .device import MOST_AHEAD, AheadRunner, PreparingRunner, Runner, SampledToken, Step
-from .messages import (
-    Abort,
-    Add,
-    Command,
-    EngineFailure,
-    EngineLimits,
-    EngineStats,
-    RequestOutput,
-    StepOutput,
-)
-from .scheduler import BLOCK_SIZE, Plan, Progress, Scheduler
-from .sequence import Sequence
-from .tally import Tally
+from .device import LaunchedStep, Runner, SampledToken
+from .messages import Abort, Add, Command, EngineFailure, EngineStats, StepOutput
+from .queues import EngineCounters, Inbox, Outbox
+from .request import EngineLimits, Sequence
+from .scheduler import BLOCK_SIZE, NewToken, Scheduler, StepPlan, steps_ahead
 
 log = structlog.get_logger(__name__)
 
-# A message takes some 0.15 ms of cores, here and where it is read: of 16 streams, told every 20 ms,
-# 6 % of two. So many of them are told more rarely.
-_STREAM_EVERY = 0.003  # seconds between messages, for each stream
-_ALL_EVERY = 0.05  # seconds; longer shows
-
 
 @dataclass(frozen=True, slots=True)
-class _Launched:
-    """A step that nobody has read yet."""
+class _StepInFlight:
+    """A step that was launched and not read yet."""
 
-    plan: Plan
-    step: Step
-
-    @property
-    def prefills(self) -> bool:
-        """It takes long: a request that comes meanwhile should not wait for one more."""
-        return any(len(chunk) > 1 for chunk in self.plan.chunks)
+    plan: StepPlan
+    launched: LaunchedStep
 
 
 class Engine:
-    """Feeds one runner from two queues; knows neither gRPC nor asyncio.
+    """Feeds one runner from an inbox; knows neither gRPC nor asyncio.
 
     `deliver` is called from the engine's thread, and once more with an EngineFailure if the loop
-    ends with an error. It must not block. While steps follow one another faster than `tell_every`
-    seconds, some are launched, read and delivered together: who wakes for each step, and sends a
-    message for each token, takes more of a processor that computes than the token did. Tokens of
-    many requests come in larger pieces. A first token never waits, nor does any behind a step that
-    takes long.
+    ends with an error. It must not block. `deliver_every` is the shortest time between two
+    deliveries of decoded tokens, in seconds; a first token and a last one never wait for it.
     """
 
     def __init__(
@@ -68,7 +45,7 @@ class Engine:
         max_batch_tokens: int,
         prefix_caching: bool,
         deliver: Callable[[StepOutput | EngineFailure], None],
-        tell_every: float = 0.02,
+        deliver_every: float = 0.02,
     ) -> None:
         if max_batch_tokens < 1:
             raise ValueError(f"max_batch_tokens is {max_batch_tokens}: at least 1 is needed")
@@ -76,30 +53,19 @@ class Engine:
             raise ValueError(f"{limits.kv_tokens} tokens do not fit {runner.num_blocks} blocks")
         self.limits = limits
         self._runner = runner
-        self._ahead = runner if isinstance(runner, AheadRunner) else None
-        self._preparing = runner if isinstance(runner, PreparingRunner) else None
-        self._launched: deque[_Launched] = deque()
-        self._deliver = deliver
-        self._blocks = BlockManager(runner.num_blocks, caching=prefix_caching)
+        self._deliver_every = deliver_every
         self._scheduler = Scheduler(
-            self._blocks,
+            BlockManager(runner.num_blocks, caching=prefix_caching),
             max_sequences=limits.max_sequences,
             max_batch_tokens=max_batch_tokens,
         )
-        self._tell_every = tell_every
-        self._untold: list[RequestOutput] = []
-        self._told = 0.0  # when, monotonic
-        self._pace = 0.0  # seconds that a step without prompts took lately; 0: unknown
-        self._tally = Tally()
-        self._stats = self._tally.snapshot(self._scheduler)
+        self._inbox = Inbox()
+        self._outbox = Outbox(deliver, deliver_every)
+        self._in_flight: deque[_StepInFlight] = deque()
+        self._decode_seconds = 0.0  # that a step without prefill took lately; 0: unknown
+        self._counters = EngineCounters()
+        self._stats = self._counters.snapshot(self._scheduler)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        # Under the condition: what the two sides share.
-        self._wake = threading.Condition()
-        self._inbox: deque[Command] = deque()
-        self._living: set[str] = set()
-        self._stopping = False
-        self._failure: EngineFailure | None = None
-        self._last_progress = time.monotonic()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -107,39 +73,23 @@ class Engine:
 
     def stop(self) -> None:
         """Ends the loop after the step that runs, and joins it. What was unfinished stays so."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
+        self._inbox.stop()
         if self._thread.is_alive():
             self._thread.join()
 
     def submit(self, command: Command) -> None:
         """Passes a command to the loop, from any thread, without blocking.
 
-        Raises ValueError for a request that admission should have refused (it would wait for ever)
-        and for the name of one that lives. After a failure, the failure is delivered once more.
+        Raises ValueError for a request that can never be served (it would wait for ever) and for
+        the name of one that lives. After a failure, the failure is delivered once more.
         """
         if isinstance(command, Add):
-            reason = check_request(command.request, self.limits)
+            reason = self.limits.check_request(command.request)
             if reason is not None:
                 raise ValueError(reason)
-        with self._wake:
-            failure = self._failure
-            if failure is None:
-                self._enqueue(command)
+        failure = self._inbox.put(command)
         if failure is not None:
-            self._deliver(failure)
-
-    def _enqueue(self, command: Command) -> None:
-        if isinstance(command, Add):
-            name = command.request.request_id
-            if name in self._living:
-                raise ValueError(f"a request named {name!r} is being served already")
-            if not self._living:
-                self._last_progress = time.monotonic()  # it was idle, not stalled
-            self._living.add(name)
-        self._inbox.append(command)
-        self._wake.notify()
+            self._outbox.deliver(failure)
 
     @property
     def stats(self) -> EngineStats:
@@ -147,48 +97,33 @@ class Engine:
         return self._stats
 
     def stalled(self, now: float, *, after: float = 60.0) -> str | None:
-        """Why the engine counts as stalled at `now` (time.monotonic() seconds); None: it is not.
-
-        It is when there is work and no step has finished for `after` seconds.
-        """
-        with self._wake:
-            if self._failure is not None:
-                return f"engine failed: {self._failure.error}"
-            silent = now - self._last_progress
-            if not self._living or silent < after:
-                return None
-            return (
-                f"engine stalled: {len(self._living)} requests, but no step finished"
-                f" for {silent:.0f} s (after step {self._stats.steps})"
-            )
+        """Why the engine counts as stalled at `now` (time.monotonic() seconds); None: it is not."""
+        return self._inbox.describe_stall(now, after, self._stats.steps)
 
     def _run(self) -> None:
         try:
             while self._take_commands():
                 self._step()
-        except Exception as error:  # the boundary of the thread: nobody else would ever hear of it
+        except Exception as error:  # the boundary of the thread: the only place to report it
             log.exception("engine failed")
             failure = EngineFailure(f"{type(error).__name__}: {error}")
-            with self._wake:
-                self._failure = failure
-            self._deliver(failure)
+            self._inbox.fail(failure)
+            self._outbox.deliver(failure)
         finally:
-            for launched in self._launched:
-                with suppress(Exception):  # the failure was told
-                    launched.step.result()  # it writes to memory that is about to go
+            for step in self._in_flight:
+                with suppress(Exception):  # the failure was delivered
+                    step.launched.result()  # it writes to memory that is about to be freed
 
     def _take_commands(self) -> bool:
-        """Sleeps until there is work, or lets the device prepare; False: stop."""
-        while self._preparing is not None and self._is_idle():
-            if not self._preparing.prepare(self._blocks.used + self._blocks.cached):
+        """Waits until there is work, with idle-time work meanwhile. False: stop."""
+        is_idle = not (len(self._scheduler) or self._in_flight)
+        blocks = self._scheduler.blocks
+        while is_idle and self._inbox.is_empty:
+            if not self._runner.prepare(blocks.used + blocks.cached):
                 break
-        with self._wake:
-            while self._is_idle():
-                self._wake.wait()
-            commands = tuple(self._inbox)
-            self._inbox.clear()
-            if self._stopping:
-                return False
+        commands = self._inbox.take(wait=is_idle)
+        if commands is None:
+            return False
         for command in commands:
             if isinstance(command, Abort):
                 self._abort(command.request_id)
@@ -196,106 +131,66 @@ class Engine:
                 self._scheduler.add(Sequence(command.request))
         return True
 
-    def _is_idle(self) -> bool:
-        return not (self._stopping or self._inbox or len(self._scheduler) or self._launched)
-
     def _abort(self, request_id: str) -> None:
         if self._scheduler.abort(request_id):
-            self._tally.aborted += 1
-            self._untold = [o for o in self._untold if o.request_id != request_id]
-            with self._wake:
-                self._living.discard(request_id)
+            self._counters.aborted += 1
+            self._outbox.drop(request_id)
+            self._inbox.end([request_id])
 
     def _step(self) -> None:
-        """Launches what can be, then reads all but the last step of it, or the only one."""
-        while self._may_launch() and (launched := self._launch()) is not None:
-            self._launched.append(launched)
-        if self._launched:
-            self._read(max(1, len(self._launched) - 1))
-        elif len(self._scheduler):
-            raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
-        else:
-            self._tell(time.monotonic())  # all were aborted
+        """One turn of the loop."""
+        # Launch: plans prefill and decode, and goes on while steps may run ahead.
+        while self._may_launch() and (plan := self._scheduler.schedule()).chunks:
+            self._in_flight.append(_StepInFlight(plan, self._runner.launch(plan.chunks)))
+        if not self._in_flight:
+            if len(self._scheduler):
+                raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
+            self._deliver(time.monotonic())  # all were aborted
+            return
+        # Read: all but the last step, which the device computes meanwhile, or the only one.
+        count = max(1, len(self._in_flight) - 1)
+        steps = [self._in_flight.popleft() for _ in range(count)]
+        # The last one first, so that this thread waits, and takes a core when it wakes, only once.
+        sampled = [step.launched.result() for step in reversed(steps)]
+        now = time.monotonic()
+        seconds = (now - self._inbox.last_progress) / count
+        if not any(step.plan.has_prefill for step in steps):
+            self._decode_seconds = seconds
+        new_tokens: list[NewToken] = []
+        for step, tokens in zip(steps, reversed(sampled), strict=True):
+            new_tokens += self._complete(step.plan, tokens, seconds)
+        ended = [new.sequence.request.request_id for new in new_tokens if new.finished]
+        self._inbox.end(ended, now)
+        # Deliver: first and last tokens at once, others when it is time, or when what runs now
+        # takes long: behind a prefill, or behind no step at all, the next chance may be far.
+        urgent = any(new.finished or new.is_first for new in new_tokens)
+        is_last_chance = not self._in_flight or self._in_flight[-1].plan.has_prefill
+        if is_last_chance or urgent or self._outbox.is_due(now, len(self._scheduler.running)):
+            self._deliver(now)
 
     def _may_launch(self) -> bool:
-        if not self._launched:
-            return True
-        if self._ahead is None or self._launched[-1].prefills:
-            return False
-        return len(self._launched) <= self._steps_ahead()
+        """Whether one more step is launched before the oldest is read.
 
-    def _steps_ahead(self) -> int:
-        """Steps to launch before one is read: what takes `tell_every` seconds, at least one.
-
-        A request that waits for a place should have it as soon as somebody ends.
+        None behind a prefill: it takes long, and a request that comes meanwhile would wait for
+        both. Only one ahead while requests wait for a slot, so that they get a free one at once.
         """
-        if not self._pace or self._scheduler.waiting:
-            return 1
-        if any(s.request.sampling.looks_back for s in self._scheduler.running):
-            return 1
-        return min(max(1, round(self._tell_every / self._pace)), MOST_AHEAD)
+        if not self._in_flight:
+            return True
+        most = self._runner.max_steps_in_flight
+        if not most or self._in_flight[-1].plan.has_prefill:
+            return False
+        if self._scheduler.waiting or any(s.needs_history for s in self._scheduler.running):
+            most = 1
+        return len(self._in_flight) <= steps_ahead(self._decode_seconds, self._deliver_every, most)
 
-    def _launch(self) -> _Launched | None:
-        plan = self._scheduler.schedule()
-        if not plan.chunks:
-            return None
-        if self._ahead is None:
-            return _Launched(plan, _Done(self._runner.execute(plan.chunks)))
-        return _Launched(plan, self._ahead.launch(plan.chunks))
+    def _complete(
+        self, plan: StepPlan, tokens: list[SampledToken], seconds: float
+    ) -> list[NewToken]:
+        new_tokens = self._scheduler.complete(plan, [token.id for token in tokens])
+        self._counters.count_step(plan, new_tokens, seconds)
+        self._outbox.add(new_tokens, tokens)
+        return new_tokens
 
-    def _read(self, count: int) -> None:
-        due = [self._launched.popleft() for _ in range(count)]
-        # The last one first: this thread takes a core from the step behind it only once.
-        sampled = [launched.step.result() for launched in reversed(due)]
-        now = time.monotonic()
-        seconds = (now - self._last_progress) / count
-        if not any(launched.prefills for launched in due):
-            self._pace = seconds
-        is_urgent = False
-        for launched, tokens in zip(due, reversed(sampled), strict=True):
-            is_urgent |= self._take(launched.plan, tokens, seconds)
-        with self._wake:
-            self._last_progress = now
-        # Without a step behind these, nobody knows how long the next one takes.
-        waits = not self._launched or self._launched[-1].prefills
-        if waits or is_urgent or now - self._told >= self._interval():
-            self._tell(now)
-
-    def _interval(self) -> float:
-        shared = _STREAM_EVERY * len(self._scheduler.running)
-        return max(self._tell_every, min(shared, _ALL_EVERY))
-
-    def _take(self, plan: Plan, sampled: list[SampledToken], seconds: float) -> bool:
-        """The outcome of a step; whether somebody waits for an answer to begin, or to end."""
-        progress = self._scheduler.complete(plan, [token.id for token in sampled])
-        outputs = [_output(p, sampled[p.row]) for p in progress]
-        self._tally.step(plan, outputs, seconds)
-        with self._wake:
-            self._living.difference_update(o.request_id for o in outputs if o.finished)
-        self._untold += outputs
-        return any(p.finished or p.is_first for p in progress)
-
-    def _tell(self, now: float) -> None:
-        self._stats = self._tally.snapshot(self._scheduler)
-        outputs, self._untold, self._told = tuple(self._untold), [], now
-        self._deliver(StepOutput(outputs, self._stats))
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A step of a device that returns when it is done."""
-
-    sampled: list[SampledToken]
-
-    def result(self) -> list[SampledToken]:
-        return self.sampled
-
-
-def _output(progress: Progress, token: SampledToken) -> RequestOutput:
-    return RequestOutput(
-        request_id=progress.sequence.request.request_id,
-        ids=(token.id,),
-        logprobs=() if token.logprobs is None else (token.logprobs,),
-        cached_tokens=progress.sequence.cached_tokens or 0,
-        finished=progress.finished,
-    )
+    def _deliver(self, now: float) -> None:
+        self._stats = self._counters.snapshot(self._scheduler)
+        self._outbox.flush(now, self._stats)

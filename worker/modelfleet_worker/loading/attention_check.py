@@ -1,4 +1,4 @@
-"""Tries a model out before anybody is served: never a wrong answer from a model nobody knows."""
+"""Checks that a model computes the same with our attention as with its own, before it serves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from torch import Tensor
 from ..devices.torch.paged_attention import KVCache
 from ..devices.torch.runner import FlatBatch
 from ..devices.torch.varied_attention import AttentionLayer, VariedAttention
-from ..engine.messages import Request
+from ..engine.request import Request, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
-from ..engine.sequence import Sequence
 from ..errors import ModelError
 from ..models.generic import GenericModel, forward
 from ..models.interface import NAME, Recording, under_way
 
 _TOKENS = 24  # of the prompt: more than a block
-# A chunk's tokens of the prompt, and of a stranger in the same batch.
+# A chunk's tokens of the prompt, and of the neighbour in the same batch.
 _STEPS = ((9, _TOKENS - 1), (14, 1), (1, 0))
 # How far logits may be from the model's own, as a share of their length: rounding, no more. Where
 # a model multiplies rounding (near ties of a router do), three times what lies between the two
@@ -27,13 +26,13 @@ _EXACT, _ROUNDED, _NOISY = 1e-3, 0.1, 0.5
 
 
 @torch.inference_mode()
-def try_out(
+def check_attention(
     module: Any, dtype: torch.dtype, context: int, expected_layers: int
 ) -> tuple[list[AttentionLayer], int]:
     """How the layers attend, and the size of the vocabulary. Raises ModelError.
 
-    Compares what the model says to a short prompt, left alone with its own attention, with what it
-    says with ours, where the prompt comes in chunks beside a stranger's.
+    Compares the logits of a short prompt that the model computes with its own attention with those
+    that it computes with ours, where the prompt comes in chunks beside another request's.
     """
     tokens = min(_TOKENS, context)
     ids = (torch.arange(tokens) * 7919 + 3) % module.get_input_embeddings().weight.shape[0]
@@ -48,7 +47,7 @@ def try_out(
                 f"{len(layers)} of its {expected_layers} layers attend through transformers'"
                 " attention interface: the others have attention of their own, or none"
             )
-        found = _served(GenericModel(module, layers, dtype), ids.tolist())
+        found = _paged_logits(GenericModel(module, layers, dtype), ids.tolist())
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelError(
             "transformers could not compute the model on a short prompt:"
@@ -82,19 +81,19 @@ def _noise(module: Any, ids: Tensor, expected: Tensor) -> float:
         module.set_attn_implementation(NAME)
 
 
-def _served(model: GenericModel, ids: list[int]) -> Tensor:
-    """Logits [T, vocab] of `ids`, computed as it would be in an engine among others."""
+def _paged_logits(model: GenericModel, ids: list[int]) -> Tensor:
+    """Logits [T, vocab] of `ids`, computed in chunks beside another sequence, as an engine does."""
     blocks = 2 * (_TOKENS // BLOCK_SIZE + 1)
     shapes = [layer.shape for layer in model.layers]
     cache = KVCache(shapes, num_blocks=blocks, dtype=model.dtype)
-    ours, stranger = _sequence(ids), _sequence(ids[::-1])
-    ours.block_table, stranger.block_table = list(range(0, blocks, 2)), list(range(1, blocks, 2))
+    ours, neighbour = _sequence(ids), _sequence(ids[::-1])
+    ours.block_table, neighbour.block_table = list(range(0, blocks, 2)), list(range(1, blocks, 2))
     logits = []
     for steps in _STEPS:
         chunks = [
             Chunk.of(sequence, budget)
-            for sequence, budget in zip((ours, stranger), steps, strict=True)
-            if budget and sequence.outstanding
+            for sequence, budget in zip((ours, neighbour), steps, strict=True)
+            if budget and sequence.num_uncomputed
         ]
         if chunks and chunks[0].sequence is ours:
             logits.append(_step(model, cache, chunks))
@@ -110,14 +109,14 @@ def _step(model: GenericModel, cache: KVCache, chunks: list[Chunk]) -> Tensor:
     for chunk in batch.chunks:
         if chunk.sequence is chunks[0].sequence:
             break
-        first += len(chunk)
-    rows = torch.arange(first, first + len(chunks[0]))
+        first += chunk.num_scheduled_tokens
+    rows = torch.arange(first, first + chunks[0].num_scheduled_tokens)
     attention = VariedAttention(cache, model.layers, batch.chunks)
     return model.logits(batch.ids, batch.positions, attention, rows)
 
 
 def _sequence(ids: list[int]) -> Sequence:
-    return Sequence(Request(request_id="trial", prompt_ids=tuple(ids), max_tokens=1))
+    return Sequence(Request(request_id="attention-check", prompt_ids=tuple(ids), max_tokens=1))
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

@@ -27,14 +27,14 @@ from ..models.interface import NAME
 from ..models.packed_modules import pack_modules
 from ..progress import Report
 from ..quantization.scheme import Quantization
-from .attention_check import try_out
+from .attention_check import check_attention
 from .checkpoint import Checkpoint
 from .sizing import LoadedWeights, refuse_weights_beyond_memory
 from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-# They stretch rope by the length of the longest sequence in the batch: strangers would matter.
+# They stretch rope by the longest sequence in the batch: other requests would change an answer.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
 
 
@@ -82,14 +82,14 @@ def load(
     quantization: Quantization,
     progress: Report,
 ) -> LoadedWeights:
-    """Reads the weights, packs them and tries the model out. Raises ModelError."""
+    """Reads the weights, packs them and checks the attention. Raises ModelError."""
     raw = read_json(folder / "config.json")
     module, weights = _read_weights(folder, _model_class(raw, config), config, dtype, progress)
     pack_modules(module, quantization)
     for tensor in (*module.parameters(), *module.buffers()):
         # What is not packed is still on the mapped files, which may change under us.
         tensor.data = tensor.data.clone()
-    layers, vocab_size = try_out(module, dtype, context, config.num_hidden_layers)
+    layers, vocab_size = check_attention(module, dtype, context, config.num_hidden_layers)
     model = GenericModel(module, layers, dtype)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
     return LoadedWeights(
@@ -139,7 +139,7 @@ def _model_class(raw: dict[str, Any], config: Any) -> Any:
 
 
 def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
-    """What shows before any weight is read; the rest is for `try_out`."""
+    """What shows before any weight is read; the rest is for `check_attention`."""
     takes = inspect.signature(model_class.forward).parameters
     if config.sub_configs:
         yield f"it is made of several models ({', '.join(config.sub_configs)})"

@@ -14,7 +14,7 @@ from ..devices.native.runner import takes as native_takes
 from ..devices.torch.paged_attention import LayerShape
 from ..devices.torch.runner import TorchRunner, warm_up
 from ..engine.device import LoadedModel, Runner
-from ..engine.messages import EngineLimits
+from ..engine.request import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..models.config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json
@@ -23,8 +23,8 @@ from ..models.llama import Llama
 from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
-from .assembly import Assembly
 from .checkpoint import Checkpoint
+from .model_builder import ModelBuilder
 from .sizing import (
     LoadedWeights,
     cache_blocks,
@@ -32,7 +32,7 @@ from .sizing import (
     read_dtype,
     refuse_weights_beyond_memory,
 )
-from .working_memory import Load, Widths, working_memory
+from .working_memory import ServingLimits, Widths, working_memory
 
 # Left out by newer checkpoints, written by older ones; computed here from the config.
 _DERIVED = "rotary_emb.inv_freq"
@@ -79,12 +79,12 @@ def load_model(
             " `deterministic`"
         )
     progress("Cache", 0.0)
-    load = Load(
+    most = ServingLimits(
         max_sequences=max_sequences, max_batch_tokens=max_batch_tokens, threads=usable_cores()
     )
 
     def working(blocks: int) -> int:
-        return working_memory(weights.widths, load, min(context, blocks * BLOCK_SIZE))
+        return working_memory(weights.widths, most, min(context, blocks * BLOCK_SIZE))
 
     blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
     runner = weights.runner(blocks)
@@ -159,7 +159,7 @@ def _read_weights(
     checkpoint = Checkpoint(folder)
     needed = _needed_memory(config, dtype, quantization, checkpoint, quantized=stored is not None)
     refuse_weights_beyond_memory(needed)
-    assembly = Assembly(
+    builder = ModelBuilder(
         config,
         dtype=dtype,
         quantization=quantization,
@@ -170,12 +170,14 @@ def _read_weights(
     read, total = 0, max(1, checkpoint.total_bytes)
     progress("Weights", 0.0)
     for name, tensor in checkpoint.tensors():
-        if not assembly.take(name, tensor) and not _may_be_ignored(name, tensor, config, stored):
+        if not builder.add_tensor(name, tensor) and not _may_be_ignored(
+            name, tensor, config, stored
+        ):
             raise ModelError(f"{folder}: the tensor {name} does not belong to the architecture")
         read += tensor.nbytes
         progress("Weights", min(1.0, read / total))
     try:
-        return assembly.finish(), checkpoint.digest
+        return builder.build(), checkpoint.digest
     except ModelError as error:
         raise ModelError(f"{folder} {error}") from error
 

@@ -1,4 +1,4 @@
-"""What a warm standby has done before it is told its model: everything but the weights."""
+"""What a warm standby does before it gets a model: everything but the weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ def preload_cpu() -> None:
 
     from ..devices.host import usable_cores
     from ..devices.native.library import load_library
-    from ..text import huggingface
-    from ..text.chat_template import prepare
+    from ..text.huggingface import prepare_templates
     from . import loader
 
     # Transformers imports a name's module when the name is asked for, which these lines did.
-    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader, huggingface
+    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader
     load_library()
-    prepare()
+    prepare_templates()
     torch.set_num_threads(usable_cores())
     torch.ones(512, 512).add(1.0).matmul(torch.ones(512, 512))
 
@@ -38,7 +37,7 @@ async def run(preload: Preload) -> None:
     began = time.monotonic()
     try:
         await in_thread(preload, "preload")
-    except (ImportError, OSError, RuntimeError) as error:  # the load will say it to who asked
+    except (ImportError, OSError, RuntimeError) as error:  # the load will report it
         log.warning("preloading failed", error=f"{type(error).__name__}: {error}")
     else:
         log.info("preloaded", seconds=round(time.monotonic() - began, 2))

@@ -1,8 +1,8 @@
-"""What a worker takes beside weights and KV cache, at most: the load that it admits, at its worst.
+"""How much memory a worker takes at most beside weights and KV cache.
 
-That is as many requests as there are slots, each as long as context and cache allow, with 20
-logprobs a token and a client that reads none of them, in steps of the largest batch. Bounds, not
-estimates: measured loads take about half.
+The worst case is as many requests as there are slots, each as long as context and cache allow, with
+20 logprobs a token and a client that reads none of them, in steps of the largest batch. Upper
+bounds, not estimates: measured loads take about half.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 from ..devices.torch.paged_attention import MOST_GATHERED
 
-STREAM_TOKEN = 320  # bytes: a token as an int in lists, its digest, its text, its unread logprobs
+# Bytes: a token as an int in lists, its share of a block hash, its text, its unread logprobs.
+STREAM_TOKEN = 320
 _STREAM = 512 << 10  # bytes: a request's message, its largest batch of tokens on the way
-_ANYWAY = 64 << 20  # bytes: threads, the tokenizer's caches, what allocators keep
+_FIXED = 64 << 20  # bytes: threads, the tokenizer's caches, what allocators keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """What a worker may have to do at once."""
+class ServingLimits:
+    """How much a worker may have to compute at once."""
 
     max_sequences: int
     max_batch_tokens: int
@@ -39,22 +40,22 @@ class Widths:
     native: bool  # attention reads the cache where it lies; torch's gathers what it reads
 
 
-def working_memory(model: Widths, load: Load, tokens: int) -> int:
+def working_memory(model: Widths, limits: ServingLimits, tokens: int) -> int:
     """Bytes, if no request is longer than `tokens`."""
     itemsize = model.itemsize
     width = model.query + 2 * model.key
     # The residual stream in float32; norms, projections and their quantized copies.
     row = 4 * model.hidden + itemsize * (2 * model.hidden + 5 * width + 4 * model.inner)
     row += 5 * (model.hidden + model.query + model.inner) // 4
-    rows = min(load.max_batch_tokens, load.max_sequences * tokens)
+    rows = min(limits.max_batch_tokens, limits.max_sequences * tokens)
     step = rows * row
     if model.native:
-        step += load.threads * 48 * tokens  # scores and weights of 8 queries
+        step += limits.threads * 48 * tokens  # scores and weights of 8 queries
     else:
         step += rows * tokens * (1 + 2 * itemsize)
         step += 2 * 8 * model.key * max(MOST_GATHERED, tokens)
     # Those of a step that is not read yet, too.
-    logits = model.vocab * (8 * load.max_sequences + 32 * (load.threads + 1))
+    logits = model.vocab * (8 * limits.max_sequences + 32 * (limits.threads + 1))
     rope = 8 * tokens * model.head_dim
-    streams = load.max_sequences * (_STREAM + tokens * STREAM_TOKEN)
-    return step + logits + rope + streams + _ANYWAY
+    streams = limits.max_sequences * (_STREAM + tokens * STREAM_TOKEN)
+    return step + logits + rope + streams + _FIXED

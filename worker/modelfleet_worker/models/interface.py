@@ -1,8 +1,8 @@
 """Our attention behind transformers' attention interface.
 
-transformers calls one function for every attention of every model. What it does with a call is
-decided by the step that is under way: a `Recording` learns how the layers of a model attend, a
-`Serving` computes them over the paged cache.
+transformers calls one function for every attention of every model. The forward pass that is under
+way decides what a call does: a `Recording` learns how the layers of a model attend, a `Serving`
+computes them over the paged cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HARMLESS = ("position_ids",)  # tensors of a call that its attention does not d
 _Seen = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-class Step(Protocol):
+class ForwardPass(Protocol):
     """One forward pass through a model."""
 
     def mask(self, seen: _Seen, tokens: int) -> Tensor | None:
@@ -48,13 +48,13 @@ class Step(Protocol):
 
 
 # Not an argument of forward(): not every model hands those down to its attention.
-_under_way: ContextVar[Step] = ContextVar("modelfleet_step")
+_under_way: ContextVar[ForwardPass] = ContextVar("modelfleet_step")
 
 
 @contextmanager
-def under_way(step: Step) -> Iterator[None]:
-    """Attention called within is the step's."""
-    token = _under_way.set(step)
+def under_way(forward: ForwardPass) -> Iterator[None]:
+    """Attention called within is this pass's."""
+    token = _under_way.set(forward)
     try:
         yield
     finally:
@@ -68,7 +68,7 @@ class Serving:
         self._attention, self._layer = attention, 0
 
     def mask(self, seen: _Seen, tokens: int) -> None:
-        """None: the cache knows who sees whom, and a [T, T] mask would be wrong and large."""
+        """None: the cache knows what each token sees; a [T, T] mask would be wrong and large."""
 
     def attend(
         self,
@@ -95,7 +95,7 @@ class Recording:
         self._masks: list[tuple[Tensor, _Seen]] = []
 
     def mask(self, seen: _Seen, tokens: int) -> Tensor:
-        """A tensor to recognize it by: what it hides is asked when a layer uses it."""
+        """A dummy tensor that identifies the mask: it is evaluated when a layer uses it."""
         mask = torch.zeros(1, 1, tokens, tokens)
         self._masks.append((mask, seen))
         return mask
@@ -138,8 +138,8 @@ class Recording:
 
 def _window(seen: _Seen, context: int) -> int | None:
     """The last tokens that are seen; None: all. Raises ModelError for any other mask."""
-    keys, nobody = torch.arange(context), torch.tensor(0)
-    rows = {q: seen(nobody, nobody, torch.tensor(q), keys) for q in (0, context // 2, context - 1)}
+    keys, unused = torch.arange(context), torch.tensor(0)
+    rows = {q: seen(unused, unused, torch.tensor(q), keys) for q in (0, context // 2, context - 1)}
     window = int(rows[context - 1].sum())
     for query, row in rows.items():
         if not row.equal((keys <= query) & (keys > query - window)):

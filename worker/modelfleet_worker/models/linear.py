@@ -13,7 +13,7 @@ from ..quantization.kernels import Kernel
 
 
 class Linear(nn.Module):
-    """A projection whose weights nobody initializes: they come from a checkpoint.
+    """A projection with uninitialized weights: they come from a checkpoint.
 
     nn.Linear would draw random ones, which on the meta device imports seconds of Python.
     """
@@ -27,10 +27,10 @@ class Linear(nn.Module):
         self._packed: Tensor | None = None
 
     def pack(self, *, native: bool = False) -> None:
-        """Lays the weight out as kernels compute with it, and lets go of the plain one.
+        """Lays the weight out as a kernel computes with it, and frees the plain one.
 
-        `native`: as ours do, where they can. Otherwise as oneDNN's do: it and MKL would do it in
-        every call, and decoding would take two to three times as long.
+        `native`: for our kernels, where they take it. Otherwise for oneDNN's: oneDNN and MKL
+        would repack it in every call, and decoding would take two to three times as long.
         """
         if self.weight is None:
             return

@@ -16,7 +16,7 @@ from .linear import Linear
 
 
 class Attention(Protocol):
-    """Knows which token belongs to whom; owns the KV cache."""
+    """Knows which sequence each token belongs to; owns the KV cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Stores key and value [T, G, D]; returns the attention of query [T, H, D], [T, H, D]."""
@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class Embedding(nn.Module):
-    """A table of vectors, uninitialized as well."""
+    """A table of vectors, uninitialized like the projections."""
 
     def __init__(self, entries: int, size: int) -> None:
         super().__init__()

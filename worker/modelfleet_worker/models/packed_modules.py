@@ -30,7 +30,7 @@ class FlatLinear(nn.Module):
     def __init__(self, projection: Linear | QuantizedLinear, replaced: nn.Linear) -> None:
         super().__init__()
         self.projection, self._dtype = projection, replaced.weight.dtype
-        # Models ask their weights for type and shape; there is no more to have.
+        # Models ask their weights for type and shape; nothing else exists.
         self.weight = nn.Parameter(replaced.weight.to("meta"), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _packed(linear: nn.Linear, scheme: Scheme | None) -> FlatLinear:
 
 
 def _checked(x: Tensor, dtype: torch.dtype) -> Tensor:
-    # Our kernels read whatever lies there.
+    # Our kernels read memory without checks.
     if x.dtype != dtype:
         raise TypeError(f"a projection of {dtype} got inputs of {x.dtype}")
     return x

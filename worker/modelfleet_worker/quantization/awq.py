@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint_checks import check_tensor, refuse_unless
 from .packing import unpack
-from .stored import check_tensor, refuse_unless
 from .weights import QuantizedWeight
 
 # Eight outputs share a word, in the order in which a CUDA kernel of AWQ's authors wants them.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from .checkpoint_checks import check_tensor, order_of_groups, refuse_unless
 from .packing import WORD, unpack
-from .stored import check_tensor, order_of_groups, refuse_unless
 from .weights import QuantizedWeight
 
 _VERSIONS = {"gptq": 1, "gptq_v2": 2}

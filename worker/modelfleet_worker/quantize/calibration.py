@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..loading.assembly import stored_parts
+from ..loading.model_builder import stored_parts
 from ..models.linear import Linear
 from ..models.llama import Layer, Llama
 from ..quantization.scheme import Quantization, Scheme
 from ..quantization.weights import QuantizedWeight, quantize
 from .awq_scaling import best_scales
 from .gptq_rounding import round_by_gptq
-from .plain import SelfAttention, rope
+from .plain import CausalAttention, rope
 
 WINDOW = 512  # tokens of each piece of text
-Progress = Callable[[float], None]
+ShareReport = Callable[[float], None]
 
 
 def default_text() -> str:
@@ -80,7 +80,12 @@ class Calibrated:
 
 @torch.inference_mode()
 def calibrate(
-    model: Llama, texts: list[Tensor], quantization: Quantization, *, awq: bool, progress: Progress
+    model: Llama,
+    texts: list[Tensor],
+    quantization: Quantization,
+    *,
+    awq: bool,
+    progress: ShareReport,
 ) -> Calibrated:
     """Rounds all layers by AWQ, or else by GPTQ. The model has plain weights; it is changed."""
     result = Calibrated()
@@ -101,7 +106,7 @@ def calibrate(
         for name, linear in _projections(layer):
             rounded = _round(model, linear, f"layers.{i}.{name}", seen[name], quantization, awq)
             result.weights |= rounded
-        hidden = [layer(x, cos, sin, SelfAttention()) for x in hidden]
+        hidden = [layer(x, cos, sin, CausalAttention()) for x in hidden]
         progress((i + 1) / len(layers))
     return result
 
@@ -124,7 +129,7 @@ def _observe(
 
         hooks.append(linear.register_forward_pre_hook(watch))
     for x in hidden:
-        layer(x, cos, sin, SelfAttention())
+        layer(x, cos, sin, CausalAttention())
     for hook in hooks:
         hook.remove()
     return seen

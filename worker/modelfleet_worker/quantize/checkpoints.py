@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..loading.assembly import FLOATS, stored_parts
 from ..loading.checkpoint import Checkpoint
+from ..loading.model_builder import FLOATS, stored_parts
 from ..models.config import LlamaConfig, read_config, read_json
 from ..models.linear import Linear
 from ..models.llama import Llama
 from ..quantization.scheme import HEAD, Method, Override, Quantization, Scheme, Weights
 from ..quantization.stored import stored_format
 from ..quantization.weights import quantize
-from .calibration import Calibrated, Progress, calibrate, default_text, windows
+from .calibration import Calibrated, ShareReport, calibrate, default_text, windows
 from .plain import load_plain
 from .writing import packed_tensors, quantization_config, write_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class QuantizeOptions:
     """What to do with a checkpoint."""
 
     method: Method
@@ -42,7 +42,7 @@ class Plan:
             group_size=self.group_size,
             overrides=(Override(HEAD, Weights.NONE), *self.overrides),
             # With zero points transformers 5.23 does not load compressed-tensors (its model
-            # expects them unpacked); without, everybody reads it.
+            # expects them unpacked); without them, all readers do.
             symmetric=True,
         )
 
@@ -52,19 +52,21 @@ class Plan:
         return self.method in (Method.AWQ, Method.GPTQ)
 
 
-def quantize_checkpoint(source: Path, target: Path, plan: Plan, progress: Progress) -> None:
+def quantize_checkpoint(
+    source: Path, target: Path, options: QuantizeOptions, progress: ShareReport
+) -> None:
     """Writes `target`. Raises ModelError and UsageError."""
     if (stored := stored_format(read_json(source / "config.json"))) is not None:
         raise ModelError(f"{source} is quantized already ({stored}): start from the original")
     config = read_config(source)
-    schemes = projections(config, plan.quantization)
+    schemes = projections(config, options.quantization)
     calibrated = Calibrated()
-    if plan.calibrates:
-        texts = windows(source, plan.text or default_text(), plan.samples)
+    if options.calibrates:
+        texts = windows(source, options.text or default_text(), options.samples)
         model = load_plain(source, prepack=False)
-        awq = plan.method is Method.AWQ
-        calibrated = calibrate(model, texts, plan.quantization, awq=awq, progress=progress)
-    tensors = _tensors(Checkpoint(source), schemes, calibrated, plan, progress)
+        awq = options.method is Method.AWQ
+        calibrated = calibrate(model, texts, options.quantization, awq=awq, progress=progress)
+    tensors = _tensors(Checkpoint(source), schemes, calibrated, options, progress)
     write_checkpoint(source, target, tensors, quantization_config(schemes))
     progress(1.0)
 
@@ -90,8 +92,8 @@ def _tensors(
     checkpoint: Checkpoint,
     schemes: dict[str, Scheme],
     calibrated: Calibrated,
-    plan: Plan,
-    progress: Progress,
+    options: QuantizeOptions,
+    progress: ShareReport,
 ) -> Iterator[tuple[str, Tensor]]:
     read = 0
     for name, tensor in checkpoint.tensors():
@@ -106,5 +108,5 @@ def _tensors(
         else:
             yield name, tensor.clone()
         read += tensor.nbytes
-        if not plan.calibrates:
+        if not options.calibrates:
             progress(read / max(1, checkpoint.total_bytes))

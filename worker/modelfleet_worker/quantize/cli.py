@@ -19,7 +19,7 @@ from ..errors import UsageError, WorkerError
 from ..quantization.scheme import Method, Override
 
 if TYPE_CHECKING:
-    from .calibration import Progress as Report
+    from .calibration import ShareReport
     from .evaluation import Cost
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -62,23 +62,23 @@ def quantize(
     """Write a checkpoint with quantized weights (compressed-tensors, pack-quantized)."""
     # Here: what imports torch takes seconds, and --help needs none of it.
     from .calibration import windows
-    from .checkpoints import Plan, quantize_checkpoint
+    from .checkpoints import QuantizeOptions, quantize_checkpoint
     from .evaluation import evaluate
     from .plain import load_plain
 
-    plan = Plan(
+    options = QuantizeOptions(
         method=method,
         group_size=group_size,
         overrides=tuple(map(Override.parse, override or ())),
         text=None if calibration is None else _read(calibration),
         samples=samples,
     )
-    if calibration is not None and not plan.calibrates:
+    if calibration is not None and not options.calibrates:
         raise UsageError(f"--calibration is for awq and gptq; {method} looks at no text")
     # Before minutes of work: a text that is too short.
     texts = None if evaluate_on is None else windows(source, _read(evaluate_on))
     with _progress(f"{method}: {source.name}") as report:
-        quantize_checkpoint(source, target, plan, report)
+        quantize_checkpoint(source, target, options, report)
     _print(f"{target}: {_weight_of(target):.0f} MB of {_weight_of(source):.0f} MB")
     if texts is not None:
         with _progress("comparing with the original") as report:
@@ -108,7 +108,7 @@ def _weight_of(folder: Path) -> float:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Report]:
+def _progress(title: str) -> Iterator[ShareReport]:
     """A bar on a terminal; elsewhere a line for each tenth."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..loading.assembly import Assembly
 from ..loading.checkpoint import Checkpoint
+from ..loading.model_builder import ModelBuilder
 from ..models.config import read_config, read_json
 from ..models.llama import Llama, rope_tables
 from ..quantization.scheme import AS_STORED, Quantization
 from ..quantization.stored import stored_format
 
 
-class SelfAttention:
+class CausalAttention:
     """One sequence attends to nothing but itself; there is no cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def load_plain(
 ) -> Llama:
     """The model, quantized weights put back to `dtype`. Raises ModelError."""
     checkpoint = Checkpoint(folder)
-    assembly = Assembly(
+    builder = ModelBuilder(
         read_config(folder),
         dtype=dtype,
         quantization=quantization,
@@ -45,8 +45,8 @@ def load_plain(
         prepack=prepack,
     )
     for name, tensor in checkpoint.tensors():
-        assembly.take(name, tensor)
-    return assembly.finish()
+        builder.add_tensor(name, tensor)
+    return builder.build()
 
 
 def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:
@@ -58,5 +58,5 @@ def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:
 def logits(model: Llama, ids: Tensor) -> Tensor:
     """Teacher-forced, float32 [T, vocab] of ids [T]."""
     cos, sin = rope(model, len(ids))
-    out: Tensor = model(ids, cos, sin, SelfAttention(), torch.arange(len(ids)))
+    out: Tensor = model(ids, cos, sin, CausalAttention(), torch.arange(len(ids)))
     return out

@@ -1,4 +1,4 @@
-"""What this process has done so far, across the models it held."""
+"""Counters of this process, across the models that it has served."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ..engine.messages import EngineStats
 
 
 @dataclass(slots=True)
-class Counters:
-    """Counts from the start of the process; the engine's are kept when it goes."""
+class WorkerCounters:
+    """Counts from the start of the process; an engine's are added when it ends."""
 
     finished: int = 0
     cancelled: int = 0
     text_bytes: int = 0  # of prompts that came as text
-    text_tokens: int = 0  # and what they became
+    text_tokens: int = 0  # of the same prompts
     steps: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -26,8 +26,8 @@ class Counters:
         """Of prompt text; 0 before the first prompt."""
         return self.text_bytes / self.text_tokens if self.text_tokens else 0.0
 
-    def keep(self, engine: EngineStats) -> None:
-        """Adds what an engine did that is no more."""
+    def add_engine(self, engine: EngineStats) -> None:
+        """Adds the counters of an engine that has ended."""
         self.steps += engine.steps
         self.prompt_tokens += engine.prompt_tokens
         self.completion_tokens += engine.completion_tokens

@@ -1,4 +1,4 @@
-"""What this process holds, and how it gets and loses it: load, serve, drain, unload, fail."""
+"""The life cycle of the model in this process: load, serve, drain, unload, fail."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import structlog
 
 from ..engine.engine import Engine
-from ..engine.messages import EngineFailure, StepOutput
+from ..engine.messages import EngineFailure
 from ..errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
 from ..loading.device_loaders import Loaded, Loader
-from ..progress import Progress
+from ..progress import LoadProgress
 from ..spec import ModelSpec
+from ..storage.cache import LocalModel
+from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
-from .counters import Counters
-from .pulse import Pulse
+from .change_notifier import ChangeNotifier
+from .counters import WorkerCounters
 from .state import State, Status
 from .streams import Streams
 
@@ -31,8 +33,8 @@ _STOP_SECONDS = 2.0  # how long an engine or a load may take to notice the proce
 
 
 @contextmanager
-def _all_stays() -> Iterator[None]:
-    """No looking for garbage among what imports and a load make: 0.3 s of the start, and later."""
+def _without_gc() -> Iterator[None]:
+    """Objects that imports and a load make stay alive: collecting among them costs 0.3 s."""
     gc.disable()
     try:
         yield
@@ -41,46 +43,40 @@ def _all_stays() -> Iterator[None]:
         gc.enable()
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The model that is served."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingModel:
+    """A model in memory with the engine that computes it."""
 
-    loaded: Loaded
+    spec: ModelSpec
     engine: Engine
+    tokenizer: Tokenizer
+    digest: str  # equal where a stream may be resumed
+    eos_ids: frozenset[int]
+    files: LocalModel | None  # in use: kept in the cache as long as this lives
 
 
 class Lifecycle:
-    """Used from the event loop only; `changed` beats whenever `status` looks different."""
+    """Used from the event loop only; `changed` notifies of each new `status`."""
 
     def __init__(self, loader: Loader, *, stall_after: float = 60.0) -> None:
         self._loader = loader
         self._stall_after = stall_after
         self._loop = asyncio.get_running_loop()
-        self._status = Status()
+        self._status = Status()  # without a stall
         self._stall: str | None = None
         self._cancel_load = threading.Event()
         self._load: asyncio.Task[None] | None = None
         self._hand_over: asyncio.TimerHandle | None = None
         self._handed_over = asyncio.Event()
         self._unloading = asyncio.Lock()
-        self.held: Held | None = None
-        self.progress = Progress(started=0.0)
-        self.streams = Streams()
-        self.counters = Counters()
-        self.changed = Pulse()
+        self.status = Status()  # as seen from outside: FAILED while the engine makes no progress
+        self.model: ServingModel | None = None  # from its load to its unload
+        self.serving: ServingModel | None = None  # the same while READY: it takes requests
+        self.progress = LoadProgress(started=0.0)
+        self.streams = Streams(self._on_failure)
+        self.counters = WorkerCounters()
+        self.changed = ChangeNotifier()
         self.broken = asyncio.Event()  # the engine's loop ended: replace this process
-
-    @property
-    def status(self) -> Status:
-        """As it looks from outside: an engine without progress is a failed one until it goes on."""
-        return self._status.stalled(self._stall)
-
-    def serving(self, model: str) -> Held:
-        """Raises the RefusalError that says why requests for the model are not taken."""
-        self.status.check_serves(model)
-        if self.held is None:
-            raise AssertionError("READY without a model")
-        return self.held
 
     def load(self, spec: ModelSpec) -> None:
         """Starts loading; the same model again is a no-op. Raises PreconditionError."""
@@ -88,7 +84,7 @@ class Lifecycle:
         if status is self._status:
             return
         self._cancel_load = threading.Event()
-        self.progress = Progress(started=time.time())
+        self.progress = LoadProgress(started=time.time())
         self._become(status)
         self._load = asyncio.create_task(self._run_load(spec, self._cancel_load))
 
@@ -101,7 +97,10 @@ class Lifecycle:
         began = time.monotonic()
         log.info("loading", model=spec.model, source=spec.source)
         try:
-            with structlog.contextvars.bound_contextvars(model=spec.model), _all_stays():
+            with (
+                structlog.contextvars.bound_contextvars(model=spec.model),
+                _without_gc(),
+            ):
                 loaded = await in_thread(lambda: self._loader(spec, report), "load")
         except LoadCancelledError:
             log.info("loading was cancelled", model=spec.model)
@@ -133,25 +132,29 @@ class Lifecycle:
             limits=loaded.model.limits,
             max_batch_tokens=loaded.spec.max_batch_tokens,
             prefix_caching=loaded.spec.prefix_caching,
-            deliver=lambda step: post(self._loop, self._on_step, step),
+            deliver=self.streams.receive,
         )
         engine.start()
-        self.held = Held(loaded, engine)
+        self.model = ServingModel(
+            spec=loaded.spec,
+            engine=engine,
+            tokenizer=loaded.tokenizer,
+            digest=loaded.digest,
+            eos_ids=loaded.eos_ids,
+            files=loaded.files,
+        )
         self._become(self._status.loaded())
 
-    def _on_step(self, step: StepOutput | EngineFailure) -> None:
-        if isinstance(step, StepOutput):
-            self.streams.deliver(step)
-            return
+    def _on_failure(self, failure: EngineFailure) -> None:
         if not self.broken.is_set():
-            log.error("engine failed", model=self._model, reason=step.error)
-        message = f"engine failed: {step.error}"
+            log.error("engine failed", model=self._model_name, reason=failure.error)
+        message = f"engine failed: {failure.error}"
         self.streams.end_all(UnavailableError(message))
         self._become(self._status.failed(message))
         self.broken.set()
 
     def drain(self, deadline: float) -> int:
-        """Takes nothing new, and hands over what still runs in `deadline` seconds.
+        """Takes no more requests, and hands over those that still run in `deadline` seconds.
 
         Returns how many run now. Calling it again only changes the deadline.
         """
@@ -163,18 +166,18 @@ class Lifecycle:
         self._handed_over.clear()
         self._hand_over = self._loop.call_later(deadline, self._end_streams, error)
         running = len(self.streams)
-        log.info("draining", model=self._model, running=running, deadline=deadline)
+        log.info("draining", model=self._model_name, running=running, deadline=deadline)
         self._become(self._status.drain())
         return running
 
     def _end_streams(self, error: RefusalError) -> None:
         if self.streams:
-            log.info("handing over", model=self._model, running=len(self.streams))
+            log.info("handing over", model=self._model_name, running=len(self.streams))
         self.streams.end_all(error)
         self._handed_over.set()
 
     async def drained(self) -> None:
-        """Until nothing runs any more, or what ran was handed over, read or not."""
+        """Waits until no request runs, or the running ones were handed over, read or not."""
         empty = asyncio.create_task(self.streams.wait_empty())
         handed_over = asyncio.create_task(self._handed_over.wait())
         await asyncio.wait([empty, handed_over], return_when=asyncio.FIRST_COMPLETED)
@@ -189,7 +192,7 @@ class Lifecycle:
                 return
             self.drain(deadline)
             await self.drained()
-            await self._let_go()
+            await self._free_model()
             self._become(Status())
             log.info("unloaded")
 
@@ -198,45 +201,54 @@ class Lifecycle:
         self._cancel_load.set()
         try:
             async with asyncio.timeout(_STOP_SECONDS):
-                await self._let_go()
+                await self._free_model()
         except TimeoutError:
-            log.warning("a thread does not stop; leaving it behind", model=self._model)
+            log.warning("a thread does not stop; leaving it behind", model=self._model_name)
 
-    async def _let_go(self) -> None:
+    async def _free_model(self) -> None:
         self._cancel_load.set()
         if self._hand_over is not None:
             self._hand_over.cancel()
         if self._load is not None:
             await self._load
-        if self.held is not None:
-            engine = self.held.engine
+        self.serving = None
+        if self.model is not None:
+            engine = self.model.engine
             await in_thread(engine.stop, "stop")
-            self.counters.keep(engine.stats)
-            self.held = None
+            self.counters.add_engine(engine.stats)
+            self.model = None
             del engine
             gc.unfreeze()
             gc.collect()
         self._stall = None
 
     async def watch_engine(self, interval: float = 0.5) -> None:
-        """Looks for an engine that makes no progress, for ever."""
+        """Watches for a stalled engine; never returns."""
         while True:
             await asyncio.sleep(interval)
-            held = self.held
-            stall = held.engine.stalled(time.monotonic(), after=self._stall_after) if held else None
+            stall = None
+            if self.model is not None:
+                stall = self.model.engine.stalled(time.monotonic(), after=self._stall_after)
             if (stall is None) != (self._stall is None):
-                log.warning(stall or "the engine makes progress again", model=self._model)
+                log.warning(stall or "the engine makes progress again", model=self._model_name)
                 self._stall = stall
-                self.changed.beat()
+                self._publish()
 
     def _advance(self, phase: str, share: float) -> None:
         self.progress = self.progress.advance(phase, share, time.time())
 
     def _become(self, status: Status) -> None:
-        if status != self._status:
-            self._status = status
-            self.changed.beat()
+        self._status = status
+        self._publish()
+
+    def _publish(self) -> None:
+        """What requests and Stats see, after a change of the status or of a stall."""
+        status = self._status.stalled(self._stall)
+        if status != self.status:
+            self.status = status
+            self.serving = self.model if status.state is State.READY else None
+            self.changed.notify()
 
     @property
-    def _model(self) -> str:
+    def _model_name(self) -> str:
         return self._status.spec.model if self._status.spec else ""

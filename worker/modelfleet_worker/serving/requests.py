@@ -1,16 +1,17 @@
-"""A GenerateRequest read into checked values: every field, with what was expected and found."""
+"""From a GenerateRequest to the engine's request: checks fields, tokenizes, checks the size."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
-from ..engine.messages import SamplingParams
-from ..errors import InvalidRequestError
-from ..text.tokenizer import ROLES, Message
+from ..engine.request import EngineLimits, Request, SamplingParams
+from ..errors import InvalidRequestError, NeverFitsError
+from ..text.tokenizer import ROLES, Message, Tokenizer
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
@@ -19,6 +20,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 100.0  # either way
 MAX_BIASED_TOKENS = 300
 MAX_REQUEST_ID = 256
+_QUICK_BYTES = 4096  # a shorter prompt is tokenized sooner than a thread starts
 _LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
 _COLDEST = 1e-4  # a temperature below it divides logits by so little that only the largest counts
 _RANGES = {  # ends that float32 holds exactly, so that the gateway's are the same
@@ -42,7 +44,7 @@ Prompt = str | tuple[int, ...] | ChatPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What the caller asks for, sound in itself."""
+    """What the caller asks for, each field checked."""
 
     request_id: str
     prompt: Prompt
@@ -194,3 +196,63 @@ def _checked_ids(ids: Iterable[int], vocab_size: int, field: str) -> tuple[int, 
             f"{field}[{number}] is {checked[number]}, but the vocabulary has {vocab_size} tokens"
         )
     return checked
+
+
+async def tokenize(
+    asked: GenerationRequest, tokenizer: Tokenizer, limits: EngineLimits
+) -> tuple[int, ...]:
+    """The prompt's ids. Raises NeverFitsError for a far too long text, without tokenizing it."""
+    prompt = asked.prompt
+    if isinstance(prompt, tuple):
+        return prompt
+
+    def encode() -> tuple[int, ...]:
+        is_chat = isinstance(prompt, ChatPrompt)
+        text = prompt if isinstance(prompt, str) else _render(prompt, asked.created, tokenizer)
+        least = tokenizer.least_tokens(text)
+        if least > limits.context_length:
+            raise NeverFitsError(
+                f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
+                f"holds {limits.context_length}"
+            )
+        # A chat template writes the special tokens itself.
+        return tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
+
+    ids = encode() if asked.prompt_bytes <= _QUICK_BYTES else await asyncio.to_thread(encode)
+    if not ids:
+        raise InvalidRequestError("the prompt has no tokens: expected some text")
+    if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone
+        raise InvalidRequestError(
+            f"the prompt has token {max(ids)} of the tokenizer, but the model knows"
+            f" {limits.vocab_size} tokens"
+        )
+    return ids
+
+
+def _render(prompt: ChatPrompt, created: float, tokenizer: Tokenizer) -> str:
+    return tokenizer.render_chat(
+        prompt.messages, created=created, add_generation_prompt=prompt.add_generation_prompt
+    )
+
+
+def build_engine_request(
+    asked: GenerationRequest,
+    prompt_ids: tuple[int, ...],
+    engine_id: str,
+    eos_ids: frozenset[int],
+    limits: EngineLimits,
+) -> Request:
+    """What the engine computes. Raises NeverFitsError with the numbers."""
+    room = min(limits.context_length, limits.kv_tokens) - len(prompt_ids)
+    max_tokens = asked.max_tokens or max(room, 1)
+    reason = limits.check_fits(len(prompt_ids), max_tokens)
+    if reason is not None:
+        raise NeverFitsError(reason)
+    return Request(
+        request_id=engine_id,
+        prompt_ids=prompt_ids,
+        resumed_ids=asked.resumed_ids,
+        sampling=asked.sampling,
+        max_tokens=max_tokens,
+        stop_token_ids=asked.stop_token_ids | (frozenset() if asked.ignore_eos else eos_ids),
+    )

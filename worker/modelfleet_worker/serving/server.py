@@ -37,7 +37,7 @@ _OPTIONS = (
     # Without this, a second worker on the same port would silently take half of its calls.
     ("grpc.so_reuseport", 0),
 )
-_TELL_SECONDS = 1.0  # how long a broken worker stays to say why
+_STAY_SECONDS = 1.0  # how long a broken worker stays so that Stats can say why
 _CLOSE_SECONDS = 2.0  # how long calls may take to end once they were told to
 
 
@@ -99,7 +99,7 @@ class WorkerServer:
     async def _follow_health(self) -> None:
         changed, seen = self._lifecycle.changed, -1
         while True:
-            seen = await changed.after(seen)
+            seen = await changed.wait_after(seen)
             serves = self._lifecycle.status.state is State.READY
             status = health_pb2.HealthCheckResponse.ServingStatus.Value(
                 "SERVING" if serves else "NOT_SERVING"
@@ -132,7 +132,7 @@ async def serve(
         drained = asyncio.create_task(lifecycle.drained())
         await asyncio.wait([drained, ends[1]], return_when=asyncio.FIRST_COMPLETED)
     else:
-        await asyncio.sleep(_TELL_SECONDS)
+        await asyncio.sleep(_STAY_SECONDS)
     if preloading is not None:
         preloading.cancel()
     await server.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from ..errors import PreconditionError, UnavailableError, UnknownModelError
+from ..errors import ModelNotServedError, PreconditionError, RefusalError, UnavailableError
 from ..spec import ModelSpec
 
 
@@ -21,7 +21,11 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the worker is doing. Every transition gives a new one."""
+    """What the worker is doing. Every transition gives a new one.
+
+    STANDBY -> LOADING -> READY -> DRAINING -> STANDBY; LOADING and READY may become FAILED, and a
+    FAILED worker may load again. A drain leads from any state but FAILED to DRAINING.
+    """
 
     state: State = State.STANDBY
     spec: ModelSpec | None = None
@@ -36,14 +40,14 @@ class Status:
                 return self
             case State.DRAINING:
                 raise PreconditionError("this worker is draining: unload its model first")
-        held = self.spec.model if self.spec else ""
-        differing = "with other settings" if held == spec.model else "another model"
+        loaded = self.spec.model if self.spec else ""
+        differing = "with other settings" if loaded == spec.model else "another model"
         raise PreconditionError(
-            f"this worker holds {held} ({differing}); it cannot load {spec.model}: unload first"
+            f"this worker holds {loaded} ({differing}); it cannot load {spec.model}: unload first"
         )
 
     def loaded(self) -> Status:
-        """The model stands."""
+        """The model is in memory, and its engine runs."""
         return replace(self, state=State.READY)
 
     def failed(self, message: str) -> Status:
@@ -51,28 +55,26 @@ class Status:
         return replace(self, state=State.FAILED, message=message)
 
     def drain(self) -> Status:
-        """Nothing new is taken any more; a failure stays what it is."""
+        """No more requests are taken; a failure stays one."""
         return self if self.state is State.FAILED else replace(self, state=State.DRAINING)
 
     def stalled(self, reason: str | None) -> Status:
-        """How it looks from outside while the engine makes no progress; over as soon as it does."""
+        """FAILED, as seen from outside, while the engine makes no progress (None: it does)."""
         return self.failed(reason) if reason and self.state is State.READY else self
 
-    def check_serves(self, model: str) -> None:
-        """Raises UnknownModelError or UnavailableError unless requests for the model are taken."""
+    def refusal(self, model: str) -> RefusalError:
+        """Why a request for the model is not taken now."""
         if self.spec is None or self.spec.model != model:
-            held = (
+            holds = (
                 f"this worker holds {self.spec.model}"
                 if self.spec
                 else "this worker holds no model"
             )
-            raise UnknownModelError(f"{held}, not {model!r}")
+            return ModelNotServedError(f"{holds}, not {model!r}")
         match self.state:
             case State.LOADING:
-                raise UnavailableError(f"{model} is still loading")
-            case State.DRAINING | State.STANDBY:
-                raise UnavailableError("this worker is draining")
+                return UnavailableError(f"{model} is still loading")
             case State.FAILED:
-                raise UnavailableError(f"this worker failed: {self.message}")
-            case State.READY:
-                return
+                return UnavailableError(f"this worker failed: {self.message}")
+            case _:  # a READY one that takes nothing is about to end
+                return UnavailableError("this worker is draining")

@@ -1,4 +1,4 @@
-"""The worker's Stats message, put together from what was observed."""
+"""The worker's Stats message, from its life cycle, counters and engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STATES = {
 
 def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.Stats:
     """As of now."""
-    status, counters, held = lifecycle.status, lifecycle.counters, lifecycle.held
+    status, counters, model = lifecycle.status, lifecycle.counters, lifecycle.model
     stats = pb.Stats(
         worker_id=worker_id,
         instance_id=instance_id,
@@ -38,10 +38,10 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         progress = lifecycle.progress
         stats.load.phase, stats.load.percent = progress.phase, progress.percent
         stats.load.eta = progress.eta
-    if held is not None:
-        engine, limits = held.engine.stats, held.engine.limits
+    if model is not None:
+        engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
-        stats.model_digest = held.loaded.digest
+        stats.model_digest = model.digest
         stats.context_length, stats.slots = limits.context_length, limits.max_sequences
         # The engine's numbers are as of its last step; requests may have come and gone since.
         stats.running = min(engine.running, taken)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from array import array
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from ..engine.messages import RequestOutput, StepOutput
+from ..engine.messages import EngineFailure, RequestOutput, StepOutput, TokenLogprobs
+from ..engine.request import FinishReason
 from ..errors import AllSlotsTakenError, RefusalError
-from .backlog import Part
 
-_FRESH = 64  # outputs that wait as they came; a reader that keeps up never has more
+PACKED_TOKENS = 256  # in one PackedOutputs; at most so many are sent in one message
+_UNPACKED = 64  # outputs that wait as they came; a reader that keeps up never has more
 
 
 class Stream:
@@ -20,18 +22,18 @@ class Stream:
 
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id  # unique in the engine, whatever callers call their requests
-        self.finished = False  # the engine knows it no more
+        self.finished = False  # the engine has forgotten the request
         self._outputs: deque[RequestOutput] = deque()
-        self._backlog: deque[Part] = deque()  # what came after them
+        self._packed: deque[PackedOutputs] = deque()  # what came after them
         self._error: RefusalError | None = None
         self._arrived = asyncio.Event()
 
     def put(self, output: RequestOutput) -> None:
         """Adds what a step brought."""
-        if self._backlog or len(self._outputs) >= _FRESH:
-            if not self._backlog or self._backlog[-1].full:
-                self._backlog.append(Part())
-            self._backlog[-1].add(output)
+        if self._packed or len(self._outputs) >= _UNPACKED:
+            if not self._packed or self._packed[-1].is_full:
+                self._packed.append(PackedOutputs())
+            self._packed[-1].add(output)
         else:
             self._outputs.append(output)
         self.finished = self.finished or output.finished is not None
@@ -51,10 +53,10 @@ class Stream:
         self._arrived.clear()
         outputs = list(self._outputs)
         self._outputs.clear()
-        if not outputs and self._backlog:
-            outputs = [self._backlog.popleft().whole()]
+        if not outputs and self._packed:
+            outputs = [self._packed.popleft().unpack()]
         if outputs:
-            if self._backlog or self._error is not None:
+            if self._packed or self._error is not None:
                 self._arrived.set()
             return outputs
         if self._error is None:
@@ -63,10 +65,58 @@ class Stream:
         raise self._error
 
 
-class Streams:
-    """All of them. Used from the event loop only."""
+class PackedOutputs:
+    """Outputs that a slow reader has not read yet, in a tenth of the memory of their objects.
+
+    With 20 logprobs they take some 200 bytes a token.
+    """
 
     def __init__(self) -> None:
+        self._request_id = ""
+        self._ids, self._chosen = array("I"), array("f")  # as float32, which is what is sent
+        self._tops, self._top_ids, self._top = array("H"), array("I"), array("f")
+        self._cached_tokens = 0
+        self._finished: FinishReason | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next output belongs into another one."""
+        return len(self._ids) >= PACKED_TOKENS
+
+    def add(self, output: RequestOutput) -> None:
+        """Appends what a step brought."""
+        self._request_id = output.request_id
+        self._ids.extend(output.ids)
+        for logprobs in output.logprobs:
+            self._chosen.append(logprobs.chosen)
+            self._tops.append(len(logprobs.top))
+            for token_id, logprob in logprobs.top:
+                self._top_ids.append(token_id)
+                self._top.append(logprob)
+        self._cached_tokens = max(self._cached_tokens, output.cached_tokens)
+        self._finished = output.finished
+
+    def unpack(self) -> RequestOutput:
+        """All of it as one output."""
+        tops = iter(zip(self._top_ids, self._top, strict=True))
+        return RequestOutput(
+            request_id=self._request_id,
+            ids=tuple(self._ids),
+            logprobs=tuple(
+                TokenLogprobs(chosen, tuple(next(tops) for _ in range(count)))
+                for chosen, count in zip(self._chosen, self._tops, strict=True)
+            ),
+            cached_tokens=self._cached_tokens,
+            finished=self._finished,
+        )
+
+
+class Streams:
+    """All of them. Used from the event loop only, except for `receive`."""
+
+    def __init__(self, on_failure: Callable[[EngineFailure], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_failure = on_failure
         self._living: dict[str, Stream] = {}
         self._numbers = itertools.count()
         self._empty = asyncio.Event()
@@ -90,11 +140,18 @@ class Streams:
             if not self._living:
                 self._empty.set()
 
-    def deliver(self, step: StepOutput) -> None:
-        """Hands a step's outputs to their streams; an aborted request has none any more."""
+    def receive(self, step: StepOutput | EngineFailure) -> None:
+        """Called from the engine's thread: passes the step on to the event loop."""
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(self._dispatch, step)
+
+    def _dispatch(self, step: StepOutput | EngineFailure) -> None:
+        if isinstance(step, EngineFailure):
+            self._on_failure(step)
+            return
         for output in step.outputs:
             stream = self._living.get(output.request_id)
-            if stream is not None:
+            if stream is not None:  # an aborted request has none any more
                 stream.put(output)
 
     def end_all(self, error: RefusalError) -> None:

@@ -1,12 +1,12 @@
 """The cache of fetched models, shared by the worker processes of a machine or node.
 
 ROOT/SOURCE/VERSION/lock       flock: shared while a worker uses the model, exclusive while one
-                               fetches or removes it; the kernel lets go when its holder dies
-                    progress   what the one that fetches has, for those that wait
+                               fetches or removes it; the kernel releases it when its holder dies
+                    progress   bytes that the fetching process has, for those that wait
                     size       bytes it will have
-                    partial/   being fetched; another process goes on with it
+                    partial/   being fetched; if that process dies, another one goes on with it
                     model/     whole: it gets this name by one rename
-ROOT/SOURCE/REVISION.version   what a revision was when somebody last asked
+ROOT/SOURCE/REVISION.version   which version the revision was when the remote last answered
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Entry:
         return self.path / "partial"
 
     def use(self) -> LocalModel | None:
-        """The model, if it is there; None also while somebody else fetches or removes it."""
+        """The model, if it is there; None also while another process fetches or removes it."""
         try:
             lock = self._lock(fcntl.LOCK_SH)
         except BlockingIOError:
@@ -72,7 +72,7 @@ class Entry:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[bool]:
-        """False if another process uses, fetches or removes it. ModelError if nobody could."""
+        """False if another process has it. ModelError if no process may write here."""
         try:
             lock = self._lock(fcntl.LOCK_EX)
         except BlockingIOError:
@@ -84,7 +84,7 @@ class Entry:
             yield True
 
     def _lock(self, kind: int) -> IO[bytes] | None:
-        """BlockingIOError if somebody else has it; None in a read-only cache without locks."""
+        """BlockingIOError if another process has it; None in a read-only cache without locks."""
         try:
             handle = os.open(self.path / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
         except OSError:
@@ -114,7 +114,7 @@ class Entry:
         removed = self.path / "removed"
         shutil.rmtree(removed, ignore_errors=True)  # of a process that was killed here
         if self.model.exists():
-            self.model.rename(removed)  # never half a model under its name
+            self.model.rename(removed)  # so that a half-removed model never has a model's name
         for folder in (removed, self.partial):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("size", "progress"):
@@ -139,7 +139,7 @@ class Entry:
         return 0.0
 
     def write_progress(self, share: float) -> None:
-        """For those that wait; it is no harm if they read half of it."""
+        """For processes that wait; a half-written number does no harm."""
         (self.path / "progress").write_text(f"{share:.4f}")
 
     def read_progress(self) -> float:
@@ -165,9 +165,11 @@ class Cache:
         return Entry(path)
 
     def remember(self, source: str, revision: str, version: str) -> None:
-        """Notes what a revision is now, for times when nobody can be asked."""
+        """Notes the version of a revision, for times when the remote does not answer."""
         note = self._note(source, revision)
-        with contextlib.suppress(OSError):  # a read-only cache: whoever fills it takes notes
+        with contextlib.suppress(
+            OSError
+        ):  # a read-only cache: the process that fills it takes notes
             if not note.exists() or note.read_text() != version:
                 new = note.with_name(f"{note.name}.{os.getpid()}")
                 new.write_text(version)
@@ -181,7 +183,7 @@ class Cache:
         return None
 
     def get(self, entry: Entry, fetch: Callable[[], None], report: Report) -> LocalModel:
-        """The model; fetched by one process, while all others wait and tell its progress."""
+        """The model; one process fetches it, the others wait and report its progress."""
         told = False
         while True:
             found = entry.use()

@@ -23,7 +23,7 @@ _WRITE_EVERY = 0.2  # seconds between two notes of the progress
 def fetch_model(remote: Remote, cache: Cache, report: Report) -> LocalModel:
     """The model's files on this machine. Raises ModelError, and what `report` raises.
 
-    Nobody who answers is an error only if no version was fetched before.
+    A server that does not answer is an error only if no version was fetched before.
     """
     try:
         return _find_or_fetch(remote, cache, report)
@@ -66,7 +66,7 @@ def _fetch(remote: Remote, listing: Listing, cache: Cache, entry: Entry, report:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise ModelError(f"cannot be written to the cache: {error}") from error
-        entry.clear()  # half a model helps nobody, and other models may need the room
+        entry.clear()  # half a model is of no use, and other models may need the room
         raise ModelError(cache.full()) from error
     report("Download", 1.0)
 
@@ -105,7 +105,7 @@ class _Meter:
     def moved(self, count: int) -> None:
         if self._stopped:
             raise _StoppedError
-        with self._lock:  # so that the shares that are told never fall
+        with self._lock:  # so that the reported shares never fall
             self._done += count
             share = min(max(self._done, self._before) / self._total, 1.0)
             now = time.monotonic()

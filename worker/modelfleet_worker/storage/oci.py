@@ -1,7 +1,7 @@
 """Models in an OCI registry: what `oras push`, KitOps and ModelPack put there, and images.
 
 A layer is a file with a name (org.opencontainers.image.title or org.cncf.model.filepath), or a tar
-archive whose members have names. Names come from strangers: none may leave the model's folder.
+archive whose members have names. Names are not trusted: none may lead out of the model's folder.
 """
 
 from __future__ import annotations

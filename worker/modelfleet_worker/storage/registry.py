@@ -82,7 +82,7 @@ class Registry:
 
 
 class _Login(httpx2.Auth):
-    """Answers the registry's challenge, and says the same with each later request."""
+    """Answers the registry's challenge, and repeats the answer with each later request."""
 
     def __init__(self, login: str | None, scheme: str) -> None:
         self._login = login  # base64 of USER:PASSWORD
@@ -168,7 +168,7 @@ def _read_logins(path: Path) -> dict[str, str]:
 
 
 def _is_plain(host: str) -> bool:
-    """Without TLS: this machine's registries, as everywhere, and those that were said to be."""
+    """Whether it is spoken to without TLS: this machine's registries, and those configured so."""
     said = os.environ.get("MODELFLEET_INSECURE_REGISTRIES", "").split(",")
     name = host.rpartition(":")[0] or host
     return host in {s.strip() for s in said} or name in ("localhost", "127.0.0.1", "[::1]")

@@ -54,13 +54,14 @@ class Remote(abc.ABC):
 
     @abc.abstractmethod
     def list(self) -> Listing:
-        """Asks what there is. UnreachableError when nobody answers."""
+        """Asks what there is. UnreachableError when no server answers."""
 
     @abc.abstractmethod
     def fetch(self, file: RemoteFile, folder: Path, moved: Moved) -> None:
         """Puts one file into the folder, going on where an earlier try stopped.
 
-        `moved` hears of bytes that were there before, too. Raises OSError for the folder's faults.
+        `moved` is called for bytes that were there before, too. Raises OSError for faults of the
+        folder.
         """
 
     def finish(self, folder: Path) -> None:  # noqa: B027  most have nothing left to do

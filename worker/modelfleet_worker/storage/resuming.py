@@ -74,7 +74,7 @@ def _all_chunks(read: Read, start: int, size: int, moved: Moved) -> Iterable[byt
 
 
 def _pause(seconds: float, moved: Moved) -> None:
-    """A load that is given up ends it early: `moved` raises then."""
+    """Waits; a load that was cancelled ends it early, since `moved` raises then."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         moved(0)

@@ -141,7 +141,7 @@ def find_model(
 
 
 def _check_readable(folder: Path) -> None:
-    """The libraries that read the files say of one they may not read that it is not there."""
+    """Checks access first: the reading libraries report an unreadable file as a missing one."""
     closed = [
         path.name
         for path in folder.iterdir()

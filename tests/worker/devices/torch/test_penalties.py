@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from modelfleet_worker.devices.torch.penalties import shifted
-from modelfleet_worker.engine.messages import SamplingParams
+from modelfleet_worker.engine.request import SamplingParams
 
 VOCAB = 12
 token_ids = st.integers(0, VOCAB - 1)

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import MinPLogitsWarper
 
 from modelfleet_worker.devices.torch.sampler import Draw, noise, sample, truncate
-from modelfleet_worker.engine.messages import SamplingParams
+from modelfleet_worker.engine.request import SamplingParams
 
 
 def draw(position: int = 0, **params) -> Draw:
-    known_ids = range(position + 1)  # 0 is the prompt
-    return Draw(SamplingParams(**params), position, known_ids)
+    token_ids = range(position + 1)  # 0 is the prompt
+    return Draw(SamplingParams(**params), position, token_ids)
 
 
 def random_logits(rows: int = 1, vocab: int = 3000, *, seed: int = 0) -> Tensor:

@@ -1,5 +1,5 @@
 """Compiled kernels for processors with AVX-512: one step of a model in one call.
 
-Everything here has a twin in torch, which serves where there is no compiler, another processor or
-another type: `devices.torch` and `quantization.kernels`.
+All of it exists in torch, too, for machines without a compiler, for other processors and types:
+`devices.torch` and `quantization.kernels`.
 """

@@ -17,7 +17,7 @@
 #include "attention.h"
 #include "projections.h"
 #include "sampling.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace modelfleet {
 
@@ -114,8 +114,8 @@ struct Shared {
 
 class Pass {
  public:
-  Pass(const Model& model, const Batch& batch, Shared& shared, Team& team, int thread)
-      : m_(model), b_(batch), s_(shared), team_(team), thread_(thread), threads_(team.size()),
+  Pass(const Model& model, const Batch& batch, Shared& shared, ThreadPool& thread_pool, int thread)
+      : m_(model), b_(batch), s_(shared), thread_pool_(thread_pool), thread_(thread), threads_(thread_pool.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
         attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {
     deal();
@@ -125,26 +125,26 @@ class Pass {
     const auto [from, to] = share(b_.tokens);
     for (int64_t r = from; r < to; ++r)
       for (int64_t i = 0; i < m_.hidden; i += kLanes)
-        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + known(b_.ids[r], b_.last_drawn) * m_.hidden + i));
-    team_.meet();
+        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + token_of(b_.ids[r], b_.last_drawn) * m_.hidden + i));
+    thread_pool_.barrier();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
       each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output, kUnread,
                 [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
-      team_.meet();
+      thread_pool_.barrier();
       attend(layer, l);
-      team_.meet();
+      thread_pool_.barrier();
       add_to_residual(layer.output, attended_, layer.gate_up);
-      team_.meet();
+      thread_pool_.barrier();
       activate(layer, normed(layer.post_norm, layer.gate_up));
-      team_.meet();
+      thread_pool_.barrier();
       add_to_residual(layer.down, activated_, l + 1 < m_.layers ? m_.layer[l + 1].qkv : m_.head);
-      team_.meet();
+      thread_pool_.barrier();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
     each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, kUnread,
               [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(b_.logits + r * m_.vocab + n, v, mask); });
-    team_.meet();
+    thread_pool_.barrier();
     Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
     for (int64_t r = first; r < end; ++r) {
@@ -173,7 +173,7 @@ class Pass {
       normalize(source(r), weight, m_.hidden, m_.eps, rows.row(r));
       if (next.bits < 16) round_inputs(rows, r, 0, m_.hidden);
     }
-    if (count > 1) team_.meet();
+    if (count > 1) thread_pool_.barrier();
     return rows;
   }
 
@@ -188,7 +188,7 @@ class Pass {
     });
   }
 
-  // Equal parts of rows, of whole tiles: a few left over would cost as much as reading all weights.
+  // Equal parts of rows, in whole tiles: a last part of few rows would still read all weights.
   template <typename F>
   static void each_chunk(int64_t count, int64_t tile, F&& f) {
     const int64_t chunks = std::max<int64_t>(1, (count + kChunk / 2) / kChunk), tiles = (count + tile - 1) / tile;
@@ -198,7 +198,7 @@ class Pass {
   const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
-    // Other threads wrote its rows, and far apart: each is waited for otherwise.
+    // Other threads wrote these rows, far apart: without a prefetch each access would stall.
     const auto soon = [&](int64_t r, int64_t n) { _mm_prefetch(x(r) + n, _MM_HINT_T0); };
     each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
       store(x(r) + n, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x(r) + n), v), mask);
@@ -247,9 +247,9 @@ class Pass {
     int64_t sequence, head, from, to;
   };
 
-  // What this thread attends to in each layer: single rows that it prepares itself, since nobody
-  // need be waited for; then those of chunks. Their last rows see most: dealt out one by one, every
-  // thread gets as much.
+  // What this thread attends to in each layer: first single rows (decodes), which it prepares itself
+  // without a barrier; then rows of chunks (prefill). Later rows attend to more tokens, so they are
+  // dealt out one by one: every thread gets equal work.
   void deal() {
     int64_t dealt = 0;
     const auto add = [&](int64_t sequence, int64_t step) {
@@ -274,12 +274,12 @@ class Pass {
         if (const int64_t row = pair / m_.kv_heads; !is_alone(b_.owners[row]))
           prepare<Code>(layer, l, row, pair % m_.kv_heads);
     for (size_t i = 0; i < alone_; ++i) {
-      // Only now: where its key goes was fetched with the others, and not written without waiting.
+      // Not earlier: the previous task prefetched the line that the key is written to.
       prepare<Code>(layer, l, tasks_[i].from, tasks_[i].head);
       attend<Code>(layer, l, i);
     }
     if (b_.tokens == b_.sequences) return;
-    team_.meet();  // a token of a chunk reads keys that other threads have just written
+    thread_pool_.barrier();  // a token of a chunk reads keys that other threads have just written
     for (size_t i = alone_; i < tasks_.size(); ++i) attend<Code>(layer, l, i);
   }
 
@@ -331,7 +331,7 @@ class Pass {
   const Model& m_;
   const Batch& b_;
   Shared& s_;
-  Team& team_;
+  ThreadPool& thread_pool_;
   const int thread_, threads_;
   const int64_t group_, width_;
   const Rows attended_, activated_;
@@ -341,20 +341,20 @@ class Pass {
   Scratch scratch_;
 };
 
-// A model and who computes it. Its caller is one thread at a time.
+// A model and the threads that compute it. One thread at a time may call it.
 class Stepper {
  public:
-  Stepper(const Model& model, int threads) : model_(model), team_(threads) {}
+  Stepper(const Model& model, int threads) : model_(model), thread_pool_(threads) {}
 
   void launch(const Batch& batch) {
-    team_.launch([this, batch](int thread) {
+    thread_pool_.launch([this, batch](int thread) {
       if (thread == 0) make_room(batch.tokens);
-      team_.meet();
-      Pass(model_, batch, shared_, team_, thread).run();
+      thread_pool_.barrier();
+      Pass(model_, batch, shared_, thread_pool_, thread).run();
     });
   }
 
-  void wait(uint32_t steps) { team_.wait(steps); }
+  void wait(uint32_t steps) { thread_pool_.wait(steps); }
 
  private:
   void make_room(int64_t tokens) {
@@ -373,7 +373,7 @@ class Stepper {
 
   const Model model_;
   Shared shared_;  // grows to the largest step
-  Team team_;
+  ThreadPool thread_pool_;
 };
 
 }  // namespace modelfleet

@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "attention.h", "sampling.h", "team.h", "forward.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "thread_pool.h", "forward.cpp")
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -31,7 +31,7 @@ _FLAGS = (
 _COMPILE_SECONDS = 120
 
 
-class Linear(ctypes.Structure):
+class LinearStruct(ctypes.Structure):
     """As in projections.h."""
 
     _fields_ = (
@@ -40,16 +40,16 @@ class Linear(ctypes.Structure):
     )
 
 
-class Layer(ctypes.Structure):
+class LayerStruct(ctypes.Structure):
     """As in forward.cpp."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
-        *((name, Linear) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, LinearStruct) for name in ("qkv", "output", "gate_up", "down")),
     )
 
 
-class Model(ctypes.Structure):
+class ModelStruct(ctypes.Structure):
     """As in forward.cpp."""
 
     _fields_ = (
@@ -61,14 +61,14 @@ class Model(ctypes.Structure):
         ),
         ("eps", c_double),
         *((name, c_void_p) for name in ("embeddings", "norm", "cosines", "sines")),
-        ("layer", POINTER(Layer)),
-        ("head", Linear),
+        ("layer", POINTER(LayerStruct)),
+        ("head", LinearStruct),
         ("cache", c_void_p),
         ("cache_scales", c_void_p),
     )
 
 
-class Draw(ctypes.Structure):
+class DrawStruct(ctypes.Structure):
     """As in sampling.h."""
 
     _fields_ = (
@@ -80,12 +80,12 @@ class Draw(ctypes.Structure):
             )
         ),
         *((name, c_uint64) for name in ("seed", "choice", "position")),
-        *((name, c_int64) for name in ("top_k", "biased", "known", "prompt")),
-        *((name, c_void_p) for name in ("bias_ids", "bias", "known_ids")),
+        *((name, c_int64) for name in ("top_k", "num_biased", "num_tokens", "num_prompt_tokens")),
+        *((name, c_void_p) for name in ("bias_ids", "bias", "token_ids")),
     )
 
 
-class Batch(ctypes.Structure):
+class BatchStruct(ctypes.Structure):
     """As in forward.cpp."""
 
     _fields_ = (
@@ -122,11 +122,11 @@ def load_library() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("the model runs on torch's kernels, which are slower", error=str(error))
         return None
-    library.modelfleet_project.argtypes = [POINTER(Linear), c_void_p, c_int64, c_void_p]
+    library.modelfleet_project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
     library.modelfleet_project.restype = None
-    library.modelfleet_start.argtypes = [POINTER(Model), c_int]
+    library.modelfleet_start.argtypes = [POINTER(ModelStruct), c_int]
     library.modelfleet_start.restype = c_void_p
-    library.modelfleet_launch.argtypes = [c_void_p, POINTER(Batch)]
+    library.modelfleet_launch.argtypes = [c_void_p, POINTER(BatchStruct)]
     library.modelfleet_launch.restype = None
     library.modelfleet_wait.argtypes = [c_void_p, c_uint32]
     library.modelfleet_wait.restype = None

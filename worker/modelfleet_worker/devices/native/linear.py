@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...quantization.weights import QuantizedWeight
-from .library import Linear, has_bfloat16, load_library
+from .library import LinearStruct, has_bfloat16, load_library
 
 _LANES, _PAIR = 16, 32
 _STEP = 32  # inputs that share a scale of activations
@@ -39,7 +39,7 @@ class NativeLinear:
                 _lanes(weight.scales),
                 None if zeros is None else _lanes(zeros.to(torch.int32) + middle),
             )
-        self.struct = Linear(
+        self.struct = LinearStruct(
             *(None if t is None else t.data_ptr() for t in self._tensors),
             None,
             bits,

@@ -39,7 +39,7 @@ struct Linear {
 };
 
 // The weights that come next are fetched while these are used, past the caches, in equal parts by
-// the tiles that use these: memory is never waited for alone, nor the processor.
+// the tiles that use these: so memory and processor work at the same time.
 struct Part {
   int64_t index, count;
 };
@@ -101,7 +101,7 @@ inline void round_inputs(const Rows& x, int64_t row, int64_t from, int64_t to) {
 }
 
 // The sums of R rows and 32 outputs. Bits 16: bfloat16. Sums are local, and so is what the loops
-// read often: what is reached through a reference is stored and loaded around each product.
+// read often: the compiler stores and loads what is behind a reference around each product.
 template <int Bits, bool Grouped, int R>
 inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, const uint8_t* next, Part part,
                     __m512 (&out)[R][kPair]) {

@@ -14,16 +14,17 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ...engine.device import SampledToken
-from ...engine.messages import SamplingParams
+from ...engine.device import MAX_STEPS_IN_FLIGHT, Runner, SampledToken
+from ...engine.request import SamplingParams
+from ...engine.request import Sequence as EngineSequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
-from ...engine.sequence import Sequence as EngineSequence
 from ...models.config import LlamaConfig
 from ...models.linear import Linear, QuantizedLinear
 from ...models.llama import Layer, Llama, rope_angles
 from ...quantization.scheme import KVFormat
-from ..torch.sampler import Draw, logprobs_of
+from ..torch.sampler import logprobs_of
 from . import library
 from .linear import NativeLinear
 from .pages import Pages, zeros
@@ -42,12 +43,14 @@ def takes(config: LlamaConfig, dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and not any(w % _STEP for w in widths) and library.has_bfloat16()
 
 
-class NativeRunner:
-    """Owns the model and its cache; decides nothing about who runs.
+class NativeRunner(Runner):
+    """Owns the model and its cache; computes the chunks that the scheduler chose.
 
     Every logit of a request is the same, bit for bit, whatever else is in the batch and however
     its prompt was cut into chunks.
     """
+
+    max_steps_in_flight = MAX_STEPS_IN_FLIGHT
 
     def __init__(
         self,
@@ -73,8 +76,8 @@ class NativeRunner:
         # What the structures point to lives as long as they do.
         self._kept = (cosines := angles.cos(), sines := angles.sin())
         layers = [_layer(cast("Layer", layer)) for layer in model.layers]
-        self._layers = (library.Layer * len(layers))(*layers)
-        shape = library.Model(
+        self._layers = (library.LayerStruct * len(layers))(*layers)
+        shape = library.ModelStruct(
             layers=config.layers,
             hidden=config.hidden_size,
             heads=config.heads,
@@ -112,21 +115,18 @@ class NativeRunner:
             and all(_native(module) is not None for module in projections)
         )
 
-    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        """Computes the chunks; returns one token for each that samples, in their order."""
-        return self.launch(chunks).result()
-
-    def launch(self, chunks: Sequence[Chunk]) -> Launched:
-        """Computes the chunks after those launched before: see AheadRunner."""
+    @override
+    def launch(self, chunks: Sequence[Chunk]) -> NativeStep:
+        """Computes the chunks after those of the steps in flight; returns at once."""
         sampling = [chunk for chunk in chunks if chunk.samples]
         samplings = [chunk.sequence.request.sampling for chunk in sampling]
         drawing, kept = None, list[object]()
         if any(params.temperature > 0 or params.shifts_logits for params in samplings):
-            drawing, kept = _structs([(Draw.of(c), self._pending(c)) for c in sampling])
+            drawing, kept = _draw_structs([(c, self._pending(c)) for c in sampling])
         rows = _sampled(chunks)
         logits = self._logits_of(len(rows))
         drawn, values = self._launch(chunks, rows, logits, drawing)
-        step = Launched(
+        step = NativeStep(
             wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
             logits=logits,
             drawn=drawn,
@@ -137,18 +137,20 @@ class NativeRunner:
         self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
         return step
 
+    @override
     def prepare(self, used: int) -> bool:
         """Takes pages of the cache from the system: some for more blocks than the `used` ones.
 
         A large page takes 0.2 ms to clear, on a virtual machine whose host has to find it first
-        2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all of them:
-        a worker that nobody asks much should not look as large as it may become.
+        2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all pages:
+        the memory of a worker with few requests should show what it uses, not what it may use.
         """
         return self._pages.take(self.cache.nbytes // self.num_blocks * used + _PREPARED)
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
-        rows = list(range(sum(map(len, chunks)))) if everywhere else _sampled(chunks)
+        num_tokens = sum(chunk.num_scheduled_tokens for chunk in chunks)
+        rows = list(range(num_tokens)) if everywhere else _sampled(chunks)
         logits = torch.empty(len(rows), self._vocab)
         kept = self._launch(chunks, rows, logits, None)
         self._library.modelfleet_wait(self._stepper, self._steps)
@@ -160,12 +162,12 @@ class NativeRunner:
         chunks: Sequence[Chunk],
         rows: list[int],
         logits: Tensor,
-        drawing: ctypes.Array[library.Draw] | None,
+        drawing: ctypes.Array[library.DrawStruct] | None,
     ) -> tuple[array[int], array[int]]:
         """What the step draws, and what it reads: both must outlive it.
 
-        Between two steps, weights have passed through all caches: each line of code and each
-        object that is touched here comes from memory, while the cores wait. So there are few.
+        A step reads all weights, which evicts the rest from the processor's caches. So all code
+        and objects used here are read from memory while the cores wait: use few of them.
         """
         ids, positions, owners = list[int](), list[int](), list[int]()
         firsts, starts, tables = [0], list[int](), list[int]()
@@ -183,7 +185,7 @@ class NativeRunner:
         address = values.buffer_info()[0]
         offsets = itertools.accumulate(map(len, columns[:-1]), initial=0)
         drawn = array("q", bytes(values.itemsize * len(rows)))
-        batch = library.Batch(
+        batch = library.BatchStruct(
             len(ids),
             len(chunks),
             len(rows),
@@ -198,21 +200,21 @@ class NativeRunner:
         return drawn, values
 
     def _logits_of(self, rows: int) -> Tensor:
-        """Where the next step writes them: not where the unread one does."""
-        held = self._logits[self._steps % len(self._logits)]
-        if len(held) < rows:
-            held = torch.empty(rows, self._vocab)
-            self._logits[self._steps % len(self._logits)] = held
-        return held
+        """Where the next step writes them: not where the step before, maybe unread, does."""
+        logits = self._logits[self._steps % len(self._logits)]
+        if len(logits) < rows:
+            logits = torch.empty(rows, self._vocab)
+            self._logits[self._steps % len(self._logits)] = logits
+        return logits
 
     def _pending(self, chunk: Chunk) -> list[int]:
-        """What stands for the chunk's last token if that is still to be drawn by the last step."""
+        """The id of a pending last token: -1 - its row in the step before, which draws it."""
         sequence = chunk.sequence
         return [] if chunk.end <= len(sequence.token_ids) else [-1 - self._last_rows[sequence]]
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class NativeStep:
     """A step that was launched, and all that it reads and writes."""
 
     wait: Callable[[], None]
@@ -234,36 +236,37 @@ class Launched:
 
 def _sampled(chunks: Sequence[Chunk]) -> list[int]:
     """The rows after which a token is drawn."""
-    ends = itertools.accumulate(map(len, chunks))
+    ends = itertools.accumulate(chunk.num_scheduled_tokens for chunk in chunks)
     return [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.samples]
 
 
-def _structs(
-    draws: Sequence[tuple[Draw, list[int]]],
-) -> tuple[ctypes.Array[library.Draw], list[object]]:
-    """Each with what is pending behind what it knows; and what must live as long as they do."""
+def _draw_structs(
+    chunks: Sequence[tuple[Chunk, list[int]]],
+) -> tuple[ctypes.Array[library.DrawStruct], list[object]]:
+    """How to draw after each chunk, given with its pending id; and what must live as long."""
     kept: list[object] = []
-    structs = (library.Draw * len(draws))()
-    for struct, (draw, after) in zip(structs, draws, strict=True):
-        params = draw.params
+    structs = (library.DrawStruct * len(chunks))()
+    for struct, (chunk, pending) in zip(structs, chunks, strict=True):
+        request = chunk.sequence.request
+        params, prompt_tokens = request.sampling, len(request.prompt_ids)
         for name in _AS_THEY_ARE:
             setattr(struct, name, getattr(params, name))
-        struct.position = draw.position
+        struct.position = chunk.end - prompt_tokens
         if params.logit_bias:
             ids, bias = zip(*params.logit_bias, strict=True)
             arrays = np.array(ids, np.int64), np.array(bias, np.float64)
-            struct.biased = len(ids)
+            struct.num_biased = len(ids)
             struct.bias_ids, struct.bias = (array.ctypes.data for array in arrays)
             kept.append(arrays)
         if params.penalizes:
-            known = np.array([*draw.known_ids, *after], np.int64)
-            struct.known, struct.prompt = len(known), len(known) - draw.position
-            struct.known_ids = known.ctypes.data
-            kept.append(known)
+            tokens = np.array([*chunk.sequence.token_ids, *pending], np.int64)
+            struct.num_tokens, struct.num_prompt_tokens = len(tokens), prompt_tokens
+            struct.token_ids = tokens.ctypes.data
+            kept.append(tokens)
     return structs, kept
 
 
-def _layer(layer: Layer) -> library.Layer:
+def _layer(layer: Layer) -> library.LayerStruct:
     attention, mlp = layer.self_attn, layer.mlp
     norms = {
         "input_norm": layer.input_layernorm,
@@ -271,7 +274,7 @@ def _layer(layer: Layer) -> library.Layer:
         "query_norm": getattr(attention, "q_norm", None),
         "key_norm": getattr(attention, "k_norm", None),
     }
-    return library.Layer(
+    return library.LayerStruct(
         **{name: None if norm is None else norm.weight.data_ptr() for name, norm in norms.items()},
         qkv=_struct(attention.qkv_proj),
         output=_struct(attention.o_proj),
@@ -286,10 +289,10 @@ def _native(module: Linear | QuantizedLinear) -> NativeLinear | None:
     return kernel if isinstance(kernel, NativeLinear) and kernel.order is None else None
 
 
-def _struct(module: Linear | QuantizedLinear) -> library.Linear:
+def _struct(module: Linear | QuantizedLinear) -> library.LinearStruct:
     kernel = _native(module)
     if kernel is None:
         raise TypeError("not packed for the compiled step: ask `takes` first")
-    struct = library.Linear.from_buffer_copy(kernel.struct)
+    struct = library.LinearStruct.from_buffer_copy(kernel.struct)
     struct.bias = None if module.bias is None else module.bias.data_ptr()
     return struct

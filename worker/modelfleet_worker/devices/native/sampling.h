@@ -1,4 +1,4 @@
-// Draws a token from a row of logits: engine/sampler.py's rules, which say why, without its cost.
+// Draws a token from a row of logits, by the rules of devices/torch/sampler.py, but faster.
 //
 // The noise is numpy's Philox4x64-10, in the same order, so that both draw the same tokens but where
 // two finish together.
@@ -16,18 +16,18 @@
 
 namespace modelfleet {
 
-// How to draw; see SamplingParams in engine/messages.py.
+// How to draw; see SamplingParams in engine/request.py.
 struct Draw {
   double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
   uint64_t seed, choice, position;
-  int64_t top_k, biased, known, prompt;  // counts: of bias, of known ids, of those of the prompt
+  int64_t top_k, num_biased, num_tokens, num_prompt_tokens;
   const int64_t* bias_ids;
   const double* bias;
-  const int64_t* known_ids;  // prompt, then answer; only where there are penalties
+  const int64_t* token_ids;  // prompt, then answer; only where there are penalties
 };
 
 // A token; below 0 it is one that the step before has drawn, in row -1 - id.
-inline int64_t known(int64_t id, const int64_t* last_drawn) { return id < 0 ? last_drawn[-1 - id] : id; }
+inline int64_t token_of(int64_t id, const int64_t* last_drawn) { return id < 0 ? last_drawn[-1 - id] : id; }
 
 // The index of the highest value, the first of equal ones.
 inline int64_t likeliest(const float* x, int64_t size) {
@@ -58,7 +58,7 @@ class Sampler {
   Sampler(int64_t vocab, const int64_t* last_drawn) : vocab_(vocab), last_drawn_(last_drawn) {}
 
   int64_t operator()(const float* logits, const Draw& draw) {
-    const bool shifts = draw.biased || draw.known;
+    const bool shifts = draw.num_biased || draw.num_tokens;
     if (draw.temperature <= 0 && !shifts) return likeliest(logits, vocab_);
     scores_.assign(logits, logits + vocab_);
     if (shifts) shift(draw);
@@ -67,7 +67,7 @@ class Sampler {
     const float top = scores_[first], temperature = static_cast<float>(draw.temperature);
     for (float& score : scores_) {
       score = (score - top) / temperature;
-      if (std::isnan(score)) score = kOut;  // sorting would run away with it
+      if (std::isnan(score)) score = kOut;  // std::sort needs an order, and NaN has none
     }
     truncate(draw);
     return race(draw, first);
@@ -76,16 +76,16 @@ class Sampler {
  private:
   static constexpr float kOut = -std::numeric_limits<float>::infinity();
 
-  // Bias and penalties, as engine/penalties.py.
+  // Bias and penalties, as devices/torch/penalties.py.
   void shift(const Draw& draw) {
-    for (int64_t i = 0; i < draw.biased; ++i) scores_[draw.bias_ids[i]] += static_cast<float>(draw.bias[i]);
-    if (!draw.known) return;
+    for (int64_t i = 0; i < draw.num_biased; ++i) scores_[draw.bias_ids[i]] += static_cast<float>(draw.bias[i]);
+    if (!draw.num_tokens) return;
     times_.resize(vocab_);  // zeros between calls
     const float repetition = static_cast<float>(draw.repetition_penalty);
     const float presence = static_cast<float>(draw.presence_penalty);
     const float frequency = static_cast<float>(draw.frequency_penalty);
     const auto each = [&](int64_t from, auto&& f) {
-      for (int64_t i = from; i < draw.known; ++i) f(known(draw.known_ids[i], last_drawn_));
+      for (int64_t i = from; i < draw.num_tokens; ++i) f(token_of(draw.token_ids[i], last_drawn_));
     };
     each(0, [&](int64_t id) {
       if (times_[id]++) return;
@@ -93,8 +93,8 @@ class Sampler {
       score = score > 0 ? score / repetition : score * repetition;
     });
     each(0, [&](int64_t id) { times_[id] = 0; });
-    each(draw.prompt, [&](int64_t id) { ++times_[id]; });
-    each(draw.prompt, [&](int64_t id) {
+    each(draw.num_prompt_tokens, [&](int64_t id) { ++times_[id]; });
+    each(draw.num_prompt_tokens, [&](int64_t id) {
       if (times_[id] == 0) return;
       scores_[id] -= presence + frequency * static_cast<float>(times_[id]);
       times_[id] = 0;
@@ -152,7 +152,7 @@ class Sampler {
       if (*std::max_element(&scores_[from], scores_.data() + to) + kMost < best) continue;
       const auto drawn = words(from);
       for (int64_t token = from; token < to; ++token) {
-        // -log(-log(1 - u)) <= -log(u) <= this: nearly all are spared the logarithms.
+        // -log(-log(1 - u)) <= -log(u) <= this: so nearly all logarithms are skipped.
         const double bound = scores_[token] + (1 + __builtin_clzll(drawn[token % 4] | 0x400)) * kLog2;
         if (bound < best || token == first) continue;
         const double own = time(token, drawn[token % 4]);

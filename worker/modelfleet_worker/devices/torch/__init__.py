@@ -1,1 +1,1 @@
-"""The step on torch's operations: any processor, any type; what compiled steps are held against."""
+"""The step on torch's operations, for any processor and type; the reference of compiled steps."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from typing_extensions import override
 
-from ...engine.device import SampledToken
+from ...engine.device import FinishedStep, Runner
 from ...engine.scheduler import Chunk
 from ...models.generic import GenericModel
 from ...quantization.scheme import KVFormat
@@ -16,8 +17,8 @@ from .sampler import Draw, sample
 from .varied_attention import VariedAttention
 
 
-class GenericRunner:
-    """Owns the model and its cache; decides nothing about who runs."""
+class GenericRunner(Runner):
+    """Owns the model and its cache; computes the chunks that the scheduler chose."""
 
     def __init__(
         self, model: GenericModel, *, num_blocks: int, kv_cache: KVFormat = KVFormat.AUTO
@@ -27,9 +28,10 @@ class GenericRunner:
         shapes = [layer.shape for layer in model.layers]
         self._cache = KVCache(shapes, num_blocks=num_blocks, dtype=model.dtype, kv_format=kv_cache)
 
+    @override
     @torch.inference_mode()
-    def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
-        """Computes the chunks; returns one token for each that samples, in their order."""
+    def launch(self, chunks: Sequence[Chunk]) -> FinishedStep:
+        """Computes the chunks; one token for each that samples, in their order."""
         batch = FlatBatch.of(chunks)
         logits = self.model.logits(
             batch.ids,
@@ -37,4 +39,4 @@ class GenericRunner:
             VariedAttention(self._cache, self.model.layers, batch.chunks),
             batch.rows,
         )
-        return sample(logits, [Draw.of(c) for c in chunks if c.samples])
+        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))

@@ -186,7 +186,7 @@ class PagedAttention:
             row += len(run)
         for chunk in chunks[row:]:
             self._groups.append(self._prefill(row, chunk))
-            row += len(chunk)
+            row += chunk.num_scheduled_tokens
         self._new_slots = torch.from_numpy(
             np.concatenate([slots_of(chunk, chunk.start, chunk.end) for chunk in chunks])
         )
@@ -208,10 +208,10 @@ class PagedAttention:
         return new, partial(self._cache.get, layer)
 
     def _prefill(self, row: int, chunk: Chunk) -> _Group:
-        rows = slice(row, row + len(chunk))
+        rows = slice(row, row + chunk.num_scheduled_tokens)
         if chunk.start == 0:
             return _Prompt(rows)
-        seen = torch.ones(len(chunk), chunk.end, dtype=torch.bool).tril(chunk.start)
+        seen = torch.ones(chunk.num_scheduled_tokens, chunk.end, dtype=torch.bool).tril(chunk.start)
         return _Continuation(rows, torch.from_numpy(slots_of(chunk, 0, chunk.end)), seen)
 
     def _decodes(self, row: int, chunks: Sequence[Chunk]) -> _Group:
@@ -243,14 +243,16 @@ def slots_of(chunk: Chunk, start: int, end: int) -> Slots:
 
 def ordered(chunks: Sequence[Chunk]) -> list[int]:
     """The indices of `chunks` in PagedAttention's order: decodes by length, then prefills."""
-    return sorted(range(len(chunks)), key=lambda i: (len(chunks[i]) > 1, chunks[i].end))
+    return sorted(
+        range(len(chunks)), key=lambda i: (chunks[i].num_scheduled_tokens > 1, chunks[i].end)
+    )
 
 
 def _similar_decodes(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
     """Runs of single tokens whose padding to the longest at most doubles the work."""
     start = 0
     for i, chunk in enumerate(chunks):
-        if len(chunk) > 1:
+        if chunk.num_scheduled_tokens > 1:
             break
         longer = chunk.end > 2 * max(chunks[start].end, 64)  # tiny ones are cheaper together
         # Shared prefixes are gathered once for each: a group must not take more than some memory.

@@ -8,11 +8,11 @@ from itertools import chain
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from ...engine.device import Runner, SampledToken
-from ...engine.messages import Request
+from ...engine.device import FinishedStep, Runner
+from ...engine.request import Request, Sequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
-from ...engine.sequence import Sequence
 from ...models.llama import Llama, rope_tables
 from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
@@ -42,8 +42,8 @@ class FlatBatch:
         )
 
 
-class TorchRunner:
-    """Owns the model and its cache; decides nothing about who runs."""
+class TorchRunner(Runner):
+    """Owns the model and its cache; computes the chunks that the scheduler chose."""
 
     def __init__(
         self,
@@ -64,9 +64,10 @@ class TorchRunner:
             [shape] * config.layers, num_blocks=num_blocks, dtype=dtype, kv_format=kv_cache
         )
 
+    @override
     @torch.inference_mode()
-    def execute(self, chunks: Items[Chunk]) -> list[SampledToken]:
-        """Computes the chunks; returns one token for each that samples, in their order."""
+    def launch(self, chunks: Items[Chunk]) -> FinishedStep:
+        """Computes the chunks; one token for each that samples, in their order."""
         batch = FlatBatch.of(chunks)
         logits = self.model(
             batch.ids,
@@ -75,17 +76,17 @@ class TorchRunner:
             PagedAttention(self._cache, batch.chunks),
             batch.rows,
         )
-        return sample(logits, [Draw.of(c) for c in chunks if c.samples])
+        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))
 
 
 def warm_up(runner: Runner, tokens: int) -> None:
-    """Computes a prompt and a decode of nobody: the first request then finds all prepared."""
+    """One dummy prefill and decode, so that no first request waits for memory and kernels."""
     tokens = min(tokens, runner.num_blocks * BLOCK_SIZE - 1)
-    nobody = Sequence(Request(request_id="warm-up", prompt_ids=(0,) * max(tokens, 1), max_tokens=1))
-    nobody.block_table = list(range(runner.num_blocks))[: tokens // BLOCK_SIZE + 1]
-    runner.execute([Chunk.of(nobody, tokens)])
-    nobody.num_computed = max(tokens - 1, 0)
-    runner.execute([Chunk.of(nobody, 1)])
+    dummy = Sequence(Request(request_id="warm-up", prompt_ids=(0,) * max(tokens, 1), max_tokens=1))
+    dummy.block_table = list(range(runner.num_blocks))[: tokens // BLOCK_SIZE + 1]
+    runner.execute([Chunk.of(dummy, tokens)])
+    dummy.num_computed = max(tokens - 1, 0)
+    runner.execute([Chunk.of(dummy, 1)])
 
 
 def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:
@@ -93,6 +94,6 @@ def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:
     last: dict[int, int] = {}
     row = 0
     for i in order:
-        row += len(chunks[i])
+        row += chunks[i].num_scheduled_tokens
         last[i] = row - 1
     return [last[i] for i, chunk in enumerate(chunks) if chunk.samples]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...engine.device import SampledToken
-from ...engine.messages import SamplingParams, TokenLogprobs
+from ...engine.messages import TokenLogprobs
+from ...engine.request import SamplingParams
 from ...engine.scheduler import Chunk
 from .penalties import shifted
 
@@ -24,7 +25,7 @@ class Draw:
 
     params: SamplingParams
     position: int
-    known_ids: Items[int]  # prompt and answer so far; a pending one is not among them
+    token_ids: Items[int]  # prompt and answer so far; a pending one is not among them
 
     @classmethod
     def of(cls, chunk: Chunk) -> Draw:
@@ -49,7 +50,7 @@ def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
 def _draw(logits: Tensor, draw: Draw) -> int:
     params = draw.params
     if params.shifts_logits:
-        logits = shifted(logits, params, draw.known_ids, len(draw.known_ids) - draw.position)
+        logits = shifted(logits, params, draw.token_ids, len(draw.token_ids) - draw.position)
     return _race(logits, draw) if params.temperature > 0 else int(logits.argmax())
 
 

@@ -71,8 +71,8 @@ class VariedAttention:
             slots = torch.from_numpy(slots_of(chunk, first, chunk.end))
             back = torch.arange(chunk.start, chunk.end)[:, None] - torch.arange(first, chunk.end)
             seen = back >= 0 if window is None else (back >= 0) & (back < window)
-            yield _View(slice(row, row + len(chunk)), slots, seen)
-            row += len(chunk)
+            yield _View(slice(row, row + chunk.num_scheduled_tokens), slots, seen)
+            row += chunk.num_scheduled_tokens
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, how: AttentionLayer) -> Tensor:

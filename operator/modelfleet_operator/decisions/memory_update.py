@@ -1,0 +1,101 @@
+"""What the observed workers and signals add to the memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .memory import STABLE, Failures, Memory
+from .observed import Observed, Signals, Worker
+from .reasons import Reason
+from .worker_groups import WorkerGroups
+
+ERROR_LENGTH = 500  # characters of a failure that are kept
+
+
+def update_memory(
+    memory: Memory, seen: Observed, signals: Signals, now: float, groups: WorkerGroups
+) -> Memory:
+    """Brings up to date what was ready, what failed, and when a request was last there.
+
+    The first ready worker of a revision makes it the `last_ready_revision`, and idle time counts
+    from then. Another revision in the spec begins to count failures at 0.
+
+    Revision b, 2 failures; its worker, created 30 s ago, is ready for the first time -> last ready
+    revision b, cold start 30 s, last active now, still 2 failures (they are forgotten later).
+    """
+    revision = seen.deployment.revision
+    is_same = memory.revision == revision
+    ready, was_ready = groups.ready, memory.was_ready
+    cold_starts = [
+        now - w.created for w in groups.current if w.uid in ready and w.uid not in was_ready
+    ]
+    # Workers of a revision that the spec went back to may have been ready before.
+    becomes_ready = memory.last_ready_revision != revision and any(
+        w.uid in ready or w.uid in was_ready for w in groups.current
+    )
+    failures = memory.failures if is_same else Failures()
+    old_failures = memory.old_failures if is_same else Failures()
+    return replace(
+        memory,
+        revision=revision,
+        last_active=now if becomes_ready else _last_active(memory, signals, now),
+        last_ready_revision=revision if becomes_ready else memory.last_ready_revision,
+        cold_start_seconds=max(cold_starts, default=memory.cold_start_seconds),
+        failures=count_failures(failures, memory, groups, revision, now, old=False),
+        old_failures=count_failures(old_failures, memory, groups, revision, now, old=True),
+        given_up=memory.given_up if is_same else "",
+        unhealthy=groups.unhealthy,
+        was_ready=(was_ready | ready) & {w.uid for w in seen.workers},
+    )
+
+
+def _last_active(memory: Memory, signals: Signals, now: float) -> float:
+    busy = signals.waiting + signals.running > 0
+    latest = now if busy else max(memory.last_active, signals.last_request)
+    return min(latest, now)  # clocks of gateways may be ahead
+
+
+def count_failures(
+    before: Failures, memory: Memory, groups: WorkerGroups, revision: str, now: float, *, old: bool
+) -> Failures:
+    """Of workers of `revision`, or of all other (`old`) ones together.
+
+    2 counted so far, one more worker has exited -> 3 in a row, `last_at` is now. A ready worker and
+    60 s without another failure, beyond the back-off -> 0.
+    """
+    failed = {
+        w.uid: (why, reason)
+        for w, why, reason in _failed(groups, memory.was_ready)
+        if (w.revision != revision) is old
+    }
+    if not failed and not before.count and not before.counted:
+        return before
+    new = [failure for uid, failure in failed.items() if uid not in before.counted]
+    # A worker that is being stopped stays counted until it is gone.
+    not_gone = {w.uid for w in (*groups.draining, *groups.stopping)}
+    counted = frozenset(failed) | (before.counted & not_gone)
+    if new:
+        return Failures(
+            count=before.count + len(new),
+            last_at=now,
+            error=new[-1][0][:ERROR_LENGTH],
+            reason=new[-1][1],
+            counted=counted,
+        )
+    is_stable = now - before.retry_at >= STABLE
+    is_ready = any(w.uid in groups.ready for w in (groups.old if old else groups.current))
+    if before.count and is_ready and is_stable:
+        return Failures(counted=counted)
+    return before if counted == before.counted else replace(before, counted=counted)
+
+
+def _failed(groups: WorkerGroups, was_ready: frozenset[str]) -> list[tuple[Worker, str, Reason]]:
+    """Each exited and failed worker, with what it said and the reason for conditions."""
+    exited = [(w, w.failure or "", w.failure_reason) for w in groups.exited]
+    return exited + [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
+
+
+def _reason(worker: Worker, was_ready: frozenset[str]) -> Reason:
+    if worker.problem is not None and worker.problem.reason is Reason.NODE_LOST:
+        return Reason.NODE_LOST
+    return Reason.WORKER_FAILED if worker.uid in was_ready else Reason.LOAD_FAILED

@@ -1,0 +1,125 @@
+"""What the steps of a plan read: the observed state, and what earlier steps decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .memory import Memory
+from .observed import Observed, Signals, Worker, WorkerState
+from .placement import PlacementDecision
+from .rollout import RolloutDecision
+from .target import Target
+from .worker_groups import Reasoned, WorkerGroups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerChanges:
+    """Which workers serve no more, serve again, or are started. All others stay as they are."""
+
+    rollout: RolloutDecision = field(default_factory=lambda: RolloutDecision(new=0, old=0))
+    drain: tuple[Reasoned, ...] = ()  # serve no more; stopped at once where nothing runs on them
+    reroute: tuple[Reasoned, ...] = ()  # draining ones that are needed after all
+    rescued: tuple[str, ...] = ()  # old revisions that get a worker for streams that wait
+    start_new: int = 0  # workers of the current revision
+    start_new_at: float = 0.0  # not sooner, Unix seconds
+    start_old: tuple[tuple[str, str], ...] = ()  # revision and reason of each
+    start_old_at: float = 0.0
+
+    @property
+    def missing(self) -> int:
+        """Workers to start now, or as soon as `start_at`."""
+        return self.start_new + len(self.start_old)
+
+    @property
+    def start_at(self) -> float:
+        """When the next one may be started, Unix seconds."""
+        return self.start_new_at if self.start_new else self.start_old_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanContext:
+    """Frozen: a step returns what it decides, and the next context holds it."""
+
+    seen: Observed
+    signals: Signals
+    now: float
+    memory: Memory  # as it goes back into the next plan
+    placement: PlacementDecision
+    target: Target
+    groups: WorkerGroups  # once `changes` are decided: as they will be then
+    changes: WorkerChanges = field(default_factory=WorkerChanges)
+
+    @property
+    def revision(self) -> str:
+        """The one that the spec asks for."""
+        return self.seen.deployment.revision
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether a worker of the current revision was ready once."""
+        return self.memory.last_ready_revision == self.seen.deployment.revision
+
+    @property
+    def previous_revision(self) -> str:
+        """The last one that was ready: it serves until the current one is; empty: none."""
+        return "" if self.is_proven else self.memory.last_ready_revision
+
+    @property
+    def history(self) -> set[str]:
+        """Old revisions that workers can be started of."""
+        return {past.revision for past in self.seen.history} - {self.revision}
+
+    @property
+    def existing(self) -> list[Worker]:
+        """Those that hold an accelerator: draining and stopping ones, too."""
+        lost = {w.uid for w in self.groups.lost}
+        return [w for w in self.seen.workers if w.failure is None and w.uid not in lost]
+
+    @property
+    def is_asleep(self) -> bool:
+        """Nothing runs, on purpose, and a request would wake it."""
+        scaling = self.seen.deployment.scaling
+        return (
+            scaling.mode == "Auto"
+            and self.target.replicas == 0
+            and self.is_proven
+            and not self.groups.serving
+        )
+
+    @property
+    def is_previous_asleep(self) -> bool:
+        """Only the new revision is being proven; a request would wake the previous one."""
+        return (
+            self.target.demand == 0
+            and not self.is_proven
+            and self.previous_revision in self.history
+            and not self.groups.old
+            and not self.groups.ready
+        )
+
+    def has_served(self, worker: Worker) -> bool:
+        """Whether it was ever ready, as far as gateways can tell."""
+        return (
+            not self.signals.complete
+            or worker.uid in self.memory.was_ready
+            or worker.uid in self.groups.ready
+            or self.signals.reach(worker.id) != "none"
+        )
+
+    def running(self, worker: Worker) -> int:
+        """Requests that it has, as its Stats say."""
+        stats = self.signals.stats.get(worker.id)
+        return stats.running if stats else 0
+
+    def reroutable(self, revision: str) -> list[Worker]:
+        """Draining workers of it that are as good as new ones that are ready, busiest first."""
+        able = [w for w in self.groups.draining if w.revision == revision and self._says_ready(w)]
+        return sorted(able, key=lambda w: (-self.running(w), w.ordinal))
+
+    def _says_ready(self, worker: Worker) -> bool:
+        stats = self.signals.stats.get(worker.id)
+        return (
+            worker.uid not in self.groups.unhealthy
+            and stats is not None
+            and stats.state is WorkerState.READY
+        )

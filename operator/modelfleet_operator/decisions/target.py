@@ -1,0 +1,84 @@
+"""How many workers are wanted: the one place where the autoscaler's answer may be raised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .autoscale import Load, Peaks, decide_replicas
+from .memory import FAILURES_UNTIL_STALLED, Memory
+from .observed import Deployment, Signals
+from .worker_groups import WorkerGroups
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """How many workers are wanted, and why. A rollout divides this number; it never changes it."""
+
+    before: int  # wanted until now
+    demand: int  # what the autoscaler wants
+    demand_reason: str
+    replicas: int  # wanted: `demand`, but 1 at least while a revision must prove itself
+    reason: str  # for `replicas`; shown in status.scalingHistory
+    peaks: Peaks  # hand back to the next decision
+    wake_at: float | None  # when time alone may change it, Unix seconds
+
+    @property
+    def only_proves(self) -> bool:
+        """Whether the one worker is wanted for nothing but to prove its revision."""
+        return self.replicas > self.demand
+
+
+def decide_target(
+    deployment: Deployment, signals: Signals, now: float, memory: Memory, serving: int
+) -> Target:
+    """The autoscaler's answer, but 1 at least for a revision of which no worker was ever ready.
+
+    `serving` counts where nothing was decided before. 0 requests, minReplicas 0, revision b never
+    ready -> demand 0, replicas 1. 20 requests, target queue depth 8 -> demand 3, replicas 3.
+    """
+    before = serving if memory.target is None else memory.target
+    decision = decide_replicas(
+        deployment.scaling,
+        Load(
+            now=now,
+            complete=signals.complete,
+            waiting=signals.waiting,
+            running=signals.running,
+            # Silence keeps what load asked for, not what was there to prove a revision.
+            replicas=0 if memory.only_proves and not signals.complete else before,
+            last_active=memory.last_active,
+        ),
+        memory.peaks,
+    )
+    must_prove = memory.last_ready_revision != deployment.revision
+    replicas, reason = decision.replicas, decision.reason
+    if replicas == 0 and must_prove and deployment.scaling.mode == "Auto":
+        replicas, reason = 1, "a new revision starts one worker to prove itself"
+    return Target(
+        before=before,
+        demand=decision.replicas,
+        demand_reason=decision.reason,
+        replicas=replicas,
+        reason=reason,
+        peaks=decision.peaks,
+        wake_at=decision.wake_at,
+    )
+
+
+def decide_given_up(
+    deployment: Deployment, now: float, memory: Memory, groups: WorkerGroups, target: Target
+) -> str:
+    """The revision that may not take a previous worker's place again; empty: none.
+
+    Only where there is no surge to try it in. maxSurge 0, revision b (a served before) failed 3
+    times in a row -> b; with maxSurge 1 -> none.
+    """
+    revision = deployment.revision
+    if memory.last_ready_revision in ("", revision):
+        return ""  # there is no previous worker, or this revision was ready after all
+    if deployment.rollout.surge(target.replicas or 1):
+        return memory.given_up
+    is_stuck = any(w.problem is not None and w.problem.is_lasting(now) for w in groups.current)
+    return (
+        revision if is_stuck or memory.failures.count >= FAILURES_UNTIL_STALLED else memory.given_up
+    )

@@ -1,0 +1,180 @@
+"""What each step of a plan decided, in a sentence for a person (`modelfleet explain`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from .memory import Failures
+from .plan_context import PlanContext
+from .status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One step's answer."""
+
+    step: str  # one word or two, the same in every plan
+    words: str
+
+
+def make_verdicts(
+    context: PlanContext,
+    actions: tuple[Action, ...],
+    status: Status,
+    wake: tuple[float, str] | None,
+) -> tuple[Verdict, ...]:
+    """One for each step, in the order of `make_plan`; `context` holds what was decided.
+
+    14 requests, target queue depth 8, 1 worker ready -> autoscale: "2 wanted: 14 waiting and 0
+    running need 2 replicas"; start: "tiny-a-1: 14 waiting and 0 running need 2 replicas"; ...
+    """
+    return (
+        Verdict("placement", _placement(context)),
+        Verdict("workers", _workers(context)),
+        Verdict("failures", _failures(context)),
+        Verdict("autoscale", f"{context.target.demand} wanted: {context.target.demand_reason}"),
+        Verdict("prove", _prove(context)),
+        Verdict("give up", _give_up(context)),
+        Verdict("rollout", _rollout(context)),
+        Verdict("rescue", _rescue(context)),
+        Verdict("drain", _drain(actions)),
+        Verdict("reroute", _told(a for a in actions if isinstance(a, Reroute))),
+        Verdict("stop", _told(a for a in actions if isinstance(a, Stop | Remove))),
+        Verdict("start", _start(context, actions)),
+        Verdict("history", _told(a for a in actions if isinstance(a, Record | Forget))),
+        Verdict("status", _status(status)),
+        Verdict("wake", _wake(context, wake)),
+    )
+
+
+def _placement(context: PlanContext) -> str:
+    placement = context.placement
+    if not context.seen.deployment.accelerators:
+        return "no accelerator class is asked for"
+    if not placement.is_possible:
+        return f"none of the classes exists: {', '.join(placement.missing)}"
+    words = [f"new workers go to {placement.accelerator}"]
+    words += [f"{name} does not exist" for name in placement.missing]
+    words += [f"{name} is short: {placement.shortages[name].why}" for name in placement.short]
+    words += [f"{worker.name} moves: {why}" for worker, why in placement.moved]
+    return "; ".join(words)
+
+
+def _workers(context: PlanContext) -> str:
+    """Of each state how many, and why those in no normal state are there."""
+    seen, groups = context.seen, context.groups
+    if not seen.workers:
+        return "none exist"
+    words = [f"{len(seen.workers)} exist, {len(groups.ready)} ready"]
+    for name, group in (
+        ("draining", groups.draining),
+        ("stopping", groups.stopping),
+        ("lost", groups.lost),
+    ):
+        if group:
+            words.append(f"{len(group)} {name}")
+    words += [f"{w.name} failed: {why}" for w, why in groups.failed]
+    words += [f"{w.name} exited: {w.failure}" for w in groups.exited]
+    if groups.unhealthy:
+        words += [
+            f"{w.name} is unhealthy for {context.now - groups.unhealthy[w.uid]:.0f} s"
+            for w in seen.workers
+            if w.uid in groups.unhealthy
+        ]
+    words += [f"{w.name} has a problem: {w.problem.message}" for w in groups.serving if w.problem]
+    return "; ".join(words)
+
+
+def _failures(context: PlanContext) -> str:
+    """Of the current revision, then of the others together."""
+    memory, changes = context.memory, context.changes
+    if not memory.failures.count and not memory.old_failures.count:
+        return "none counted"
+    current = _row(context, memory.failures, changes.start_new_at, "the current revision")
+    old = _row(context, memory.old_failures, changes.start_old_at, "old revisions")
+    return "; ".join(filter(None, (current, old)))
+
+
+def _row(context: PlanContext, failures: Failures, start_at: float, whose: str) -> str:
+    if not failures.count:
+        return ""
+    waits = start_at - context.now
+    then = f"the next start in {waits:.0f} s" if waits > 0 else "the next start may be now"
+    return f"{failures.count} in a row of {whose} ({failures.error}), {then}"
+
+
+def _prove(context: PlanContext) -> str:
+    if context.is_proven:
+        return f"revision {context.revision} was ready"
+    previous = context.previous_revision
+    words = f"revision {context.revision} was never ready"
+    if context.target.only_proves:
+        words += f": {context.target.reason}"
+    return f"{words}; the previous one is {previous}" if previous else words
+
+
+def _give_up(context: PlanContext) -> str:
+    given_up = context.memory.given_up
+    if not given_up:
+        return "no revision is given up"
+    return f"revision {given_up} failed and takes no previous worker's place until the next change"
+
+
+def _rollout(context: PlanContext) -> str:
+    rollout = context.changes.rollout
+    words = f"{rollout.new} current and {rollout.old} old of {context.target.replicas} should serve"
+    return f"{words}; {rollout.waits}" if rollout.waits else words
+
+
+def _rescue(context: PlanContext) -> str:
+    """Streams that wait for a worker of the revision that began them."""
+    awaited = context.signals.awaited_revisions
+    if not awaited:
+        return "no stream waits for another revision"
+    return f"streams wait for {', '.join(sorted(awaited))}"
+
+
+def _drain(actions: tuple[Action, ...]) -> str:
+    return _told(action for action in actions if isinstance(action, Unroute))
+
+
+def _start(context: PlanContext, actions: tuple[Action, ...]) -> str:
+    """What starts now, and what is missing but may not start yet."""
+    started = [action for action in actions if isinstance(action, Create)]
+    words = [f"{a.name}: {a.reason}" for a in started]
+    deployment = context.seen.deployment
+    if deployment.error:
+        words.append(f"none of the current revision: {deployment.error}")
+    waiting = context.changes.missing - len(started)
+    if waiting > 0:
+        refusal = deployment.refusal
+        why = refusal.message if refusal is not None else "back-off after failures"
+        words.append(f"{waiting} more in {context.changes.start_at - context.now:.0f} s: {why}")
+    return "; ".join(words) or "none"
+
+
+def _status(status: Status) -> str:
+    """The conditions that are not as they are when all is well, and Ready."""
+    ready = status.conditions[0]
+    words = [f"{ready.type} {ready.status}, {ready.reason}: {ready.message}"]
+    words += [
+        f"{c.type}, {c.reason}: {c.message}" for c in status.conditions[1:] if c.status == "True"
+    ]
+    return "; ".join(words)
+
+
+def _wake(context: PlanContext, wake: tuple[float, str] | None) -> str:
+    if wake is None:
+        return "nothing but an event changes the plan"
+    at, what = wake
+    return f"again in {at - context.now:.0f} s: {what}"
+
+
+def _told(actions: Iterable[Action]) -> str:
+    told = [
+        f"{a.revision if isinstance(a, Record | Forget | Create) else a.worker.name}: {a.reason}"
+        for a in actions
+    ]
+    return "; ".join(told) if told else "none"

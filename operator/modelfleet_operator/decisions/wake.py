@@ -1,0 +1,51 @@
+"""When time alone may change the plan, so that the deployment is reconciled without an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .draining import SETTLE
+from .observed import LOST_AFTER
+from .plan_context import PlanContext
+from .worker_groups import LOST_NODE_TIMEOUT, UNHEALTHY_TIMEOUT
+
+
+def next_wake(context: PlanContext) -> tuple[float, str] | None:
+    """The earliest moment after now (Unix seconds) and what is waited for; None: for nothing.
+
+    It is 1000; the idle timeout is over at 1060, a start may be tried again at 1008 -> (1008, "the
+    next start of revision a").
+    """
+    coming = [(at, what) for at, what in _waits(context) if at > context.now]
+    return min(coming, default=None)
+
+
+def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
+    """May yield moments that are past."""
+    changes, groups = context.changes, context.groups
+    if context.target.wake_at is not None:
+        yield context.target.wake_at, "the autoscaler's delay or idle timeout"
+    if context.placement.wake_at is not None:
+        yield context.placement.wake_at, "the placement's fallback or retry"
+    if changes.start_new:
+        yield changes.start_new_at, f"the next start of revision {context.revision}"
+    if changes.start_old:
+        yield changes.start_old_at, f"the next start of revision {changes.start_old[0][0]}"
+    for worker in groups.serving:
+        if worker.problem is not None:
+            what = f"the {worker.problem.reason} of {worker.name}"
+            yield worker.problem.shown_at, what
+            yield worker.problem.stalled_at, what
+            yield worker.problem.since + LOST_NODE_TIMEOUT, what
+    for since in groups.unhealthy.values():
+        yield since + UNHEALTHY_TIMEOUT, "an unhealthy worker's recovery"
+    for worker in groups.draining:
+        drained_at = worker.draining_since or 0.0
+        yield drained_at + SETTLE, f"newer Stats of {worker.name}, which drains"
+        yield (
+            drained_at + context.seen.deployment.drain_timeout,
+            f"the drain timeout of {worker.name}",
+        )
+    for worker in (*groups.draining, *groups.stopping):
+        if worker.gone_by is not None:
+            yield worker.gone_by + LOST_AFTER, f"the end of {worker.name}"

@@ -1,0 +1,163 @@
+"""The state of each observed worker (docs/worker-lifecycle.md): every worker is in one group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from .memory import Memory
+from .observed import Observed, Signals, Worker, WorkerState
+from .reasons import Reason
+
+UNHEALTHY_TIMEOUT = 30.0  # seconds that a worker which was ready may fail or be unreachable
+LOST_NODE_TIMEOUT = 40.0  # seconds of NodeLost before a worker that never ran is placed anew
+
+Reasoned = tuple[Worker, str]  # a worker, and why something is done to it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerGroups:
+    """The workers of one deployment; each is in exactly one of the first eight."""
+
+    current: tuple[Worker, ...]  # serve; of the revision that the spec asks for
+    old: tuple[Worker, ...]  # serve; of other revisions
+    moved: tuple[Reasoned, ...]  # wait for a node and are replaced on another accelerator class
+    failed: tuple[Reasoned, ...]  # run, but are to be replaced, and why
+    draining: tuple[Worker, ...]  # get nothing new; what runs on them goes on
+    stopping: tuple[Worker, ...]  # were asked to end
+    lost: tuple[Worker, ...]  # stopping on a node that is gone: they hold nothing but their names
+    exited: tuple[Worker, ...]  # ended without being asked to
+    ready: frozenset[str]  # uids of serving ones that every connected gateway can route to
+    unhealthy: Mapping[str, float]  # since when one that was ready is not, by uid
+
+    @property
+    def serving(self) -> tuple[Worker, ...]:
+        """Those that gateways may route to."""
+        return (*self.current, *self.old)
+
+    @property
+    def ready_current(self) -> int:
+        """Ready workers of the revision that the spec asks for."""
+        return sum(worker.uid in self.ready for worker in self.current)
+
+    def after(
+        self, drained: Collection[str], rerouted: Collection[Worker], revision: str
+    ) -> WorkerGroups:
+        """As they will be when these uids serve no more, and these draining workers do again.
+
+        3 current, 1 draining; 1 of the current drained, the draining one rerouted -> 3 current.
+        """
+        if not drained and not rerouted:
+            return self
+        back = {worker.uid for worker in rerouted}
+        return replace(
+            self,
+            current=(
+                *(w for w in self.current if w.uid not in drained),
+                *(w for w in rerouted if w.revision == revision),
+            ),
+            old=(
+                *(w for w in self.old if w.uid not in drained),
+                *(w for w in rerouted if w.revision != revision),
+            ),
+            draining=tuple(w for w in self.draining if w.uid not in back),
+            ready=self.ready.difference(drained),
+        )
+
+
+def group_workers(
+    seen: Observed, signals: Signals, now: float, memory: Memory, moved: tuple[Reasoned, ...]
+) -> WorkerGroups:
+    """Sorts the workers by what was observed of them; `moved`: see placement.place.
+
+    tiny-a-0 ready, tiny-a-1 says FAILED while loading, tiny-a-2 was killed, the spec asks for
+    revision a -> current tiny-a-0 (ready), failed tiny-a-1, exited tiny-a-2.
+    """
+    unhealthy = _find_unhealthy(seen, signals, now, memory)
+    moves = {worker.uid for worker, _ in moved}
+    revision = seen.deployment.revision
+    current: list[Worker] = []
+    old: list[Worker] = []
+    failed: list[Reasoned] = []
+    draining: list[Worker] = []
+    stopping: list[Worker] = []
+    lost: list[Worker] = []
+    exited: list[Worker] = []
+    for worker in seen.workers:
+        if worker.failure is not None:
+            exited.append(worker)
+        elif worker.stopping:
+            (lost if worker.is_lost(now) else stopping).append(worker)
+        elif worker.draining_since is not None:
+            draining.append(worker)
+        elif why := _why_failed(worker, signals, now, memory, unhealthy):
+            failed.append((worker, why))
+        elif worker.uid not in moves:
+            (current if worker.revision == revision else old).append(worker)
+    return WorkerGroups(
+        current=tuple(current),
+        old=tuple(old),
+        moved=moved,
+        failed=tuple(failed),
+        draining=tuple(draining),
+        stopping=tuple(stopping),
+        lost=tuple(lost),
+        exited=tuple(exited),
+        ready=frozenset(w.uid for w in (*current, *old) if signals.is_ready(w.id)),
+        unhealthy=unhealthy,
+    )
+
+
+def _find_unhealthy(
+    seen: Observed, signals: Signals, now: float, memory: Memory
+) -> dict[str, float]:
+    """Workers that were ready and are not now; empty while a gateway's signals are missing."""
+    if not memory.was_ready or not signals.complete:
+        return {}
+    return {
+        w.uid: min(memory.unhealthy.get(w.uid, now), now)
+        for w in seen.workers
+        if w.uid in memory.was_ready
+        and w.failure is None
+        and not w.stopping
+        and (_is_unreachable(w, signals) or _says_failed(w, signals))
+    }
+
+
+def _is_unreachable(worker: Worker, signals: Signals) -> bool:
+    """Gateways do not route to a draining worker, so for it their connection is enough."""
+    if worker.draining_since is not None:
+        return not signals.hears(worker.id)
+    return signals.reach(worker.id) == "none"
+
+
+def _says_failed(worker: Worker, signals: Signals) -> bool:
+    stats = signals.stats.get(worker.id)
+    return stats is not None and stats.state is WorkerState.FAILED
+
+
+def _why_failed(
+    worker: Worker, signals: Signals, now: float, memory: Memory, unhealthy: Mapping[str, float]
+) -> str:
+    """The reason to replace a worker whose process still runs; empty: there is none."""
+    message = ""
+    if _says_failed(worker, signals):
+        message = signals.stats[worker.id].message
+        if worker.uid not in memory.was_ready:
+            return message or "loading failed"
+    if _never_reached_its_node(worker, now):
+        return "the node that it was placed on does not answer"
+    if worker.uid in unhealthy and now - unhealthy[worker.uid] >= UNHEALTHY_TIMEOUT:
+        return message or f"no gateway has reached it for {UNHEALTHY_TIMEOUT:g} s"
+    return ""
+
+
+def _never_reached_its_node(worker: Worker, now: float) -> bool:
+    """A scheduler that did not know yet that the node is gone placed it there: nothing runs."""
+    problem = worker.problem
+    return (
+        problem is not None
+        and problem.reason is Reason.NODE_LOST
+        and not worker.address
+        and now - problem.since >= LOST_NODE_TIMEOUT
+    )

@@ -1,0 +1,1 @@
+"""`modelfleet explain`: what the decisions about one deployment see, and what they make of it."""

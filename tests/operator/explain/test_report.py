@@ -1,0 +1,66 @@
+"""What `modelfleet explain` prints."""
+
+from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
+from modelfleet_operator.explain.report import report
+from modelfleet_operator.explain.snapshot import Snapshot
+from simulated_fleet import deployment, worker
+from simulated_fleet import report as gateway_report
+
+
+def snapshot(**changes) -> Snapshot:
+    defaults = {
+        "modelfleet": "0.0.9",
+        "now": 1_796_000_060.0,
+        "observed": Observed(deployment=deployment(created=1_796_000_000.0)),
+        "signals": Signals(gateways=(gateway_report(waiting=9),)),
+        "memory": Memory(last_ready_revision="aaaa", revision="aaaa", last_active=1_796_000_055.0),
+        "status": None,
+    }
+    return Snapshot(**(defaults | changes))
+
+
+def test_shows_what_was_seen_and_what_follows():
+    text = report(snapshot())
+    assert text.startswith(
+        "default/tiny at 2026-11-30T00:54:20Z, seen by Modelfleet 0.0.9, decided"
+    )
+    assert "created: 2026-11-30T00:53:20Z (60 s ago)" in text
+    assert "waiting: 9" in text
+    assert "last_active: 2026-11-30T00:54:15Z (5 s ago)" in text
+    assert "  Create tiny-aaaa-0: " in text
+    assert "  Create tiny-aaaa-1: " in text
+    assert "Ready=False" in text
+
+
+def test_numbers_the_verdict_of_each_step():
+    verdicts = snapshot().replay().verdicts
+    text = report(snapshot())
+    assert len(verdicts) >= 5
+    for number, verdict in enumerate(verdicts, 1):
+        assert f"  {number}. {verdict.step}: {verdict.words}" in text
+    assert "9 waiting" in text[text.index("Decided") : text.index("Actions")]
+
+
+def test_shows_the_defaults_that_decide():
+    text = report(snapshot())
+    assert "mode: Auto" in text
+    assert "max_unavailable:" in text
+
+
+def test_an_action_about_a_worker_names_it():
+    dead = worker(failure="out of memory")
+    text = report(snapshot(observed=Observed(deployment=deployment(), workers=(dead,))))
+    assert "Remove tiny-aaaa-0: it exited: out of memory" in text
+
+
+def test_a_quiet_state_says_that_nothing_is_to_be_done():
+    asleep = Observed(
+        deployment=deployment(created=1_796_000_000.0),
+        history=(PastRevision(revision="aaaa", number=1),),
+    )
+    memory = Memory(last_ready_revision="aaaa", revision="aaaa", target=0)
+    quiet = Signals(gateways=(gateway_report(),))
+    text = report(snapshot(observed=asleep, signals=quiet, memory=memory))
+    assert "Actions\n  none: " in text
+    assert "Ready=True (Asleep)" in text
