@@ -17,9 +17,7 @@ PAGES = sorted(str(file.relative_to(ROOT)) for file in FILES if file.suffix == "
 
 
 def prose(page: Path) -> str:
-    return re.sub(
-        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    return re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:

@@ -87,7 +87,7 @@ def walk_through(up: subprocess.Popen[bytes], port: int, state: Path, started: f
     first = ask(client, "What is the capital of France?")
     say(f"[dim]First token {first - started:.1f} s after the demo began.[/]")
 
-    say("Now nobody asks. After 10 s of idling the last worker goes to sleep...")
+    say("Now no request comes. After 10 s the last worker goes to sleep...")
     wait_until(up, "the fleet sleeps", lambda: condition(state, "Ready") == "Asleep")
     # One that is ending would be asked again, which is quicker and shows nothing.
     wait_until(up, "the last worker has ended", lambda: not workers(up))
@@ -163,7 +163,7 @@ def condition(state: Path, kind: str) -> str | None:
 
 
 def free_port() -> int:
-    """8080 if nobody has it, else any free one."""
+    """8080 if it is free, else any free port."""
     for port in (8080, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

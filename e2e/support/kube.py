@@ -107,7 +107,7 @@ class Kube:
         return next((c for c in conditions if c["type"] == type_), {})
 
     def workers(self, name: str) -> list[Object]:
-        """The worker pods of a ModelDeployment that nobody is ending."""
+        """The worker pods of a ModelDeployment that are not being deleted."""
         pods = self.items("pods", f"modelfleet.dev/deployment={name}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 

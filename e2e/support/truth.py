@@ -22,7 +22,7 @@ class Truth(Background):
 
     def check(self) -> None:
         """No difference lasted longer than the watches need."""
-        assert self.looks, "nobody looked"
+        assert self.looks, "it was never compared"
         told = {lie: seconds for lie, seconds in self.lies.items() if seconds > PATIENCE}
         assert not told, told
 
