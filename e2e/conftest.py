@@ -91,7 +91,9 @@ def _namespace(administrator: Kube, test: str) -> Iterator[Kube]:
     kube = administrator.within(name)
     yield kube
     kube("delete", "modeldeployments", "--all", "--wait=false")
-    kube("delete", "pods", "--all", "--grace-period=1", "--wait=false")  # nothing is served any more
+    kube(
+        "delete", "pods", "--all", "--grace-period=1", "--wait=false"
+    )  # nothing is served any more
     administrator("delete", "namespace", name, "--wait=false")
     # No finalizer of ours holds it: it goes as fast as its pods end.
     eventually("the namespace is gone", lambda: kube.find("namespace", name) is None, 120)

@@ -22,5 +22,7 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
 - `api`: the objects that users write and read, one file each; `views` turns a ModelDeployment into
   what decisions and workers read of it.
 - `explain`: `snapshot` keeps all that decisions see, `report` says what they make of it.
-- `cli`: the command line, with `terminal` for its colours; `errors`; the logs of `modelfleet_process`.
+- `cli`: the command line, with `terminal` for the text of its log lines.
+
+Beside them: `errors`, and the logs of `modelfleet_process`.
 """

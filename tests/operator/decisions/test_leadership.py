@@ -1,4 +1,4 @@
-"""Who takes the Lease, and when: tables and a story in time."""
+"""Which replica takes the Lease, and when: tables and a story in time."""
 
 from __future__ import annotations
 
