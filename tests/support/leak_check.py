@@ -17,7 +17,7 @@ _TIMEOUT = 5.0  # seconds that a thread which was told to stop may take
 
 @dataclass
 class Made:
-    """What a test made. Engines weakly: one holds a model, and tests see that it is let go."""
+    """What a test made. Engines weakly: one holds a model, and tests see that it is freed."""
 
     pools: list[BlockManager] = field(default_factory=list)
     schedulers: list[Scheduler] = field(default_factory=list)
