@@ -31,7 +31,7 @@ _numbers = itertools.count(1)
 def machine() -> Iterator[Cluster]:
     """The cluster on this machine, with power over its parts; skips the test on any other.
 
-    The first stays when the tests have ended, for whoever wants to look.
+    The first stays when the tests have ended, for a look at it.
     """
     if "KUBECONFIG" in os.environ:
         pytest.skip("this needs power over nodes, which only the cluster on this machine gives")
@@ -91,7 +91,9 @@ def _namespace(administrator: Kube, test: str) -> Iterator[Kube]:
     kube = administrator.within(name)
     yield kube
     kube("delete", "modeldeployments", "--all", "--wait=false")
-    kube("delete", "pods", "--all", "--grace-period=1", "--wait=false")  # nobody is served any more
+    kube(
+        "delete", "pods", "--all", "--grace-period=1", "--wait=false"
+    )  # nothing is served any more
     administrator("delete", "namespace", name, "--wait=false")
     # No finalizer of ours holds it: it goes as fast as its pods end.
     eventually("the namespace is gone", lambda: kube.find("namespace", name) is None, 120)

@@ -153,7 +153,7 @@ def has_rolled(kube: Kube) -> bool:
 
 
 def sleeper(name: str) -> dict[str, Any]:
-    """A pod of somebody else; it need not start."""
+    """A pod that is not ours; it need not start."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -104,7 +104,7 @@ def test_uninstalled_it_leaves_what_users_made_and_comes_back_to_it(
     assert kube.model("kept")["metadata"]["uid"]
     assert kube.workers("kept")[0]["metadata"]["uid"] == worker["metadata"]["uid"]
     kube.apply(model_deployment("unseen"))
-    kube("delete", "modeldeployment", "unseen", "--timeout=20s")  # no finalizer waits for anybody
+    kube("delete", "modeldeployment", "unseen", "--timeout=20s")  # no finalizer holds it
 
     started = time.monotonic()
     installation.install()

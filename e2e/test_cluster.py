@@ -169,10 +169,10 @@ def run(*command: str, stdin: str | None = None, check: bool = True) -> str:
     return ended.stdout
 
 
-def eventually(true: Callable[[], object], patience: float = 60) -> None:
-    deadline = time.monotonic() + patience
+def eventually(true: Callable[[], object], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
     while not true():
-        assert time.monotonic() < deadline, f"did not happen within {patience:.0f} s"
+        assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s"
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""`modelfleet explain` asks the operator that leads, with the rights of whoever runs it."""
+"""`modelfleet explain` asks the operator that leads, with the caller's own rights."""
 
 from __future__ import annotations
 

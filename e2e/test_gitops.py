@@ -78,7 +78,7 @@ class Application(Background):
         eventually(f"{wanted}, found {self.state()}", lambda: self.state() == wanted, within)
 
     def syncs_of(self, commit: str) -> list[str]:
-        """Whether that commit was what the cluster held, look by look."""
+        """The sync states in which that commit was seen, in order."""
         return [sync for c, sync, _ in self.seen if c == commit]
 
     def work(self) -> None:

@@ -133,7 +133,7 @@ def test_an_operator_killed_in_the_middle_of_its_work_is_gone_on_with(kube: Kube
 def test_a_namespace_where_it_has_no_right_to_create_pods(
     kube: Kube, administrator: Kube, installation: Installation, tmp_path: Path
 ):
-    """It says so, and heals when somebody grants it."""
+    """It says so, and heals when the right is granted."""
     kube.apply(account(), role({"pods": READ}), binding("Role", ACCOUNT))
     cluster = binding("ClusterRole", f"{installation.release}-operator-cluster", kube.namespace)
     administrator.apply(cluster)
@@ -204,10 +204,10 @@ def test_the_api_server_restarts_under_the_operators(kube: Kube, machine: Cluste
         there = pods(kube, "before")
         machine.restart_apiserver()
         kube.apply(waiting_deployment("after", 2))
-        eventually("somebody acts", lambda: exactly(kube, "after", 2), TAKEOVER)
+        eventually("an operator acts", lambda: exactly(kube, "after", 2), TAKEOVER)
         assert pods(kube, "before") == there
         assert other.process.poll() is None
-        assert leader.process.poll() is None, "a few seconds without an API server end nobody"
+        assert leader.process.poll() is None, "a few seconds without an API server end no operator"
 
 
 def test_what_changed_in_a_gap_of_the_watches_is_made_good(kube: Kube, machine: Cluster):
@@ -219,7 +219,7 @@ def test_what_changed_in_a_gap_of_the_watches_is_made_good(kube: Kube, machine: 
         other.send(signal.SIGSTOP)
         kube("delete", "modeldeployment", "deleted")
         gone, *_ = pods(kube, "kept")
-        leader.send(signal.SIGKILL)  # first, so that nobody replaces the pod
+        leader.send(signal.SIGKILL)  # first, so that no operator replaces the pod
         kube("delete", "pod", gone)
         kube.apply(waiting_deployment("new", 1))
         eventually("the garbage is collected", lambda: not pods(kube, "deleted"))

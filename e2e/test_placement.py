@@ -1,6 +1,6 @@
 """Accelerator classes on real nodes: the scheduler places, says what is short, and the next serves.
 
-The extended resources are this test's own, so that it fights with nobody for `nvidia.com/gpu`.
+The extended resources are this test's own: no other test competes for them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def ready(kube: Kube) -> int:
 
 def test_kubectl_scale_says_the_count_in_mode_external(kube: Kube):
     kube.apply(model_deployment(scaling={"mode": "External", "minReplicas": 1}))
-    eventually("one worker until somebody scales", lambda: ready(kube) == 1)
+    eventually("one worker until a person scales", lambda: ready(kube) == 1)
     kube("scale", "modeldeployment/model", "--replicas=3")
     eventually("three, as asked", lambda: ready(kube) == 3)
     scale = json.loads(kube("get", "--raw", path(kube)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A gRPC client that asks for a ping after 5 s and 3 s of patience notices a dead peer after 65 s, or two minutes.
+# A gRPC client that asks for a ping after 5 s, with a timeout of 3 s, notices a dead peer after 65 s, or two minutes.
 #
 # Versions: grpcio 1.85.1 (GRPCIO=... tries another); 1.60.1, 1.70.0 and 1.78.0 do the same in the first two cases.
 # Input:    a stream that sent its first message and is silent, as an engine is during a long prefill. Then the peer
@@ -34,7 +34,7 @@ import os
 import grpc
 
 KEEPALIVE = [("grpc.keepalive_time_ms", 5000), ("grpc.keepalive_timeout_ms", 3000)]
-PATIENCE = ("grpc.http2.ping_timeout_ms", 3000)
+TIMEOUT = ("grpc.http2.ping_timeout_ms", 3000)
 UNLIMITED = ("grpc.http2.max_pings_without_data", 0)
 
 
@@ -101,9 +101,9 @@ async def main():
     await server.start()
     seen = await asyncio.gather(
         measure(port, "keepalive 5 s + 3 s", [], 1),
-        measure(port, "the same, ping_timeout 3 s", [PATIENCE], 1),
-        measure(port, "the same, ping_timeout 3 s", [PATIENCE], 12),
-        measure(port, "the same, ping_timeout 3 s, pings without data 0", [PATIENCE, UNLIMITED], 12),
+        measure(port, "the same, ping_timeout 3 s", [TIMEOUT], 1),
+        measure(port, "the same, ping_timeout 3 s", [TIMEOUT], 12),
+        measure(port, "the same, ping_timeout 3 s, pings without data 0", [TIMEOUT, UNLIMITED], 12),
     )
     for line, _, _ in seen:
         print(line)

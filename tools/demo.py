@@ -27,7 +27,7 @@ from rich.console import Console
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 MODEL = "smollm2"
-PATIENCE = 180.0  # seconds until a step of the demo counts as failed
+TIMEOUT = 180.0  # seconds until a step of the demo counts as failed
 
 console = Console(highlight=False, soft_wrap=True)
 terminal = threading.Lock()  # held while an answer is being written
@@ -80,14 +80,12 @@ def walk_through(up: subprocess.Popen[bytes], port: int, state: Path, started: f
     """Asks, watches the fleet sleep, asks again."""
     endpoint = f"http://127.0.0.1:{port}"
     wait_until(up, "the gateway is ready", lambda: answers(f"{endpoint}/readyz"))
-    client = OpenAI(
-        base_url=f"{endpoint}/v1", api_key="not needed", max_retries=0, timeout=PATIENCE
-    )
+    client = OpenAI(base_url=f"{endpoint}/v1", api_key="not needed", max_retries=0, timeout=TIMEOUT)
 
     first = ask(client, "What is the capital of France?")
     say(f"[dim]First token {first - started:.1f} s after the demo began.[/]")
 
-    say("Now nobody asks. After 10 s of idling the last worker goes to sleep...")
+    say("Now no request comes. After 10 s the last worker goes to sleep...")
     wait_until(up, "the fleet sleeps", lambda: condition(state, "Ready") == "Asleep")
     # One that is ending would be asked again, which is quicker and shows nothing.
     wait_until(up, "the last worker has ended", lambda: not workers(up))
@@ -125,12 +123,12 @@ def ask(client: OpenAI, question: str) -> float:
 
 def wait_until(up: subprocess.Popen[bytes], what: str, happened: Callable[[], bool]) -> None:
     """Looks every 100 ms. Raises StuckError when it takes too long, or when `up` has ended."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not happened():
         if up.poll() is not None:
             raise StuckError(f"`modelfleet up` ended with {up.returncode} before {what}")
         if time.monotonic() > deadline:
-            raise StuckError(f"waited {PATIENCE:.0f} s and still not: {what}")
+            raise StuckError(f"waited {TIMEOUT:.0f} s and still not: {what}")
         time.sleep(0.1)
 
 
@@ -163,7 +161,7 @@ def condition(state: Path, kind: str) -> str | None:
 
 
 def free_port() -> int:
-    """8080 if nobody has it, else any free one."""
+    """8080 if it is free, else any free port."""
     for port in (8080, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

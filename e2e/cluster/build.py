@@ -52,7 +52,7 @@ def build(component: Component) -> None:
         try:
             output.rename(target)
         except OSError:
-            if not target.is_dir():  # else somebody beside us has just built the same
+            if not target.is_dir():  # else another run beside us has just built the same
                 raise
 
 

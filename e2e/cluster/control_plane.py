@@ -110,13 +110,13 @@ def stop_apiserver() -> None:
     """Ends it at once, without the minute of grace that load balancers would want."""
     pid = processes.find("kube-apiserver", "kube-apiserver")
     if pid is not None:
-        processes.stop([pid], patience=2)
+        processes.stop([pid], timeout=2)
 
 
-def wait_for_apiserver(patience: float = 60.0) -> None:
+def wait_for_apiserver(timeout: float = 60.0) -> None:
     """Returns when /readyz says so; raises NotReadyError."""
     needs = {"etcd", "kube-apiserver"}
-    processes.wait_until("the API server", is_ready, needs=needs, patience=patience)
+    processes.wait_until("the API server", is_ready, needs=needs, timeout=timeout)
 
 
 def is_ready() -> bool:

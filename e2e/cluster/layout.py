@@ -29,7 +29,7 @@ API_SERVER = f"https://{HOST_ADDRESS}:{API_SERVER_PORT}"
 METRICS_SERVER_PORT = 4443
 ARGO_CD = "argocd"  # the part that holds its namespaces
 ARGO_CD_ADDRESS = f"10.{200 + NUMBER}.0.3"
-FAKE_POD_NETWORK = f"10.{230 + NUMBER}.0.0/16"  # of kwok's pods, which nobody can reach
+FAKE_POD_NETWORK = f"10.{230 + NUMBER}.0.0/16"  # of kwok's pods, which cannot be reached
 ETCD_PORT = 12379 + 2 * NUMBER  # on loopback; not 2379, which another etcd of this machine may hold
 ETCD_PEER_PORT = ETCD_PORT + 1
 

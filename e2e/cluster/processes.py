@@ -81,13 +81,13 @@ def find(part: str, program: str) -> int | None:
     return min(found, default=None)
 
 
-def stop(pids: list[int], *, with_signal: int = signal.SIGTERM, patience: float = 10.0) -> None:
-    """Ends processes and waits for their end; after `patience` seconds they are killed."""
+def stop(pids: list[int], *, with_signal: int = signal.SIGTERM, timeout: float = 10.0) -> None:
+    """Ends processes and waits for their end; after `timeout` seconds they are killed."""
     for number in (with_signal, signal.SIGKILL):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             pids = [pid for pid in pids if is_alive(pid)]
             if not pids:
@@ -107,17 +107,17 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until(
-    what: str, true: Callable[[], object], *, needs: Set[str] = frozenset(), patience: float = 60.0
+    what: str, true: Callable[[], object], *, needs: Set[str] = frozenset(), timeout: float = 60.0
 ) -> None:
-    """Asks every tenth of a second; raises NotReadyError after `patience` seconds.
+    """Asks every tenth of a second; raises NotReadyError after `timeout` seconds.
 
     When a part that it needs has ended, waiting is in vain: raises NotReadyError at once.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not true():
         for part in needs - {process.part for process in running()}:
             words = (LOGS / f"{part}.log").read_text().splitlines()[-1:]
             raise NotReadyError(f"{part} has ended: {''.join(words) or 'it said nothing'}")
         if time.monotonic() > deadline:
-            raise NotReadyError(f"Waited {patience:.0f} s for {what}; see the logs in {LOGS}.")
+            raise NotReadyError(f"Waited {timeout:.0f} s for {what}; see the logs in {LOGS}.")
         time.sleep(0.1)

@@ -58,7 +58,7 @@ class Provisioner:
         self.volumes = api.resources.get(api_version="v1", kind="PersistentVolume")
         self.root = root
 
-    def look(self) -> None:
+    def reconcile(self) -> None:
         """Makes what is claimed and removes what is released."""
         for claim in self.claims.get().items:
             if claim.spec.storageClassName == STORAGE_CLASS and not claim.spec.volumeName:
@@ -80,12 +80,12 @@ class Provisioner:
             self.volumes.create(body=volume(claim, folder))
 
     def run(self) -> None:
-        """Looks again after every change of a claim, at the latest after five seconds."""
+        """Reconciles after every change of a claim, at the latest after five seconds."""
         while True:
-            self.look()
+            self.reconcile()
             # A volume is released a moment after its claim has gone, which nothing here waits for.
             for _ in self.claims.watch(timeout=5):
-                self.look()
+                self.reconcile()
 
 
 def main(kubeconfig: str, root: Path) -> None:

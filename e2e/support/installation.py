@@ -82,7 +82,7 @@ class Installation:
         return {pod["spec"]["nodeName"]: f"http://{pod['status']['podIP']}:8080" for pod in pods}
 
     def pods(self, component: str) -> list[dict[str, Any]]:
-        """Pods of `operator` or `gateway` that nobody is ending."""
+        """Pods of `operator` or `gateway` that are not being deleted."""
         found = self.kube.within(self.namespace).items(
             "pods", f"app.kubernetes.io/component={component}"
         )

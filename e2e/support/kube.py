@@ -17,10 +17,10 @@ T = TypeVar("T")
 Object = dict[str, Any]
 
 
-def eventually(what: str, look: Callable[[], T], within: float = 60) -> T:
-    """The first true value that `look` returns; fails when `within` seconds bring none."""
+def eventually(what: str, condition: Callable[[], T], within: float = 60) -> T:
+    """The first true value that `condition` returns; fails when `within` seconds bring none."""
     deadline = time.monotonic() + within
-    while not (found := look()):
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
         time.sleep(0.2)
     return found
@@ -107,7 +107,7 @@ class Kube:
         return next((c for c in conditions if c["type"] == type_), {})
 
     def workers(self, name: str) -> list[Object]:
-        """The worker pods of a ModelDeployment that nobody is ending."""
+        """The worker pods of a ModelDeployment that are not being deleted."""
         pods = self.items("pods", f"modelfleet.dev/deployment={name}")
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 

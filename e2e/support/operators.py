@@ -98,7 +98,7 @@ def operators(kube: Kube, count: int) -> Iterator[list[HostOperator]]:
 
 
 def holder(kube: Kube) -> str:
-    """The identity that has the Lease; empty: nobody."""
+    """The identity that has the Lease; empty: none."""
     lease = kube.find("lease", LEASE) or {"spec": {}}
     identity: str = lease["spec"].get("holderIdentity") or ""
     return identity

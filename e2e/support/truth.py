@@ -7,7 +7,7 @@ import time
 from background import Background
 from kube import Kube, Object
 
-PATIENCE = 10.0  # seconds that status may take to follow; the kubelet reports a pod's end late
+TIMEOUT = 10.0  # seconds that status may take to follow; the kubelet reports a pod's end late
 
 
 class Truth(Background):
@@ -17,13 +17,13 @@ class Truth(Background):
         super().__init__()
         self._kube, self._name = kube, name
         self._since: dict[str, float] = {}  # lie -> since when, monotonic
-        self.looks = 0
+        self.comparisons = 0
         self.lies: dict[str, float] = {}  # lie -> how long it lasted, seconds
 
     def check(self) -> None:
         """No difference lasted longer than the watches need."""
-        assert self.looks, "nobody looked"
-        told = {lie: seconds for lie, seconds in self.lies.items() if seconds > PATIENCE}
+        assert self.comparisons, "it was never compared"
+        told = {lie: seconds for lie, seconds in self.lies.items() if seconds > TIMEOUT}
         assert not told, told
 
     def work(self) -> None:
@@ -32,7 +32,7 @@ class Truth(Background):
             if model is None or "status" not in model:
                 continue
             pods = self._kube.items("pods", f"modelfleet.dev/deployment={self._name}")
-            self.looks += 1
+            self.comparisons += 1
             now = time.monotonic()
             lies = set(_lies(model["status"], pods))
             self._since = {lie: self._since.get(lie, now) for lie in lies}

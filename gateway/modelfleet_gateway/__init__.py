@@ -12,5 +12,5 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 - `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
 
 Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,
-`options`, `main`, `logs` and `parent` for the process.
+`options` and `main` for the process, with the logs of `modelfleet_process`.
 """

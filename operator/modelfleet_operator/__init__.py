@@ -21,5 +21,8 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
   (`body` with `processes`; `up` around it).
 - `api`: the objects that users write and read, one file each; `views` turns a ModelDeployment into
   what decisions and workers read of it.
-- `cli`: the command line.
+- `explain`: `snapshot` keeps all that decisions see, `report` says what they make of it.
+- `cli`: the command line, with `terminal` for the text of its log lines.
+
+Beside them: `errors`, and the logs of `modelfleet_process`.
 """

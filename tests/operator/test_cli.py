@@ -21,11 +21,11 @@ def modelfleet(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 
 def imported_by(code: str) -> list[str]:
     """Which heavy modules a fresh interpreter has after this code."""
-    look = (
+    script = (
         f"{code}\nimport json, sys; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", look], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=30
     )
     return json.loads(done.stdout.splitlines()[-1])
 

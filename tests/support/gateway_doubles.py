@@ -17,7 +17,7 @@ from modelfleet_proto.handshake import VersionInterceptor
 
 MODEL = "default/tiny"
 
-Trouble = Callable[[grpc.aio.ServicerContext, worker_pb2.GenerateRequest, int], Awaitable[None]]
+Fault = Callable[[grpc.aio.ServicerContext, worker_pb2.GenerateRequest, int], Awaitable[None]]
 
 
 async def eventually(condition: Callable[[], object], within: float = 10.0) -> None:
@@ -55,7 +55,7 @@ def expected_text(
 
 
 class EndEarlyError(Exception):
-    """Raised by a trouble: the stream ends with OK and without Finished."""
+    """Raised by a fault: the stream ends with OK and without Finished."""
 
 
 @dataclass
@@ -71,8 +71,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     tokens: int = 8  # that an answer has, unless max_tokens is less
     pace: float = 0.0  # seconds a token
     heartbeat: float = 0.2
-    before_accept: Trouble | None = None
-    before_token: Trouble | None = None
+    before_accept: Fault | None = None
+    before_token: Fault | None = None
     state: int = worker_pb2.WORKER_STATE_READY
     address: str = ""
     running: int = 0

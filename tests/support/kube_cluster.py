@@ -30,11 +30,11 @@ TEST = "x-test"  # header of the requests that are not the operator's
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], T], *, within: float = 10.0) -> T:
+async def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
     """The first true answer, looked for every 20 ms."""
     deadline = time.monotonic() + within
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {within} s: {look()!r}"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {within} s: {condition()!r}"
         await asyncio.sleep(0.02)
     return found
 

@@ -12,12 +12,12 @@ from modelfleet_worker.engine.engine import Engine
 from modelfleet_worker.engine.messages import Add
 from modelfleet_worker.engine.scheduler import Scheduler
 
-_PATIENCE = 5.0  # seconds that a thread which was told to stop may take
+_TIMEOUT = 5.0  # seconds that a thread which was told to stop may take
 
 
 @dataclass
 class Made:
-    """What a test made. Engines weakly: one holds a model, and tests see that it is let go."""
+    """What a test made. Engines weakly: one holds a model, and tests see that it is freed."""
 
     pools: list[BlockManager] = field(default_factory=list)
     schedulers: list[Scheduler] = field(default_factory=list)
@@ -83,7 +83,7 @@ def check_names(engine: Engine) -> None:
 def _stopped(engine: Engine) -> bool:
     ends = engine._inbox._stopping or engine._inbox._failure is not None
     if ends and engine._thread.is_alive():
-        engine._thread.join(_PATIENCE)
+        engine._thread.join(_TIMEOUT)
     return not engine._thread.is_alive()
 
 

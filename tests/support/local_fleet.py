@@ -21,10 +21,10 @@ Manifest = dict[str, Any]
 StartFleet = Callable[..., "Fleet"]  # manifests and flags of `modelfleet up`
 
 
-def eventually(what: str, look: Callable[[], Any], within: float = 120) -> Any:
-    """The first true value that `look` returns; fails when `within` seconds bring none."""
+def eventually(what: str, condition: Callable[[], Any], within: float = 120) -> Any:
+    """The first true value that `condition` returns; fails when `within` seconds bring none."""
     deadline = time.monotonic() + within
-    while not (found := look()):
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.05)
     return found

@@ -88,7 +88,7 @@ class SimulatedFleet:
     waiting: int = 0
     running: int = 0
     last_request: float = 0.0
-    broken: set[str] = field(default_factory=set)  # revisions of which every worker dies
+    broken: set[str] = field(default_factory=set)  # revisions of which every worker exits
     frozen: set[str] = field(default_factory=set)  # ids that no gateway reaches
     memory: Memory = field(default_factory=Memory)
     status: Status | None = None

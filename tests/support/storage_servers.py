@@ -17,7 +17,7 @@ from pathlib import Path
 import boto3
 import yaml
 
-PATIENCE = 60.0  # seconds until a server that does not come up fails its test
+TIMEOUT = 60.0  # seconds until a server that does not come up fails its test
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _server(
 
 
 def _wait_for(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         assert process.poll() is None, f"it ended:\n{log.read_text()}"
         assert time.monotonic() < until, f"it does not answer:\n{log.read_text()}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from modelfleet_worker.devices.torch.runner import TorchRunner
 
 MODEL = "default/model"
-PATIENCE = 60.0  # seconds until a condition that never comes true fails its test
+TIMEOUT = 60.0  # seconds until a condition that never comes true fails its test
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Worker:
 
     async def stats_when(self, holds: Callable[[pb.Stats], bool]) -> pb.Stats:
         """The first Stats of which it holds; fails the test if none comes."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             async for stats in self.stub.WatchStats(pb.StatsRequest()):
                 if holds(stats):
                     return stats

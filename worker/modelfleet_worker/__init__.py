@@ -22,5 +22,6 @@ The rooms, in the order in which a request passes them; each may import those be
   `request` is what is computed, `queues` and `messages` are the seam to `serving`, `device` is what
   a device has to offer. See its docstring for the life of a request.
 
-Beside them: `cli` and `spec` (what to serve), `progress` (of a load), `errors`, `logs`, `threads`.
+Beside them: `cli` and `spec` (what to serve), `progress` (of a load), `quantities` (2Gi), `errors`,
+`threads`, and the logs of `modelfleet_process`.
 """

@@ -75,7 +75,7 @@ class PreconditionError(RefusalError):
 
 
 class UnavailableError(RefusalError):
-    """Loading, draining or failing: send it to another worker."""
+    """Loading, draining or failed: send it to another worker."""
 
     status = grpc.StatusCode.UNAVAILABLE
 

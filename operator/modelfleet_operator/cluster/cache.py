@@ -74,7 +74,7 @@ class ClusterCache:
         return next(iter(self._classes.get(name, ())), None)
 
     def owners(self, known: Known) -> Mapping[str, str]:
-        """Who has the short names that it asks for: the index has their claimants."""
+        """Which deployments have the short names that it asks for, of all that claim them."""
         rivals = [r for name in known.served_names for r in self._deployments.get(name, ())]
         there = (r for r in rivals if not r.is_deleting and r.uid not in self._deleted)
         return owners(rival.deployment(self._settings, 0) for rival in there)

@@ -8,7 +8,7 @@ from .observed import Signals, Worker
 from .plan_context import PlanContext
 from .worker_groups import UNHEALTHY_TIMEOUT
 
-SETTLE = 1.0  # seconds after which a worker's Stats are newer than its unrouting
+SETTLE = 1.0  # seconds after which a worker's Stats are newer than its Unroute
 
 
 def is_idle(worker: Worker, signals: Signals, memory: Memory) -> bool:

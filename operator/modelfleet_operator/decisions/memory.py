@@ -73,7 +73,7 @@ class Memory:
     old_failures: Failures = Failures()  # of workers of other revisions
     given_up: str = ""  # the revision that failed and may not take a previous worker's place again
     unhealthy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    """Since when a worker that was ready is failing or unreachable, by uid (Unix seconds)."""
+    """Since when a worker that was ready says FAILED or is unreachable, by uid (Unix seconds)."""
     was_ready: frozenset[str] = frozenset()  # uids
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))

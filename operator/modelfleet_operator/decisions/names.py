@@ -1,4 +1,4 @@
-"""Names that follow from what they name: revisions, workers, and who has which short name."""
+"""Names that follow from what they name: revisions, workers, and the owners of short names."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Deployment:
     scaling: ScalingPolicy
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     drain_timeout: float = 60.0  # seconds that running requests get when the fleet shrinks
-    served_names: tuple[str, ...] = ()  # asked for; see names.owners for who has them
+    served_names: tuple[str, ...] = ()  # asked for; see names.owners
     max_queue: int = 1000
     hold_timeout: float = 600.0
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
@@ -213,5 +213,5 @@ class Observed:
     accelerators: Mapping[str, Accelerator] = field(default_factory=lambda: MappingProxyType({}))
     """The AcceleratorClasses that exist, by name."""
     owners: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Who has which short name, of all deployments (see names.owners): short name -> key."""
+    """The owner of each short name (see names.owners): short name -> key of a deployment."""
     history: tuple[PastRevision, ...] = ()  # in any order

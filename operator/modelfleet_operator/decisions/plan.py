@@ -71,14 +71,14 @@ def make_plan(
         target=target,
         groups=groups,
     )
-    # Who drains, serves again or is started: the rollout's counts, and streams that wait.
+    # Which workers drain, serve again or are started: the rollout's counts, and streams that wait.
     changes = decide_worker_changes(context)
     drained = {worker.uid for worker, _ in changes.drain}
     rerouted = [worker for worker, _ in changes.reroute]
     decided = replace(
         context, changes=changes, groups=groups.after(drained, rerouted, deployment.revision)
     )
-    # The same as actions, in an order in which nothing is lost if the operator dies between two.
+    # The same as actions, in an order in which nothing is lost if the operator ends between two.
     actions = tuple(_actions(decided))
     # What the status says, what gateways are told, and when to decide again without an event.
     status = make_status(decided, previous)

@@ -141,7 +141,7 @@ def rescue_streams(context: PlanContext, served: set[str], planned_new: int) -> 
 def _make_room(
     context: PlanContext, beyond: list[tuple[str, str]]
 ) -> tuple[bool, tuple[Reasoned, ...]]:
-    """Whether those may start that take no planned worker's place; else who makes room for them.
+    """Whether those may start that take no planned worker's place; else which ones make room.
 
     A stream that began comes before a worker that does not serve yet, and before the surge.
     """

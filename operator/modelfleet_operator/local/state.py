@@ -1,4 +1,4 @@
-"""The state directory: who runs here, what the status is, what the children wrote."""
+"""The state directory: which process runs here, the status, the logs of the children."""
 
 from __future__ import annotations
 

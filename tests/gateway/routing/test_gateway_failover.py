@@ -1,4 +1,4 @@
-"""Workers die, drain, stop and break the protocol; the client sees one right stream."""
+"""Workers exit, drain, stop and break the protocol; the client sees one right stream."""
 
 import asyncio
 

@@ -28,7 +28,7 @@ async def ask(fleet, prompt: str = "p", **fields) -> str:
 
 
 def blocked_by(gate: asyncio.Event):
-    """A trouble that holds tokens back until the gate opens."""
+    """A fault that holds tokens back until the gate opens."""
 
     async def wait(context, request, position):
         await gate.wait()

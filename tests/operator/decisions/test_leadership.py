@@ -1,4 +1,4 @@
-"""Who takes the Lease, and when: tables and a story in time."""
+"""Which replica takes the Lease, and when: tables and a story in time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decide(seen: LeaseRecord | None, *, since: float = 0.0, now: float = 0.0) ->
         pytest.param(record(), 0, Wait(1.0), id="another one leads"),
         pytest.param(record(), 11.5, Wait(0.5), id="reads again the moment it expires"),
         pytest.param(record(), 12.0, Take(8), id="not renewed for its duration: the next term"),
-        pytest.param(record(holder=""), 0, Take(8), id="let go: taken at once"),
+        pytest.param(record(holder=""), 0, Take(8), id="released: taken at once"),
         pytest.param(record(holder="b@2"), 0, Take(8), id="our own from before a restart"),
     ],
 )

@@ -268,12 +268,12 @@ def test_a_worker_that_exits_in_silence_is_replaced():
 
 
 def test_a_failed_load_is_tried_again_by_another_worker():
-    failing = worker(0)
+    failed = worker(0)
     signals = Signals(
         gateways=(report(),),
-        stats={failing.id: stats(WorkerState.FAILED, message="config.json is missing")},
+        stats={failed.id: stats(WorkerState.FAILED, message="config.json is missing")},
     )
-    plan = plan_for(failing, signals=signals, memory=Memory())
+    plan = plan_for(failed, signals=signals, memory=Memory())
     assert [type(action) for action in plan.actions] == [Stop, Create]
     assert plan.memory.failures.error == "config.json is missing"
 

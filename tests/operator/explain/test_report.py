@@ -49,8 +49,8 @@ def test_shows_the_defaults_that_decide():
 
 
 def test_an_action_about_a_worker_names_it():
-    dead = worker(failure="out of memory")
-    text = report(snapshot(observed=Observed(deployment=deployment(), workers=(dead,))))
+    exited = worker(failure="out of memory")
+    text = report(snapshot(observed=Observed(deployment=deployment(), workers=(exited,))))
     assert "Remove tiny-aaaa-0: it exited: out of memory" in text
 
 

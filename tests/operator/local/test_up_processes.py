@@ -124,7 +124,7 @@ def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start
     assert "Serving" in table
 
     processes, ports = everything(fleet)
-    assert len(ports) == 3, "the gateway, the worker, the Fleet service"
+    assert len(ports) == 4, "the gateway, the worker, the Fleet service, explain"
     assert fleet.stop(signal.SIGTERM) == 0
     assert_gone(processes, ports)
     assert sorted(path.name for path in fleet.state.iterdir()) == ["logs"]

@@ -147,7 +147,7 @@ def test_a_tied_head_is_quantized_and_the_embedding_is_not(tmp_path: Path):
     assert torch.equal(module.get_input_embeddings().weight, theirs.get_input_embeddings().weight)
 
 
-def test_the_plain_weights_are_let_go(tmp_path: Path):
+def test_the_plain_weights_are_freed(tmp_path: Path):
     theirs = saved("mixtral", tmp_path)
     shapes = {tuple(p.shape) for p in theirs.parameters() if p.ndim == 3}
     del theirs

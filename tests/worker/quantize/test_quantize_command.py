@@ -1,4 +1,4 @@
-"""`modelfleet quantize`: what it writes, who reads it, and that calibrating is worth it."""
+"""`modelfleet quantize`: what it writes, what reads it, and that calibrating is worth it."""
 
 from __future__ import annotations
 

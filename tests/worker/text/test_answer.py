@@ -1,4 +1,4 @@
-"""An answer is a pure function of its ids, wherever a worker died."""
+"""An answer is a pure function of its ids, wherever a worker ended."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,10 +1,10 @@
 """The cache of fetched models, shared by the worker processes of a machine or node.
 
 ROOT/SOURCE/VERSION/lock       flock: shared while a worker uses the model, exclusive while one
-                               fetches or removes it; the kernel releases it when its holder dies
+                               fetches or removes it; the kernel releases it when its holder ends
                     progress   bytes that the fetching process has, for those that wait
                     size       bytes it will have
-                    partial/   being fetched; if that process dies, another one goes on with it
+                    partial/   being fetched; if that process ends, another one goes on with it
                     model/     whole: it gets this name by one rename
 ROOT/SOURCE/REVISION.version   which version the revision was when the remote last answered
 """
