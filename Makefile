@@ -49,9 +49,12 @@ format: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Half of the tests wait for processes that start, end or are silent.
+IN_TWO := --numprocesses 2 --dist loadfile
+
 .PHONY: test
 test: install model ## Every test that needs no cluster; T=PATH or T=EXPRESSION: only these
-	$(PYTEST) $(if $(T),$(call picked))
+	$(PYTEST) $(if $(T),$(call picked),$(IN_TWO))
 
 .PHONY: cluster
 cluster: install ## A Kubernetes on this machine (Linux, root, Go); builds it the first time
