@@ -75,7 +75,8 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
     """YAML's types; Unix seconds of the fields in `TIMES` as a time and an age."""
     match value:
         case list() | tuple() if field == "peaks":
-            return {f"{_time(t)} ({_age(now - t)})": n for t, n in value}
+            # A time of 0 stands for: nothing was wanted lately (autoscale.NOTHING_WANTED).
+            return {f"{_time(t)} ({_age(now - t)})": n for t, n in value if t > 0}
         case dict():
             return {str(k): _readable(v, now, str(k)) for k, v in value.items()}
         case set() | frozenset():

@@ -1,5 +1,6 @@
 """What `modelfleet explain` prints."""
 
+from modelfleet_operator.decisions.autoscale import NOTHING_WANTED
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
 from modelfleet_operator.explain.report import report
@@ -31,6 +32,12 @@ def test_shows_what_was_seen_and_what_follows():
     assert "  Create tiny-aaaa-0: " in text
     assert "  Create tiny-aaaa-1: " in text
     assert "Ready=False" in text
+
+
+def test_shows_peaks_with_their_age():
+    peaks = Memory(peaks=((1_796_000_050.0, 3),))
+    assert "2026-11-30T00:54:10Z (10 s ago): 3" in report(snapshot(memory=peaks))
+    assert "1970" not in report(snapshot(memory=Memory(peaks=NOTHING_WANTED)))
 
 
 def test_numbers_the_verdict_of_each_step():
