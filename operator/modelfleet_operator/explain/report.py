@@ -92,7 +92,11 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
 
 
 def _time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError):  # no date: what a report must show, not end with
+        return f"{seconds:g}"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _age(seconds: float) -> str:

@@ -1,5 +1,7 @@
 """What `modelfleet explain` prints."""
 
+import pytest
+
 from modelfleet_operator.decisions.autoscale import NOTHING_WANTED
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
@@ -38,6 +40,11 @@ def test_shows_peaks_with_their_age():
     peaks = Memory(peaks=((1_796_000_050.0, 3),))
     assert "2026-11-30T00:54:10Z (10 s ago): 3" in report(snapshot(memory=peaks))
     assert "1970" not in report(snapshot(memory=Memory(peaks=NOTHING_WANTED)))
+
+
+@pytest.mark.parametrize("when", [float("inf"), 1e300])
+def test_shows_a_time_that_is_no_date(when):
+    assert f"last_active: {when:g} (in " in report(snapshot(memory=Memory(last_active=when)))
 
 
 def test_numbers_the_verdict_of_each_step():
