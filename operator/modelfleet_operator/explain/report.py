@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
@@ -20,6 +21,8 @@ TIMES: Final = frozenset(
         *("last_active", "last_at", "last_request", "eta", "time", "changed"),
     }
 )
+# Messages come from workers and their containers: they must not steer the reader's terminal.
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _SNAPSHOT = TypeAdapter(Snapshot)
 
 
@@ -51,7 +54,7 @@ def report(snapshot: Snapshot) -> str:
             f"  {condition.type}={condition.status} ({condition.reason})"
             + (f": {condition.message}" if condition.message else "")
         )
-    return "\n".join(lines)
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
 
 
 def describe(action: Action) -> str:

@@ -68,6 +68,13 @@ def test_an_action_about_a_worker_names_it():
     assert "Remove tiny-aaaa-0: it exited: out of memory" in text
 
 
+def test_a_message_of_a_worker_cannot_steer_the_terminal():
+    dead = worker(failure="out of \x1b[2Jmemory")
+    text = report(snapshot(observed=Observed(deployment=deployment(), workers=(dead,))))
+    assert "it exited: out of \N{REPLACEMENT CHARACTER}[2Jmemory" in text
+    assert "\x1b" not in text
+
+
 def test_a_quiet_state_says_that_nothing_is_to_be_done():
     asleep = Observed(
         deployment=deployment(created=1_796_000_000.0),
