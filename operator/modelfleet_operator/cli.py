@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_KEY = re.compile(r"[a-z0-9][-a-z0-9.]{0,252}/[a-z0-9][-a-z0-9.]{0,252}")  # NAMESPACE/NAME
 # The parts read their own command lines; `--help` is theirs, too.
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -202,6 +204,10 @@ def explain(
         from .local.state import StateDirectory, default_directory
 
         key = name if "/" in name else f"{namespace}/{name}"
+        if not _KEY.fullmatch(key):  # it becomes part of a URL
+            raise typer.BadParameter(
+                f"expected NAME or NAMESPACE/NAME of a ModelDeployment, found {key[:80]!r}"
+            )
         directory = StateDirectory((state_dir or default_directory()).absolute())
         asks_cluster = kubeconfig is not None or context is not None
         if not asks_cluster and (state_dir is not None or directory.holder() is not None):

@@ -76,16 +76,7 @@ class GenerationFields(BaseModel):
 
     answer_type: ClassVar[type[Answer]]
 
-    model: str
-    max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    stop: list[Stop] | None = None
-    stop_token_ids: list[TokenId] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    ignore_eos: bool = False
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
+    # The order of fields is the order of checks: of several errors, the client gets the first.
     # How tokens are drawn: OpenAI's fields, and vLLM's. Absent or null is off, and temperature 1.
     # Workers check token ids: only they know the vocabulary.
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -97,6 +88,16 @@ class GenerationFields(BaseModel):
     repetition_penalty: Annotated[float, Field(ge=1 / 16, le=16)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    stop: list[Stop] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    ignore_eos: bool = False
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
 
     # Not before: keys are read as numbers only straight from JSON.
     @pydantic.field_validator("logit_bias")

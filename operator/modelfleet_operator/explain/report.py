@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final
@@ -20,6 +21,8 @@ TIMES: Final = frozenset(
         *("last_active", "last_at", "last_request", "eta", "time", "changed"),
     }
 )
+# Messages come from workers and their containers: they must not steer the reader's terminal.
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _SNAPSHOT = TypeAdapter(Snapshot)
 
 
@@ -51,7 +54,7 @@ def report(snapshot: Snapshot) -> str:
             f"  {condition.type}={condition.status} ({condition.reason})"
             + (f": {condition.message}" if condition.message else "")
         )
-    return "\n".join(lines)
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", "\n".join(lines))
 
 
 def describe(action: Action) -> str:
@@ -75,7 +78,8 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
     """YAML's types; Unix seconds of the fields in `TIMES` as a time and an age."""
     match value:
         case list() | tuple() if field == "peaks":
-            return {f"{_time(t)} ({_age(now - t)})": n for t, n in value}
+            # A time of 0 stands for: nothing was wanted lately (autoscale.NOTHING_WANTED).
+            return {f"{_time(t)} ({_age(now - t)})": n for t, n in value if t > 0}
         case dict():
             return {str(k): _readable(v, now, str(k)) for k, v in value.items()}
         case set() | frozenset():
@@ -91,7 +95,11 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
 
 
 def _time(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError):  # no date: what a report must show, not end with
+        return f"{seconds:g}"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _age(seconds: float) -> str:

@@ -84,6 +84,10 @@ WRONG = {
     "a model that is a number": (chat(model=5), 400, "model"),
     "no model": (("/v1/completions", {"prompt": "hi"}), 400, "model"),
     "a list for a body": (("/v1/completions", [1]), 400, None),
+    # Of several errors the first is told, in the order of the fields.
+    "a temperature and no model": (("/v1/completions", {"temperature": 9}), 400, "temperature"),
+    "a bias and n": (chat(n=0, logit_bias={"1": 200}), 400, "logit_bias.1"),
+    "n and no messages": (("/v1/chat/completions", {"model": "tiny", "n": 0}), 400, "n"),
 }
 
 

@@ -1,5 +1,8 @@
 """What `modelfleet explain` prints."""
 
+import pytest
+
+from modelfleet_operator.decisions.autoscale import NOTHING_WANTED
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
 from modelfleet_operator.explain.report import report
@@ -33,6 +36,17 @@ def test_shows_what_was_seen_and_what_follows():
     assert "Ready=False" in text
 
 
+def test_shows_peaks_with_their_age():
+    peaks = Memory(peaks=((1_796_000_050.0, 3),))
+    assert "2026-11-30T00:54:10Z (10 s ago): 3" in report(snapshot(memory=peaks))
+    assert "1970" not in report(snapshot(memory=Memory(peaks=NOTHING_WANTED)))
+
+
+@pytest.mark.parametrize("when", [float("inf"), 1e300])
+def test_shows_a_time_that_is_no_date(when):
+    assert f"last_active: {when:g} (in " in report(snapshot(memory=Memory(last_active=when)))
+
+
 def test_numbers_the_verdict_of_each_step():
     verdicts = snapshot().replay().verdicts
     text = report(snapshot())
@@ -52,6 +66,13 @@ def test_an_action_about_a_worker_names_it():
     exited = worker(failure="out of memory")
     text = report(snapshot(observed=Observed(deployment=deployment(), workers=(exited,))))
     assert "Remove tiny-aaaa-0: it exited: out of memory" in text
+
+
+def test_a_message_of_a_worker_cannot_steer_the_terminal():
+    dead = worker(failure="out of \x1b[2Jmemory")
+    text = report(snapshot(observed=Observed(deployment=deployment(), workers=(dead,))))
+    assert "it exited: out of \N{REPLACEMENT CHARACTER}[2Jmemory" in text
+    assert "\x1b" not in text
 
 
 def test_a_quiet_state_says_that_nothing_is_to_be_done():

@@ -312,6 +312,14 @@ def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: 
     assert (none.returncode, none.stderr) == (1, "There is no ModelDeployment default/none.\n")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "tiny?x=1", "a/b/c", "a" * 99_999])
+def test_explain_takes_only_what_can_be_a_name(name, tmp_path):
+    told = modelfleet("explain", name, "--state-dir", str(tmp_path))
+    assert told.returncode == 2
+    assert "expected NAME or NAMESPACE/NAME" in told.stderr
+    assert len(told.stderr) < 2000
+
+
 def test_explain_without_a_fleet_names_the_state_directory(tmp_path):
     told = modelfleet("explain", "smollm2", "--state-dir", str(tmp_path))
     assert told.returncode == 1
