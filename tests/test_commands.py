@@ -60,7 +60,7 @@ def test_a_given_cluster_is_not_used_twice_at_once(tmp_path: Path):
 
 
 def test_ci_lists_the_slowest_tests(tmp_path: Path):
-    assert called(tmp_path, "test", CI="true") == "[--durations=15]"
+    assert called(tmp_path, "test", CI="true").startswith("[--durations=15]")
 
 
 def ci(folder: Path, recipe: str) -> subprocess.Popen[str]:
