@@ -40,7 +40,7 @@ async def measure(generate: Generate, job: work.Job, begun: float) -> Measured:
     figures: dict[str, work.Figures] = {}
     limits = None
     for workload in job.workloads:
-        figures[workload] = await _figures(generate, work.requests(job, workload))
+        figures[workload] = await measure_workload(generate, work.requests(job, workload))
         # After the first: between the two whose shares of the limits are told.
         limits = limits or await _limits()
     return Measured(first.first - begun, figures, limits or await _limits())
@@ -51,7 +51,7 @@ async def _limits() -> machine.Limits:
     return machine.measured()
 
 
-async def _figures(generate: Generate, requests: list[work.Request]) -> work.Figures:
+async def measure_workload(generate: Generate, requests: list[work.Request]) -> work.Figures:
     """STREAMS clients: each sends its next request as soon as it has its answer."""
     clients = asyncio.Semaphore(work.STREAMS)
 
