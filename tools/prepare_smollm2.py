@@ -53,7 +53,7 @@ def prepare() -> Path:
     if is_prepared():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # `.ci/run` runs `make test` and `make e2e` at once: the second waits for the first's folder.
+    # Of two `make` that run at once, the second waits for the first's folder.
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_prepared():

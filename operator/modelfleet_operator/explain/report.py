@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter
 
-from ..decisions.actions import Action
+from ..decisions.actions import Action, Create, Forget, Record
 from .snapshot import Snapshot, installed_version
 
 # Fields that hold Unix seconds: shown as a time and an age.
@@ -59,9 +59,13 @@ def report(snapshot: Snapshot) -> str:
 
 def describe(action: Action) -> str:
     """The action, what it is about, and why: `Create smollm2-7f3a-0: 1 request waits`."""
-    subject = getattr(action, "name", None) or getattr(action, "revision", None)
-    if subject is None:
-        subject = action.worker.name  # type: ignore[union-attr]  # the others all have one
+    match action:
+        case Create():
+            subject = action.name
+        case Record() | Forget():
+            subject = action.revision
+        case _:
+            subject = action.worker.name
     return f"{type(action).__name__} {subject}: {action.reason}"
 
 

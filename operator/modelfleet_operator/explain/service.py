@@ -9,9 +9,8 @@ from aiohttp import web
 
 from .snapshot import Snapshot, dump_snapshot
 
-SnapshotOf = Callable[
-    [str], Snapshot | str
-]  # `namespace/name` to its snapshot, or why there is none
+# From `namespace/name` to its snapshot, or to a sentence that says why there is none.
+SnapshotOf = Callable[[str], Snapshot | str]
 
 
 def add_explain(app: web.Application, snapshot_of: SnapshotOf) -> None:
