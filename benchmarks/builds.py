@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -68,10 +68,10 @@ async def running(checkout: Path, folder: str, weights: str) -> AsyncIterator[As
             worker.wait()
 
 
-async def speeds(ask: Ask, job: work.Job) -> dict[str, float]:
+async def speeds(ask: Ask, job: work.Job, workloads: Sequence[str]) -> dict[str, float]:
     """Each figure as a rate: more is better."""
     found = {}
-    for workload in WORKLOADS:
+    for workload in workloads:
         figures = await served.measure_workload(ask, work.requests(job, workload))
         found[f"{workload}, prompts"] = 1 / figures.ttft
         found[f"{workload}, decode"] = figures.decode_rate
@@ -90,7 +90,7 @@ async def compare(options: argparse.Namespace, weights: str) -> dict[str, list[f
         for repeat in range(options.rounds):
             job = work.Job(folder=options.folder, workloads=(), repeat=repeat, lengths=())
             order = (old, new) if repeat % 2 else (new, old)
-            rates = {ask: await speeds(ask, job) for ask in order}
+            rates = {ask: await speeds(ask, job, options.workloads) for ask in order}
             for name, rate in rates[new].items():
                 ratios[f"{weights}: {name}"].append(rate / rates[old][name])
     return ratios
@@ -103,6 +103,7 @@ def main() -> None:
     arguments.add_argument("new", type=Path)
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
     arguments.add_argument("--weights", nargs="+", choices=WEIGHTS, default=WEIGHTS)
+    arguments.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     options = arguments.parse_args()
     print("| row | new / old, median | middle half |\n|---|---|---|")
     for weights in options.weights:

@@ -7,6 +7,7 @@ and another one for each further process of pytest-xdist.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -25,6 +26,7 @@ from installation import Installation
 from kube import Kube, eventually
 
 _numbers = itertools.count(1)
+_leaving: list[str] = []  # namespaces that were deleted and may still be there
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +45,15 @@ def machine() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def administrator(request: pytest.FixtureRequest) -> Kube:
+def administrator(request: pytest.FixtureRequest) -> Iterator[Kube]:
     """The cluster, in the namespace `default`, with every right."""
     if given := os.environ.get("KUBECONFIG"):
-        return Kube(Path(given))
-    cluster: Cluster = request.getfixturevalue("machine")
-    return Kube(cluster.kubeconfig, cluster.kubectl)
+        kube = Kube(Path(given))
+    else:
+        cluster: Cluster = request.getfixturevalue("machine")
+        kube = Kube(cluster.kubeconfig, cluster.kubectl)
+    yield kube
+    _see_off(kube, staying=0)
 
 
 @pytest.fixture(scope="session")
@@ -95,5 +100,18 @@ def _namespace(administrator: Kube, test: str) -> Iterator[Kube]:
         "delete", "pods", "--all", "--grace-period=1", "--wait=false"
     )  # nothing is served any more
     administrator("delete", "namespace", name, "--wait=false")
-    # No finalizer of ours holds it: it goes as fast as its pods end.
-    eventually("the namespace is gone", lambda: kube.find("namespace", name) is None, 120)
+    _leaving.append(name)
+    # It goes while the next test begins; the nodes have room for one that is on its way.
+    _see_off(administrator, staying=1)
+
+
+def _see_off(administrator: Kube, *, staying: int) -> None:
+    """No finalizer of ours holds a namespace: each goes as fast as its pods end."""
+    while len(_leaving) > staying:
+        name = _leaving.pop(0)
+        gone = functools.partial(_is_gone, administrator, name)
+        eventually(f"{name} is gone", gone, 120)
+
+
+def _is_gone(administrator: Kube, namespace: str) -> bool:
+    return administrator.find("namespace", namespace) is None

@@ -18,22 +18,25 @@ TAKEOVER = 20.0  # seconds in which the other one acts when the leader is killed
 PAUSE = 60.0  # seconds for which a leader is stopped
 
 
-@pytest.fixture
-def kube(administrator: Kube, installation: Installation) -> Iterator[Kube]:
-    """A namespace for which the test's own operators act, and the chart's do not."""
+@pytest.fixture(scope="module")
+def alone(administrator: Kube, installation: Installation) -> Iterator[None]:
+    """The chart's operators are away."""
     system = administrator.within(installation.namespace)
     installed = [d["metadata"]["name"] for d in system.items("deployments", COMPONENT)]
     for name in installed:
         system("scale", "deployment", name, "--replicas=0")
     eventually("the chart's operators ended", lambda: not system.items("pods", COMPONENT), 60)
-    name = "e2e-availability"
-    administrator("delete", "namespace", name, "--ignore-not-found", timeout=120)
-    administrator("create", "namespace", name)
-    yield administrator.within(name)
-    administrator("delete", "namespace", name, "--wait=false")
+    yield
     for name in installed:
         system("scale", "deployment", name, "--replicas=2")
         system("rollout", "status", "deployment", name, "--timeout=60s", timeout=70)
+
+
+@pytest.fixture
+def kube(alone: None, kube: Kube) -> Kube:
+    """A namespace for which the test's own operators act, and the chart's do not."""
+    del alone
+    return kube
 
 
 COMPONENT = "app.kubernetes.io/component=operator"

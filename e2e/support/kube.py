@@ -1,4 +1,7 @@
-"""The cluster under test, reached as its users reach it: through kubectl."""
+"""The cluster under test, reached as its users reach it: through kubectl.
+
+But for what tests read again and again (api_reads.py).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from api_reads import is_read_here, read
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -74,16 +79,28 @@ class Kube:
 
     def get(self, *what: str) -> Object:
         """One object; fails the test if it is not there."""
+        if len(what) == 2 and is_read_here(what[0]):
+            there = self.find(*what)
+            assert there is not None, f"{' '.join(what)} is not there"
+            return there
         found: Object = json.loads(self("get", *what, "-o", "json"))
         return found
 
-    def find(self, *what: str) -> Object | None:
+    def find(self, kind: str, name: str) -> Object | None:
         """One object, or None."""
-        text = self("get", "--ignore-not-found", *what, "-o", "json")
+        if is_read_here(kind):
+            found: Object | None = read(self.kubeconfig, self.namespace, kind, name)
+            return found
+        text = self("get", "--ignore-not-found", kind, name, "-o", "json")
         return json.loads(text) if text.strip() else None
 
     def items(self, kind: str, selector: str = "") -> list[Object]:
         """All objects of a kind in the namespace."""
+        if is_read_here(kind):
+            listed: list[Object] = read(self.kubeconfig, self.namespace, kind, "", selector)[
+                "items"
+            ]
+            return listed
         wanted = ["-l", selector] if selector else []
         found: list[Object] = json.loads(self("get", kind, *wanted, "-o", "json"))["items"]
         return found
