@@ -36,12 +36,23 @@ lock: ## Resolve requirements.lock again, and what the images install of it
 model: install ## Write SmolLM2-135M-Instruct as a Hugging Face folder, once
 	@$(BIN)/python tools/prepare_smollm2.py
 
-.PHONY: check
+# The slowest first; two at a time.
+CHECKS := check-pyright check-mypy check-ruff check-imports
+.PHONY: check $(CHECKS)
 check: install ## Format, lint, types, import contracts
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(CHECKS)
+
+check-ruff:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+check-mypy:
 	$(BIN)/mypy
+
+check-pyright:
 	$(BIN)/pyright
+
+check-imports:
 	$(BIN)/lint-imports
 
 .PHONY: format
