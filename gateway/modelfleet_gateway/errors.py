@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+import random
+from typing import Any, ClassVar, Final
+
+# Seconds. Beyond it openai's Python client does not come back at all (and its JavaScript client
+# waits without a limit), so a longer time is in the message only.
+MAX_RETRY_AFTER: Final = 120
+RETRY_SPREAD: Final = 0.25  # clients wait exactly as long as they are told: each is told another
 
 
 class GatewayError(Exception):
@@ -36,7 +42,16 @@ class GatewayError(Exception):
         """`Retry-After` in whole seconds, where coming back makes sense."""
         if self.retry_after is None:
             return {}
-        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        return {"retry-after": str(retry_after(self.retry_after, random.random()))}
+
+
+def retry_after(seconds: float, chance: float) -> int:
+    """What `Retry-After` says; `chance` is in [0, 1).
+
+    1 s -> 1 or 2; 8 s -> 8 to 10; 600 s -> 96 to 120.
+    """
+    base = min(max(seconds, 1.0), MAX_RETRY_AFTER / (1 + RETRY_SPREAD))
+    return math.floor(math.ceil(base) + chance * (max(base * RETRY_SPREAD, 1.0) + 1))
 
 
 class InvalidRequestError(GatewayError):

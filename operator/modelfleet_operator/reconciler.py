@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -134,7 +135,7 @@ class Reconcilers:
         """What decisions would see of this deployment now; or, in a sentence, why nothing."""
         if not self._is_running:
             return "This replica of the operator stands by: ask the one that holds the Lease."
-        seen, plan = self._body.observe(key), self._plans.get(key)
+        seen, plan = self._observe(key), self._plans.get(key)
         if seen is None:
             return f"There is no ModelDeployment {key}."
         if plan is None:
@@ -177,7 +178,7 @@ class Reconcilers:
                 async with self._slots:
                     was_woken = event.is_set()
                     event.clear()  # before anything is read: what happens from here wakes it again
-                    seen = self._body.observe(key)
+                    seen = self._observe(key)
                     if seen is None:
                         break
                     with self._metrics.reconcile_duration.time():
@@ -200,6 +201,14 @@ class Reconcilers:
             await self._sleep(event, tick, plan.wake_at, held_back)
         self._forget(key)
 
+    def _observe(self, key: str) -> Observed | None:
+        seen = self._body.observe(key)
+        if seen is None:
+            return None
+        names = seen.deployment.served_names
+        owners = self._claims.settled(seen.owners, names, self._clock())
+        return seen if owners is seen.owners else replace(seen, owners=owners)
+
     def _decide(self, seen: Observed, memory: Memory, status: Status | None) -> Plan:
         key = seen.deployment.key
         plan = make_plan(seen, self._gateways.signals(key), self._clock(), memory, status)
@@ -209,6 +218,7 @@ class Reconcilers:
         self._watch(seen, plan)
         if log.is_enabled_for(logging.DEBUG):
             _explain(key, plan, status)
+        self._claims.note_owned(key, plan.view.served_names)
         self._gateways.publish(plan.view)
         return plan
 
@@ -242,6 +252,7 @@ class Reconcilers:
     def _forget(self, key: str) -> None:
         self._gateways.withdraw(key)
         self._plans.pop(key, None)
+        self._claims.note_deleted(key, self._clock())
         for other in self._claims.drop(key):
             self.wake(other)
 

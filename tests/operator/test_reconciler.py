@@ -230,6 +230,27 @@ async def test_what_is_deleted_leaves_the_view_and_gives_its_name_back():
         assert gateways.views["default/young"].served_names == ("chat",)
 
 
+async def test_a_name_does_not_move_to_another_namespace_while_its_owner_is_created_again():
+    old = deployment("old", created=1, served_names=("chat",))
+    rival = deployment("rival", namespace="other", created=2, served_names=("chat",))
+    body, gateways = BodyInMemory(old, rival), GatewaysInMemory()
+    async with running(body, gateways) as reconcilers:
+        assert gateways.views["default/old"].served_names == ("chat",)
+        del body.deployments["default/old"]
+        reconcilers.wake("default/old")
+        await asyncio.sleep(0.1)
+        late = deployment("late", namespace="third", created=3, served_names=("chat",))
+        body.deployments["third/late"] = late
+        reconcilers.wake("third/late")
+        await asyncio.sleep(TICK + 0.1)
+        assert [v.served_names for v in gateways.views.values()] == [(), ()]
+        body.deployments["default/old"] = deployment("old", created=9, served_names=("chat",))
+        reconcilers.wake("default/old")
+        await asyncio.sleep(TICK + 0.1)
+        served = {key: view.served_names for key, view in gateways.views.items()}
+    assert served == {"default/old": ("chat",), "other/rival": (), "third/late": ()}
+
+
 async def test_what_appears_later_is_reconciled_too():
     body, gateways = BodyInMemory(), GatewaysInMemory()
     async with running(body, gateways) as reconcilers:

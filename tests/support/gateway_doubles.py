@@ -14,6 +14,7 @@ from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
+from modelfleet_proto.refusals import FULL, refusal_metadata
 
 MODEL = "default/tiny"
 
@@ -52,6 +53,13 @@ def expected_text(
     if chat:
         request.chat.messages.add(role="user", content=prompt)
     return "".join(f"{token_id(request, position)} " for position in range(tokens))
+
+
+async def refuse_as_full(context) -> None:
+    """As a worker without a free slot does."""
+    await context.abort(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "all slots are taken", refusal_metadata(FULL)
+    )
 
 
 class EndEarlyError(Exception):
@@ -133,7 +141,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         if self.state != worker_pb2.WORKER_STATE_READY:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
         if self.running >= self.slots:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "all slots are taken")
+            await refuse_as_full(context)
         if self.before_accept:
             await self.before_accept(context, request, 0)
         if request.HasField("resume") and request.resume.model_digest != self.digest:
@@ -197,6 +205,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         self.changes: list[fleet_pb2.ViewChange] = []  # sent next, instead of a view
         self.heartbeat: float | None = None  # seconds; None: as versions before there were any
         self.hellos: list[str] = []
+        self.instances: list[str] = []  # of the gateways that said hello
         self.signals: list[fleet_pb2.Signals] = []
         self.address = ""
         self._changed: set[asyncio.Event] = set()
@@ -239,6 +248,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
             async for message in requests:
                 if message.WhichOneof("message") == "hello":
                     self.hellos.append(message.hello.gateway_id)
+                    self.instances.append(message.hello.instance_id)
                 else:
                     self.signals.append(message.signals)
 
@@ -269,6 +279,7 @@ def model_view(
     hold_timeout: float = 20.0,
     eta: float = 0.0,
     phase: str = "",
+    cause: str = "",
     revisions: tuple[str, ...] = (),
 ) -> fleet_pb2.ModelView:
     return fleet_pb2.ModelView(
@@ -279,6 +290,7 @@ def model_view(
         created=1_700_000_000,
         eta=eta,
         phase=phase,
+        cause=cause,
         revisions=revisions,
         workers=[
             fleet_pb2.WorkerRoute(

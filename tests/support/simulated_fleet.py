@@ -99,6 +99,7 @@ class SimulatedFleet:
     streams: dict[str, int] = field(default_factory=dict)  # by worker: they never end by themselves
     awaited: dict[str, int] = field(default_factory=dict)  # by revision: streams without a worker
     history: dict[str, int] = field(default_factory=dict)  # revision -> number
+    says: dict[str, WorkerStats] = field(default_factory=dict)  # by worker: Stats of its own
     cut: int = 0  # streams that ran on a worker that was stopped
     _ends: dict[str, float] = field(default_factory=dict)
 
@@ -137,7 +138,7 @@ class SimulatedFleet:
                 for place, name in enumerate(self.gateways)
             ),
             stats={
-                w.id: stats(running=running[w.id]) if w in up else loading
+                w.id: self.says.get(w.name, stats(running=running[w.id]) if w in up else loading)
                 for w in self.workers.values()
             }
             if self.gateways

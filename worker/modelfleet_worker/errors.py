@@ -6,7 +6,10 @@ from typing import ClassVar
 
 import grpc
 
+from modelfleet_proto import refusals
+
 _LONGEST = 900  # characters of a message
+_LONGEST_ENCODED = 300  # of one whose characters take up to 12 bytes in gRPC's metadata
 
 
 class WorkerError(Exception):
@@ -25,9 +28,7 @@ class ModelError(WorkerError):
     """
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        half = _LONGEST // 2
-        super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
+        super().__init__(_cut(" ".join(message.split()), _LONGEST))
 
 
 class UnreachableError(ModelError):
@@ -39,9 +40,16 @@ class BrokenTransferError(WorkerError):
 
 
 class RefusalError(WorkerError):
-    """A call is refused; `status` is what its caller sees."""
+    """A call is refused; `status`, `mark` and `details` are what its caller sees."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    mark: ClassVar[str] = refusals.REFUSED  # see modelfleet_proto.refusals
+
+    @property
+    def details(self) -> str:
+        """The message, cut to less than 4 KiB of metadata: gRPC drops a status above 8 KiB."""
+        message = str(self)
+        return _cut(message, _LONGEST if message.isascii() else _LONGEST_ENCODED)
 
 
 class InvalidRequestError(RefusalError):
@@ -66,6 +74,7 @@ class AllSlotsTakenError(RefusalError):
     """All slots are taken: try again, here or elsewhere."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    mark = refusals.FULL
 
 
 class PreconditionError(RefusalError):
@@ -80,5 +89,17 @@ class UnavailableError(RefusalError):
     status = grpc.StatusCode.UNAVAILABLE
 
 
+class HandedOverError(UnavailableError):
+    """A drain gave a running request back: resume it on another worker."""
+
+    mark = refusals.HANDED_OVER
+
+
 class LoadCancelledError(WorkerError):
     """The load was given up on purpose: an unload, a drain or the process's end."""
+
+
+def _cut(text: str, longest: int) -> str:
+    """Its beginning and its end, if it is longer."""
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import structlog
@@ -28,6 +28,7 @@ from .asgi import Json, Reply, read_body, request_id, run_while_connected
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
 FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests wait less
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
+QUIET: Final = 15.0  # seconds without a token after which a comment keeps proxies from cutting it
 FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads slowly
 
 log = structlog.get_logger()
@@ -94,7 +95,7 @@ class GenerationEndpoint:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             async with aclosing(answer_events(requests, claim, queue.meter)) as events:
                 if fields.stream:
-                    await exchange.stream(events, queue)
+                    await exchange.stream(events, queue, claim)
                     return None
                 return await exchange.collect(events, queue.meter)
 
@@ -135,8 +136,9 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 
-    async def stream(self, events: Events, queue: ModelQueue) -> None:
+    async def stream(self, events: Events, queue: ModelQueue, claim: SlotClaim) -> None:
         """Writes the answer as it comes; the status line once a worker has accepted the request."""
+        keep_alive = KeepAlive(self.reply, claim)
         progress: asyncio.Task[None] | None = None
         if self._progress:
             await self.reply.open_stream()
@@ -151,6 +153,7 @@ class Exchange:
                 await self.reply.events(self.answer.chunks(index, event))
             await self.reply.events(self.answer.last_chunks())
         finally:
+            keep_alive.stop()
             if progress is not None:
                 progress.cancel()
 
@@ -197,3 +200,35 @@ class Exchange:
                 reason = f"a worker: {describe_eta(queue.view, time.time())}"
             await self.reply.comment(f"waiting for {reason}; {len(queue.requests)} queued")
             await asyncio.sleep(PROGRESS_PAUSE)
+
+
+class KeepAlive:
+    """Comments on a stream that has no tokens for a while: in a long prefill, or between workers.
+
+    It looks every QUIET seconds at what has come since, so tokens cost nothing more.
+    """
+
+    def __init__(self, reply: Reply, claim: SlotClaim) -> None:
+        self._reply = reply
+        self._claim = claim
+        self._seen = 0
+        self._loop = asyncio.get_running_loop()
+        self._writing: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(QUIET, self._look)
+
+    def stop(self) -> None:
+        """No more of them."""
+        self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(QUIET, self._look)
+        seen, self._seen = self._seen, self._claim.tokens_received
+        is_waiting = self._writing is None or self._writing.done()
+        if seen == self._seen and is_waiting and self._reply.streaming:
+            self._writing = self._loop.create_task(self._write())
+
+    async def _write(self) -> None:
+        with suppress(OSError):  # the client has left: whoever writes the answer sees it
+            await self._reply.comment("keep-alive")

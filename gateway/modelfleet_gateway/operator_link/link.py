@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -33,6 +34,7 @@ class OperatorLink:
     def __init__(self, address: str, gateway_id: str, dispatcher: Dispatcher) -> None:
         self._address = address  # of any replica; it knows the leader
         self._gateway_id = gateway_id
+        self._instance_id = uuid.uuid4().hex
         self._dispatcher = dispatcher
         self._connected = False  # whether this session's operator has sent a view
         self._in_force = False  # whether that view was put in force: changes refer to it
@@ -92,7 +94,7 @@ class OperatorLink:
                             timeout = None  # until its first heartbeat: older versions send none
                         self._take_view(address, message.view, reporter)
                     case "change":
-                        self._take_change(message.change)
+                        self._take_change(message.change, reporter)
         return None
 
     def _take_view(self, address: str, message: fleet_pb2.View, reporter: Reporter) -> None:
@@ -103,15 +105,19 @@ class OperatorLink:
         self._in_force = self._dispatcher.apply(view)
         if self._in_force:
             self._dispatcher.is_current.set()
-        reporter.takes_partial = message.takes_partial
+        reporter.begin_again(takes_partial=message.takes_partial)
 
-    def _take_change(self, message: fleet_pb2.ViewChange) -> None:
+    def _take_change(self, message: fleet_pb2.ViewChange, reporter: Reporter) -> None:
         if self._in_force and self._dispatcher.view is not None:
             view = apply_change(self._dispatcher.view, message)
-            self._dispatcher.apply(view, {*message.removed, *(m.model for m in message.models)})
+            changed = {*message.removed, *(m.model for m in message.models)}
+            self._dispatcher.apply(view, changed)
+            reporter.say_again(changed)
 
     async def _messages(self, reporter: Reporter) -> AsyncIterator[fleet_pb2.GatewayMessage]:
-        hello = fleet_pb2.GatewayHello(gateway_id=self._gateway_id, takes_changes=True)
+        hello = fleet_pb2.GatewayHello(
+            gateway_id=self._gateway_id, takes_changes=True, instance_id=self._instance_id
+        )
         yield fleet_pb2.GatewayMessage(hello=hello)
         loop = asyncio.get_running_loop()
         while True:

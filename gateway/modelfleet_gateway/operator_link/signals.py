@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from modelfleet_proto import fleet_pb2
 
 from ..routing.dispatch import Dispatcher
@@ -9,7 +11,7 @@ from ..routing.queue import ModelQueue
 
 
 class Reporter:
-    """Builds the signals of one stream: of all models first, then of changed ones only.
+    """Builds the signals of one stream: of all models after a whole view, then of changed ones.
 
     Operators that do not take partial signals get all models each time.
     """
@@ -17,12 +19,22 @@ class Reporter:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._last_sent: dict[str, object] = {}  # by model
-        self.takes_partial = False  # as the operator's view says
+        self._takes_partial = False  # as the operator's view says
+
+    def begin_again(self, *, takes_partial: bool) -> None:
+        """A whole view came: an operator keeps nothing that was said of models before it."""
+        self._takes_partial = takes_partial
+        self._last_sent.clear()
+
+    def say_again(self, models: Collection[str]) -> None:
+        """These changed; one may have gone and come back, and nothing is kept of it either."""
+        for model in models:
+            self._last_sent.pop(model, None)
 
     def signals(self, now: float) -> fleet_pb2.Signals:
         """What the operator should know now. `now`: seconds on the loop's clock."""
         dispatcher = self._dispatcher
-        signals = fleet_pb2.Signals(partial=self.takes_partial and bool(self._last_sent))
+        signals = fleet_pb2.Signals(partial=self._takes_partial and bool(self._last_sent))
         if dispatcher.view is not None:
             signals.term = dispatcher.view.term
             signals.version = dispatcher.view.version

@@ -21,6 +21,8 @@ OPTIONS: Final = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", 64 * MEBIBYTE),
     ("grpc.max_receive_message_length", 64 * MEBIBYTE),
+    # Refusals of older workers may be longer than the 8 KiB beyond which gRPC drops their status.
+    ("grpc.max_metadata_size", MEBIBYTE),
     # A worker that restarts at its address is reached again within a second, not in minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -92,9 +92,8 @@ class Dispatcher:
         if name not in self.queues:
             self.queues[name] = ModelQueue(model, self._metrics.model(name), self.urgent)
         queue = self.queues[name]
-        queue.view = model
         self._sync_workers(queue, model)
-        queue.assign_slots()
+        queue.on_view(model)
 
     def _sync_workers(self, queue: ModelQueue, model: ModelView) -> None:
         wanted = {worker.worker_id: worker for worker in model.workers}

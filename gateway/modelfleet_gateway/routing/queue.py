@@ -6,12 +6,12 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
 from ..metrics import ModelMeter
-from .view import ModelView
+from .view import ModelView, cannot_serve
 from .workers import Slot, Worker, choose_worker
 
 
@@ -25,6 +25,26 @@ class QueuedChoice:
     digest: str = ""  # a stream to resume: only on a worker of this model_digest
     revision: str = ""  # of the worker that it was on last
     avoid: str = ""  # id of the worker that failed it last
+    lost_with: set[str] = field(default_factory=set)
+    """Ids of workers that it may have broken since its last token (failover.may_be_cause)."""
+    siblings: Sequence[QueuedChoice] = ()  # all choices of its request
+    is_held: bool = False  # a worker accepted a sibling: it waits for as long as it takes
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether a sibling shows just now if their request breaks another worker."""
+        return bool(self.lost_with) and any(choice.is_unserved for choice in self.siblings)
+
+    @property
+    def is_unserved(self) -> bool:
+        """Whether it has a slot and no token of that worker yet."""
+        future = self.slot_future
+        return (
+            future.done()
+            and not future.cancelled()
+            and future.exception() is None
+            and not future.result().served
+        )
 
     @property
     def order(self) -> tuple[bool, int]:
@@ -60,6 +80,7 @@ class RequestQueue:
             QueuedChoice(next(self._arrivals), now, loop.create_future()) for _ in range(count)
         ]
         for choice in choices:
+            choice.siblings = choices
             self.enqueue(choice)
         return choices
 
@@ -75,8 +96,8 @@ class RequestQueue:
     def assign_slots(self, take_slot: Callable[[QueuedChoice], Slot | None]) -> None:
         """Gives slots to choices in order, until `take_slot` finds none.
 
-        A stream whose digest has no free worker is skipped. New requests have equal needs: where
-        the first finds no slot, none does.
+        A stream whose digest has no free worker is skipped, and so is a request that is tried
+        alone. New requests have equal needs: where the first finds no slot, none does.
         """
         index = 0
         while index < len(self._choices):
@@ -88,7 +109,7 @@ class RequestQueue:
             if slot is not None:
                 del self._choices[index]
                 choice.slot_future.set_result(slot)
-            elif choice.digest:
+            elif choice.digest or choice.lost_with:
                 index += 1
             else:
                 return
@@ -97,6 +118,14 @@ class RequestQueue:
         """Takes a queued choice out and fails it with this error."""
         self._choices.remove(choice)
         choice.slot_future.set_exception(error)
+
+    def reject_new(self, error: Exception) -> None:
+        """Fails the choices of requests that no worker has accepted."""
+        for choice in [c for c in self._choices if not (c.digest or c.is_held)]:
+            if choice.slot_future.done():
+                self._choices.remove(choice)
+            else:
+                self.reject(choice, error)
 
     def reject_all(self, *, new_error: Exception, resume_error: Exception) -> None:
         """Empties the queue; new requests and streams to resume fail with different errors."""
@@ -146,6 +175,17 @@ class ModelQueue:
         streams = self.requests.streams_to_resume()
         return {stream.revision for stream in streams if stream.digest not in routable}
 
+    def check_can_serve(self) -> None:
+        """NotReadyError if no worker is ready and none will come by itself."""
+        if self.view.cause and not self.ready_workers:
+            raise cannot_serve(self.view)
+
+    def on_view(self, view: ModelView) -> None:
+        """A new view of the model is in force, and its workers are those of the view."""
+        self.view = view
+        self._reject_hopeless()
+        self.assign_slots()
+
     def assign_slots(self) -> None:
         """Gives free slots to queued choices. Call it after each change; it is cheap."""
         if self.requests:
@@ -172,6 +212,7 @@ class ModelQueue:
         if ready != self._ready_before:
             self._ready_before = ready
             self._urgent.set()
+            self._reject_hopeless()
 
     def reject_all(self) -> None:
         """The model was deleted: queued choices fail, now and later; running ones go on."""
@@ -183,12 +224,24 @@ class ModelQueue:
         )
 
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
-        worker = choose_worker(self.workers.values(), digest=choice.digest, avoid=choice.avoid)
+        if choice.must_wait:
+            return None
+        worker = choose_worker(
+            self.workers.values(),
+            digest=choice.digest,
+            avoid=choice.avoid,
+            on_trial=bool(choice.lost_with),
+        )
         if worker is None:
             return None
         loop = asyncio.get_running_loop()
         self.meter.queue_wait.observe(loop.time() - choice.queued_at)
-        return worker.take_slot()
+        return worker.take_slot(len(choice.lost_with))
+
+    def _reject_hopeless(self) -> None:
+        """Only what can come is waited for; streams that began are held all the same."""
+        if self.requests and self.view.cause and not self.ready_workers:
+            self.requests.reject_new(cannot_serve(self.view))
 
     def _reject_unresumable(self) -> None:
         for stream in self.requests.streams_to_resume():

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2
+from modelfleet_proto.refusals import HANDED_OVER, read_refusal
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
@@ -46,11 +47,12 @@ def answer_events(
 class SlotClaim:
     """One request's claim on a slot for each of its choices.
 
-    Making it queues all choices, or raises QueueFullError. Leaving its block takes them out of the
-    queue and releases their slots.
+    Making it queues all choices, or raises QueueFullError or NotReadyError. Leaving its block takes
+    them out of the queue and releases their slots.
     """
 
     def __init__(self, queue: ModelQueue, choices: int) -> None:
+        queue.check_can_serve()
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
@@ -59,6 +61,7 @@ class SlotClaim:
         )
         self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
         self._timed_out = False
+        self.received: list[list[int]] = []  # token ids of each choice, as they come
         queue.assign_slots()
         queue.signal_if_unserved()
 
@@ -78,10 +81,11 @@ class SlotClaim:
             if future.done() and not future.cancelled() and not future.exception():
                 future.result().release()
             future.cancel()
+            choice.siblings = ()  # else only the garbage collector would free them
         self._queue.assign_slots()
 
     async def slot(self, index: int) -> Slot:
-        """Waits for the slot of the choice with this index. NotReadyError after hold_timeout."""
+        """Waits for the slot of the choice with this index. NotReadyError if none comes in time."""
         return await self._choices[index].slot_future
 
     def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
@@ -98,9 +102,29 @@ class SlotClaim:
         if self._timed_out:
             self._reject(choice)
 
+    @property
+    def tokens_received(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(map(len, self.received))
+
     def on_accepted(self) -> None:
         """A worker accepted a choice: from here on hold_timeout does not end the request."""
         self._timer.cancel()
+        for choice in self._choices:
+            choice.is_held = True
+
+    def charge(self, index: int, slot: Slot) -> int:
+        """A choice's worker was lost: how many the request may have broken; 0: not this one."""
+        if not slot.worker.may_be_lost_by(slot):
+            return 0
+        self._choices[index].lost_with.add(slot.worker.worker_id)
+        return len(set[str]().union(*(choice.lost_with for choice in self._choices)))
+
+    def on_served(self, index: int) -> None:
+        """A choice had its first token from a worker: what waits to be tried alone may go on."""
+        if any(choice.lost_with for choice in self._choices):
+            self._choices[index].lost_with.clear()
+            self._queue.assign_slots()
 
     def _on_hold_timeout(self) -> None:
         self._timed_out = True
@@ -131,6 +155,7 @@ class Choice:
         self._digest = ""  # of the worker that began; empty until one has
         self._revision = ""  # of the worker that it was on last
         self._received: list[int] = []
+        claim.received.append(self._received)
         self._attempts = NO_FAILURES
 
     async def events(self) -> Events:
@@ -155,7 +180,8 @@ class Choice:
             except WorkerProtocolError as error:
                 self._retry(slot, Failure(grpc.StatusCode.INTERNAL, str(error)))
             except grpc.aio.AioRpcError as error:
-                self._retry(slot, Failure(error.code(), error.details() or "no details"))
+                mark = read_refusal(error.trailing_metadata())
+                self._retry(slot, Failure(error.code(), error.details() or "no details", mark))
             except asyncio.CancelledError:
                 if not slot.was_aborted or is_being_cancelled():
                     raise
@@ -171,15 +197,19 @@ class Choice:
         if kind == "tokens":
             if message.tokens.ids:
                 self._received.extend(message.tokens.ids)
-                self._attempts = NO_FAILURES
+                if not slot.served:
+                    self._on_first_token(slot)
                 self._meter.count_completion(len(message.tokens.ids))
             return message.tokens
         if kind == "finished":
             if message.finished.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
+            self._on_first_token(slot)
             return message.finished
         if kind != "accepted" or not message.accepted.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
+        if slot.worker.first_digest not in ("", message.accepted.model_digest):
+            raise WorkerProtocolError("it holds another model than it became ready with")
         slot.mark_accepted()
         self._revision = slot.worker.revision
         if self._digest:
@@ -187,6 +217,12 @@ class Choice:
         self._digest = message.accepted.model_digest
         self._claim.on_accepted()
         return message.accepted
+
+    def _on_first_token(self, slot: Slot) -> None:
+        """The first of this worker, or its answer had none: the request does not break it."""
+        slot.served = True
+        self._attempts = NO_FAILURES
+        self._claim.on_served(self.index)
 
     def _request(self) -> worker_pb2.GenerateRequest:
         if not self._digest:
@@ -200,9 +236,15 @@ class Choice:
     def _retry(self, slot: Slot, failure: Failure) -> None:
         """Queues the choice again, or raises the error that the client gets."""
         worker = slot.worker
-        verdict = after_failure(
-            replace(failure, accepted=slot.accepted, draining=worker.draining), self._attempts
+        is_lost = was_lost(slot, failure, asyncio.get_running_loop().time())
+        failure = replace(
+            failure,
+            accepted=slot.accepted,
+            draining=worker.draining,
+            lost=is_lost,
+            losses=self._claim.charge(self.index, slot) if is_lost else 0,
         )
+        verdict = after_failure(failure, self._attempts)
         if isinstance(verdict, End):
             slot.release()
             raise verdict.error
@@ -229,6 +271,21 @@ class Choice:
             revision=self._revision,
             avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
         )
+
+
+def was_lost(slot: Slot, failure: Failure, now: float) -> bool:
+    """Whether the worker was lost with all its calls, rather than this call refused or failed.
+
+    A worker that refuses marks it. A call that is cut in less than a second, before the worker has
+    accepted it, found one that was going already. `now`: seconds on the loop's clock.
+    """
+    if slot.worker.draining or failure.mark == HANDED_OVER:
+        return False
+    if slot.was_aborted:
+        return True
+    if failure.code is not grpc.StatusCode.UNAVAILABLE:
+        return False
+    return slot.accepted or (not failure.mark and slot.seconds(now) > 1)
 
 
 async def wait_for_end(call: GenerateCall) -> None:

@@ -10,6 +10,8 @@ from modelfleet_proto import fleet_pb2
 from ..errors import NotReadyError, UnknownModelError
 
 NAMES_SHOWN = 20
+BUSY_PAUSE = 5.0  # seconds after which to come back to workers that were busy
+UNKNOWN_PAUSE = 30.0  # and to a model of which nobody knows when it will be ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class ModelView:
     created: float = 0.0
     eta: float = 0.0  # when the next worker will be ready, seconds since the epoch; 0: unknown
     phase: str = ""
+    cause: str = ""  # why no worker will come by itself; empty: one may
     revisions: frozenset[str] = frozenset()  # the operator can start a worker of these
 
     @property
@@ -109,6 +112,7 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
         created=message.created,
         eta=message.eta,
         phase=message.phase,
+        cause=message.cause,
         revisions=frozenset(message.revisions),
     )
 
@@ -130,17 +134,25 @@ def describe_eta(model: ModelView, now: float) -> str:
     phase = f"phase {model.phase}" if model.phase else "phase unknown"
     if model.eta <= 0:
         return f"{phase}, ready at an unknown time"
-    return f"{phase}, ready in about {max(0.0, model.eta - now):.0f} s"
+    if model.eta <= now:
+        return f"{phase}, ready later than expected"
+    return f"{phase}, ready in about {model.eta - now:.0f} s"
 
 
 def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -> NotReadyError:
     """The 503 after a request waited as long as it may (seconds)."""
     if ready_workers:
-        why = f"its {ready_workers} ready workers are busy"
+        why, retry_after = f"its {ready_workers} ready workers are busy", BUSY_PAUSE
     else:
         why = f"none of its {len(model.workers)} workers is ready ({describe_eta(model, now)})"
+        retry_after = model.eta - now if model.eta > now else UNKNOWN_PAUSE
     return NotReadyError(
         f"No worker of {model.model} could take the request within {waited:.1f} s: {why}. "
         "Try again later.",
-        retry_after=model.eta - now if model.eta > now else 5.0,
+        retry_after=retry_after,
     )
+
+
+def cannot_serve(model: ModelView) -> NotReadyError:
+    """The 503 at once for a model of which no worker will come; nobody knows when one will."""
+    return NotReadyError(f"{model.model} cannot be served now: {model.cause}")

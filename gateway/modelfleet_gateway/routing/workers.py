@@ -12,8 +12,9 @@ The words for a worker's life, as a gateway sees it. Three sources say them:
 | connected | stream | its Stats stream is up; disconnected for STATS_TIMEOUT: calls are aborted |
 | suspect | our calls | a call failed since its last Stats: no requests until the next Stats |
 | full | our calls | it had no slot for a request: none until Stats, a free slot or a pause |
+| changed | Stats | it says READY with another model_digest than the first time: no requests |
 | reachable | | connected and not suspect; this goes to the operator |
-| ready | | routable, reachable, and its Stats say READY with this model: it gets requests |
+| ready | | routable, reachable, not changed, and READY with this model: it gets requests |
 | removed | view | it left the view: no requests; closed once its last call has ended |
 
 The usual order: in the view, loading, ready, not routable, draining, removed.
@@ -31,6 +32,7 @@ import structlog
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .channels import METADATA, open_channel
+from .failover import LostCall, may_be_cause
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -47,14 +49,25 @@ GenerateCall = grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.G
 class Slot:
     """One slot of a worker, taken by one choice until released."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, losses: int = 0) -> None:
         self.worker = worker
+        self.losses = losses  # workers that its request was lost with before (failover.LostCall)
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
         self.accepted = False
+        self.served = False  # it had a token of this worker, so it is not what breaks it
+        self.is_excused = False  # another call is why the worker is lost, if it is
+        self._late = False  # the worker was silent already when the call was sent
+        self._sent_at = 0.0  # seconds on the loop's clock
         self._call: GenerateCall | None = None
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Its request was lost with a worker before, and has no token of this one yet."""
+        return self.losses > 0 and not self.served
 
     def start_call(self, request: worker_pb2.GenerateRequest) -> GenerateCall:
         """Starts the Generate call that this slot is for."""
+        self._sent_at, self._late = self.worker.note_call()
         self._call = self.worker.stub.Generate(request, metadata=METADATA)
         if self.was_aborted:
             self._call.cancel()
@@ -64,6 +77,14 @@ class Slot:
         """The worker has the request in its engine."""
         self.accepted = True
         self.worker.on_accepted()
+
+    def as_lost(self) -> LostCall:
+        """What decides whether its request may be why the worker was lost."""
+        return LostCall(served=self.served, late=self._late, losses=self.losses)
+
+    def seconds(self, now: float) -> float:
+        """Since the call was sent; `now` is on the loop's clock."""
+        return now - self._sent_at
 
     def abort(self) -> None:
         """Ends the call: its reader gets asyncio.CancelledError and sees `was_aborted`."""
@@ -88,6 +109,8 @@ class Worker:
         self.model = model
         self.routable = route.routable  # as the view says
         self.stats: worker_pb2.Stats | None = None
+        self.first_digest = ""  # the model_digest that this process was READY with first
+        self._instance_id = ""  # of the process
         self._channel = open_channel(route.address)
         self.stub = worker_pb2_grpc.WorkerStub(self._channel)
         self._on_change = on_change
@@ -100,6 +123,7 @@ class Worker:
         self._suspect = False  # a call failed since its last Stats
         self._times_full = 0  # RESOURCE_EXHAUSTED in a row
         self._full = False
+        self._logged_digest = ""  # to log each change once
         self._logged_error = ""  # of its Stats stream, to log each one once
         self._idle = asyncio.Event()
 
@@ -117,6 +141,7 @@ class Worker:
             and self.stats is not None
             and self.stats.state == worker_pb2.WORKER_STATE_READY
             and self.stats.model == self.model
+            and self.stats.model_digest == self.first_digest
         )
 
     @property
@@ -146,9 +171,9 @@ class Worker:
         """Requests that it has from this gateway."""
         return len(self._taken_slots)
 
-    def take_slot(self) -> Slot:
-        """Takes a slot."""
-        slot = Slot(self)
+    def take_slot(self, losses: int = 0) -> Slot:
+        """Takes a slot for a request that was lost with so many workers before."""
+        slot = Slot(self, losses)
         self._taken_slots.add(slot)
         self._peak = max(self._peak, len(self._taken_slots))
         return slot
@@ -165,6 +190,28 @@ class Worker:
     def on_accepted(self) -> None:
         """It accepted a request, so it is not full: the back-off starts anew."""
         self._times_full = 0
+
+    @property
+    def has_trial(self) -> bool:
+        """Whether a request that may have broken another worker has no token here yet."""
+        return any(slot.is_on_trial for slot in self._taken_slots)
+
+    def note_call(self) -> tuple[float, bool]:
+        """When a call is sent, and whether the worker has said nothing for a while by then."""
+        now = self._loop.time()
+        return now, now - self._last_stats_at > STATS_TIMEOUT / 2
+
+    def may_be_lost_by(self, slot: Slot) -> bool:
+        """Whether this call may be why the worker is lost. Call it while its slot is taken."""
+        if slot.is_excused:
+            return False
+        others = self._taken_slots - {slot}
+        if not may_be_cause(slot.as_lost(), (other.as_lost() for other in others)):
+            return False
+        if slot.losses:
+            for other in others:
+                other.is_excused = True
+        return True
 
     def mark_suspect(self) -> None:
         """A call failed: no requests until its next Stats."""
@@ -226,6 +273,10 @@ class Worker:
         self._peak = len(self._taken_slots)
         before = self.stats.state if self.stats else None
         self.stats = stats
+        if stats.instance_id != self._instance_id:
+            self._instance_id, self.first_digest = stats.instance_id, ""
+        if stats.state == worker_pb2.WORKER_STATE_READY and stats.model_digest != self.first_digest:
+            self._note_digest(stats.model_digest)
         self._last_stats_at = self._loop.time()
         self._connected, self._suspect, self._full = True, False, False
         if stats.state != before:
@@ -236,6 +287,19 @@ class Worker:
         if stats.state not in RUNNING_STATES:
             self._abort_calls()
         self._on_change()
+
+    def _note_digest(self, digest: str) -> None:
+        if not self.first_digest:
+            self.first_digest = digest
+        elif digest != self._logged_digest:
+            self._logged_digest = digest
+            log.error(
+                "worker changed its model and gets nothing more",
+                model=self.model,
+                worker=self.worker_id,
+                digest=digest[:12],
+                before=self.first_digest[:12],
+            )
 
     def _log_refusal(self, reason: str) -> None:
         """The address answers, but refuses the stream: another version, or not a worker."""
@@ -263,15 +327,20 @@ class Worker:
             slot.abort()
 
 
-def choose_worker(workers: Iterable[Worker], *, digest: str = "", avoid: str = "") -> Worker | None:
+def choose_worker(
+    workers: Iterable[Worker], *, digest: str = "", avoid: str = "", on_trial: bool = False
+) -> Worker | None:
     """The least loaded worker of those with a free slot; ties go to the first.
 
     `digest`: only a worker of this model_digest may resume a stream. `avoid`: id of the worker that
-    failed the request last; chosen only when there is no other.
+    failed the request last; chosen only when there is no other. `on_trial`: the request may have
+    broken a worker, so it goes where no other such request has no token yet.
     """
     able = [
         worker
         for worker in workers
-        if worker.free_slots > 0 and (not digest or worker.model_digest == digest)
+        if worker.free_slots > 0
+        and (not digest or worker.model_digest == digest)
+        and not (on_trial and worker.has_trial)
     ]
     return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..api.manifests import observed_manifest
@@ -39,8 +40,10 @@ class Known:
 
     @property
     def served_names(self) -> tuple[str, ...]:
-        """Short names that it asks for."""
-        return self.manifest.served_names if self.manifest else ()
+        """Short names that it asks for; while its spec cannot be read, those that it had."""
+        if self.manifest is None:
+            return tuple(sorted(recall_names(self.body)[0]))
+        return self.manifest.served_names
 
     def still_reads(self, body: Object) -> bool:
         """Whether `body` has the same spec, as after our own writes to the status."""
@@ -60,11 +63,28 @@ class Known:
     def deployment(self, settings: PodSettings, workers: int) -> Deployment:
         """As decisions see it; `workers` is how many there are."""
         if self.manifest is None:
-            return invalid_deployment(self.body, self.error, workers)
-        view = decision_view(
-            self.manifest, revision=self.revision, drain_timeout=settings.drain_timeout
+            view = invalid_deployment(self.body, self.error, workers)
+        else:
+            view = decision_view(
+                self.manifest, revision=self.revision, drain_timeout=settings.drain_timeout
+            )
+        claimed, yielded = recall_names(self.body)
+        return replace(
+            view,
+            error=self.error,
+            error_reason=self.error_reason,
+            served_names=self.served_names,
+            claimed=claimed,
+            yielded=yielded,
         )
-        return replace(view, error=self.error, error_reason=self.error_reason)
+
+
+def recall_names(body: Object) -> tuple[frozenset[str], Mapping[str, str]]:
+    """The short names that it had and that it yielded, as the memory in its status says."""
+    match body.get("status"):
+        case {"memory": {"claimed": list(claimed), "yielded": dict(yielded)}}:
+            return frozenset(map(str, claimed)), {str(k): str(v) for k, v in yielded.items()}
+    return frozenset(), {}
 
 
 def read_deployment(body: Object, settings: PodSettings) -> Known:

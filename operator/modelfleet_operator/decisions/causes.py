@@ -10,6 +10,7 @@ from .plan_context import PlanContext
 from .reasons import Reason
 from .startup_problem import StartupProblem
 
+SCALED_TO_ZERO = "spec.scaling.replicas is 0, so nothing serves"
 _ADVICE = {
     Reason.OUT_OF_MEMORY: ": give workers more memory (spec.podTemplate), or lower "
     "spec.engine.kvCacheMemory",
@@ -40,6 +41,35 @@ def find_cause(context: PlanContext) -> Cause | None:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
     return _startup_problem(context) or _given_up(context) or _failures(context)
+
+
+def why_nothing_comes(context: PlanContext, cause: Cause | None) -> str:
+    """Why a request would wait in vain, for clients; empty: a worker is ready, or one may come.
+
+    Its load failed three times -> "LoadFailed: workers failed 3 times in a row: no config.json"; it
+    failed once -> empty: the next may load. Nothing runs, and a request would wake one -> empty.
+    """
+    groups, target = context.groups, context.target
+    if groups.ready or context.is_asleep or context.is_previous_asleep:
+        return ""
+    if groups.old or context.changes.start_old:
+        return ""  # another revision than the one that is in trouble
+    if cause is not None:
+        fails = context.memory.failures.count >= FAILURES_UNTIL_STALLED
+        if not cause.is_lasting or (_may_get_ready(context) and not fails):
+            return ""
+        return f"{cause.reason.value}: {cause.message}"
+    if target.replicas == 0 and not groups.serving:
+        return f"{Reason.SCALED_TO_ZERO.value}: {SCALED_TO_ZERO}"
+    return ""
+
+
+def _may_get_ready(context: PlanContext) -> bool:
+    """Whether a worker is on its way and nothing is known to be in its way."""
+    return any(
+        worker.problem is None or not worker.problem.is_shown(context.now)
+        for worker in context.groups.serving
+    )
 
 
 def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:

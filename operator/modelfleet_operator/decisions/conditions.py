@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .causes import Cause, find_cause, placement_limits
+from .causes import SCALED_TO_ZERO, Cause, placement_limits
 from .cost import cost_per_hour
+from .names import namespace_of
 from .observed import GatewayReport, Observed, Worker, WorkerState
 from .plan_context import PlanContext
 from .reasons import Reason
@@ -23,12 +24,14 @@ DEPLOYMENT_LABEL = "modelfleet.dev/deployment"
 Finding = tuple[Truth, Reason, str]  # status, reason, message
 
 
-def make_status(context: PlanContext, previous: Status | None) -> Status:
-    """The whole status; `previous` gives the history and the times of unchanged conditions."""
+def make_status(context: PlanContext, cause: Cause | None, previous: Status | None) -> Status:
+    """The whole status; `previous` gives the history and the times of unchanged conditions.
+
+    `cause`: see causes.find_cause.
+    """
     seen, groups = context.seen, context.groups
     existing = [w for w in seen.workers if w.failure is None and not w.stopping]
     cold = _cold_start(context)
-    cause = find_cause(context)
     findings: dict[ConditionType, Finding] = {
         "Ready": _ready(context, cold, cause),
         "Reconciling": _reconciling(context, cause),
@@ -117,7 +120,7 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
     if cause is not None:
         return "False", cause.reason, cause.message
     if context.target.replicas == 0 and not context.groups.serving:
-        return "False", Reason.SCALED_TO_ZERO, "spec.scaling.replicas is 0, so nothing serves"
+        return "False", Reason.SCALED_TO_ZERO, SCALED_TO_ZERO
     reason = Reason.WAKING if context.is_proven else Reason.STARTING
     progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
     return "False", reason, progress
@@ -182,16 +185,23 @@ def _placement_limited(context: PlanContext) -> Finding:
 
 
 def _name_conflict(seen: Observed) -> Finding:
-    """The older deployment has the short name; the younger is reachable by its full name."""
+    """Who had a short name first keeps it (names.owners); all are reachable by their full names."""
     deployment = seen.deployment
-    taken = [
-        f"{name!r} belongs to {seen.owners[name]}, which is older"
+    taken = {
+        name: owner
         for name in deployment.served_names
-        if seen.owners.get(name, deployment.key) != deployment.key
-    ]
+        if (owner := seen.owners.get(name, deployment.key)) != deployment.key
+    }
     if not taken:
         return "False", Reason.NO_CONFLICT, "every served name is its own"
-    return "True", Reason.NAME_TAKEN, f"{'; '.join(taken)}: ask for {deployment.key!r} instead"
+    words = "; ".join(f"{name!r} belongs to {o}, which had it first" for name, o in taken.items())
+    message = f"{words}: ask for {deployment.key!r} instead"
+    if any(namespace_of(owner) != deployment.namespace for owner in taken.values()):
+        message += (
+            "; to take it over after it was given up there, remove it from spec.model.servedNames "
+            "and add it again"
+        )
+    return "True", Reason.NAME_TAKEN, message
 
 
 def _cold_start(context: PlanContext) -> ColdStartProgress | None:

@@ -26,7 +26,7 @@ def stop_drained(context: PlanContext) -> list[Stop]:
     return [
         Stop(worker, why, is_idle(worker, context.signals, context.memory))
         for worker in context.groups.draining
-        if (why := _why_stop(worker, context))
+        if worker.draining_since is not None and (why := _why_stop(worker, context))
     ]
 
 

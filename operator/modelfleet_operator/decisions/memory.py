@@ -15,6 +15,7 @@ from .reasons import Reason
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
 STABLE = 60.0  # seconds without a failure, beyond the back-off, after which the count is 0 again
+DIGEST_LENGTH = 12  # characters of a model_digest that are kept
 FAILURES_UNTIL_STALLED = 3  # failures in a row that a person should hear of
 
 
@@ -75,7 +76,12 @@ class Memory:
     unhealthy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Since when a worker that was ready says FAILED or is unreachable, by uid (Unix seconds)."""
     was_ready: frozenset[str] = frozenset()  # uids
+    digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """The beginning of the model_digest with which each of them was ready first, by uid."""
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
+    claimed: frozenset[str] = frozenset()  # short names that it has (see names.owners)
+    yielded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Short names that it asks for and another namespace had: name -> key of who had it."""
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
 
@@ -94,7 +100,10 @@ class Memory:
             "failure_reason": self.failures.reason.value,
             "unwell": dict(self.unhealthy),
             "was_ready": sorted(self.was_ready),
+            "digests": dict(self.digests),
             "cold_start_seconds": self.cold_start_seconds,
+            "claimed": sorted(self.claimed),
+            "yielded": dict(self.yielded),
             "shortages": {
                 name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
                 for name, shortage in self.shortages.items()
@@ -120,6 +129,8 @@ class Memory:
             known["old_failures"] = Failures.load(known["old_failures"])
         if "was_ready" in known:
             known["was_ready"] = frozenset(known["was_ready"])
+        if "claimed" in known:
+            known["claimed"] = frozenset(known["claimed"])
         if "shortages" in known:
             known["shortages"] = {
                 name: Shortage(**shortage) for name, shortage in known["shortages"].items()

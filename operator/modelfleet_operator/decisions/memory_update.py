@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from .memory import STABLE, Failures, Memory
+from .memory import DIGEST_LENGTH, STABLE, Failures, Memory
+from .names import names_yielded
 from .observed import Observed, Signals, Worker
 from .reasons import Reason
-from .worker_groups import WorkerGroups
+from .worker_groups import DRAINED_BY_OTHERS, WorkerGroups
 
 ERROR_LENGTH = 500  # characters of a failure that are kept
 
@@ -23,7 +25,7 @@ def update_memory(
     Revision b, 2 failures; its worker, created 30 s ago, is ready for the first time -> last ready
     revision b, cold start 30 s, last active now, still 2 failures (they are forgotten later).
     """
-    revision = seen.deployment.revision
+    revision, names = seen.deployment.revision, seen.deployment.served_names
     is_same = memory.revision == revision
     ready, was_ready = groups.ready, memory.was_ready
     cold_starts = [
@@ -46,7 +48,26 @@ def update_memory(
         given_up=memory.given_up if is_same else "",
         unhealthy=groups.unhealthy,
         was_ready=(was_ready | ready) & {w.uid for w in seen.workers},
+        digests=_digests(memory, seen, signals, groups),
+        claimed=frozenset(n for n in names if seen.owners.get(n) == seen.deployment.key),
+        yielded=names_yielded(seen.deployment, seen.owners, memory.yielded),
     )
+
+
+def _digests(
+    memory: Memory, seen: Observed, signals: Signals, groups: WorkerGroups
+) -> Mapping[str, str]:
+    """The first digest of each worker that is ready; the same mapping while nothing changes."""
+    known = memory.digests
+    exist = {w.uid for w in seen.workers}
+    new = {
+        w.uid: signals.stats[w.id].digest[:DIGEST_LENGTH]
+        for w in groups.serving
+        if w.uid in groups.ready and w.uid not in known and signals.stats[w.id].digest
+    }
+    if not new and known.keys() <= exist:
+        return known
+    return {uid: digest for uid, digest in known.items() if uid in exist} | new
 
 
 def _last_active(memory: Memory, signals: Signals, now: float) -> float:
@@ -92,7 +113,8 @@ def count_failures(
 def _failed(groups: WorkerGroups, was_ready: frozenset[str]) -> list[tuple[Worker, str, Reason]]:
     """Each exited and failed worker, with what it said and the reason for conditions."""
     exited = [(w, w.failure or "", w.failure_reason) for w in groups.exited]
-    return exited + [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
+    drained = [(w, DRAINED_BY_OTHERS, Reason.WORKER_FAILED) for w in groups.drained_by_others]
+    return exited + drained + [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
 
 
 def _reason(worker: Worker, was_ready: frozenset[str]) -> Reason:

@@ -31,6 +31,9 @@ class Deployment:
     rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     drain_timeout: float = 60.0  # seconds that running requests get when the fleet shrinks
     served_names: tuple[str, ...] = ()  # asked for; see names.owners
+    claimed: frozenset[str] = frozenset()  # of these it had, as its memory says
+    yielded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Of these another namespace had, as its memory says: name -> key of who had it."""
     max_queue: int = 1000
     hold_timeout: float = 600.0
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
@@ -104,6 +107,8 @@ class WorkerStats:
     phase: str = ""  # of loading
     percent: float = 0.0
     eta: float = 0.0  # 0: not known
+    model: str = ""  # that it holds or loads, `namespace/name`; empty: none, or not known
+    digest: str = ""  # model_digest of what it holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
+from .causes import find_cause
 from .conditions import make_status
 from .draining import is_idle, stop_drained
 from .history import keep_history
 from .memory import Memory
 from .memory_update import update_memory
-from .names import lowest_free, worker_name
+from .names import lowest_free, with_yielded, worker_name
 from .observed import Observed, Signals
 from .placement import place
 from .plan_context import PlanContext
@@ -21,7 +22,7 @@ from .verdicts import Verdict, make_verdicts
 from .view import ModelView, make_view
 from .wake import next_wake
 from .worker_changes import decide_worker_changes
-from .worker_groups import group_workers
+from .worker_groups import DRAINED_BY_OTHERS, group_workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ def make_plan(
     give the same plan, so a saved state can be replayed.
     """
     deployment = seen.deployment
+    if memory.yielded:
+        seen = replace(seen, owners=with_yielded(deployment, seen.owners, memory.yielded))
     # Which accelerator class new workers get, and which waiting ones move to another.
     placement = place(seen, now, memory.shortages)
     # The state of each worker.
@@ -81,13 +84,14 @@ def make_plan(
     # The same as actions, in an order in which nothing is lost if the operator ends between two.
     actions = tuple(_actions(decided))
     # What the status says, what gateways are told, and when to decide again without an event.
-    status = make_status(decided, previous)
+    cause = find_cause(decided)
+    status = make_status(decided, cause, previous)
     wake = next_wake(decided)
     return Plan(
         actions=actions,
         status=status,
         memory=decided.memory,
-        view=make_view(decided, status),
+        view=make_view(decided, status, cause),
         wake_at=wake[0] if wake else None,
         verdicts=make_verdicts(decided, actions, status, wake),
     )
@@ -115,6 +119,12 @@ def _actions(context: PlanContext) -> Iterator[Action]:
             yield Stop(worker, why, is_idle=True)
         else:
             yield Unroute(worker, why)
+    for worker in groups.drained_by_others:
+        yield (
+            Stop(worker, DRAINED_BY_OTHERS, is_idle=True)
+            if is_idle(worker, signals, memory)
+            else Unroute(worker, DRAINED_BY_OTHERS)
+        )
     for worker, why in changes.reroute:
         yield Reroute(worker, why)
     yield from stop_drained(context)

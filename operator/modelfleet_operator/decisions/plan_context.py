@@ -9,7 +9,7 @@ from .observed import Observed, Signals, Worker, WorkerState
 from .placement import PlacementDecision
 from .rollout import RolloutDecision
 from .target import Target
-from .worker_groups import Reasoned, WorkerGroups
+from .worker_groups import Reasoned, WorkerGroups, why_altered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +78,11 @@ class PlanContext:
     @property
     def is_asleep(self) -> bool:
         """Nothing runs, on purpose, and a request would wake it."""
-        scaling = self.seen.deployment.scaling
+        deployment = self.seen.deployment
         return (
-            scaling.mode == "Auto"
+            deployment.scaling.mode == "Auto"
+            and not deployment.error
+            and self.placement.is_possible
             and self.target.replicas == 0
             and self.is_proven
             and not self.groups.serving
@@ -91,6 +93,7 @@ class PlanContext:
         """Only the new revision is being proven; a request would wake the previous one."""
         return (
             self.target.demand == 0
+            and self.placement.is_possible
             and not self.is_proven
             and self.previous_revision in self.history
             and not self.groups.old
@@ -120,6 +123,7 @@ class PlanContext:
         stats = self.signals.stats.get(worker.id)
         return (
             worker.uid not in self.groups.unhealthy
+            and not why_altered(worker, self.signals, self.memory, self.seen.deployment.key)
             and stats is not None
             and stats.state is WorkerState.READY
         )

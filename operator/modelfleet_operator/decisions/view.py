@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .causes import Cause, why_nothing_comes
 from .plan_context import PlanContext
+from .reasons import Reason
 from .status import Status
+
+LONGEST_CAUSE = 600  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,11 @@ class ModelView:
     workers: tuple[WorkerRoute, ...]
     eta: float
     phase: str
+    cause: str = ""  # why no worker will come by itself; empty: one is there, or may come
     revisions: tuple[str, ...] = ()  # workers of these can be started
 
 
-def make_view(context: PlanContext, status: Status) -> ModelView:
+def make_view(context: PlanContext, status: Status, cause: Cause | None) -> ModelView:
     """Everything that runs stays in the view: gateways finish there what they began.
 
     tiny-a-0 serves, tiny-a-1 drains, tiny-a-2 has exited -> tiny-a-0 routable, tiny-a-1 not.
@@ -42,7 +47,7 @@ def make_view(context: PlanContext, status: Status) -> ModelView:
     deployment = seen.deployment
     serving = {worker.uid for worker in context.groups.serving}
     cold = status.cold_start
-    asleep = "" if status.ready_replicas else "Asleep"
+    nothing_comes = why_nothing_comes(context, cause)
     return ModelView(
         model=deployment.key,
         served_names=tuple(
@@ -56,7 +61,22 @@ def make_view(context: PlanContext, status: Status) -> ModelView:
             for w in sorted(seen.workers, key=lambda w: w.id)
             if w.address and w.failure is None
         ),
-        eta=cold.eta if cold else 0.0,
-        phase=cold.phase if cold else asleep,
+        eta=cold.eta if cold and not nothing_comes else 0.0,
+        phase=_phase(context, status, cause),
+        cause=nothing_comes[:LONGEST_CAUSE],
         revisions=tuple(sorted({deployment.revision, *(past.revision for past in seen.history)})),
     )
+
+
+def _phase(context: PlanContext, status: Status, cause: Cause | None) -> str:
+    """What its next worker does; without one, the reason that the status gives; empty: ready."""
+    if status.cold_start is not None:
+        return status.cold_start.phase
+    if status.ready_replicas:
+        return ""
+    if context.is_asleep or context.is_previous_asleep:
+        return Reason.ASLEEP.value
+    if cause is not None:
+        return cause.reason.value
+    nothing_wanted = context.target.replicas == 0 and not context.groups.serving
+    return (Reason.SCALED_TO_ZERO if nothing_wanted else Reason.STARTING).value

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .draining import SETTLE
 from .observed import LOST_AFTER
 from .plan_context import PlanContext
-from .worker_groups import LOST_NODE_TIMEOUT, UNHEALTHY_TIMEOUT
+from .worker_groups import LOST_NODE_TIMEOUT, UNASKED_DRAIN_TIMEOUT, UNHEALTHY_TIMEOUT
 
 
 def next_wake(context: PlanContext) -> tuple[float, str] | None:
@@ -38,6 +38,7 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
             yield worker.problem.stalled_at, what
             yield worker.problem.since + LOST_NODE_TIMEOUT, what
     for since in groups.unhealthy.values():
+        yield since + UNASKED_DRAIN_TIMEOUT, "who asked a worker to drain"
         yield since + UNHEALTHY_TIMEOUT, "an unhealthy worker's recovery"
     for worker in groups.draining:
         drained_at = worker.draining_since or 0.0

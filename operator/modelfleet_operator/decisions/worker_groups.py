@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from .memory import Memory
+from .memory import DIGEST_LENGTH, Memory
 from .observed import Observed, Signals, Worker, WorkerState
 from .reasons import Reason
 
 UNHEALTHY_TIMEOUT = 30.0  # seconds that a worker which was ready may fail or be unreachable
 LOST_NODE_TIMEOUT = 40.0  # seconds of NodeLost before a worker that never ran is placed anew
+
+# Seconds in which the body hears from others who asked a draining worker to end, if they did.
+UNASKED_DRAIN_TIMEOUT = 3.0
+DRAINED_BY_OTHERS = "it drains, and the operator did not ask it to"
 
 Reasoned = tuple[Worker, str]  # a worker, and why something is done to it
 
@@ -28,12 +32,17 @@ class WorkerGroups:
     lost: tuple[Worker, ...]  # stopping on a node that is gone: they hold nothing but their names
     exited: tuple[Worker, ...]  # ended without being asked to
     ready: frozenset[str]  # uids of serving ones that every connected gateway can route to
-    unhealthy: Mapping[str, float]  # since when one that was ready is not, by uid
+    unhealthy: Mapping[str, float]  # since when one is not what it should be, by uid
 
     @property
     def serving(self) -> tuple[Worker, ...]:
         """Those that gateways may route to."""
         return (*self.current, *self.old)
+
+    @property
+    def drained_by_others(self) -> list[Worker]:
+        """Those of the draining ones that drain unasked, until the body keeps that they do."""
+        return [worker for worker in self.draining if worker.draining_since is None]
 
     @property
     def ready_current(self) -> int:
@@ -72,6 +81,10 @@ def group_workers(
 
     tiny-a-0 ready, tiny-a-1 says FAILED while loading, tiny-a-2 was killed, the spec asks for
     revision a -> current tiny-a-0 (ready), failed tiny-a-1, exited tiny-a-2.
+
+    What others do to a worker makes it useless, too: tiny-a-3 says DRAINING for 3 s and was not
+    unrouted -> draining; tiny-a-4 was ready and says STANDBY, or READY with another digest ->
+    failed.
     """
     unhealthy = _find_unhealthy(seen, signals, now, memory)
     moves = {worker.uid for worker, _ in moved}
@@ -88,9 +101,9 @@ def group_workers(
             exited.append(worker)
         elif worker.stopping:
             (lost if worker.is_lost(now) else stopping).append(worker)
-        elif worker.draining_since is not None:
+        elif worker.draining_since is not None or _drains_unasked(worker, signals, now, unhealthy):
             draining.append(worker)
-        elif why := _why_failed(worker, signals, now, memory, unhealthy):
+        elif why := _why_failed(worker, signals, now, memory, unhealthy, seen.deployment.key):
             failed.append((worker, why))
         elif worker.uid not in moves:
             (current if worker.revision == revision else old).append(worker)
@@ -111,17 +124,26 @@ def group_workers(
 def _find_unhealthy(
     seen: Observed, signals: Signals, now: float, memory: Memory
 ) -> dict[str, float]:
-    """Workers that were ready and are not now; empty while a gateway's signals are missing."""
-    if not memory.was_ready or not signals.complete:
+    """Workers that were ready and are not now, or do not even try to become it.
+
+    Empty while a gateway's signals are missing.
+    """
+    if not signals.complete:
         return {}
     return {
         w.uid: min(memory.unhealthy.get(w.uid, now), now)
         for w in seen.workers
-        if w.uid in memory.was_ready
-        and w.failure is None
-        and not w.stopping
-        and (_is_unreachable(w, signals) or _says_failed(w, signals))
+        if w.failure is None and not w.stopping and _is_unhealthy(w, signals, memory)
     }
+
+
+def _is_unhealthy(worker: Worker, signals: Signals, memory: Memory) -> bool:
+    if worker.draining_since is None and _says(WorkerState.DRAINING, worker, signals):
+        return True
+    if worker.uid not in memory.was_ready:
+        # A deployment's worker begins to load by itself: its load was cancelled.
+        return _says(WorkerState.STANDBY, worker, signals)
+    return _is_unreachable(worker, signals) or _says(WorkerState.FAILED, worker, signals)
 
 
 def _is_unreachable(worker: Worker, signals: Signals) -> bool:
@@ -131,23 +153,62 @@ def _is_unreachable(worker: Worker, signals: Signals) -> bool:
     return signals.reach(worker.id) == "none"
 
 
-def _says_failed(worker: Worker, signals: Signals) -> bool:
+def _says(state: WorkerState, worker: Worker, signals: Signals) -> bool:
     stats = signals.stats.get(worker.id)
-    return stats is not None and stats.state is WorkerState.FAILED
+    return stats is not None and stats.state is state
+
+
+def _drains_unasked(
+    worker: Worker, signals: Signals, now: float, unhealthy: Mapping[str, float]
+) -> bool:
+    return (
+        _says(WorkerState.DRAINING, worker, signals)
+        and worker.uid in unhealthy
+        and now - unhealthy[worker.uid] >= UNASKED_DRAIN_TIMEOUT
+    )
+
+
+def why_altered(worker: Worker, signals: Signals, memory: Memory, key: str) -> str:
+    """How somebody else made another worker of it than was started; empty: nobody did.
+
+    `key`: `namespace/name` of the deployment.
+    """
+    stats = signals.stats.get(worker.id)
+    if stats is None or not signals.hears(worker.id):  # its last Stats are old then
+        return ""
+    if stats.model not in ("", key):
+        return f"it holds another model, {stats.model}"
+    if worker.uid not in memory.was_ready:
+        return ""
+    if stats.state in (WorkerState.STANDBY, WorkerState.LOADING):
+        return "its model was unloaded, and the operator did not ask it to"
+    digest = memory.digests.get(worker.uid, "")
+    if stats.state is WorkerState.READY and digest and not stats.digest.startswith(digest):
+        return f"its model changed: digest {stats.digest[:DIGEST_LENGTH]}, it was {digest}"
+    return ""
 
 
 def _why_failed(
-    worker: Worker, signals: Signals, now: float, memory: Memory, unhealthy: Mapping[str, float]
+    worker: Worker,
+    signals: Signals,
+    now: float,
+    memory: Memory,
+    unhealthy: Mapping[str, float],
+    key: str,
 ) -> str:
     """The reason to replace a worker whose process still runs; empty: there is none."""
+    if altered := why_altered(worker, signals, memory, key):
+        return altered
     message = ""
-    if _says_failed(worker, signals):
+    if _says(WorkerState.FAILED, worker, signals):
         message = signals.stats[worker.id].message
         if worker.uid not in memory.was_ready:
             return message or "loading failed"
     if _never_reached_its_node(worker, now):
         return "the node that it was placed on does not answer"
     if worker.uid in unhealthy and now - unhealthy[worker.uid] >= UNHEALTHY_TIMEOUT:
+        if _says(WorkerState.STANDBY, worker, signals):
+            return f"it has held no model for {UNHEALTHY_TIMEOUT:g} s"
         return message or f"no gateway has reached it for {UNHEALTHY_TIMEOUT:g} s"
     return ""
 

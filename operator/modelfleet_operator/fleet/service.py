@@ -11,17 +11,19 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import grpc
+import structlog
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
-from ..decisions.observed import Signals, WorkerStats
+from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
-from .signals import GatewayStream, worker_stats
+from .signals import GatewayStream
 from .view import FleetView
 
 SILENCE = 5.0  # seconds without a message after which a gateway does not count
 PAUSE = 0.02  # seconds between messages to a gateway: changes of one moment share one message
+LONGEST_ID = 253  # characters: as of a pod's name
 HEARTBEAT = 2.0  # seconds without another message after which a heartbeat is sent
 OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 << 20),
@@ -34,6 +36,8 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_ping_strikes", 0),  # no GOAWAY too_many_pings: gateways ping every 5 s
     ("grpc.so_reuseport", 0),  # a port in use is an error; it is not shared
 ]
+
+log = structlog.get_logger()
 
 
 class FleetService(fleet_pb2_grpc.FleetServicer):
@@ -56,7 +60,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader: str | None = ""
         self._has_ended = False
         self._unpublished: set[str] = set()
-        self._gateways: dict[str, GatewayStream] = {}
+        self.streams: list[GatewayStream] = []  # open ones, oldest first
+        self._gateways: list[GatewayStream] = []  # of these the latest of each process
 
     def lead(self, term: int, models: Collection[str]) -> None:
         """Serves views of this term, once all these models were published or withdrawn.
@@ -66,7 +71,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader = None
         self._unpublished = set(models)
         self._view = FleetView(term)
-        for gateway in self._gateways.values():
+        for gateway in self.streams:
             gateway.sent = None
         self._tell_gateways()
 
@@ -83,32 +88,34 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""
+        before = self._view.model(view.model)
         if self._view.put(view) or view.model in self._unpublished:
+            self._forget_workers(before)
             self._changed(view.model)
 
     def withdraw(self, model: str) -> None:
         """Takes a model out of the view."""
         published = self._view.model(model)
-        for gateway in self._gateways.values():
-            gateway.forget(model, published.workers if published else ())
         self._view.drop(model)
+        self._forget_workers(published)
+        for gateway in self.streams:
+            gateway.forget(model)
         self._changed(model)
 
     def signals(self, model: str) -> Signals:
         """What the connected gateways say about a model now; silent ones are left out."""
         now, view = self._clock(), self._view
-        published = view.model(model)
-        workers = published.workers if published else ()
         gateways = sorted(
-            (g for g in self._gateways.values() if now - g.heard_at <= SILENCE), key=lambda g: g.id
+            (g for g in self._gateways if now - g.heard_at <= SILENCE), key=lambda g: g.id
         )
         stats: dict[str, WorkerStats] = {}
         for gateway in sorted(gateways, key=lambda g: g.heard_at):
-            for worker in workers:
-                said = gateway.said_of(model, worker, view)
-                if said is not None and said.HasField("stats"):
-                    stats[worker.id] = worker_stats(said.stats)
-        reports = tuple(gateway.report(model, workers, view) for gateway in gateways)
+            stats.update(gateway.stats(model, view))
+        published = view.model(model)
+        if published is None:
+            reports = tuple(GatewayReport(gateway=g.id, heard=False) for g in gateways)
+        else:
+            reports = tuple(gateway.report(published, view) for gateway in gateways)
         return Signals(gateways=reports, stats=stats)
 
     async def Connect(  # noqa: N802  gRPC's name
@@ -116,18 +123,19 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     ) -> AsyncIterator[fleet_pb2.OperatorMessage]:
         """Receives signals and sends views until either side ends the stream."""
         first = await anext(aiter(request_iterator), None)
-        if first is None or not first.hello.gateway_id:
+        if first is None or not 0 < len(first.hello.gateway_id) <= LONGEST_ID:
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "expected hello with a gateway_id first"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"expected hello with a gateway_id of 1 to {LONGEST_ID} characters first",
             )
             return
         gateway = GatewayStream(
             id=first.hello.gateway_id,
             takes_changes=first.hello.takes_changes,
             heard_at=self._clock(),
+            instance_id=first.hello.instance_id[:LONGEST_ID],
         )
-        self._gateways[gateway.id] = gateway
-        self._wake_all()
+        self._begin(gateway)
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
         listening.add_done_callback(lambda _: gateway.changed.set())
         minding = asyncio.create_task(self._mind_silence(gateway))
@@ -149,9 +157,26 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             listening.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.RpcError):
                 await listening
-            if self._gateways.get(gateway.id) is gateway:
-                del self._gateways[gateway.id]
+            self.streams.remove(gateway)
+            self._count_gateways()
             self._wake_all()
+
+    def _begin(self, gateway: GatewayStream) -> None:
+        others = [g for g in self.streams if g.id == gateway.id and not gateway.replaces(g)]
+        if others:
+            # Both count: the older one may hold requests, whoever says that it is called the same.
+            log.warning("two gateways have one id", id=gateway.id)
+        self.streams.append(gateway)
+        self._count_gateways()
+        self._wake_all()
+
+    def _count_gateways(self) -> None:
+        streams = self.streams
+        self._gateways = [
+            stream
+            for place, stream in enumerate(streams, 1)
+            if not any(later.replaces(stream) for later in streams[place:])
+        ]
 
     async def _listen(
         self, gateway: GatewayStream, messages: AsyncIterator[fleet_pb2.GatewayMessage]
@@ -161,7 +186,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             if gateway.is_silent:
                 gateway.is_silent = False
                 self._wake_all()
-            if message.HasField("signals"):
+            # A replica that sends gateways elsewhere keeps nothing of them.
+            if message.HasField("signals") and not self._leader:
                 for model in gateway.take(message.signals, self._view):
                     self._wake(model)
 
@@ -175,12 +201,19 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     def _changed(self, model: str) -> None:
         self._unpublished.discard(model)
-        for gateway in self._gateways.values():
+        for gateway in self.streams:
             gateway.digests.pop(model, None)  # its next signals are about another view
         self._tell_gateways()
 
+    def _forget_workers(self, before: ModelView | None) -> None:
+        """Of workers that left the view with a change of their model."""
+        gone = [w for w in before.workers if not self._view.has_worker(w.id)] if before else ()
+        if gone:
+            for gateway in self.streams:
+                gateway.forget_workers(gone)
+
     def _tell_gateways(self) -> None:
-        for gateway in self._gateways.values():
+        for gateway in self.streams:
             gateway.changed.set()
 
     def _message(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
@@ -190,6 +223,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         if self._leader is not None or self._unpublished or gateway.sent == view.version:
             return None
         sent, gateway.sent = gateway.sent, view.version
+        if sent is None:
+            gateway.begin(view)
         change = view.change(sent) if gateway.takes_changes and sent is not None else None
         if change is not None:
             return fleet_pb2.OperatorMessage(change=change)

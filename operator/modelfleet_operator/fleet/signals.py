@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from modelfleet_proto import fleet_pb2, worker_pb2
+from modelfleet_proto import fleet_pb2
 
-from ..decisions.observed import GatewayReport, WorkerState, WorkerStats
-from ..decisions.view import WorkerRoute
+from ..decisions.observed import GatewayReport, WorkerStats
+from ..decisions.view import ModelView, WorkerRoute
+from .said import ModelSaid, WorkerSaid, most_requests, most_slots, read_model, read_worker
 from .view import FleetView, identity, routability
 
-_STATES = {
-    worker_pb2.WORKER_STATE_STANDBY: WorkerState.STANDBY,
-    worker_pb2.WORKER_STATE_LOADING: WorkerState.LOADING,
-    worker_pb2.WORKER_STATE_READY: WorkerState.READY,
-    worker_pb2.WORKER_STATE_DRAINING: WorkerState.DRAINING,
-    worker_pb2.WORKER_STATE_FAILED: WorkerState.FAILED,
-}
+# Of so many models and workers is kept what was said before there is a view.
+MOST_UNKNOWN = 5_000
+LONGEST_NAME = 400  # characters of NAMESPACE/NAME
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class GatewayStream:
-    """One open stream. A gateway that connects again replaces its older stream."""
+    """One open stream. A stream of the same process replaces an older one."""
 
     id: str
     takes_changes: bool
     heard_at: float
+    instance_id: str = ""  # of the gateway's process; empty: an older version
     is_silent: bool = False
     sent: int | None = None  # version of the view that it was sent last; None: none of this term
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # there is something to send
     has: tuple[int, int] | None = None  # term and version in force there
-    models: dict[str, fleet_pb2.ModelSignals] = field(default_factory=dict)
-    workers: dict[str, fleet_pb2.WorkerSignals] = field(default_factory=dict)
+    models: dict[str, ModelSaid] = field(default_factory=dict)
+    workers: dict[str, WorkerSaid] = field(default_factory=dict)
     digests: dict[str, object] = field(default_factory=dict)  # of what decisions read, by model
 
+    def replaces(self, older: GatewayStream) -> bool:
+        """Whether both are of one process, which has one stream at a time."""
+        same = (self.id, self.instance_id) == (older.id, older.instance_id)
+        return same and bool(self.instance_id)
+
     def take(self, signals: fleet_pb2.Signals, view: FleetView) -> Iterable[str]:
-        """Notes what it says; returns the models of which decisions would read something new."""
+        """Notes what it says; returns the models of which decisions would read something new.
+
+        What is not in the view is dropped. Only before the first view it may be in it later.
+        """
         before, self.has = self.has, (signals.term, signals.version)
         if not signals.partial:
             self.models.clear()
             self.workers.clear()
-        self.models.update((said.model, said) for said in signals.models)
-        self.workers.update((said.worker_id, said) for said in signals.workers)
+        for said in signals.models:
+            if view.model(said.model) or self._may_come(said.model, self.models):
+                self.models[said.model] = read_model(said)
+        for told in signals.workers:
+            if view.has_worker(told.worker_id) or self._may_come(told.worker_id, self.workers):
+                self.workers[told.worker_id] = read_worker(told)
         concerned: Iterable[str] = view
         if signals.partial and before is not None and before[0] == view.term:
             concerned = {said.model for said in signals.models}
@@ -57,25 +67,41 @@ class GatewayStream:
                 news.append(model)
         return news
 
-    def forget(self, model: str, workers: Iterable[WorkerRoute]) -> None:
+    def _may_come(self, name: str, known: Collection[str]) -> bool:
+        return self.sent is None and len(known) < MOST_UNKNOWN and len(name) <= LONGEST_NAME
+
+    def begin(self, view: FleetView) -> None:
+        """It is sent its first view of this term: what is not in it does not exist."""
+        self.models = {name: said for name, said in self.models.items() if view.model(name)}
+        self.workers = {name: said for name, said in self.workers.items() if view.has_worker(name)}
+
+    def forget(self, model: str) -> None:
         """The model left the view."""
         self.digests.pop(model, None)
         self.models.pop(model, None)
+
+    def forget_workers(self, workers: Iterable[WorkerRoute]) -> None:
+        """These left the view."""
         for worker in workers:
             self.workers.pop(worker.id, None)
 
-    def said_of(
-        self, model: str, worker: WorkerRoute, view: FleetView
-    ) -> fleet_pb2.WorkerSignals | None:
+    def said_of(self, model: str, worker: WorkerRoute, view: FleetView) -> WorkerSaid | None:
         """None where the signal may be about an earlier worker of the same name."""
         if not self._knows(model, identity(worker), view):
             return None
         return self.workers.get(worker.id)
 
-    def report(
-        self, model: str, workers: tuple[WorkerRoute, ...], view: FleetView
-    ) -> GatewayReport:
-        """What decisions read of it."""
+    def stats(self, model: str, view: FleetView) -> Iterator[tuple[str, WorkerStats]]:
+        """The latest Stats of each of the model's workers, by the worker's id."""
+        published = view.model(model)
+        for worker in published.workers if published else ():
+            said = self.said_of(model, worker, view)
+            if said is not None and said.stats is not None:
+                yield worker.id, said.stats
+
+    def report(self, published: ModelView, view: FleetView) -> GatewayReport:
+        """What decisions read of it: no more than a gateway can hold of such a model."""
+        model, workers = published.model, published.workers
         said = self.models.get(model)
         if said is None or not self._knows(model, model, view):
             return GatewayReport(gateway=self.id, heard=False)
@@ -84,10 +110,11 @@ class GatewayStream:
             for worker in workers
             if (told := self.said_of(model, worker, view)) is not None
         ]
+        running = sum(most_slots(self.workers.get(worker.id)) for worker in workers)
         return GatewayReport(
             gateway=self.id,
-            waiting=said.waiting,
-            running=said.running,
+            waiting=min(said.waiting, most_requests(published.max_queue) + running),
+            running=min(said.running, running),
             last_request=said.last_request,
             oldest_wait=said.oldest_wait,
             reachable=frozenset(
@@ -97,8 +124,13 @@ class GatewayStream:
                 and worker.routable is self._knows(model, routability(worker), view)
             ),
             hears=frozenset(worker.id for worker, told in heard if told.reachable),
-            taken={worker.id: told.running for worker, told in heard if told.running},
-            awaited_revisions=frozenset(said.awaited_revisions),
+            taken={
+                worker.id: min(told.running, most_slots(told))
+                for worker, told in heard
+                if told.running
+            },
+            awaited_revisions=said.awaited_revisions
+            & {*published.revisions, *(worker.revision for worker in workers)},
         )
 
     def _digest(self, model: str, view: FleetView) -> object:
@@ -106,8 +138,7 @@ class GatewayStream:
         published = view.model(model)
         if published is None:
             return None
-        report = self.report(model, published.workers, view)
-        said = [self.said_of(model, worker, view) for worker in published.workers]
+        report = self.report(published, view)
         return (
             report.heard,
             report.waiting,
@@ -116,7 +147,7 @@ class GatewayStream:
             report.hears,
             tuple(sorted(report.taken.items())),
             report.awaited_revisions,
-            tuple(worker_stats(s.stats) for s in said if s is not None),
+            tuple(self.stats(model, view)),
         )
 
     def _knows(self, model: str, what: object, view: FleetView) -> bool:
@@ -125,16 +156,3 @@ class GatewayStream:
             return False
         term, version = self.has
         return term == view.term and version >= since
-
-
-def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
-    """What decisions read of a worker's Stats."""
-    return WorkerStats(
-        # A state that a newer worker may have is none in which it can be routed to.
-        state=_STATES.get(stats.state, WorkerState.LOADING),
-        message=stats.message,
-        running=stats.running + stats.waiting,
-        phase=stats.load.phase,
-        percent=round(stats.load.percent),
-        eta=round(stats.load.eta),
-    )

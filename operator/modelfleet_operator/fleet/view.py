@@ -26,6 +26,7 @@ class FleetView:
         self.term = term
         self.version = 0
         self._models: dict[str, _Published] = {}
+        self._workers: set[str] = set()  # ids of all models' workers
         self._changed: dict[str, int] = {}  # model, removed ones too -> version, oldest first
         self._floor = 0  # of versions before this one the changes are not known any more
         self._whole: fleet_pb2.View | None = None
@@ -38,6 +39,10 @@ class FleetView:
         published = self._models.get(model)
         return published.view if published else None
 
+    def has_worker(self, worker_id: str) -> bool:
+        """Whether a worker of any model has this id."""
+        return worker_id in self._workers
+
     def put(self, view: ModelView) -> bool:
         """Publishes a model; returns whether that changed anything."""
         before = self._models.get(view.model)
@@ -48,14 +53,18 @@ class FleetView:
         for worker in view.workers:
             known |= {identity(worker), routability(worker)}
         old = before.since if before else {}
+        self._workers.difference_update(w.id for w in (before.view.workers if before else ()))
+        self._workers.update(worker.id for worker in view.workers)
         since = {what: old.get(what, self.version) for what in known}
         self._models[view.model] = _Published(view, _message(view), since)
         return True
 
     def drop(self, model: str) -> bool:
         """Removes a model; returns whether it was in the view."""
-        if self._models.pop(model, None) is None:
+        published = self._models.pop(model, None)
+        if published is None:
             return False
+        self._workers.difference_update(worker.id for worker in published.view.workers)
         self._advance(model)
         if len(self._changed) > len(self._models) + REMOVALS_KEPT:
             removed = [name for name in self._changed if name not in self._models]
@@ -122,6 +131,7 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
         created=view.created,
         eta=view.eta,
         phase=view.phase,
+        cause=view.cause,
         revisions=view.revisions,
         workers=[
             fleet_pb2.WorkerRoute(

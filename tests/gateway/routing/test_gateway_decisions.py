@@ -12,17 +12,21 @@ from modelfleet_gateway.errors import (
     StartupError,
     UnknownModelError,
     UpstreamLostError,
+    retry_after,
 )
 from modelfleet_gateway.options import split_address
 from modelfleet_gateway.routing.failover import (
     MAX_FAILURES,
+    MAX_LOSSES,
     MAX_REFUSALS,
     Attempts,
     Blame,
     End,
     Failure,
+    LostCall,
     Retry,
     after_failure,
+    may_be_cause,
 )
 from modelfleet_gateway.routing.merge import interleave
 from modelfleet_gateway.routing.queue import RequestQueue
@@ -36,6 +40,7 @@ from modelfleet_gateway.routing.view import (
 )
 from modelfleet_gateway.routing.workers import Worker, choose_worker
 from modelfleet_proto import worker_pb2
+from modelfleet_proto.refusals import FULL, HANDED_OVER
 
 Code = grpc.StatusCode
 MODEL = "default/tiny"
@@ -90,7 +95,8 @@ async def test_chooses_a_worker(workers, how, chosen):
 @pytest.mark.parametrize(
     ("failure", "blame"),
     [
-        (Failure(Code.RESOURCE_EXHAUSTED, ""), Blame.FULL),
+        (Failure(Code.RESOURCE_EXHAUSTED, "", mark=FULL), Blame.FULL),
+        (Failure(Code.RESOURCE_EXHAUSTED, "all 8 slots are taken"), Blame.FULL),
         (Failure(Code.UNAVAILABLE, ""), Blame.SUSPECT),
         (Failure(Code.NOT_FOUND, ""), Blame.SUSPECT),
         (Failure(Code.FAILED_PRECONDITION, ""), Blame.SUSPECT),
@@ -129,8 +135,13 @@ def test_ends_a_request_that_is_wrong_for_every_worker(code, error):
         (Failure(Code.UNKNOWN, ""), MAX_FAILURES),
         (Failure(Code.UNAVAILABLE, ""), MAX_REFUSALS),
         (Failure(Code.FAILED_PRECONDITION, ""), MAX_REFUSALS),
-        (Failure(Code.RESOURCE_EXHAUSTED, ""), None),
+        (Failure(Code.RESOURCE_EXHAUSTED, "", mark=FULL), None),
         (Failure(Code.UNAVAILABLE, "", accepted=True, draining=True), None),
+        (Failure(Code.UNAVAILABLE, "", accepted=True, mark=HANDED_OVER), None),
+        (Failure(Code.UNAVAILABLE, "", lost=True, losses=MAX_LOSSES), 1),
+        (Failure(Code.UNAVAILABLE, "", accepted=True, lost=True, losses=MAX_LOSSES), 1),
+        (Failure(Code.UNAVAILABLE, "", lost=True, losses=MAX_LOSSES - 1), None),
+        (Failure(Code.UNAVAILABLE, "", accepted=True, lost=True), None),
     ],
 )
 def test_gives_up_after_failures_without_a_token_but_not_for_full_or_draining_workers(
@@ -145,6 +156,74 @@ def test_gives_up_after_failures_without_a_token_but_not_for_full_or_draining_wo
             return
         attempts = verdict.attempts
     assert tries is None
+
+
+def test_an_exhaustion_that_no_worker_marked_is_not_full_and_ends_at_once():
+    """gRPC says so of a refusal that its metadata cannot hold: it was retried 657 times."""
+    too_long = "received trailing metadata size exceeds hard limit" + "x" * 20_000
+    verdict = after_failure(Failure(Code.RESOURCE_EXHAUSTED, too_long), Attempts())
+    assert isinstance(verdict, End)
+    assert isinstance(verdict.error, InvalidRequestError)
+    assert "exceeds hard limit" in verdict.error.message
+    assert len(verdict.error.message) < 2_000
+
+
+FRESH, SERVED, CHARGED = LostCall(), LostCall(served=True), LostCall(losses=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "others", "charged"),
+    [
+        pytest.param(FRESH, [], True, id="alone and without a token"),
+        pytest.param(FRESH, [FRESH, SERVED], True, id="each of several is, the first time"),
+        pytest.param(SERVED, [FRESH], False, id="not one that had a token"),
+        pytest.param(FRESH, [CHARGED], False, id="not beside one that was charged before"),
+        pytest.param(CHARGED, [FRESH, SERVED], True, id="that one is"),
+        pytest.param(
+            FRESH, [LostCall(losses=1, served=True)], True, id="but not once it had a token"
+        ),
+        pytest.param(LostCall(late=True), [], False, id="the worker was silent before it came"),
+        pytest.param(
+            FRESH, [LostCall(losses=1, late=True)], True, id="which excuses no other, either"
+        ),
+    ],
+)
+def test_charges_a_lost_worker_to_what_may_have_broken_it(call, others, charged):
+    assert may_be_cause(call, others) is charged
+
+
+async def test_what_may_have_broken_a_worker_is_tried_alone():
+    first, second = worker("a", slots=4), worker("b", slots=4, taken=3)
+    tried = first.take_slot(losses=1)
+    assert choose_worker([first, second], on_trial=True) is second
+    assert choose_worker([first, second]) is first, "others go where they like"
+    second.take_slot(losses=1)
+    assert choose_worker([first, second], on_trial=True) is None
+    tried.served = True
+    assert choose_worker([first, second], on_trial=True) is first
+    await asyncio.gather(first.close(), second.close())
+
+
+async def test_a_worker_that_changes_its_model_gets_nothing_more():
+    made = worker(digest="one")
+    other = worker_pb2.Stats(state=READY, model=MODEL, model_digest="two", slots=8)
+    for _ in range(2):
+        made.on_stats(other)
+        assert not made.ready
+        assert choose_worker([made]) is None
+    made.on_stats(worker_pb2.Stats(state=READY, model=MODEL, model_digest="one", slots=8))
+    assert made.ready
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "least", "most"), [(0.1, 1, 2), (8, 8, 10), (119, 96, 120), (9000, 96, 120)]
+)
+def test_tells_clients_different_times_to_come_back_and_never_more_than_two_minutes(
+    seconds, least, most
+):
+    told = {retry_after(seconds, chance / 1000) for chance in range(1000)}
+    assert (min(told), max(told)) == (least, most)
 
 
 def test_full_names_always_answer_and_the_first_claim_on_a_short_name_wins():
@@ -174,7 +253,7 @@ def test_describes_when_a_sleeping_model_will_be_ready():
     model = ModelView(model="a/m", phase="Download", eta=142)
     assert describe_eta(model, 100) == "phase Download, ready in about 42 s"
     error = not_ready(model, waited=30, ready_workers=0, now=100)
-    assert error.headers() == {"retry-after": "42"}
+    assert 42 <= int(error.headers()["retry-after"]) <= 53
     assert "a/m" in error.message
 
 
@@ -220,7 +299,7 @@ async def test_the_queue_is_bounded_for_new_requests_only():
     many = queue.add_request(5, limit=3, now=0)
     with pytest.raises(QueueFullError, match="5 of at most 3") as full:
         queue.add_request(1, limit=3, now=2.5)
-    assert full.value.headers() == {"retry-after": "3"}
+    assert 3 <= int(full.value.headers()["retry-after"]) <= 4
     for choice in many:
         queue.remove(choice)
         choice.digest = "d"

@@ -14,6 +14,7 @@ from gateway_doubles import (
     eventually,
     expected_text,
     model_view,
+    refuse_as_full,
     running_fleet,
 )
 from modelfleet_gateway.routing import workers as gateway_workers
@@ -290,7 +291,7 @@ async def test_a_full_worker_sends_the_request_back_to_the_head_of_the_queue():
         nonlocal taken
         if taken:
             taken -= 1
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "all slots are taken")
+            await refuse_as_full(context)
 
     worker = ScriptedWorker(slots=1, before_accept=others_were_faster)
     async with running_fleet(worker) as fleet:
@@ -356,3 +357,157 @@ async def test_a_worker_that_breaks_the_protocol_is_not_used():
     async with running_fleet(liar, ScriptedWorker("w-1")) as fleet:
         assert await ask(fleet) == expected_text("p", 8)
         await undisturbed(fleet)
+
+
+def going_silent(worker: ScriptedWorker, *, gate: asyncio.Event):
+    """A fault: it says nothing more once it has read "poison", and is slow with "slow"."""
+
+    async def read(context, request, position):
+        if "poison" in request.prompt:
+            worker.stopped = True
+            await asyncio.sleep(60)
+        if "slow" in request.prompt:
+            await gate.wait()
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("accepted", "choices"),
+    [
+        pytest.param(True, 1, id="in its prefill"),
+        pytest.param(False, 1, id="before it is accepted"),
+        pytest.param(False, 2, id="with two choices at once"),
+    ],
+)
+async def test_a_request_that_silences_two_workers_goes_to_no_third_and_alone(
+    monkeypatch, accepted, choices
+):
+    monkeypatch.setattr(gateway_workers, "STATS_TIMEOUT", 1.0)
+    gate = asyncio.Event()
+    workers = [ScriptedWorker(f"w-{i}", tokens=40, pace=0.05, heartbeat=0.1) for i in range(4)]
+    for worker in workers:
+        fault = going_silent(worker, gate=gate)
+        worker.before_token, worker.before_accept = (fault, None) if accepted else (None, fault)
+    async with running_fleet(*workers) as fleet:
+        prompts = [f"p{i}" for i in range(4)] + [f"slow {i}" for i in range(3)]
+        asked = [asyncio.create_task(ask(fleet, prompt)) for prompt in prompts]
+        await eventually(lambda: sum(len(w.requests) for w in workers) == len(prompts))
+        poison = asyncio.create_task(
+            fleet.client.completions.create(model="tiny", prompt="poison", n=choices)
+        )
+        async with asyncio.timeout(20):
+            with pytest.raises(openai.InternalServerError, match="2 workers were lost") as ended:
+                await poison
+        assert ended.value.status_code == 502
+        assert ended.value.code == "upstream_lost"
+        silenced = [w for w in workers if any(r.prompt == "poison" for r in w.requests)]
+        assert len(silenced) == 2
+        assert sum(w.stopped for w in workers) == 2
+        gate.set()
+        assert await asyncio.gather(*asked) == [expected_text(p, 40) for p in prompts]
+        assert await fleet.metric("modelfleet_gateway_lost_total") == int(accepted)
+
+
+async def test_workers_that_are_lost_at_once_are_not_charged_to_who_was_on_one(monkeypatch):
+    """As on a node that fails: each is silent before the request comes to it."""
+    monkeypatch.setattr(gateway_workers, "STATS_TIMEOUT", 1.0)
+    workers = [ScriptedWorker(f"w-{i}", heartbeat=0.1) for i in range(4)]
+    async with running_fleet(*workers[:3]) as fleet:
+        for worker in workers[:3]:
+            worker.stopped = True
+            worker.before_token = going_silent(worker, gate=asyncio.Event())
+        asked = asyncio.create_task(ask(fleet, "slow"))
+        await fleet.ready(0)
+        await workers[3].start()
+        fleet.push(model_view(*workers))
+        assert await asked == expected_text("slow", 8)
+        await undisturbed(fleet)
+    await workers[3].kill()
+
+
+LONG = "The prompt is wrong: " + "x" * 20_000
+
+
+@pytest.mark.parametrize("details", [LONG, "ä" * 4_000, "all 8 slots are taken" + LONG])
+async def test_a_refusal_of_any_length_reaches_the_client_as_it_is_and_once(details):
+    """Of a worker that does not mark its refusals, and does not cut them, either."""
+
+    async def refuse(context, request, position):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, details)
+
+    worker = ScriptedWorker(before_accept=refuse)
+    async with running_fleet(worker) as fleet:
+        async with asyncio.timeout(10):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await ask(fleet)
+        assert refused.value.body["message"].startswith(details[:500])
+        assert len(refused.value.body["message"]) < 2_000
+    assert len(worker.requests) == 1
+
+
+async def test_a_refusal_that_grpc_cannot_carry_is_not_taken_for_a_full_worker():
+    async def refuse(context, request, position):
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "x" * 5_000_000)
+
+    worker = ScriptedWorker(before_accept=refuse)
+    async with running_fleet(worker) as fleet:
+        async with asyncio.timeout(10):
+            with pytest.raises(openai.BadRequestError, match="too large to pass on"):
+                await ask(fleet)
+    assert len(worker.requests) == 1
+
+
+async def test_an_older_worker_that_is_full_says_so_without_a_mark():
+    refused = 0
+
+    async def refuse_once(context, request, position):
+        nonlocal refused
+        refused += 1
+        if refused == 1:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "all 8 slots are taken")
+
+    async with running_fleet(ScriptedWorker(before_accept=refuse_once)) as fleet:
+        assert await ask(fleet) == expected_text("p", 8)
+    assert refused == 2
+
+
+async def test_a_worker_whose_model_changes_behind_the_operators_back_gets_nothing():
+    altered, good = ScriptedWorker("w-0"), ScriptedWorker("w-1")
+    async with running_fleet(altered, good) as fleet:
+        altered.digest = "digest-2"
+        assert await ask(fleet) == expected_text("p", 8), "its Stats do not say so yet"
+        altered.become(READY)
+        await fleet.ready(1)
+        for number in range(4):
+            assert await ask(fleet, f"p{number}") == expected_text(f"p{number}", 8)
+        await undisturbed(fleet)
+    assert len(altered.requests) == 1
+    assert len(good.requests) == 5
+
+
+async def test_a_stream_that_waits_for_another_worker_keeps_its_connection_awake(monkeypatch):
+    monkeypatch.setattr("modelfleet_gateway.http.generation.QUIET", 0.1)
+    first = ScriptedWorker("w-0", before_token=hand_over, pace=0.001)
+    twin = ScriptedWorker("w-1")
+    lines: list[str] = []
+
+    async def listen(fleet) -> None:
+        body = {"model": "tiny", "prompt": "p", "seed": 7, "stream": True}
+        async with fleet.http.stream("POST", "/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                lines.append(line)  # noqa: PERF401 - the test reads it while it grows
+
+    async with running_fleet(first) as fleet:
+        await twin.start()
+        heard = asyncio.create_task(listen(fleet))
+        await eventually(lambda: first.requests)
+        first.become(DRAINING)
+        await eventually(lambda: lines.count(": keep-alive") >= 2)
+        fleet.push(model_view(twin))
+        await heard
+        await twin.kill()
+    tokens = [line for line in lines if line.startswith("data: {")]
+    assert len(tokens) >= 8, "nothing is missing of the answer"
+    assert lines[-2] == "data: [DONE]"
+    assert lines.index(tokens[2]) < lines.index(": keep-alive") < lines.index(tokens[-1])

@@ -114,9 +114,51 @@ async def test_a_wake_that_takes_too_long_is_told_with_its_eta():
                 await ask(fleet, stream=stream)
             assert refused.value.status_code == 503
             assert "phase Download, ready in about 4" in refused.value.message
-            assert 30 <= int(refused.value.response.headers["retry-after"]) <= 42
+            assert 30 <= int(refused.value.response.headers["retry-after"]) <= 54
         assert await fleet.metric("modelfleet_gateway_refusals_total") == 2
         assert len(fleet.queued) == 0
+
+
+CAUSE = "LoadFailed: workers failed 3 times in a row: no config.json"
+
+
+async def test_a_model_of_which_no_worker_will_come_is_refused_at_once_with_the_cause():
+    async with running_fleet(cause=CAUSE, phase="BackOff") as fleet:
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError) as refused:
+                await ask(fleet, stream=stream)
+            assert refused.value.status_code == 503
+            assert refused.value.code == "model_not_ready"
+            assert CAUSE in refused.value.message
+            assert "retry-after" not in refused.value.response.headers
+        assert len(fleet.queued) == 0
+        signals = fleet.operator.signals
+        await eventually(lambda: signals and any(m.requests == 2 for m in signals[-1].models))
+
+
+async def test_what_waits_is_refused_when_nothing_will_come_any_more_and_held_when_it_may():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))
+    async with running_fleet(worker) as fleet:
+        half = asyncio.create_task(ask(fleet, "half", n=2))
+        await eventually(lambda: worker.requests)
+        waiting = asyncio.create_task(ask(fleet, "waiting"))
+        await eventually(lambda: len(fleet.queued) == 2)
+        fleet.push(model_view(worker, cause=CAUSE))
+        await eventually(lambda: fleet.gateway.dispatcher.queues[MODEL].view.cause)
+        assert not waiting.done(), "a worker is ready, whatever happens to others"
+        worker.become(worker_pb2.WORKER_STATE_DRAINING)
+        with pytest.raises(openai.InternalServerError, match="cannot be served now: LoadFailed"):
+            await waiting
+        assert len(fleet.queued) == 1, "a request that was begun is finished"
+        fleet.push(model_view(worker))
+        await eventually(lambda: not fleet.gateway.dispatcher.queues[MODEL].view.cause)
+        later = asyncio.create_task(ask(fleet, "later"))
+        await eventually(lambda: len(fleet.queued) == 2)
+        gate.set()
+        worker.become(READY)
+        assert await half == expected_text("half", 8)
+        assert await later == expected_text("later", 8)
 
 
 async def test_a_request_with_choices_under_way_is_not_refused():

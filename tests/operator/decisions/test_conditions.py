@@ -5,14 +5,22 @@ from dataclasses import replace
 
 import pytest
 
+from modelfleet_operator.decisions.actions import Create
 from modelfleet_operator.decisions.memory import Failures, Memory
 from modelfleet_operator.decisions.names import owners, revision_hash
-from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
+from modelfleet_operator.decisions.observed import (
+    Deployment,
+    Observed,
+    PastRevision,
+    Signals,
+    WorkerState,
+)
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.rendering import is_due, parse, render
 from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.status import Status
+from modelfleet_operator.decisions.view import ModelView
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 PROVEN = Memory(revision="aaaa", last_ready_revision="aaaa", target=1, last_active=1000)
@@ -169,6 +177,131 @@ def test_the_older_deployment_keeps_the_short_name():
     assert conflict.status == "True"
     assert "default/old" in conflict.message
     assert "default/young" in conflict.message
+
+
+def claim(namespace: str, created: float, **fields) -> Deployment:
+    return deployment("m", namespace=namespace, created=created, **fields)
+
+
+@pytest.mark.parametrize(
+    ("claims", "owner"),
+    [
+        pytest.param([claim("a", 1), claim("b", 2)], "a/m", id="the oldest, if none has it"),
+        pytest.param(
+            [claim("a", 2, claimed=frozenset({"m"})), claim("b", 1)],
+            "a/m",
+            id="not an older one that asks for it later",
+        ),
+        pytest.param(
+            [claim("b", 1, yielded={"m": "a/m"})], "a/m", id="of who is gone: not who waited for it"
+        ),
+        pytest.param(
+            [claim("a", 3), claim("b", 1, yielded={"m": "a/m"})],
+            "a/m",
+            id="who is created again has it again",
+        ),
+        pytest.param(
+            [claim("b", 1, yielded={"m": "a/m"}), deployment("n", namespace="a", created=4,
+                                                             served_names=("m",))],
+            "a/n",
+            id="or another one of its namespace",
+        ),
+        pytest.param([claim("b", 5)], "b/m", id="who asks anew when nobody has it"),
+    ],
+)  # fmt: skip
+def test_a_short_name_never_moves_to_another_namespace_by_re_applying(claims, owner):
+    assert owners(claims)["m"] == owner
+    assert owners(reversed(claims))["m"] == owner
+
+
+def test_a_deployment_remembers_which_names_it_has_and_which_it_yielded():
+    first, second = claim("a", 1), claim("b", 2)
+
+    def after(d: Deployment, *claims: Deployment, memory: Memory) -> tuple[Memory, ModelView]:
+        plan = make_plan(
+            Observed(deployment=d, owners=owners(claims)), Signals(), 1000, memory, None
+        )
+        return Memory.load(plan.memory.dump()), plan.view
+
+    one, view = after(first, first, second, memory=Memory())
+    assert (one.claimed, one.yielded, view.served_names) == ({"m"}, {}, ("m",))
+    two, view = after(second, first, second, memory=Memory())
+    assert (two.claimed, two.yielded, view.served_names) == (frozenset(), {"m": "a/m"}, ())
+    alone, view = after(second, second, memory=two)
+    assert (alone.yielded, view.served_names) == ({"m": "a/m"}, ()), "caches may be behind"
+    gave_up, _ = after(replace(second, served_names=()), second, memory=alone)
+    assert gave_up.yielded == {}
+    anew, view = after(second, second, memory=gave_up)
+    assert (anew.claimed, view.served_names) == ({"m"}, ("m",))
+
+
+def test_names_move_within_a_namespace_at_once():
+    seen = Observed(deployment=deployment("n", served_names=("m",)), owners={"m": "default/m"})
+    memory = make_plan(seen, Signals(), 1000, Memory(), None).memory
+    assert memory.yielded == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "phase"),
+    [
+        pytest.param({}, "Asleep", id="a request would wake it"),
+        pytest.param({"error": "spec.model.source: ..."}, "InvalidSpec", id="an invalid spec"),
+        pytest.param(
+            {"accelerators": ("h100",)}, "AcceleratorClassMissing", id="its class does not exist"
+        ),
+        pytest.param(
+            {"scaling": policy(mode="External", replicas=0)}, "ScaledToZero", id="wanted at zero"
+        ),
+    ],
+)
+def test_gateways_are_told_the_reason_that_the_status_gives(spec, phase):
+    seen = Observed(deployment=deployment(**spec))
+    plan = make_plan(seen, Signals(gateways=(report(),)), 1000, replace(PROVEN, target=0), None)
+    assert plan.status.condition("Ready").reason == plan.view.phase == phase
+    assert plan.view.cause.partition(":")[0] == ("" if phase == "Asleep" else phase)
+
+
+def load_failed(times: int, **spec) -> ModelView:
+    error = "no config.json"
+    failures = Failures(count=times, last_at=999, error=error, reason=Reason.LOAD_FAILED)
+    memory = Memory(revision="aaaa", target=1, failures=failures, cold_start_seconds=3)
+    loading = Signals(gateways=(report(),), stats={ONE.id: stats(WorkerState.LOADING)})
+    seen = Observed(deployment=deployment(**spec), workers=(ONE,))
+    return make_plan(seen, loading, 1000, memory, None).view
+
+
+def test_a_model_that_fails_to_load_three_times_is_not_waited_for():
+    assert load_failed(1).cause == "", "the next one may load"
+    view = load_failed(3)
+    assert view.cause == "LoadFailed: workers failed 3 times in a row: no config.json"
+    assert view.eta == 0
+
+
+def test_what_may_come_is_waited_for():
+    """Another revision than the one in trouble, or a worker that loads although others do not."""
+    old = worker(0, revision="0000")
+    failures = Failures(count=3, last_at=999, error="x", reason=Reason.LOAD_FAILED)
+    memory = Memory(revision="aaaa", last_ready_revision="0000", target=1, failures=failures)
+    history = (PastRevision(revision="0000", number=1),)
+    seen = Observed(deployment=deployment(), workers=(old, ONE), history=history)
+    quiet = Signals(gateways=(report(waiting=1),))
+    assert make_plan(seen, quiet, 1000, memory, None).view.cause == ""
+
+    problem = StartupProblem(reason=Reason.UNSCHEDULABLE, message="no node", since=100)
+    stuck = replace(TWO, problem=problem, address="")
+    for workers, reason in (((stuck,), "Unschedulable"), ((stuck, ONE), "")):
+        seen = Observed(deployment=deployment(scaling=policy(min_replicas=2)), workers=workers)
+        cause = make_plan(seen, quiet, 1000, Memory(revision="aaaa"), None).view.cause
+        assert cause.partition(":")[0] == reason
+
+
+def test_a_request_for_a_sleeping_model_that_failed_before_tries_it_again():
+    failures = Failures(count=5, last_at=100, error="x", reason=Reason.LOAD_FAILED)
+    memory = replace(PROVEN, target=0, failures=failures)
+    seen, asked = Observed(deployment=deployment()), Signals(gateways=(report(waiting=1),))
+    assert make_plan(seen, Signals(gateways=(report(),)), 1000, memory, None).view.cause == ""
+    plan = make_plan(seen, asked, 1000, memory, None)
+    assert [type(a).__name__ for a in plan.actions if isinstance(a, Create)] == ["Create"]
 
 
 def test_history_keeps_the_last_ten_steps():

@@ -113,18 +113,20 @@ class GatewayDouble:
 
 @contextlib.asynccontextmanager
 async def connected(
-    service: Service, name="gw", version=None, takes_changes=False
+    service: Service, name="gw", version=None, takes_changes=False, instance=""
 ) -> AsyncIterator[GatewayDouble]:
     metadata = call_metadata("gateway", version) if version else call_metadata("gateway")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
         call = fleet_pb2_grpc.FleetStub(channel).Connect(metadata=metadata)
-        hello = fleet_pb2.GatewayHello(gateway_id=name, takes_changes=takes_changes)
+        hello = fleet_pb2.GatewayHello(
+            gateway_id=name, takes_changes=takes_changes, instance_id=instance
+        )
         await call.write(fleet_pb2.GatewayMessage(hello=hello))
         yield GatewayDouble(call)
         call.cancel()
 
 
-READY = worker_pb2.Stats(state=worker_pb2.WORKER_STATE_READY, running=2, waiting=1)
+READY = worker_pb2.Stats(state=worker_pb2.WORKER_STATE_READY, slots=8, running=2, waiting=1)
 
 
 async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
@@ -389,12 +391,144 @@ async def test_silent_gateways_and_ended_ones_are_left_out():
 async def test_a_gateway_that_connects_again_counts_once():
     async with service(MODEL) as served:
         served.fleet.publish(a_model())
-        async with connected(served) as first, connected(served) as second:
-            await first.view()
-            await second.say(await second.view(), waiting=1)
-            await served.until(lambda: served.fleet.signals(MODEL).waiting == 1)
-            assert len(served.fleet.signals(MODEL).gateways) == 1
-        # The end of the older stream does not take the newer one with it.
+        async with connected(served, instance="1") as first:
+            await first.say(await first.view(), waiting=7)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 7)
+            async with connected(served, instance="1") as second:
+                await second.say(await second.view(), waiting=1)
+                await served.until(lambda: served.fleet.signals(MODEL).waiting == 1)
+                assert len(served.fleet.signals(MODEL).gateways) == 1
+
+
+async def test_a_late_message_of_the_older_stream_does_not_touch_the_newer_one():
+    async with service(MODEL) as served:
+        served.fleet.publish(a_model())
+        async with connected(served, instance="1") as older:
+            view = await older.view()
+            async with connected(served, instance="1") as newer:
+                await newer.say(await newer.view(), waiting=3)
+                await served.until(lambda: served.fleet.signals(MODEL).waiting == 3)
+                await older.say(view, waiting=9)
+                await served.until(
+                    lambda: {s.models[MODEL].waiting for s in served.fleet.streams} == {3, 9}
+                )
+                assert served.fleet.signals(MODEL).waiting == 3
+
+
+@pytest.mark.parametrize("instances", [("1", "2"), ("", ""), ("1", "")], ids=str)
+async def test_a_second_hello_with_its_id_leaves_no_live_gateway_uncounted(instances):
+    async with service(MODEL) as served:
+        served.fleet.publish(a_model())
+        async with connected(served, instance=instances[0]) as first:
+            view = await first.view()
+            await first.say(view, waiting=3)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 3)
+            async with connected(served, instance=instances[1]) as second:
+                await second.say(await second.view(), waiting=2)
+                await served.until(lambda: served.fleet.signals(MODEL).waiting == 5)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 3)
+            await first.say(view, waiting=4)
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 4)
+
+
+HUGE = 2**32 - 1
+
+
+async def test_numbers_are_no_larger_than_what_a_live_gateway_can_hold():
+    async with service(MODEL) as served:
+        served.fleet.publish(replace(a_model(at("127.0.0.1:7000")), revisions=("aaaa",)))
+        async with connected(served) as gateway:
+            view = await gateway.view()
+            stats = worker_pb2.Stats(
+                state=worker_pb2.WORKER_STATE_READY,
+                slots=8,
+                running=HUGE,
+                waiting=HUGE,
+                message="x" * 1_000_000,
+                load=worker_pb2.LoadProgress(
+                    phase="y" * 1_000_000, percent=float("nan"), eta=float("inf")
+                ),
+            )
+            worker = fleet_pb2.WorkerSignals(
+                worker_id=WORKER, reachable=True, stats=stats, running=HUGE
+            )
+            model = fleet_pb2.ModelSignals(
+                model=MODEL,
+                waiting=HUGE,
+                running=HUGE,
+                last_request=float("nan"),
+                oldest_wait=float("-inf"),
+                awaited_revisions=["aaaa", "unheard of", "z" * 1_000_000],
+            )
+            await gateway.send(
+                fleet_pb2.Signals(term=3, version=view.version, models=[model], workers=[worker])
+            )
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            signals = served.fleet.signals(MODEL)
+            assert signals.waiting == 128 + 8, "a request of 128 choices, and 8 streams to resume"
+            assert signals.running == 8
+            assert signals.gateways[0].taken == {WORKER: 8}
+            assert signals.last_request == signals.gateways[0].oldest_wait == 0
+            assert signals.awaited_revisions == {"aaaa"}
+            said = signals.stats[WORKER]
+            assert (said.running, said.percent, said.eta) == (8, 0, 0)
+            assert len(said.message) + len(said.phase) <= 2_000
+
+
+async def test_signals_about_unknown_models_and_workers_leave_no_memory():
+    async with service(MODEL) as served:
+        served.fleet.publish(a_model(at("127.0.0.1:7000")))
+        async with connected(served, takes_changes=True) as gateway:
+            view = await gateway.view()
+            await gateway.say(view, reachable=True, stats=READY)
+            [stream] = served.fleet.streams
+            for partial in (False, True):
+                unknown = fleet_pb2.Signals(
+                    term=3,
+                    version=view.version,
+                    partial=partial,
+                    models=[
+                        fleet_pb2.ModelSignals(model=f"spam/m-{n}", waiting=1) for n in range(500)
+                    ],
+                    workers=[
+                        fleet_pb2.WorkerSignals(worker_id=f"spam/w-{n}", stats=READY)
+                        for n in range(500)
+                    ],
+                )
+                await gateway.send(unknown)
+            await gateway.say_partly(view.version, fleet_pb2.ModelSignals(model=MODEL, waiting=4))
+            await served.until(lambda: served.fleet.signals(MODEL).waiting == 4)
+            assert (set(stream.models), stream.workers) == ({MODEL}, {})
+            assert set(stream.digests) == {MODEL}
+
+            await gateway.say(view, reachable=True, stats=READY)
+            await served.until(lambda: WORKER in stream.workers)
+            served.fleet.publish(a_model())
+            assert stream.workers == {}, "of a worker that left, nothing is kept"
+
+
+async def test_what_was_said_before_the_first_view_counts_as_far_as_the_view_has_it():
+    """A gateway says it once: later signals are about what changed."""
+    async with service(MODEL, "default/other") as served:
+        served.fleet.publish(a_model())
+        async with connected(served) as gateway:
+            said = [fleet_pb2.ModelSignals(model=m, waiting=2) for m in ("default/other", "spam/m")]
+            await gateway.send(fleet_pb2.Signals(term=3, version=9, models=said))
+            await served.until(lambda: served.fleet.streams)
+            [stream] = served.fleet.streams
+            await served.until(lambda: set(stream.models) == {"default/other", "spam/m"})
+            served.fleet.publish(a_model(model="default/other"))
+            await gateway.view()
+            await gateway.say_partly(9)
+            await served.until(lambda: served.fleet.signals("default/other").waiting == 2)
+            assert set(stream.models) == {"default/other"}
+
+
+async def test_a_gateway_hears_why_nothing_will_come():
+    async with service(MODEL) as served:
+        served.fleet.publish(replace(a_model(), cause="ScaledToZero: nothing serves"))
+        async with connected(served) as gateway:
+            assert (await gateway.view()).models[0].cause == "ScaledToZero: nothing serves"
 
 
 async def test_another_replica_answers_with_the_leaders_address():

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
 import yaml
 
-from local_fleet import Fleet, eventually, free_port, manifest
+from local_fleet import SMOLLM2, Fleet, eventually, free_port, manifest
+from modelfleet_proto import worker_pb2
+from modelfleet_proto.worker_pb2_grpc import WorkerStub
 
 pytestmark = pytest.mark.integration
 
@@ -150,6 +153,37 @@ def test_a_killed_worker_is_replaced(start: Start):
     assert "worker exited (ended by SIGKILL): replaced" in fleet.log.read_text()
 
 
+def drain(worker: WorkerStub) -> None:
+    worker.Drain(worker_pb2.DrainRequest(deadline_seconds=600))
+
+
+def unload(worker: WorkerStub) -> None:
+    worker.UnloadModel(worker_pb2.UnloadModelRequest())
+
+
+def load_another(worker: WorkerStub) -> None:
+    unload(worker)
+    spec = worker_pb2.ModelSpec(model="default/another", source=SMOLLM2)
+    worker.LoadModel(worker_pb2.LoadModelRequest(spec=spec))
+
+
+@pytest.mark.parametrize("alter", [drain, unload, load_another])
+def test_a_worker_that_somebody_alters_behind_the_operators_back_is_replaced(
+    start: Start, alter: Callable[[WorkerStub], None]
+):
+    fleet = start(manifest())
+    eventually("it is ready", fleet.is_ready)
+    [victim] = fleet.workers()
+    [address] = (fleet.state / "run").glob("default.smollm2-*")
+    with grpc.insecure_channel(address.read_text()) as channel:
+        alter(WorkerStub(channel))
+        eventually("it is ended", lambda: not victim.is_running(), within=60)
+    eventually("another one serves", lambda: fleet.workers() and fleet.is_ready(), within=60)
+    answer = ask(fleet)
+    assert answer.status_code == 200
+    assert victim.pid not in {worker.pid for worker in fleet.workers()}
+
+
 def test_a_killed_gateway_is_started_again_on_its_port(start: Start):
     fleet = start(manifest())
     eventually("it is ready", fleet.is_ready)
@@ -269,6 +303,10 @@ def test_a_model_that_cannot_be_loaded_is_stalled_with_the_workers_own_words(
     )
     assert "nothing-here" in fleet.condition("Stalled", "broken")["message"]
     assert fleet.condition("Ready", "broken")["status"] == "False"
+    answer = ask(fleet, model="broken")
+    assert answer.status_code == 503
+    assert "nothing-here" in answer.json()["error"]["message"], "and not after holdTimeout"
+    assert "retry-after" not in answer.headers
 
 
 def test_verbose_tells_why_and_passes_on_to_the_children(start: Start):

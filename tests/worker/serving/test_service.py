@@ -10,6 +10,7 @@ import pytest
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto.handshake import call_metadata
+from modelfleet_proto.refusals import FULL, REFUSED, read_refusal
 
 MODEL = "default/model"
 SLOW = {"step_seconds": 0.02}
@@ -185,11 +186,26 @@ async def test_clients_that_go_at_any_moment_leave_nothing_behind(start_worker):
     assert (await worker.generate()).text
 
 
+@pytest.mark.parametrize("letter", ["x", "\n", "\N{GRINNING FACE}"], ids=["x", "newline", "emoji"])
+async def test_a_refusal_of_any_length_keeps_its_status(start_worker, letter):
+    """Beyond 8 KiB of metadata a client would see RESOURCE_EXHAUSTED instead."""
+    worker = await (await start_worker()).ready()
+    chat = pb.Chat(messages=[pb.ChatMessage(role=letter * 100_000, content="hi")])
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await worker.generate(chat=chat)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "role must be one of" in refused.value.details()
+    assert read_refusal(refused.value.trailing_metadata()) == REFUSED
+
+
 async def test_more_requests_than_slots_are_refused_until_one_is_free(start_worker, paced):
     worker = await (await start_worker(paced(**SLOW))).ready(max_sequences=2)
     calls = [await worker.accepted(stop=limits(max_tokens=4000)) for _ in range(2)]
     code, details = await worker.refusal(worker.generate())
     assert (code, "2 slots" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await worker.generate()
+    assert read_refusal(refused.value.trailing_metadata()) == FULL
     calls[0].cancel()
     stats = await worker.stats_when(lambda stats: stats.running + stats.waiting == 1)
     assert stats.slots == 2

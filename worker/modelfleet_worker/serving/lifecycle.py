@@ -14,7 +14,13 @@ import structlog
 
 from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
-from ..errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
+from ..errors import (
+    HandedOverError,
+    LoadCancelledError,
+    ModelError,
+    RefusalError,
+    UnavailableError,
+)
 from ..loading.device_loaders import Loaded, Loader
 from ..progress import LoadProgress
 from ..spec import ModelSpec
@@ -162,7 +168,7 @@ class Lifecycle:
             self._cancel_load.set()
         if self._hand_over is not None:
             self._hand_over.cancel()
-        error = UnavailableError("handed over: this worker is draining")
+        error = HandedOverError("handed over: this worker is draining")
         self._handed_over.clear()
         self._hand_over = self._loop.call_later(deadline, self._end_streams, error)
         running = len(self.streams)

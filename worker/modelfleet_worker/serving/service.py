@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
+from modelfleet_proto.refusals import refusal_metadata
 
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
 from ..engine.request import FinishReason
@@ -211,7 +212,7 @@ def _deadline(seconds: float) -> float:
 
 
 async def _abort(context: Context, error: RefusalError) -> NoReturn:
-    await context.abort(error.status, str(error))
+    await context.abort(error.status, error.details, refusal_metadata(error.mark))
 
 
 async def _stream(stream: Stream, answer: Answer, pieces: Pieces, context: Context) -> int:

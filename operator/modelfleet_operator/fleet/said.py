@@ -1,0 +1,99 @@
+"""What a gateway's messages say, in bounds: a gateway may be broken, or none at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from modelfleet_proto import fleet_pb2, worker_pb2
+
+from ..decisions.observed import WorkerState, WorkerStats
+
+MOST_SLOTS = 4096  # of a worker: spec.engine.maxSequences
+MOST_CHOICES = 128  # of one request, which an empty queue takes whatever its limit is
+LONGEST_TEXT = 1000  # characters of what a worker says of itself
+MOST_REVISIONS = 100  # that streams wait for
+LONGEST_REVISION = 100  # characters
+
+_STATES = {
+    worker_pb2.WORKER_STATE_STANDBY: WorkerState.STANDBY,
+    worker_pb2.WORKER_STATE_LOADING: WorkerState.LOADING,
+    worker_pb2.WORKER_STATE_READY: WorkerState.READY,
+    worker_pb2.WORKER_STATE_DRAINING: WorkerState.DRAINING,
+    worker_pb2.WORKER_STATE_FAILED: WorkerState.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSaid:
+    """One model's signals."""
+
+    waiting: int
+    running: int
+    last_request: float
+    oldest_wait: float
+    awaited_revisions: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSaid:
+    """One worker's signals."""
+
+    reachable: bool
+    running: int
+    slots: int  # as its Stats say; 0: there were none
+    stats: WorkerStats | None
+
+
+def read_model(said: fleet_pb2.ModelSignals) -> ModelSaid:
+    """Times that are no times are 0."""
+    return ModelSaid(
+        waiting=said.waiting,
+        running=said.running,
+        last_request=_bounded(said.last_request),
+        oldest_wait=_bounded(said.oldest_wait),
+        awaited_revisions=frozenset(
+            r for r in said.awaited_revisions[:MOST_REVISIONS] if len(r) <= LONGEST_REVISION
+        ),
+    )
+
+
+def read_worker(said: fleet_pb2.WorkerSignals) -> WorkerSaid:
+    """With the worker's Stats, if the gateway has any."""
+    has_stats = said.HasField("stats")
+    return WorkerSaid(
+        reachable=said.reachable,
+        running=said.running,
+        slots=min(said.stats.slots, MOST_SLOTS) if has_stats else 0,
+        stats=worker_stats(said.stats) if has_stats else None,
+    )
+
+
+def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
+    """What decisions read of a worker's Stats."""
+    return WorkerStats(
+        # A state that a newer worker may have is none in which it can be routed to.
+        state=_STATES.get(stats.state, WorkerState.LOADING),
+        message=stats.message[:LONGEST_TEXT],
+        running=min(stats.running + stats.waiting, stats.slots or MOST_SLOTS, MOST_SLOTS),
+        phase=stats.load.phase[:LONGEST_TEXT],
+        percent=round(min(_bounded(stats.load.percent), 100.0)),
+        eta=round(_bounded(stats.load.eta)),
+        model=stats.model[:LONGEST_TEXT],
+        digest=stats.model_digest[:LONGEST_TEXT],
+    )
+
+
+def most_slots(said: WorkerSaid | None) -> int:
+    """Requests that a worker can have."""
+    return said.slots if said is not None and said.slots else MOST_SLOTS
+
+
+def most_requests(max_queue: int) -> int:
+    """New requests that one gateway can have in its queue."""
+    return max(max_queue, MOST_CHOICES)
+
+
+def _bounded(number: float) -> float:
+    """0 for what is no time: negative, NaN, or beyond all dates."""
+    return number if math.isfinite(number) and 0 < number < 1e11 else 0.0
