@@ -20,9 +20,11 @@ from artifacts import archive, push, put_manifest, titled
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.storage.cache import Cache
 from modelfleet_worker.storage.fetching import fetch_model
-from modelfleet_worker.storage.oci import ArtifactModel, read_layers, safe_name, unpack
+from modelfleet_worker.storage.names import safe_name
+from modelfleet_worker.storage.oci import ArtifactModel, read_layers
 from modelfleet_worker.storage.registry import find_login
 from modelfleet_worker.storage.sources import model_folder
+from modelfleet_worker.storage.unpacking import unpack
 from storage_servers import Server, find_registry, oci_registry
 from token_server import token_server
 
@@ -200,7 +202,7 @@ def test_an_image_for_several_machines_has_one_for_this(tmp_path: Path, registry
         put_manifest(client, "v1", index)
         put_manifest(client, "v2", index | {"manifests": [entry(attestation, "s390x")]})
     assert contents(fetch(tmp_path, registry, "models/many")) == {"model.safetensors": b"mine"}
-    with pytest.raises(ModelError, match=f"expected an artifact for {machine}, found s390x"):
+    with pytest.raises(ModelError, match=f"expected an artifact for {machine}, found none"):
         fetch(tmp_path, registry, "models/many", "v2")
 
 
@@ -333,7 +335,7 @@ def test_a_pull_secret_that_is_none_is_passed_over(tmp_path: Path, monkeypatch):
 HOSTILE = ["../x.safetensors", "/etc/x.safetensors", "a/../../x.json", "a\\b.json", "a\nb.json", ""]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, ".", "..", ".layers/0000"])
+@pytest.mark.parametrize("name", [*HOSTILE, ".", ".."])
 def test_no_name_leads_out_of_the_folder(name: str):
     with pytest.raises(ModelError, match="outside of its folder"):
         safe_name(name)
@@ -362,7 +364,7 @@ def test_links_among_the_models_files_are_refused(tmp_path: Path, kind: bytes):
         tar.addfile(member)
     (tmp_path / "layer").write_bytes(out.getvalue())
     with pytest.raises(ModelError, match="found a link in the artifact"):
-        unpack(tmp_path / "layer", tmp_path / "model")
+        unpack([tmp_path / "layer"], tmp_path / "model")
 
 
 def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
@@ -376,7 +378,7 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
         member.size = 2
         tar.addfile(member, io.BytesIO(b"{}"))
     (tmp_path / "layer").write_bytes(out.getvalue())
-    unpack(tmp_path / "layer", tmp_path / "model")
+    unpack([tmp_path / "layer"], tmp_path / "model")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (tmp_path / "model/a/config.json").read_bytes() == b"{}"
 
@@ -393,7 +395,7 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
         ),
         pytest.param(
             {"layers": [{"mediaType": "a.tar+zstd", "digest": f"sha256:{'0' * 64}", "size": 1}]},
-            r"found a\.tar\+zstd",
+            "found zstd",
             id="a compression that is not read",
         ),
         pytest.param(
@@ -415,4 +417,4 @@ def test_says_what_is_wrong_with_a_manifest(manifest: dict[str, Any], message: s
 def test_a_damaged_archive_is_named(tmp_path: Path):
     (tmp_path / "layer").write_bytes(archive(FILES)[:1000])
     with pytest.raises(ModelError, match="no readable archive"):
-        unpack(tmp_path / "layer", tmp_path / "model")
+        unpack([tmp_path / "layer"], tmp_path / "model")

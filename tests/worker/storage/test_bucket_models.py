@@ -120,7 +120,7 @@ def test_an_object_that_was_put_in_parts_has_no_md5_to_compare(tmp_path: Path, s
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: str):
-    with pytest.raises(ModelError, match=f"^s3://{bucket}/{prefix} at http.*: .*{message}"):
+    with pytest.raises(ModelError, match=f"^s3://{bucket}/{prefix}: .*{message}"):
         fetch(tmp_path, bucket, prefix)
 
 
@@ -139,23 +139,34 @@ def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: s
         ),
         pytest.param(
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
-            "Unable to locate credentials: set AWS_ACCESS_KEY_ID.*spec.podTemplate",
+            "there are no credentials: set AWS_ACCESS_KEY_ID.*spec.podTemplate",
             id="none",
         ),
         pytest.param(
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-            "Could not connect.*check the network and AWS_ENDPOINT_URL",
+            "the store cannot be reached.*refused.*check the network and AWS_ENDPOINT_URL",
             id="no server",
         ),
-        pytest.param({"AWS_ENDPOINT_URL": "nonsense"}, "nonsense", id="no URL"),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "nonsense"}, "a setting is wrong.*check AWS_ENDPOINT_URL", id="URL"
+        ),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "http://user:nonsense@127.0.0.1:9"},
+            "the store cannot be reached",
+            id="a password in the URL",
+        ),
     ],
 )
-def test_says_what_is_wrong_with_the_settings(tmp_path: Path, variables, message, monkeypatch):
+def test_says_what_is_wrong_with_the_settings_and_quotes_none(
+    tmp_path: Path, variables, message, monkeypatch
+):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as told:
         fetch(tmp_path)
+    assert not [value for value in variables.values() if value and value in str(told.value)]
+    assert "nonsense" not in str(told.value)
 
 
 def test_rights_that_are_missing_are_named(tmp_path: Path, store: Store, monkeypatch):
