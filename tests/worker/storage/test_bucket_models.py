@@ -52,6 +52,12 @@ def fetch(
     return fetch_model(BucketModel(bucket, prefix), Cache(tmp_path), report).folder
 
 
+def add_rest(store: Store, prefix: str) -> None:
+    """What belongs to a model beside its weights."""
+    for name in ("config.json", "tokenizer.json"):
+        store.client().put_object(Bucket="models", Key=f"{prefix}/{name}", Body=b"{}")
+
+
 def test_fetches_what_a_worker_reads_right_under_the_prefix(tmp_path: Path):
     shares: list[float] = []
     folder = fetch(tmp_path, report=lambda phase, share: shares.append(share))
@@ -89,6 +95,7 @@ def test_another_content_is_another_version_and_the_old_one_is_served_without_an
     tmp_path: Path, store: Store, monkeypatch
 ):
     client = store.client()
+    add_rest(store, "changing")
     for content in (b"one", b"two"):
         client.put_object(Bucket="models", Key="changing/model.safetensors", Body=content)
         folder = fetch(tmp_path, prefix="changing")
@@ -99,6 +106,7 @@ def test_another_content_is_another_version_and_the_old_one_is_served_without_an
 
 def test_an_object_that_was_put_in_parts_has_no_md5_to_compare(tmp_path: Path, store: Store):
     client = store.client()
+    add_rest(store, "parts")
     target = {"Bucket": "models", "Key": "parts/model.safetensors"}
     upload = target | {"UploadId": client.create_multipart_upload(**target)["UploadId"]}
     parts = [

@@ -53,7 +53,7 @@ OTHERS = [
     ),
     pytest.param(
         ["README.md", "config.json"],
-        r"expected .*safetensors weights in .*, found README.md, config.json: name the folder",
+        r"expected .*safetensors weights.* in .*, found README.md, config.json: name the folder",
         id="nothing that is known",
     ),
 ]
@@ -65,7 +65,21 @@ def test_is_told_what_it_is_and_the_way_out(names: list[str], message: str):
         check_weights("it", names)
 
 
-@pytest.mark.parametrize(("names", "message"), OTHERS)
+INCOMPLETE = [
+    pytest.param(
+        ["pytorch_lora_weights.safetensors", "README.md"],
+        "but no config.json: take",
+        id="no config",
+    ),
+    pytest.param(
+        ["config.json", "model.safetensors", "tokenizer_config.json"],
+        "but no tokenizer .*add the one of its base model",
+        id="no tokenizer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), [*OTHERS, *INCOMPLETE])
 def test_of_a_hub_before_a_byte_is_downloaded(
     names: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -113,7 +127,8 @@ def test_what_mlx_quantized_is_told_before_the_weights_are_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = json.dumps({"quantization": {"group_size": 64, "bits": 4}}).encode()
-    with serve_hub(Hub({"config.json": config, "model.safetensors": b"x" * 1000})) as hub:
+    files = {"config.json": config, "tokenizer.json": b"{}", "model.safetensors": b"x" * 1000}
+    with serve_hub(Hub(files)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         with pytest.raises(ModelError, match="that MLX quantized"):
             fetch_model(HubModel("owner/name", "main"), Cache(tmp_path), lambda phase, share: None)

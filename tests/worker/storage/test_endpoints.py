@@ -20,6 +20,7 @@ from modelfleet_worker.storage.oci import ArtifactModel
 from modelfleet_worker.storage.remote import Remote
 from modelfleet_worker.storage.s3 import BucketModel
 
+REST = {"config.json": b"{}", "tokenizer.json": b"{}"}
 SECRET = "hunter2-of-another-tenant"
 REFUSED = "loopback, link-local or private.*MODELFLEET_ALLOWED_ENDPOINTS"
 
@@ -261,7 +262,7 @@ def test_an_answer_that_was_not_asked_to_be_compressed_is_not_unpacked(
 def test_a_hubs_version_names_no_folder_elsewhere(
     version: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    hub = Hub({"config.json": b"{}", "model.safetensors": b"x"})
+    hub = Hub({**REST, "model.safetensors": b"x"})
     hub.sha = version
     with serve_hub(hub):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -273,7 +274,7 @@ def test_a_hubs_version_names_no_folder_elsewhere(
 
 
 def test_a_hub_sends_no_more_than_it_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    hub = Hub({"config.json": b"{}", "model.safetensors": b"x" * (1 << 20)})
+    hub = Hub({**REST, "model.safetensors": b"x" * (1 << 20)})
     hub.declared = {"model.safetensors": 1000}
     with serve_hub(hub):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -284,7 +285,7 @@ def test_a_hub_sends_no_more_than_it_declared(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("size", [-1, "7", 1.5, None])
 def test_a_hub_declares_sizes_in_bytes(size: object, tmp_path: Path, monkeypatch):
-    hub = Hub({"config.json": b"{}", "model.safetensors": b"x"})
+    hub = Hub({**REST, "model.safetensors": b"x"})
     hub.declared = {"model.safetensors": size}
     with serve_hub(hub):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -296,9 +297,16 @@ def test_a_hub_declares_sizes_in_bytes(size: object, tmp_path: Path, monkeypatch
 
 def test_a_registry_sends_no_more_than_it_declared(tmp_path: Path):
     content = b"x" * (1 << 20)
-    title = {"org.opencontainers.image.title": "model.safetensors"}
-    layer = {"mediaType": "x", "digest": f"sha256:{'0' * 64}", "size": 1000, "annotations": title}
-    manifest = json.dumps({"layers": [layer]}).encode()
+    layers = [
+        {
+            "mediaType": "x",
+            "digest": f"sha256:{'0' * 64}",
+            "size": 1000,
+            "annotations": {"org.opencontainers.image.title": name},
+        }
+        for name in ("model.safetensors", *REST)
+    ]
+    manifest = json.dumps({"layers": layers}).encode()
 
     def answer(handler) -> None:  # type: ignore[no-untyped-def]
         send(manifest if "/manifests/" in handler.path else content)(handler)

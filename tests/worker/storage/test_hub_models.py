@@ -107,7 +107,7 @@ def test_a_gated_model_in_a_shared_cache_is_only_for_those_who_may_have_it(fetch
 
 def test_a_broken_connection_goes_on_where_it_stopped(fetch):
     large = WEIGHTS * 12  # huggingface_hub keeps chunks of 10 MB
-    with serve_hub(Hub({"model.safetensors": large})) as hub:
+    with serve_hub(Hub({**FILES, "model.safetensors": large})) as hub:
         hub.cut_after = 11_000_000
         folder = fetch(hub)
         assert (folder / "model.safetensors").read_bytes() == large

@@ -16,6 +16,7 @@ from ..errors import ModelError
 CONFIG = "config.json"
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TAKE = "take the repository with the model's own Hugging Face files (config.json, *.safetensors)"
 
@@ -48,9 +49,24 @@ def check_weights(where: Path | str, names: Iterable[str]) -> None:
             raise ModelError(kind.sentence(where, files))
     shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
     raise ModelError(
-        f"expected config.json, a tokenizer and *.safetensors weights in {where}, found "
+        f"expected *.safetensors weights, config.json and a tokenizer in {where}, found "
         f"{shown or 'nothing'}: name the folder that holds them, or {_TAKE}"
     )
+
+
+def check_complete(where: str, names: Iterable[str]) -> None:
+    """Raises ModelError unless all is there that a worker needs: asked before a download."""
+    found = sorted(names)
+    check_weights(where, found)
+    if CONFIG not in found:
+        raise ModelError(
+            f"{where} has weights, but no config.json: {_TAKE}, or add the one of its base model"
+        )
+    if not any(name in found for name in _TOKENIZERS):
+        raise ModelError(
+            f"{where} has weights, but no tokenizer ({', '.join(_TOKENIZERS)}): add the one of its "
+            "base model"
+        )
 
 
 def refuse_other_kinds(where: Path | str, names: Iterable[str]) -> None:

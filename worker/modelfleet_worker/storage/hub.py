@@ -15,7 +15,7 @@ import structlog
 from typing_extensions import override
 
 from ..errors import ModelError, UnreachableError
-from .contents import check_weights, wanted_files
+from .contents import check_complete, wanted_files
 from .http import allowed_endpoints, answers_up_to, guard, is_guarded, reason
 from .names import safe_version
 from .remote import Listing, Moved, Remote, RemoteFile
@@ -57,7 +57,7 @@ class HubModel(Remote):
             if info.gated:  # its list of files is public, and they may be in the cache already
                 self._api.auth_check(self._repository)
             sizes = {str(file.rfilename): file.size for file in info.siblings or []}
-        check_weights("the repository", sizes)
+        check_complete("the repository", sizes)
         # A name of a file and of a folder, for what comes next and for the cache.
         version = safe_version(info.sha or self.revision)
         files = [

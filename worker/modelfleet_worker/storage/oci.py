@@ -16,7 +16,7 @@ from typing import Any
 from typing_extensions import override
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
-from .contents import check_weights, is_wanted
+from .contents import check_complete, is_wanted
 from .names import safe_name
 from .registry import Registry
 from .remote import Listing, Moved, Remote, RemoteFile
@@ -88,7 +88,7 @@ def read_layers(manifest: dict[str, Any]) -> tuple[RemoteFile, ...]:
         seen = ["/".join(PurePosixPath(n).parts[top:]) for n in files if n.count("/") >= top]
         if any("ollama" in kind or "gguf" in kind for kind in kinds):
             seen.append("model.gguf")  # whose layers are told apart by their types alone
-        check_weights("the artifact", seen)
+        check_complete("the artifact", seen)
         names = [name for name in files if is_wanted(name) and name.count("/") == top]
     return tuple(files[name] for name in dict.fromkeys(names))
 

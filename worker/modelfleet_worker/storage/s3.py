@@ -14,7 +14,7 @@ import structlog
 from typing_extensions import override
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
-from .contents import check_weights, wanted_files
+from .contents import check_complete, wanted_files
 from .http import reason
 from .names import MOST_FILES
 from .remote import Listing, Moved, Remote, RemoteFile
@@ -71,7 +71,8 @@ class BucketModel(Remote):
         folders: list[str] = []
         with _our_errors():
             for page in pages:
-                objects |= {file.name: file for file in map(self._file, page.get("Contents", []))}
+                found = map(self._file, page.get("Contents", []))
+                objects |= {file.name: file for file in found if file.name}  # not the folder itself
                 folders += [f["Prefix"].rstrip("/") for f in page.get("CommonPrefixes", [])]
                 if len(objects) + len(folders) > MOST_FILES:
                     raise ModelError(f"more than {MOST_FILES} objects are there: name one model")
@@ -80,7 +81,7 @@ class BucketModel(Remote):
             raise ModelError(
                 f"there are no objects; did you mean {below}?" if below else "it is empty"
             )
-        check_weights("it", [*objects, *(f"{folder.rpartition('/')[2]}/" for folder in folders)])
+        check_complete("it", [*objects, *(f"{folder.rpartition('/')[2]}/" for folder in folders)])
         files = tuple(objects[name] for name in wanted_files(objects))
         content = "\n".join(f"{file.name} {file.size} {file.etag}" for file in files)
         return Listing(version=hashlib.sha256(content.encode()).hexdigest(), files=files)
