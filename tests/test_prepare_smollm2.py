@@ -17,6 +17,7 @@ GPT2_SPLIT = {"type": "ByteLevel", "add_prefix_space": False}
 def write_folder(folder: Path, pre_tokenizer: object, weights: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_text(weights)
+    (folder / "model.safetensors").chmod(0o600)  # as safetensors does it
     (folder / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": pre_tokenizer}))
 
 
@@ -48,6 +49,16 @@ def test_converts_unless_the_folder_is_right(cache: Path, there: object, weights
     assert prepare() == model_folder()
     assert (model_folder() / "model.safetensors").read_text() == weights
     assert folders() == [model_folder().name]
+
+
+@pytest.mark.parametrize("there", [None, PRE_TOKENIZER], ids=["new", "of an earlier version"])
+def test_the_umask_says_who_may_read_the_weights(cache: Path, there: object):
+    """safetensors writes them for its own user alone; workers in pods have another."""
+    if there is not None:
+        write_folder(model_folder(), there, "old")
+    prepare()
+    weights = model_folder() / "model.safetensors"
+    assert weights.stat().st_mode == (model_folder() / "tokenizer.json").stat().st_mode
 
 
 def test_a_failed_conversion_leaves_the_folder_as_it_was(

@@ -6,6 +6,7 @@ The worker finds the folder as the local copy of hf://HuggingFaceTB/SmolLM2-135M
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -51,6 +52,7 @@ def prepare() -> Path:
     """Converts the model unless that was done before; returns its folder."""
     folder = model_folder()
     if is_prepared():
+        open_weights(folder)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Of two `make` that run at once, the second waits for the first's folder.
@@ -74,12 +76,25 @@ def replace(folder: Path) -> None:
     part.mkdir()
     try:
         convert(part)
+        open_weights(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def open_weights(folder: Path) -> None:
+    """Lets the umask decide who may read them: safetensors writes for its own user alone.
+
+    Workers in pods have another user. The mode is that of a file which Python wrote beside them.
+    """
+    mode = (folder / "tokenizer.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        if path.stat().st_mode != mode:
+            with contextlib.suppress(OSError):  # another's folder, or a read-only one
+                path.chmod(mode)
 
 
 def convert(folder: Path) -> None:

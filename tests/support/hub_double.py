@@ -36,6 +36,8 @@ class Hub(http.server.ThreadingHTTPServer):
         self.files, self.token, self.gated = files, token, gated
         self.cut_after: int | None = None  # bytes of a body after which the connection breaks, once
         self.pace: float | None = None  # bytes a second
+        self.sha: object = SHA  # the commit that it says the branch is at
+        self.declared: dict[str, object] = {}  # sizes that are not those of the files
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.sent = 0  # bytes of bodies
@@ -76,8 +78,10 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         if api is not None:
             if api[1] not in ("main", SHA):
                 return self.refuse(404, "RevisionNotFound")
-            siblings = [{"rfilename": n, "size": len(c)} for n, c in hub.files.items()]
-            info = {"id": "owner/name", "sha": SHA, "siblings": siblings}
+            siblings = [
+                {"rfilename": n, "size": hub.declared.get(n, len(c))} for n, c in hub.files.items()
+            ]
+            info: dict[str, object] = {"id": "owner/name", "sha": hub.sha, "siblings": siblings}
             info["gated"] = "auto" if hub.gated else False
             return self.send(json.dumps(info).encode(), {}, with_body=with_body)
         assert file is not None

@@ -16,12 +16,13 @@ The rooms, in the order in which a request passes them; each may import those be
   `torch` runs anywhere, `paced` only takes the time; `host` says which cores and memory there are.
 - `models`: modules and their config (`llama`, `generic`, `linear`). `quantization`: the formats of
   quantized weights and their kernels. `text`: `huggingface` turns text into ids, `detokenizer` ids
-  into text. `storage`: `sources` finds a model, `cache` and `fetching` keep a copy of it; `hub`,
-  `s3` and `oci` are where it may come from.
+  into text. `storage`: `sources` finds a model, `contents` knows what is none, `cache` with `entry`
+  and `fetching` keep a copy of it; `hub`, `s3` and `oci` are where it may come from, all through
+  `http`, to the addresses that `endpoints` allows; `names` and `unpacking` trust no artifact.
 - `engine`: `engine` is the loop, `scheduler` with `block_manager` decides what a step computes,
   `request` is what is computed, `queues` and `messages` are the seam to `serving`, `device` is what
   a device has to offer. See its docstring for the life of a request.
 
-Beside them: `cli` and `spec` (what to serve), `progress` (of a load), `quantities` (2Gi), `errors`,
-`threads`, and the logs of `modelfleet_process`.
+Beside them: `cli`, `options` and `spec` (what to serve), `progress` (of a load), `quantities`
+(2Gi), `errors`, `threads`, and the logs of `modelfleet_process`.
 """

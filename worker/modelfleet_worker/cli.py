@@ -25,6 +25,15 @@ from modelfleet_process.options import (
 )
 
 from .errors import WorkerError
+from .options import (
+    GroupSizeOption,
+    ModelDirOption,
+    OverrideOption,
+    RevisionOption,
+    cache_dir,
+    cache_limit,
+    model_copies,
+)
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, ModelSpec
 
@@ -37,21 +46,6 @@ class Device(enum.StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     PACED = "paced"
-
-
-def _cache_dir() -> Path:
-    return Path(os.environ.get("MODELFLEET_CACHE") or "~/.cache/modelfleet").expanduser()
-
-
-def _cache_limit() -> int | None:
-    from .errors import UsageError
-    from .quantities import parse_bytes
-
-    limit = os.environ.get("MODELFLEET_CACHE_LIMIT")
-    try:
-        return parse_bytes(limit) if limit else None
-    except UsageError as error:
-        raise UsageError(f"MODELFLEET_CACHE_LIMIT: {error}") from error
 
 
 @app.command()
@@ -85,23 +79,15 @@ def worker(
         str | None,
         typer.Option(help="hf://, file://, s3:// or oci://...; without it, wait for LoadModel."),
     ] = None,
-    revision: Annotated[str, typer.Option(help="Of an hf:// source.")] = "main",
+    revision: RevisionOption = "main",
     dtype: Annotated[
         Dtype, typer.Option(help="Of weights and activations; Auto: the checkpoint's.")
     ] = Dtype.AUTO,
     weights: Annotated[
         Weights, typer.Option(help="Quantizes linear layers while they are loaded.")
     ] = Weights.NONE,
-    group_size: Annotated[
-        int, typer.Option(help="Inputs that share a scale in int4: 32, 64 or 128.")
-    ] = 128,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN=FORMAT",
-            help="Other weights for modules, like '*.down_proj=int8'; the first match decides.",
-        ),
-    ] = None,
+    group_size: GroupSizeOption = 128,
+    override: OverrideOption = None,
     kv_cache: Annotated[
         KVFormat,
         typer.Option(help="Keys and values: auto in the model's type, int8 in half of the memory."),
@@ -134,12 +120,7 @@ def worker(
             "--preload", help="While it waits for LoadModel, do everything but the weights."
         ),
     ] = False,
-    model_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Local copies of hub models as OWNER/NAME; default $MODELFLEET_CACHE/models."
-        ),
-    ] = None,
+    model_dir: ModelDirOption = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
     ] = 30.0,
@@ -199,8 +180,8 @@ def worker(
         times = Calibration.read(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
-        cache = Cache(_cache_dir() / "remote", _cache_limit())
-        loader = cpu_loader((model_dir or _cache_dir() / "models").expanduser(), cache)
+        cache = Cache(cache_dir() / "remote", cache_limit())
+        loader = cpu_loader(model_copies(model_dir), cache)
     options = ServerOptions(
         listen=listen,
         worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",

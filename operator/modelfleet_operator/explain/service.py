@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from .snapshot import Snapshot, dump_snapshot
 
@@ -26,12 +28,26 @@ def add_explain(app: web.Application, snapshot_of: SnapshotOf) -> None:
     app.router.add_get("/explain/{namespace}/{name}", explain)
 
 
+def new_runner(app: web.Application) -> web.AppRunner:
+    """Answers what is no HTTP, or too long a line of it, with a 400, and without a word.
+
+    aiohttp logs a traceback for each such request: whoever reaches the port could fill the log.
+    """
+    logging.getLogger("aiohttp.server").addFilter(_is_our_fault)  # added twice, it is one filter
+    return web.AppRunner(app, access_log=None, shutdown_timeout=1)
+
+
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
 @contextlib.asynccontextmanager
 async def serve_explain(snapshot_of: SnapshotOf) -> AsyncIterator[str]:
     """The same alone, on a free port of this machine; yields HOST:PORT."""
     app = web.Application()
     add_explain(app, snapshot_of)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = new_runner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -15,14 +15,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from hub_double import Hub, serve_hub
 from modelfleet_worker.errors import ModelError, UsageError
 from modelfleet_worker.quantization.scheme import Method, Override, Scheme
 from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
 from modelfleet_worker.quantize.calibration import Seen, calibrate, default_text
 from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
-from modelfleet_worker.quantize.evaluation import evaluate
+from modelfleet_worker.quantize.evaluation import Cost, Estimate, evaluate
 from modelfleet_worker.quantize.gptq_rounding import round_by_gptq
 from modelfleet_worker.quantize.plain import load_plain
+from modelfleet_worker.quantize.report import Evaluation, NamedText, write_report
 from quantized_models import load, logits, tiny
 
 IDS = torch.tensor([3, 14, 15, 92, 65, 35, 89, 79])
@@ -170,22 +172,109 @@ def test_every_python_has_text_to_calibrate_with():
     assert len(default_text()) > 300_000
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "modelfleet_worker.quantize", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
+        umask=0o027,
     )
 
 
 def test_the_command_tells_its_progress_and_what_it_wrote(tmp_path: Path):
     saved(tmp_path / "original")
-    done = command(tmp_path / "original", tmp_path / "small", "--method=int4", "--group-size=32")
+    done = command(tmp_path / "original", tmp_path / "small", "--method=int4", "--group-size=32",
+        "--override=*.k_proj=int8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "100 %" in done.stderr
     assert f"{tmp_path / 'small'}: 0 MB of 0 MB" in done.stdout
+    modes = {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "small").iterdir()}
+    assert modes == {"0o640"}  # as the umask says, weights too
+    report = json.loads((tmp_path / "small/quantization_report.json").read_text())
+    assert report["versions"].keys() >= {"modelfleet", "torch", "transformers"}
+    del report["versions"]
+    assert report == {
+        "source": str(tmp_path / "original"),
+        "revision": None,
+        "method": "int4",
+        "weights": "int4",
+        "group_size": 32,
+        "overrides": ["*.k_proj=int8"],
+        "calibration": None,
+        "evaluation": None,
+        "warnings": [],
+    }
+
+
+def test_a_model_of_a_hub_is_fetched_first(tmp_path: Path):
+    saved(tmp_path / "original")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "original").iterdir()}
+    with serve_hub(Hub(files)) as hub:
+        settings = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "",
+            "MODELFLEET_CACHE": str(tmp_path / "cache"),
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        small = tmp_path / "small"
+        done = command("hf://owner/name", small, "--method=int8", **settings)
+        assert done.returncode == 0, done.stderr
+        assert "asking a hub" not in done.stdout
+        report = json.loads((small / "quantization_report.json").read_text())
+        assert (report["source"], report["revision"]) == ("hf://owner/name", "main")
+        assert any(
+            name.endswith("weight_packed") for name in load_file(small / "model.safetensors")
+        )
+
+
+def test_what_is_no_model_is_told(tmp_path: Path):
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).touch()
+    done = command(tmp_path, tmp_path / "small")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path} is a LoRA adapter" in line
+
+
+def estimate(value: float) -> Estimate:
+    return Estimate(value=value, low=value - 0.01, high=value + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "warning"),
+    [
+        (1.007, None),
+        (1.055, None),  # within what chance explains
+        (1.41, "the perplexity is 41% above the original's, more than 5%: int8, a smaller"),
+    ],
+)
+def test_a_loss_that_is_large_is_a_warning(tmp_path: Path, ratio: float, warning: str | None):
+    cost = Cost(
+        tokens=512,
+        perplexity=estimate(20.0),
+        perplexity_ratio=estimate(ratio),
+        divergence=estimate(0.1),
+        same_choice=estimate(0.9),
+    )
+    text = NamedText("news.txt", "Some news.")
+    write_report(
+        tmp_path,
+        source="hf://owner/name",
+        revision="v1",
+        options=options("gptq", samples=7),
+        calibration=None,
+        evaluation=Evaluation(text=text, cost=cost),
+    )
+    report = json.loads((tmp_path / "quantization_report.json").read_text())
+    assert report["calibration"]["file"].startswith("the reference of the Python language")
+    assert (report["calibration"]["samples"], len(report["calibration"]["sha256"])) == (7, 64)
+    assert report["evaluation"]["file"] == "news.txt"
+    assert report["evaluation"]["perplexity_ratio"]["value"] == ratio
+    found = report["warnings"]
+    assert found == [] if warning is None else found[0].startswith(warning)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +285,7 @@ def test_the_command_tells_its_progress_and_what_it_wrote(tmp_path: Path):
         (["--method=int8", f"--calibration={__file__}"], "int8 looks at no text"),
         (["--override=x=int8"], "override x=int8 matches no module"),
         (["--calibration=/nowhere", "--method=gptq"], "/nowhere cannot be read"),
+        (["--revision=v2"], "--revision belongs to an hf:// source"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, arguments, message: str):

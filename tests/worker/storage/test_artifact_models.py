@@ -20,13 +20,16 @@ from artifacts import archive, push, put_manifest, titled
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.storage.cache import Cache
 from modelfleet_worker.storage.fetching import fetch_model
-from modelfleet_worker.storage.oci import ArtifactModel, read_layers, safe_name, unpack
+from modelfleet_worker.storage.names import safe_name
+from modelfleet_worker.storage.oci import ArtifactModel, read_layers
 from modelfleet_worker.storage.registry import find_login
 from modelfleet_worker.storage.sources import model_folder
+from modelfleet_worker.storage.unpacking import unpack
 from storage_servers import Server, find_registry, oci_registry
 from token_server import token_server
 
 WEIGHTS = bytes(range(256)) * 40_000  # 10 MB
+REST = {"config.json": b"{}", "tokenizer.json": b"{}"}
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": WEIGHTS,
@@ -73,6 +76,12 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def with_rest(weights: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+    """Layers of a model with these weights."""
+    files = {"model.safetensors": weights, **REST}
+    return [(content, titled(name)) for name, content in files.items()]
 
 
 def test_what_oras_pushed_is_fetched(tmp_path: Path, registry: Server, monkeypatch):
@@ -166,20 +175,20 @@ def test_reads_what_others_make(tmp_path: Path, registry: Server, layers):
 
 
 def test_a_digest_is_one_content_and_a_tag_is_what_it_is_now(tmp_path: Path, registry: Server):
-    first = push(registry, "models/moving:v1", [(b"one", titled("model.safetensors"))])
-    push(registry, "models/moving:v1", [(b"two", titled("model.safetensors"))])
+    first = push(registry, "models/moving:v1", with_rest(b"one"))
+    push(registry, "models/moving:v1", with_rest(b"two"))
     at = {
         reference: contents(fetch(tmp_path, registry, "models/moving", reference))
         for reference in (first, "v1")
     }
     assert at == {
-        first: {"model.safetensors": b"one"},
-        "v1": {"model.safetensors": b"two"},
+        first: {"model.safetensors": b"one", **REST},
+        "v1": {"model.safetensors": b"two", **REST},
     }
 
 
 def test_an_image_for_several_machines_has_one_for_this(tmp_path: Path, registry: Server):
-    digest = push(registry, "models/many:here", [(b"mine", titled("model.safetensors"))])
+    digest = push(registry, "models/many:here", with_rest(b"mine"))
     attestation = push(registry, "models/many:signed", [(b"x", titled("signature.safetensors"))])
 
     def entry(digest: str, machine: str) -> dict[str, Any]:
@@ -199,13 +208,16 @@ def test_an_image_for_several_machines_has_one_for_this(tmp_path: Path, registry
     with httpx2.Client(base_url=f"{registry.url}/v2/models/many") as client:
         put_manifest(client, "v1", index)
         put_manifest(client, "v2", index | {"manifests": [entry(attestation, "s390x")]})
-    assert contents(fetch(tmp_path, registry, "models/many")) == {"model.safetensors": b"mine"}
-    with pytest.raises(ModelError, match=f"expected an artifact for {machine}, found s390x"):
+    assert contents(fetch(tmp_path, registry, "models/many")) == {
+        "model.safetensors": b"mine",
+        **REST,
+    }
+    with pytest.raises(ModelError, match=f"expected an artifact for {machine}, found none"):
         fetch(tmp_path, registry, "models/many", "v2")
 
 
 def test_goes_on_with_the_bytes_that_a_killed_process_left(tmp_path: Path, registry: Server):
-    push(registry, "models/large:v1", [(WEIGHTS, titled("model.safetensors"))])
+    push(registry, "models/large:v1", with_rest(WEIGHTS))
     remote = ArtifactModel(registry.address, "models/large", "v1")
     partial = Cache(tmp_path / "cache").entry(remote.source, remote.list().version).partial
     partial.mkdir()
@@ -214,12 +226,12 @@ def test_goes_on_with_the_bytes_that_a_killed_process_left(tmp_path: Path, regis
     folder = fetch(
         tmp_path, registry, "models/large", report=lambda phase, share: shares.append(share)
     )
-    assert contents(folder) == {"model.safetensors": WEIGHTS}
+    assert contents(folder) == {"model.safetensors": WEIGHTS, **REST}
     assert shares[0] == pytest.approx(9_000_000 / len(WEIGHTS), abs=0.01)
 
 
 def test_bytes_that_are_not_what_the_digest_says_are_never_used(tmp_path: Path, registry: Server):
-    push(registry, "models/large:v1", [(WEIGHTS, titled("model.safetensors"))])
+    push(registry, "models/large:v1", with_rest(WEIGHTS))
     remote = ArtifactModel(registry.address, "models/large", "v1")
     partial = Cache(tmp_path / "cache").entry(remote.source, remote.list().version).partial
     partial.mkdir()
@@ -245,7 +257,7 @@ def test_says_what_is_not_there(tmp_path: Path, registry: Server, repository, re
 def test_a_registry_that_is_gone_is_no_problem_once_the_model_is_cached(tmp_path: Path):
     require_registry()
     with oci_registry(tmp_path) as server:
-        push(server, "models/smol:v1", [(b"weights", titled("model.safetensors"))])
+        push(server, "models/smol:v1", with_rest(b"weights"))
         folder = fetch(tmp_path, server)
     assert fetch(tmp_path, server) == folder
     with pytest.raises(ModelError, match="the registry cannot be reached"):
@@ -261,7 +273,7 @@ def test_a_registry_with_passwords_takes_the_pods_pull_secrets(tmp_path: Path, m
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     auth: dict[str, object] = {"htpasswd": {"realm": "r", "path": str(tmp_path / "htpasswd")}}
     with oci_registry(tmp_path) as server:  # filled before it asks for a login
-        push(server, "models/smol:v1", [(b"weights", titled("model.safetensors"))])
+        push(server, "models/smol:v1", with_rest(b"weights"))
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     monkeypatch.setenv("MODELFLEET_PULL_SECRETS", str(secrets))
@@ -274,14 +286,14 @@ def test_a_registry_with_passwords_takes_the_pods_pull_secrets(tmp_path: Path, m
             fetch(tmp_path, server)
         (secrets / "a.json").write_text(docker_config(server.address, "tests:secret"))
         (secrets / "b.json").unlink()
-        assert contents(fetch(tmp_path, server)) == {"model.safetensors": b"weights"}
+        assert contents(fetch(tmp_path, server)) == {"model.safetensors": b"weights", **REST}
 
 
 def test_a_registry_with_tokens_gives_them_to_those_it_knows(tmp_path: Path, monkeypatch):
     require_registry()
     with oci_registry(tmp_path) as server:
         for repository in ("public/smol", "private/smol"):
-            push(server, f"{repository}:v1", [(b"weights", titled("model.safetensors"))])
+            push(server, f"{repository}:v1", with_rest(b"weights"))
     with (
         token_server(tmp_path, "tests:secret") as tokens,
         oci_registry(tmp_path, auth=tokens.auth) as server,
@@ -333,7 +345,7 @@ def test_a_pull_secret_that_is_none_is_passed_over(tmp_path: Path, monkeypatch):
 HOSTILE = ["../x.safetensors", "/etc/x.safetensors", "a/../../x.json", "a\\b.json", "a\nb.json", ""]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, ".", "..", ".layers/0000"])
+@pytest.mark.parametrize("name", [*HOSTILE, ".", ".."])
 def test_no_name_leads_out_of_the_folder(name: str):
     with pytest.raises(ModelError, match="outside of its folder"):
         safe_name(name)
@@ -362,7 +374,7 @@ def test_links_among_the_models_files_are_refused(tmp_path: Path, kind: bytes):
         tar.addfile(member)
     (tmp_path / "layer").write_bytes(out.getvalue())
     with pytest.raises(ModelError, match="found a link in the artifact"):
-        unpack(tmp_path / "layer", tmp_path / "model")
+        unpack([tmp_path / "layer"], tmp_path / "model")
 
 
 def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
@@ -376,7 +388,7 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
         member.size = 2
         tar.addfile(member, io.BytesIO(b"{}"))
     (tmp_path / "layer").write_bytes(out.getvalue())
-    unpack(tmp_path / "layer", tmp_path / "model")
+    unpack([tmp_path / "layer"], tmp_path / "model")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (tmp_path / "model/a/config.json").read_bytes() == b"{}"
 
@@ -393,7 +405,7 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(tmp_path: Path):
         ),
         pytest.param(
             {"layers": [{"mediaType": "a.tar+zstd", "digest": f"sha256:{'0' * 64}", "size": 1}]},
-            r"found a\.tar\+zstd",
+            "found zstd",
             id="a compression that is not read",
         ),
         pytest.param(
@@ -415,4 +427,4 @@ def test_says_what_is_wrong_with_a_manifest(manifest: dict[str, Any], message: s
 def test_a_damaged_archive_is_named(tmp_path: Path):
     (tmp_path / "layer").write_bytes(archive(FILES)[:1000])
     with pytest.raises(ModelError, match="no readable archive"):
-        unpack(tmp_path / "layer", tmp_path / "model")
+        unpack([tmp_path / "layer"], tmp_path / "model")

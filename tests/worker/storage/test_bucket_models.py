@@ -52,6 +52,12 @@ def fetch(
     return fetch_model(BucketModel(bucket, prefix), Cache(tmp_path), report).folder
 
 
+def add_rest(store: Store, prefix: str) -> None:
+    """What belongs to a model beside its weights."""
+    for name in ("config.json", "tokenizer.json"):
+        store.client().put_object(Bucket="models", Key=f"{prefix}/{name}", Body=b"{}")
+
+
 def test_fetches_what_a_worker_reads_right_under_the_prefix(tmp_path: Path):
     shares: list[float] = []
     folder = fetch(tmp_path, report=lambda phase, share: shares.append(share))
@@ -89,6 +95,7 @@ def test_another_content_is_another_version_and_the_old_one_is_served_without_an
     tmp_path: Path, store: Store, monkeypatch
 ):
     client = store.client()
+    add_rest(store, "changing")
     for content in (b"one", b"two"):
         client.put_object(Bucket="models", Key="changing/model.safetensors", Body=content)
         folder = fetch(tmp_path, prefix="changing")
@@ -99,6 +106,7 @@ def test_another_content_is_another_version_and_the_old_one_is_served_without_an
 
 def test_an_object_that_was_put_in_parts_has_no_md5_to_compare(tmp_path: Path, store: Store):
     client = store.client()
+    add_rest(store, "parts")
     target = {"Bucket": "models", "Key": "parts/model.safetensors"}
     upload = target | {"UploadId": client.create_multipart_upload(**target)["UploadId"]}
     parts = [
@@ -120,7 +128,7 @@ def test_an_object_that_was_put_in_parts_has_no_md5_to_compare(tmp_path: Path, s
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: str):
-    with pytest.raises(ModelError, match=f"^s3://{bucket}/{prefix} at http.*: .*{message}"):
+    with pytest.raises(ModelError, match=f"^s3://{bucket}/{prefix}: .*{message}"):
         fetch(tmp_path, bucket, prefix)
 
 
@@ -139,23 +147,34 @@ def test_says_what_is_wrong(tmp_path: Path, bucket: str, prefix: str, message: s
         ),
         pytest.param(
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
-            "Unable to locate credentials: set AWS_ACCESS_KEY_ID.*spec.podTemplate",
+            "there are no credentials: set AWS_ACCESS_KEY_ID.*spec.podTemplate",
             id="none",
         ),
         pytest.param(
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
-            "Could not connect.*check the network and AWS_ENDPOINT_URL",
+            "the store cannot be reached.*refused.*check the network and AWS_ENDPOINT_URL",
             id="no server",
         ),
-        pytest.param({"AWS_ENDPOINT_URL": "nonsense"}, "nonsense", id="no URL"),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "nonsense"}, "a setting is wrong.*check AWS_ENDPOINT_URL", id="URL"
+        ),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "http://user:nonsense@127.0.0.1:9"},
+            "the store cannot be reached",
+            id="a password in the URL",
+        ),
     ],
 )
-def test_says_what_is_wrong_with_the_settings(tmp_path: Path, variables, message, monkeypatch):
+def test_says_what_is_wrong_with_the_settings_and_quotes_none(
+    tmp_path: Path, variables, message, monkeypatch
+):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as told:
         fetch(tmp_path)
+    assert not [value for value in variables.values() if value and value in str(told.value)]
+    assert "nonsense" not in str(told.value)
 
 
 def test_rights_that_are_missing_are_named(tmp_path: Path, store: Store, monkeypatch):

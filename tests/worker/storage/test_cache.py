@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelfleet_worker.errors import LoadCancelledError, ModelError
-from modelfleet_worker.storage.cache import Cache, Entry, LocalModel, show_bytes
+from modelfleet_worker.errors import LoadCancelledError, ModelError, UnreachableError
+from modelfleet_worker.storage.cache import Cache, show_bytes
+from modelfleet_worker.storage.entry import Entry, LocalModel
+from modelfleet_worker.storage.fetching import fetch_model
+from modelfleet_worker.storage.remote import Listing, Moved, Remote, RemoteFile
+from modelfleet_worker.storage.resuming import fetch_file
 
 MB = 1_000_000
 
@@ -241,3 +247,115 @@ def test_the_kernel_lets_go_of_a_killed_holders_lock(tmp_path: Path):
 )
 def test_shows_sizes_for_people(count: int, shown: str):
     assert show_bytes(count) == shown
+
+
+def damage(path: Path) -> None:
+    if path.is_dir():
+        for file in sorted(path.rglob("*"), reverse=True):
+            file.unlink()
+        path.rmdir()
+        path.write_text("a file in its place")
+    else:
+        path.unlink(missing_ok=True)
+        (path / "a folder in its place").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda e: (e.model / "model.safetensors").write_bytes(b"x"), id="half a file"),
+        pytest.param(lambda e: (e.model / "model.safetensors").unlink(), id="a lost file"),
+        pytest.param(lambda e: damage(e.model / "model.safetensors"), id="a folder for a file"),
+        pytest.param(lambda e: damage(e.model), id="a file for the model"),
+        pytest.param(lambda e: shutil.rmtree(e.model), id="no model"),
+        pytest.param(lambda e: e.partial.write_text("x"), id="a file for the gathered files"),
+        pytest.param(
+            lambda e: (e.partial / "model.safetensors").mkdir(parents=True), id="a folder"
+        ),
+        pytest.param(
+            lambda e: (e.path / "files").write_bytes(b"\xff\xfe no list"), id="a bad list"
+        ),
+        pytest.param(lambda e: damage(e.path / "files"), id="a folder for the list"),
+        pytest.param(lambda e: damage(e.path / "size"), id="a folder for the size"),
+        pytest.param(lambda e: (e.path / "size").write_text("inf"), id="no size"),
+        pytest.param(lambda e: damage(e.path / "progress"), id="a folder for the progress"),
+        pytest.param(lambda e: (e.path / "removed").write_text("x"), id="a file for what goes"),
+    ],
+)
+def test_what_somebody_broke_by_hand_heals(tmp_path: Path, broken: Callable[[Entry], object]):
+    cache = Cache(tmp_path, limit=10 * MB)
+    first = fetch_model(Instant(), cache, silent)
+    entry = Entry(first.folder.parent)
+    del first
+    broken(entry)
+    again = fetch_model(Instant(), cache, silent)
+    assert (again.folder / "model.safetensors").read_bytes() == b"x" * 1000
+    stored(cache, "s3://bucket/other", 9 * MB)
+
+
+def test_a_damaged_model_that_is_used_is_told(tmp_path: Path):
+    used = fetch_model(Instant(), Cache(tmp_path), silent)
+    (used.folder / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(
+        ModelError, match=r"has 1 bytes of 1000, and another worker uses that model"
+    ):
+        fetch_model(Instant(), Cache(tmp_path), silent)
+
+
+def test_a_lock_that_is_a_folder_is_told(tmp_path: Path):
+    held = fetch_model(Instant(), Cache(tmp_path), silent).folder.parent
+    damage(held / "lock")
+    with pytest.raises(ModelError, match="lock is a folder: remove it"):
+        fetch_model(Instant(), Cache(tmp_path), silent)
+
+
+@pytest.mark.parametrize("note", [b"../../elsewhere", b"..", b"\xff\xfe", b"", b"a\0b", None])
+def test_a_note_of_a_version_that_somebody_broke_names_no_folder(
+    tmp_path: Path, note: bytes | None
+):
+    cache = Cache(tmp_path / "cache")
+    held = fetch_model(Instant(), cache, silent)
+    (tmp_path / "elsewhere/model").mkdir(parents=True)
+    [path] = tmp_path.glob("cache/*/latest.version")
+    if note is None:
+        damage(path)
+    else:
+        path.write_bytes(note)
+    with pytest.raises(ModelError, match="gone"):
+        fetch_model(Instant(gone=True), cache, silent)
+    assert fetch_model(Instant(), cache, silent) == held
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        {"version": "../x"},
+        {"version": ".."},
+        {"version": "v1", "files": (RemoteFile(name="../x.json", size=1),)},
+        {"version": "v1", "files": (RemoteFile(name="/x.json", size=1),)},
+        {"version": "v1", "files": (RemoteFile(name="a\0.json", size=1),)},
+        {"version": "v1", "files": (RemoteFile(name="x.json", size=-1),)},
+        {"version": "v1", "files": (RemoteFile(name="x.json", size=1),) * 10_001},
+    ],
+)
+def test_no_remote_lists_what_leaves_its_folder(listing: dict[str, Any]):
+    with pytest.raises(ModelError, match=r"expected|outside of its folder"):
+        Listing(**({"files": ()} | listing))
+
+
+class Instant(Remote):
+    """One file of 1,000 bytes, at once."""
+
+    source = "test://instant"
+
+    def __init__(self, *, gone: bool = False) -> None:
+        self.gone = gone
+
+    def list(self) -> Listing:
+        if self.gone:
+            raise UnreachableError("it is gone")
+        file = RemoteFile(name="model.safetensors", size=1000)
+        return Listing(version="v1", files=(file,))
+
+    def fetch(self, file: RemoteFile, folder: Path, moved: Moved) -> None:
+        fetch_file(folder / file.name, file.size, lambda at: [b"x" * (1000 - at)], moved)

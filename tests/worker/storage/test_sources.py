@@ -103,8 +103,8 @@ def test_the_local_copy_of_a_hub_model_comes_first(tmp_path: Path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "expected .*safetensors.*found none"),
-        (("config.json",), "expected .*safetensors.*found none"),
+        ((), "expected .*safetensors.*found nothing: name the folder"),
+        (("config.json",), "expected .*safetensors.*found config.json: name the folder"),
         (("pytorch_model.bin",), "pickled.*pytorch_model.bin.*convert them to safetensors"),
         (("consolidated.00.pth",), "pickled.*convert"),
     ],

@@ -41,7 +41,8 @@ def store(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> 
         client.create_bucket(Bucket="models")
         for name, content in files.items():
             client.put_object(Bucket="models", Key=f"tiny/{name}", Body=content)
-        client.put_object(Bucket="models", Key="other/model.safetensors", Body=b"x" * 1000)
+        for name, content in (files | {"model.safetensors": b"x" * 1000}).items():
+            client.put_object(Bucket="models", Key=f"other/{name}", Body=content)
         yield store
 
 
@@ -188,7 +189,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_no_other_model(tmp_path: Path, sto
     cache = tmp_path / "cache"
     with small_disk(cache, "24m"), slow_line(store.address, pace=2e6) as line:
         with worker(tmp_path / "o", cache, "s3://models/other", **store.environment) as other:
-            assert "config.json" in other.failed()  # it is no model, but it was fetched
+            assert "safetensors" in other.failed()  # it is no model, but it was fetched
         settings = store.environment | {"AWS_ENDPOINT_URL": line.url}
         with worker(tmp_path / "a", cache, **settings) as process:
             process.when(fetches(10), "the download")
@@ -205,7 +206,8 @@ def test_what_only_the_user_can_mend_is_told_in_stats(tmp_path: Path, store: Sto
     settings = store.environment | {"AWS_SECRET_ACCESS_KEY": "wrong"}
     with worker(tmp_path / "s3", tmp_path / "cache", **settings) as process:
         assert "SignatureDoesNotMatch" in process.failed()
-    gated = Hub({"model.safetensors": b"x"}, token="secret", gated=True)
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    gated = Hub(dict.fromkeys(names, b"{}"), token="secret", gated=True)
     with (
         serve_hub(gated),
         worker(tmp_path / "hf", tmp_path / "cache", "hf://owner/name", HF_ENDPOINT=gated.url) as w,

@@ -11,7 +11,8 @@ from ..devices.paced import Calibration, load_paced
 from ..engine.device import LoadedModel
 from ..progress import Report
 from ..spec import ModelSpec
-from ..storage.cache import Cache, LocalModel
+from ..storage.cache import Cache
+from ..storage.entry import LocalModel
 from ..storage.sources import find_model, parse_source
 from ..text.paced import PacedTokenizer
 from ..text.tokenizer import Tokenizer

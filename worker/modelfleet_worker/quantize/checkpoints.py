@@ -20,7 +20,12 @@ from ..quantization.stored import stored_format
 from ..quantization.weights import quantize
 from .calibration import Calibrated, ShareReport, calibrate, default_text, windows
 from .plain import load_plain
-from .writing import packed_tensors, quantization_config, write_checkpoint
+from .writing import (
+    packed_tensors,
+    quantization_config,
+    refuse_existing,
+    write_checkpoint,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,7 @@ def quantize_checkpoint(
     source: Path, target: Path, options: QuantizeOptions, progress: ShareReport
 ) -> None:
     """Writes `target`. Raises ModelError and UsageError."""
+    refuse_existing(target)
     if (stored := stored_format(read_json(source / "config.json"))) is not None:
         raise ModelError(f"{source} is quantized already ({stored}): start from the original")
     config = read_config(source)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,34 +13,47 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from typer.exceptions import TyperException
 
+from modelfleet_process import logs
+from modelfleet_process.options import LogLevel
+
 from ..errors import UsageError, WorkerError
+from ..options import (
+    GroupSizeOption,
+    ModelDirOption,
+    OverrideOption,
+    RevisionOption,
+    cache_dir,
+    cache_limit,
+    model_copies,
+)
 from ..quantization.scheme import Method, Override
+from ..storage.cache import Cache
+from ..storage.entry import LocalModel
+from ..storage.sources import check_folder, find_model
 
 if TYPE_CHECKING:
     from .calibration import ShareReport
     from .evaluation import Cost
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-REPORT = "quantization_report.json"
 
 
 @app.command()
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face folder.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder with Hugging Face files, or hf://, s3://, oci:// or file://...",
+        ),
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    revision: RevisionOption = "main",
     method: Annotated[
         Method, typer.Option(help="int8 and int4 round to nearest; awq and gptq calibrate int4.")
     ] = Method.INT4,
-    group_size: Annotated[
-        int, typer.Option(help="Inputs that share a scale in int4: 32, 64 or 128.")
-    ] = 128,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN=FORMAT",
-            help="none, int8 or int4 for modules, like '*.down_proj=int8'; first match decides.",
-        ),
-    ] = None,
+    group_size: GroupSizeOption = 128,
+    override: OverrideOption = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -58,34 +69,74 @@ def quantize(
             "--evaluate", metavar="FILE", help="Text to measure perplexity and KL on afterwards."
         ),
     ] = None,
+    model_dir: ModelDirOption = None,
 ) -> int:
-    """Write a checkpoint with quantized weights (compressed-tensors, pack-quantized)."""
+    """Write a checkpoint with weights of 4 or 8 bits (compressed-tensors, pack-quantized)."""
+    logs.configure(None, LogLevel.WARNING, logs.console_style(utc=False))
     # Here: what imports torch takes seconds, and --help needs none of it.
     from .calibration import windows
     from .checkpoints import QuantizeOptions, quantize_checkpoint
     from .evaluation import evaluate
     from .plain import load_plain
+    from .report import Evaluation, NamedText, loss_warning, write_report
+    from .writing import refuse_existing
 
+    text = None if calibration is None else NamedText(calibration.name, _read(calibration))
     options = QuantizeOptions(
         method=method,
         group_size=group_size,
         overrides=tuple(map(Override.parse, override or ())),
-        text=None if calibration is None else _read(calibration),
+        text=None if text is None else text.text,
         samples=samples,
     )
-    if calibration is not None and not options.calibrates:
+    if text is not None and not options.calibrates:
         raise UsageError(f"--calibration is for awq and gptq; {method} looks at no text")
-    # Before minutes of work: a text that is too short.
-    texts = None if evaluate_on is None else windows(source, _read(evaluate_on))
-    with _progress(f"{method}: {source.name}") as report:
-        quantize_checkpoint(source, target, options, report)
-    _print(f"{target}: {_weight_of(target):.0f} MB of {_weight_of(source):.0f} MB")
-    if texts is not None:
+    # Before minutes of work: a folder that is there, a text that is too short.
+    refuse_existing(target)
+    against = None if evaluate_on is None else NamedText(evaluate_on.name, _read(evaluate_on))
+    found = _find(source, revision, model_copies(model_dir))
+    folder = found.folder
+    texts = None if against is None else windows(folder, against.text)
+    with _progress(f"{method}: {source}") as report:
+        quantize_checkpoint(folder, target, options, report)
+    _print(f"{target}: {_weight_of(target):.0f} MB of {_weight_of(folder):.0f} MB")
+
+    def write(evaluation: Evaluation | None) -> None:
+        write_report(
+            target,
+            source=source,
+            revision=revision if source.startswith("hf://") else None,
+            options=options,
+            calibration=text,
+            evaluation=evaluation,
+        )
+
+    write(None)
+    if against is not None and texts is not None:
         with _progress("comparing with the original") as report:
-            cost = evaluate(load_plain(source), load_plain(target), texts, report)
-        (target / REPORT).write_text(json.dumps(asdict(cost), indent=2) + "\n")
+            cost = evaluate(load_plain(folder), load_plain(target), texts, report)
+        write(Evaluation(text=against, cost=cost))
         _print(_told(cost))
+        if (warning := loss_warning(cost)) is not None:
+            sys.stderr.write(f"warning: {warning}\n")
     return 0
+
+
+def _find(source: str, revision: str, copies: Path) -> LocalModel:
+    """The folder of a model, or a copy of what is elsewhere. Raises ModelError and UsageError."""
+    if revision != "main" and not source.startswith("hf://"):
+        raise UsageError("--revision belongs to an hf:// source")
+    if "://" not in source:
+        return LocalModel(check_folder(Path(source)))
+    cache = Cache(cache_dir() / "remote", cache_limit())
+    with _progress(f"fetching {source}") as tell:
+        return find_model(
+            source,
+            revision=revision,
+            model_dir=copies,
+            cache=cache,
+            report=lambda _, share: tell(share),
+        )
 
 
 def _told(cost: Cost) -> str:
@@ -122,7 +173,7 @@ def _progress(title: str) -> Iterator[ShareReport]:
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda share: bar.update(task, completed=share)

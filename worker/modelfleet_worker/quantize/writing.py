@@ -80,6 +80,12 @@ def _targets(names: list[str], others: list[str]) -> list[str]:
     return list(targets)
 
 
+def refuse_existing(target: Path) -> None:
+    """Raises UsageError if there is something already."""
+    if target.exists():
+        raise UsageError(f"{target} exists already: name a folder that does not")
+
+
 def write_checkpoint(
     source: Path,
     target: Path,
@@ -90,8 +96,7 @@ def write_checkpoint(
 
     It gets its name when it is complete.
     """
-    if target.exists():
-        raise UsageError(f"{target} exists already: name a folder that does not")
+    refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,9 +104,12 @@ def write_checkpoint(
     _write_shards(partial, tensors)
     for path in source.iterdir():
         if path.is_file() and path.suffix not in {".safetensors", ".bin"} and path.name != _INDEX:
-            shutil.copy(path, partial / path.name)
+            shutil.copyfile(path, partial / path.name)
     whole = read_json(source / "config.json") | {"quantization_config": config}
     (partial / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
+    # safetensors writes for its own user alone: as all other files, by the umask.
+    for path in partial.glob("*.safetensors"):
+        path.chmod((partial / "config.json").stat().st_mode)
     partial.rename(target)
 
 

@@ -24,7 +24,7 @@ from ..errors import (
 from ..loading.device_loaders import Loaded, Loader
 from ..progress import LoadProgress
 from ..spec import ModelSpec
-from ..storage.cache import LocalModel
+from ..storage.entry import LocalModel
 from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
 from .change_notifier import ChangeNotifier

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import structlog
 
 from ..errors import ModelError, UnreachableError
 from ..progress import Report
-from .cache import Cache, Entry, LocalModel
-from .remote import Listing, Remote
+from .cache import Cache
+from .contents import CONFIG, refuse_other_weights
+from .entry import Entry, LocalModel
+from .remote import Listing, Remote, RemoteFile
 
 log = structlog.get_logger()
 
@@ -52,13 +55,16 @@ def _find_or_fetch(remote: Remote, cache: Cache, report: Report) -> LocalModel:
 def _fetch(remote: Remote, listing: Listing, cache: Cache, entry: Entry, report: Report) -> None:
     log.info("fetching", source=remote.source, version=listing.version[:12], bytes=listing.size)
     try:
+        entry.repair(file.name for file in listing.files)
         entry.partial.mkdir(exist_ok=True)
         meter = _Meter(listing.size, entry, report)
         meter.moved(0)
-        cache.make_room(entry, listing.size)
+        cache.make_room(entry, listing.room)
         _fetch_all(remote, listing, entry, meter)
         try:
             remote.finish(entry.partial)
+            # What is there now may be more: compressed archives do not say what they hold.
+            cache.make_room(entry, entry.partial_size)
         except ModelError:
             entry.clear()  # what was fetched is whole, and is no model: going on would not help
             raise
@@ -72,12 +78,19 @@ def _fetch(remote: Remote, listing: Listing, cache: Cache, entry: Entry, report:
 
 
 def _fetch_all(remote: Remote, listing: Listing, entry: Entry, meter: _Meter) -> None:
+    """What can tell that this is no model for us comes first, and alone."""
+    config = [file for file in listing.files if file.name == CONFIG]
+    _fetch_some(remote, config, entry, meter)
+    refuse_other_weights("it", entry.partial / CONFIG)
+    _fetch_some(remote, [file for file in listing.files if file.name != CONFIG], entry, meter)
+
+
+def _fetch_some(remote: Remote, files: Sequence[RemoteFile], entry: Entry, meter: _Meter) -> None:
     with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="download") as pool:
-        futures = [
-            pool.submit(remote.fetch, file, entry.partial, meter.moved) for file in listing.files
-        ]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        meter.stop()  # no thread may write any more once another process can take over
+        futures = [pool.submit(remote.fetch, file, entry.partial, meter.moved) for file in files]
+        _, unfinished = wait(futures, return_when=FIRST_EXCEPTION)
+        if unfinished:
+            meter.stop()  # no thread may write any more once another process can take over
         pool.shutdown(wait=True, cancel_futures=True)
     errors = [future.exception() for future in futures if not future.cancelled()]
     for error in sorted(filter(None, errors), key=lambda error: isinstance(error, _StoppedError)):

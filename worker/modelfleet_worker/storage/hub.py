@@ -9,13 +9,23 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
+import structlog
 from typing_extensions import override
 
 from ..errors import ModelError, UnreachableError
-from .remote import Listing, Moved, Remote, RemoteFile, check_weights, wanted_files
+from .contents import check_complete, wanted_files
+from .http import allowed_endpoints, answers_up_to, guard, is_guarded, reason
+from .names import safe_version
+from .remote import Listing, Moved, Remote, RemoteFile
+
+log = structlog.get_logger()
 
 _TIMEOUT = 30.0  # seconds for the hub's answer about a repository
+_PUBLIC = "https://huggingface.co"
+# What an answer provokes that is JSON, but not a hub's.
+_NONSENSE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class HubModel(Remote):
@@ -29,11 +39,14 @@ class HubModel(Remote):
         self.revision = revision
         self._repository = repository
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        _guard_downloads(self._api.endpoint)
+        host = urlsplit(self._api.endpoint).hostname  # for the log: its URL could hold a password
+        log.info("asking a hub", source=self.source, endpoint=host)
 
     @property
     @override
     def where(self) -> str:
-        return f"{self.source} (revision {self.revision}) at {self._api.endpoint}"
+        return f"{self.source} (revision {self.revision})"
 
     @override
     def list(self) -> Listing:
@@ -43,9 +56,10 @@ class HubModel(Remote):
             )
             if info.gated:  # its list of files is public, and they may be in the cache already
                 self._api.auth_check(self._repository)
-        sizes = {file.rfilename: file.size for file in info.siblings or []}
-        check_weights("the repository", sizes)
-        version = info.sha or self.revision
+            sizes = {str(file.rfilename): file.size for file in info.siblings or []}
+        check_complete("the repository", sizes)
+        # A name of a file and of a folder, for what comes next and for the cache.
+        version = safe_version(info.sha or self.revision)
         files = [
             RemoteFile(name=name, size=self._size(name, version, sizes[name]), key=version)
             for name in wanted_files(sizes)
@@ -60,12 +74,16 @@ class HubModel(Remote):
 
         url = hf_hub_url(self._repository, name, revision=version, endpoint=self._api.endpoint)
         with _our_errors():
-            return self._api.get_hf_file_metadata(url=url, timeout=_TIMEOUT).size or 0
+            size = self._api.get_hf_file_metadata(url=url, timeout=_TIMEOUT).size
+        if size is None:
+            raise ModelError(f"the hub does not tell the size of {name[:100]!r}")
+        return size
 
     @override
     def fetch(self, file: RemoteFile, folder: Path, moved: Moved) -> None:
-        bar = _bar_class(file.size, moved)
-        with _our_errors():
+        bar = _bar_class(file, moved)
+        # Its bytes are counted by the bar.
+        with _our_errors(), answers_up_to(None):
             self._api.hf_hub_download(
                 self._repository, file.name, revision=file.key, local_dir=folder, tqdm_class=bar
             )
@@ -85,13 +103,30 @@ class HubModel(Remote):
             found = Path(
                 snapshot_download(self._repository, revision=revision, local_files_only=True)
             )
-        except errors.LocalEntryNotFoundError:
+        except (errors.LocalEntryNotFoundError, OSError, ValueError):  # none, or a broken one
             return None
         whole = listing is None or all(
             (found / file.name).is_file() and (found / file.name).stat().st_size == file.size
             for file in listing.files
         )
         return found if whole else None
+
+
+def _guard_downloads(endpoint: str) -> None:
+    """Has huggingface_hub ask by a guarded client, and by nothing else where addresses matter."""
+    import httpx2
+    from huggingface_hub import constants, get_session, set_client_factory
+
+    hooks = get_session().event_hooks  # its own keep it offline where that is asked for
+
+    def client() -> httpx2.Client:
+        return guard(httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+
+    if not is_guarded(get_session()):
+        set_client_factory(client)
+    # Xet has connections of its own, to wherever the hub says.
+    if allowed_endpoints().restricts and endpoint != _PUBLIC:
+        constants.HF_HUB_DISABLE_XET = True
 
 
 @contextlib.contextmanager
@@ -124,19 +159,42 @@ def _our_errors() -> Iterator[None]:
             "HF_HUB_OFFLINE is set, and the model is not in the cache: put a copy under --model-dir"
         ) from error
     except (httpx2.TransportError, errors.LocalEntryNotFoundError) as error:
-        cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
-        raise UnreachableError(
-            f"the hub cannot be reached ({str(cause) or type(cause).__name__}): check the network "
-            "and HF_ENDPOINT, or put a copy under --model-dir"
-        ) from error
+        raise _unreachable(error) from error
     except OSError as error:
+        if error.errno is None:  # not the system's: they quote what the hub said
+            raise _no_hub(error) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise ModelError(f"it cannot be downloaded: {error}") from error
+        raise ModelError(f"it cannot be downloaded: {error.strerror}") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, *_NONSENSE) as error:
+        raise _no_hub(error) from error
 
 
-def _bar_class(size: int, moved: Moved) -> Any:
-    """What huggingface_hub takes for a tqdm class, for one file of so many bytes."""
+def _unreachable(error: BaseException) -> ModelError:
+    from huggingface_hub import errors
+
+    cause = error
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        cause = error.__cause__
+    if isinstance(cause, errors.FileMetadataError):
+        return _no_hub(cause)
+    if isinstance(cause, errors.HfHubHTTPError):
+        return UnreachableError(f"the hub answers HTTP {cause.response.status_code}")
+    return UnreachableError(
+        f"the hub cannot be reached ({reason(cause)}): check the network and HF_ENDPOINT, or put a "
+        "copy under --model-dir"
+    )
+
+
+def _no_hub(error: BaseException) -> ModelError:
+    return ModelError(
+        f"what answers is no Hugging Face hub, or contradicts itself ({type(error).__name__}): "
+        "check HF_ENDPOINT"
+    )
+
+
+def _bar_class(whole: RemoteFile, moved: Moved) -> Any:
+    """What huggingface_hub takes for a tqdm class, for one file. ModelError beyond its size."""
 
     class Bar:
         seen = 0
@@ -155,6 +213,8 @@ def _bar_class(size: int, moved: Moved) -> Any:
 
         def update(self, count: float | None = 1) -> None:
             Bar.seen += int(count or 0)
+            if Bar.seen > whole.size:
+                raise ModelError(f"expected {whole.size} bytes of {whole.name}, found more")
             moved(int(count or 0))
 
         def update_transfer(self, count: float | None = 1) -> None:
@@ -168,6 +228,6 @@ def _bar_class(size: int, moved: Moved) -> Any:
         @classmethod
         def finish(cls) -> None:
             """Files that were there already count, too."""
-            moved(size - cls.seen)
+            moved(whole.size - cls.seen)
 
     return Bar

@@ -1,7 +1,7 @@
 """Models in an OCI registry: what `oras push`, KitOps and ModelPack put there, and images.
 
 A layer is a file with a name (org.opencontainers.image.title or org.cncf.model.filepath), or a tar
-archive whose members have names. Names are not trusted: none may lead out of the model's folder.
+archive whose members have names. Neither names nor sizes are trusted (names.py, unpacking.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,9 +16,12 @@ from typing import Any
 from typing_extensions import override
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
+from .contents import check_complete, is_wanted
+from .names import safe_name
 from .registry import Registry
-from .remote import Listing, Moved, Remote, RemoteFile, check_weights, is_wanted
+from .remote import Listing, Moved, Remote, RemoteFile
 from .resuming import fetch_file
+from .unpacking import unpack
 
 _TITLE = "org.opencontainers.image.title"
 _FILEPATH = "org.cncf.model.filepath"  # of the CNCF's model specification
@@ -60,8 +62,7 @@ class ArtifactModel(Remote):
     def finish(self, folder: Path) -> None:
         layers = folder / _LAYERS
         if layers.is_dir():
-            for layer in sorted(layers.iterdir()):
-                unpack(layer, folder)
+            unpack(sorted(layers.iterdir()), folder)
             shutil.rmtree(layers)
 
 
@@ -72,17 +73,22 @@ def read_layers(manifest: dict[str, Any]) -> tuple[RemoteFile, ...]:
     """
     try:
         layers = [_read_layer(place, layer) for place, layer in enumerate(manifest["layers"])]
+        kinds = {str(layer["mediaType"]) for layer in manifest["layers"]}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"expected a manifest with layers, found none: {error!r}") from error
+        raise ModelError("expected a manifest with layers, found something else") from error
     files = {file.name: file for file in layers if file is not None}
-    archives = [name for name in files if name.startswith(f"{_LAYERS}/")]
+    archives = [file.name for file in files.values() if file.is_archive]
     if archives:
         names = [*archives, *(name for name in files if is_wanted(name))]
     else:
-        check_weights("the artifact", files)
         top = min(
             (n.count("/") for n in files if PurePosixPath(n).name == "config.json"), default=0
         )
+        # As seen from the folder with the model, which may be a folder of the artifact.
+        seen = ["/".join(PurePosixPath(n).parts[top:]) for n in files if n.count("/") >= top]
+        if any("ollama" in kind or "gguf" in kind for kind in kinds):
+            seen.append("model.gguf")  # whose layers are told apart by their types alone
+        check_complete("the artifact", seen)
         names = [name for name in files if is_wanted(name) and name.count("/") == top]
     return tuple(files[name] for name in dict.fromkeys(names))
 
@@ -91,60 +97,37 @@ def _read_layer(place: int, layer: dict[str, Any]) -> RemoteFile | None:
     notes, kind = layer.get("annotations") or {}, str(layer["mediaType"])
     title, digest, size = notes.get(_TITLE), str(layer["digest"]), int(layer["size"])
     if not _DIGEST.fullmatch(digest):
-        raise ModelError(f"expected a layer with a sha256 or sha512 digest, found {digest!r}")
+        raise ModelError("expected layers with a sha256 or sha512 digest, found another")
     # oras calls a single file a tar, too, unless told its type; what it packs, it compresses.
     packed = "tar" in kind and (not title or kind.endswith("gzip"))
     if packed or notes.get(_UNPACK) == "true":
         if "zstd" in kind:
-            raise ModelError(f"expected layers as files, tar or tar+gzip, found {kind}")
-        return RemoteFile(name=f"{_LAYERS}/{place:04d}", size=size, key=digest)
-    name = title or notes.get(_FILEPATH)
-    return RemoteFile(name=safe_name(str(name)), size=size, key=digest) if name else None
+            raise ModelError("expected layers as files, tar or tar+gzip, found zstd")
+        name = f"{_LAYERS}/{place:04d}"
+        return RemoteFile(name=name, size=size, key=digest, is_archive=True)
+    named = title or notes.get(_FILEPATH)
+    return RemoteFile(name=_name(str(named)), size=size, key=digest) if named else None
 
 
-def _choose(manifests: list[dict[str, Any]]) -> str:
+def _name(name: str) -> str:
+    """Where a file goes. ModelError if it could leave the folder, or lie among the archives."""
+    name = safe_name(name)
+    if PurePosixPath(name).parts[0] == _LAYERS:
+        raise ModelError(f"the artifact names a file outside of its folder: {name[:100]!r}")
+    return name
+
+
+def _choose(manifests: Any) -> str:
     """Of an image for several machines, the one for this; attestations are for none."""
     machine = _MACHINES.get(platform.machine(), platform.machine())
-    found = {
-        str((m.get("platform") or {}).get("architecture", "any")): str(m["digest"])
-        for m in reversed(manifests)
-    }
-    for wanted in (machine, "any"):
-        if wanted in found:
-            return found[wanted]
-    raise ModelError(f"expected an artifact for {machine}, found {', '.join(found) or 'none'}")
-
-
-def safe_name(name: str) -> str:
-    """The name, relative to the model's folder. ModelError if it could lead out of it."""
-    path = PurePosixPath(name)
-    if (
-        path.is_absolute()
-        or ".." in path.parts
-        or not path.parts
-        or path.parts[0] == _LAYERS
-        or re.search(r"[\x00-\x1f\\]", name)
-    ):
-        raise ModelError(f"the artifact names a file outside of its folder: {name!r}")
-    return str(path)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """The members that a worker reads; what it does not read is not written at all."""
     try:
-        with tarfile.open(archive, "r|*") as members:
-            for member in members:
-                if member.name in (".", "./"):
-                    continue
-                name = safe_name(member.name)
-                if not is_wanted(name) or member.isdir():
-                    continue
-                content = members.extractfile(member) if member.isreg() else None
-                if content is None:
-                    raise ModelError(f"expected a file, found a link in the artifact: {name!r}")
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    shutil.copyfileobj(content, file, 1 << 20)
-    except (tarfile.TarError, EOFError) as error:
-        raise ModelError(f"a layer of the artifact is no readable archive: {error}") from error
+        found = {
+            str((m.get("platform") or {}).get("architecture", "any")): str(m["digest"])
+            for m in reversed(manifests)
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError("expected an index of manifests, found something else") from error
+    for wanted in (machine, "any"):
+        if _DIGEST.fullmatch(found.get(wanted, "")):
+            return found[wanted]
+    raise ModelError(f"expected an artifact for {machine}, found none")

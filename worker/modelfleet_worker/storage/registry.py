@@ -20,6 +20,7 @@ import httpx2
 import structlog
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
+from .http import answers_up_to, guard, reason
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _LARGEST_MANIFEST = 4 << 20  # bytes; what the specification lets registries refuse
+_LARGEST_TOKEN = 1 << 20
 _CHUNK = 1 << 20
 
 
@@ -39,46 +41,50 @@ class Registry:
     def __init__(self, host: str, repository: str) -> None:
         scheme = "http" if _is_plain(host) else "https"
         self._repository = repository
-        self._client = httpx2.Client(
-            base_url=f"{scheme}://{host}/v2/{repository}",
-            auth=_Login(find_login(f"{host}/{repository}"), scheme),
-            timeout=httpx2.Timeout(60.0, connect=10.0),
-            follow_redirects=True,  # to where the blobs are; httpx leaves the login behind
+        self._client = guard(
+            httpx2.Client(
+                base_url=f"{scheme}://{host}/v2/{repository}",
+                auth=_Login(find_login(f"{host}/{repository}"), scheme),
+                timeout=httpx2.Timeout(60.0, connect=10.0),
+                follow_redirects=True,  # to where the blobs are; httpx leaves the login behind
+            )
         )
 
     def manifest(self, reference: str) -> tuple[str, dict[str, Any]]:
         """Its digest, which is checked, and what it says. `reference`: a tag or a digest."""
-        with _our_errors():
+        with _our_errors(), answers_up_to(_LARGEST_MANIFEST):
             answer = self._client.get(
                 f"/manifests/{reference}", headers={"Accept": ", ".join(_MANIFESTS)}
             )
         _check(answer)
         digest = f"sha256:{hashlib.sha256(answer.content).hexdigest()}"
         if ":" in reference and reference != digest:
-            raise ModelError(f"expected the manifest {reference}, found {digest}")
+            raise ModelError(f"expected the manifest {reference}, found another")
         try:
             manifest = json.loads(answer.content)
-        except ValueError as error:
-            raise ModelError(f"the registry's manifest is not JSON: {error}") from error
-        if not isinstance(manifest, dict) or len(answer.content) > _LARGEST_MANIFEST:
+        except (ValueError, RecursionError) as error:
+            raise ModelError("the registry's manifest is not JSON") from error
+        if not isinstance(manifest, dict):
             raise ModelError("expected a manifest of an OCI artifact, found something else")
         return digest, manifest
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
-        """Its bytes from an offset on. BrokenTransferError where going on later may help."""
-        with (
-            _our_errors(mid_file=True),
-            self._client.stream(
-                "GET", f"/blobs/{digest}", headers={"Range": f"bytes={offset}-"}
-            ) as answer,
-        ):
-            if answer.is_error:
-                answer.read()
-            _check(answer)
-            skip = offset if answer.status_code != httpx2.codes.PARTIAL_CONTENT else 0
-            for chunk in answer.iter_bytes(_CHUNK):
-                yield chunk[skip:]
-                skip = max(0, skip - len(chunk))
+        """Its bytes from an offset on, as many as there are: whoever takes them counts.
+
+        BrokenTransferError where going on later may help.
+        """
+        request = self._client.build_request(
+            "GET", f"/blobs/{digest}", headers={"Range": f"bytes={offset}-"}
+        )
+        with _our_errors(mid_file=True):
+            with answers_up_to(None):
+                answer = self._client.send(request, stream=True)
+            with contextlib.closing(answer):
+                _check(answer)
+                skip = offset if answer.status_code != httpx2.codes.PARTIAL_CONTENT else 0
+                for chunk in answer.iter_raw(_CHUNK):
+                    yield chunk[skip:]
+                    skip = max(0, skip - len(chunk))
 
 
 class _Login(httpx2.Auth):
@@ -118,8 +124,9 @@ class _Login(httpx2.Auth):
             return None  # a password never leaves an encrypted connection for a plain one
         headers = {"Authorization": f"Basic {self._login}"} if self._login else {}
         asked = {name: said for name, said in challenge.items() if name in ("service", "scope")}
-        answer = yield httpx2.Request("GET", realm, params=asked, headers=headers)
-        answer.read()
+        with answers_up_to(_LARGEST_TOKEN):
+            answer = yield httpx2.Request("GET", realm, params=asked, headers=headers)
+            answer.read()
         if answer.is_error:
             return None
         with contextlib.suppress(ValueError, KeyError, AttributeError):
@@ -139,8 +146,8 @@ def find_login(repository: str) -> str | None:
         with contextlib.suppress(OSError):
             try:
                 found = _read_logins(path) | found
-            except ValueError as error:
-                log.warning("not a docker config", path=str(path), error=str(error))
+            except (ValueError, TypeError, AttributeError) as error:
+                log.warning("not a docker config", path=str(path), error=type(error).__name__)
     matching = [p for p in found if f"{repository}/".startswith(f"{p}/")]
     return found[max(matching, key=len)] if matching else None
 
@@ -186,7 +193,7 @@ def _check(answer: httpx2.Response) -> None:
         raise ModelError("it is not in the registry: check the repository and its tag or digest")
     if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
         raise BrokenTransferError(f"the registry answers HTTP {answer.status_code}")
-    raise ModelError(f"the registry answers HTTP {answer.status_code}: {answer.text[:200]}")
+    raise ModelError(f"the registry answers HTTP {answer.status_code}")
 
 
 @contextlib.contextmanager
@@ -194,9 +201,8 @@ def _our_errors(*, mid_file: bool = False) -> Iterator[None]:
     try:
         yield
     except httpx2.TransportError as error:
-        text = str(error) or type(error).__name__
         if mid_file:
-            raise BrokenTransferError(text) from error
-        raise UnreachableError(f"the registry cannot be reached ({text})") from error
-    except httpx2.HTTPError as error:
-        raise ModelError(f"the registry answers strangely: {error}") from error
+            raise BrokenTransferError(reason(error)) from error
+        raise UnreachableError(f"the registry cannot be reached ({reason(error)})") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise ModelError(f"the registry answers strangely ({type(error).__name__})") from error

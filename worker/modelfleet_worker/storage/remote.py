@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import abc
-import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..errors import ModelError
-
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+from .names import MOST_FILES, safe_name, safe_version
 
 # Called from the fetching threads with the bytes that came since the last call; it may raise, and
 # then the download stops.
@@ -23,26 +20,48 @@ class RemoteFile:
     """`name` is its path in the model's folder; `key` and `etag` are the remote's own terms."""
 
     name: str
-    size: int  # bytes
+    size: int  # bytes, as declared: no more are written
     key: str = ""
     etag: str = ""
+    is_archive: bool = False  # unpacked once all files are there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a model consists of now. Equal versions have equal files."""
+    """What a model consists of now. Equal versions have equal files.
 
-    version: str  # of letters, digits, '-' and '_'
+    Raises ModelError for names, sizes and versions that no model has.
+    """
+
+    version: str  # of letters, digits, '.', '-' and '_'
     files: tuple[RemoteFile, ...]
+
+    def __post_init__(self) -> None:
+        safe_version(self.version)
+        if len(self.files) > MOST_FILES:
+            raise ModelError(f"expected at most {MOST_FILES} files, found {len(self.files)}")
+        for file in self.files:
+            safe_name(file.name)
+            if type(file.size) is not int or file.size < 0:
+                raise ModelError(f"expected the size of {file.name[:100]!r} in bytes, found none")
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def room(self) -> int:
+        """Bytes that it takes on disk at most, archives beside what they hold included."""
+        return self.size + sum(file.size for file in self.files if file.is_archive)
+
 
 class Remote(abc.ABC):
-    """A model somewhere else. Whatever it raises on purpose is a ModelError."""
+    """A model somewhere else. Whatever it raises on purpose is a ModelError.
+
+    No message has a value of the environment, or a byte of what a server answered that is no name
+    of a file: the one may be a secret, the other a page that only this machine can read.
+    """
 
     source: str  # as the user wrote it
     revision: str = "latest"
@@ -70,31 +89,3 @@ class Remote(abc.ABC):
     def copy_of(self, listing: Listing | None) -> Path | None:
         """A folder on this machine where other tools keep this version; None: any version."""
         return None
-
-
-def wanted_files(names: Iterable[str]) -> list[str]:
-    """What a worker reads: top-level files only; folders hold exports for other runtimes."""
-    wanted = [name for name in sorted(names) if "/" not in name and is_wanted(name)]
-    if any(name.startswith("model") and name.endswith(".safetensors") for name in wanted):
-        # Some repositories hold the same weights twice, in their vendor's own layout.
-        wanted = [name for name in wanted if not name.startswith("consolidated")]
-    return wanted
-
-
-def is_wanted(name: str) -> bool:
-    """Whether a worker reads files of this name, whatever folder they are in."""
-    return any(fnmatch.fnmatch(PurePosixPath(name).name, pattern) for pattern in _WANTED)
-
-
-def check_weights(where: Path | str, names: Iterable[str]) -> None:
-    """Raises ModelError unless the files include safetensors: pickles can run any code."""
-    names = sorted(names)
-    if any(name.endswith(".safetensors") for name in names):
-        return
-    pickles = [name for name in names if any(Path(name).match(p) for p in _PICKLES)]
-    if pickles:
-        raise ModelError(
-            f"{where} holds only pickled weights ({', '.join(pickles[:3])}), which can run any "
-            "code when read: convert them to safetensors"
-        )
-    raise ModelError(f"expected *.safetensors weights in {where}, found none")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
+from .entry import remove_unless_file
 from .remote import Moved
 
 _CHUNK = 1 << 20
@@ -26,11 +27,13 @@ def fetch_file(
     `digest` is an algorithm of hashlib and the hexadecimal sum that the file must have: ModelError
     if it has not. UnreachableError when the connection keeps breaking.
     """
-    if path.exists():
+    part = path.with_name(f"{path.name}.part")
+    for leftover in (path, part):
+        remove_unless_file(leftover)
+    if path.exists() and path.stat().st_size == size:
         moved(size)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
     sum_ = hashlib.new(digest[0], usedforsecurity=False) if digest else None
     with part.open("ab+") as file:
         if file.tell() > size:

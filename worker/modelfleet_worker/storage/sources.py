@@ -12,9 +12,18 @@ import structlog
 
 from ..errors import ModelError
 from ..progress import Report
-from .cache import Cache, LocalModel
+from .cache import Cache
+from .contents import (
+    CONFIG,
+    check_weights,
+    is_wanted,
+    refuse_file,
+    refuse_other_kinds,
+    refuse_other_weights,
+)
+from .entry import LocalModel
 from .fetching import fetch_model
-from .remote import Remote, check_weights, is_wanted
+from .remote import Remote
 
 log = structlog.get_logger()
 
@@ -28,6 +37,7 @@ _ARTIFACT = re.compile(
     r"/([a-z0-9]+(?:[-._/]+[a-z0-9]+)*)"
     r"(?::([A-Za-z0-9_][A-Za-z0-9._-]{0,127})|@(sha256:[0-9a-f]{64}))"
 )
+_POINTER = b"version https://git-lfs"
 _DEPTH = 2  # folders below the named one in which a model is looked for
 
 
@@ -129,15 +139,27 @@ def find_model(
             found = LocalModel(mirror)
         case _:
             found = fetch_model(_remote(parsed, revision), cache, report)
+    return LocalModel(check_folder(found.folder), found.lock)
+
+
+def check_folder(path: Path) -> Path:
+    """The folder with the model's files, if they are there for this user. Raises ModelError."""
     try:
-        folder = model_folder(found.folder)
-        check_weights(folder, (path.name for path in folder.iterdir()))
+        if path.is_dir():
+            # Before its folders are looked at: those of a pipeline are models, too.
+            refuse_other_kinds(path, _names(path))
+        folder = model_folder(path)
+        check_weights(folder, _names(folder))
+        refuse_other_weights(folder, folder / CONFIG)
         _check_readable(folder)
     except OSError as error:
-        raise ModelError(
-            f"{found.folder} cannot be read by user {os.geteuid()}: {error}"
-        ) from error
-    return LocalModel(folder, found.lock)
+        raise ModelError(f"{path} cannot be read by user {os.geteuid()}: {error}") from error
+    return folder
+
+
+def _names(folder: Path) -> list[str]:
+    """Files in it and right below it, relative to it."""
+    return [str(p.relative_to(folder)) for pattern in ("*", "*/*") for p in folder.glob(pattern)]
 
 
 def _check_readable(folder: Path) -> None:
@@ -152,6 +174,12 @@ def _check_readable(folder: Path) -> None:
             f"{', '.join(sorted(closed)[:3])} in {folder} cannot be read by user {os.geteuid()}: "
             "change the files' mode, or the pod's group (spec.podTemplate's fsGroup)"
         )
+    for path in filter(Path.is_file, folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelError(
+                    f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` there"
+                )
 
 
 def _remote(source: HubSource | BucketSource | ArtifactSource, revision: str) -> Remote:
@@ -177,6 +205,8 @@ def model_folder(folder: Path) -> Path:
     So an archive may have its own folders, and a claim with one model needs no path.
     """
     if not folder.is_dir():
+        if folder.is_file():
+            refuse_file(folder)
         found = "a file" if folder.exists() else "nothing"
         raise ModelError(f"expected a model folder at {folder}, found {found}")
     levels = [folder]
