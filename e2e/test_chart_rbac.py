@@ -81,6 +81,13 @@ def test_of_its_own_namespaces_leases_one_is_its_own(installation: Installation,
     assert "orbidden" in operator.run("get", "leases").stderr
 
 
+def test_users_may_read_which_accelerators_there_are_and_change_none(theirs: Kube):
+    """Who has no right of the cluster's: the classes belong to no namespace."""
+    for verb, answer in (("list", "yes"), ("update", "no")):
+        asked = theirs.run("auth", "can-i", verb, "acceleratorclasses.modelfleet.dev", "--as=user")
+        assert asked.stdout.strip().splitlines()[-1] == answer
+
+
 def test_gateways_and_workers_have_no_token(kube: Kube, installation: Installation):
     kube.apply(model_deployment("tokenless"))
     kube.wait("Ready", "modeldeployment/tokenless")

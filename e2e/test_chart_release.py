@@ -62,7 +62,8 @@ def test_the_api_server_takes_all_that_the_chart_can_render(
 ):
     """But for the kinds of others (Prometheus operator, Gateway API), which need not be there."""
     values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump(VALUES["everything"]))
+    images = {"images": installation.values()["images"]}
+    values.write_text(yaml.safe_dump({**VALUES["everything"], **images}))
     text = succeed(*TEMPLATE, "--no-hooks", "--values", str(values))
     ours = [each for each in yaml.safe_load_all(text) if each and each["kind"] not in FOREIGN]
     assert {"Ingress", "NetworkPolicy", "HorizontalPodAutoscaler"} <= {

@@ -11,16 +11,22 @@ import pytest
 import yaml
 
 from helm import CHART, helm, succeed
-from renderings import NO_CRDS, TEMPLATE, VALUES
+from renderings import NO_CRDS, REGISTRY, TEMPLATE, VALUES
 
 GOLDEN = Path(__file__).parent / "golden"
 CRDS = Path(__file__).parents[1] / "crds"
 
 
 def render(values: dict[str, Any], folder: Path) -> str:
+    return succeed(*TEMPLATE, "-f", str(written(values, folder)))
+
+
+def written(values: dict[str, Any], folder: Path) -> Path:
+    """The values as a file, with a registry."""
+    images = {"registry": REGISTRY, **values.get("images", {})}
     file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    return succeed(*TEMPLATE, "-f", str(file))
+    file.write_text(yaml.safe_dump({**values, "images": images}))
+    return file
 
 
 def objects(values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -38,8 +44,7 @@ def test_renders_what_the_golden_file_holds(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", VALUES)
 def test_lint_finds_nothing_even_where_it_is_strict(name: str, tmp_path: Path):
-    file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump(VALUES[name]))
+    file = written(VALUES[name], tmp_path)
     assert "0 chart(s) failed" in succeed("lint", "--strict", str(CHART), "-f", str(file))
 
 
@@ -113,6 +118,36 @@ def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes(tmp_path: Pa
     assert roles == {"a", "b", "modelfleet-system"}
 
 
+def test_all_users_may_read_classes_unless_other_groups_are_named(tmp_path: Path):
+    def readers(values: dict[str, Any]) -> list[str]:
+        return [
+            subject["name"]
+            for each in objects(values, tmp_path)
+            if each["kind"] == "ClusterRoleBinding"
+            and each["roleRef"]["name"] == "modelfleet-system:modelfleet-classes-view"
+            for subject in each["subjects"]
+        ]
+
+    assert readers({}) == ["system:authenticated"]
+    assert readers({"rbac": {"classReaders": ["data-science"]}}) == ["data-science"]
+    assert readers({"rbac": {"classReaders": []}}) == []
+    assert readers({"rbac": {"aggregate": False}}) == []
+
+
+def test_metrics_are_for_those_who_are_named(tmp_path: Path):
+    prometheus = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
+    policy = {"enabled": True, "metricsFrom": [prometheus]}
+    rules = [
+        rule
+        for each in objects({"networkPolicy": policy}, tmp_path)
+        if each["kind"] == "NetworkPolicy"
+        for rule in each["spec"]["ingress"]
+        if rule["ports"] == [{"port": "metrics"}]
+    ]
+    assert rules
+    assert all(rule["from"] == [prometheus] for rule in rules)
+
+
 def test_a_mirror_stands_before_every_image(tmp_path: Path):
     text = render(VALUES["air-gapped"], tmp_path)
     images = {
@@ -139,6 +174,10 @@ def test_a_gateway_gets_the_time_that_its_drain_may_take(tmp_path: Path):
         pytest.param("gatway.replicas=3", "gatway", id="a misspelt value is named"),
         pytest.param("worker.nodeCache=/srv", "hostPaths", id="a node cache needs a host path"),
         pytest.param("operator.replicas=0", "replicas", id="there must be an operator"),
+        pytest.param("images.registry=", "docs/images.md", id="no registry has our images"),
+        pytest.param(
+            "worker.allowedEndpoints={http://minio:9000}", "allowedEndpoints", id="no URL"
+        ),
     ],
 )
 def test_refuses_wrong_values(setting: str, named: str):

@@ -148,7 +148,7 @@ def test_a_revision_that_never_gets_ready_leaves_the_old_one_serving(kube: Kube,
         found = kube.condition("model", "Ready")
         assert (found["status"], found["reason"]) == ("True", "ServingOldRevision")
         assert found["observedGeneration"] == kube.model("model")["metadata"]["generation"]
-        assert "/gone.json" in kube.condition("model", "Stalled")["message"]
+        assert "$MODELFLEET_CALIBRATION" in kube.condition("model", "Stalled")["message"]
 
         victim = next(pod for pod in kube.workers("model") if of(pod) == before)
         kill_worker(victim)

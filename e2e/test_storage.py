@@ -83,7 +83,8 @@ def prepared(installation: Installation, folder: Path) -> Iterator[Installation]
     cache.mkdir()
     cache.chmod(0o777)
     paths = [str(path) for path in (TORCH, MODELS, folder)]
-    installation.install(changes={"worker": {"hostPaths": paths, "nodeCache": str(cache)}})
+    worker = {"hostPaths": paths, "nodeCache": str(cache), "allowedEndpoints": [HOST_ADDRESS]}
+    installation.install(changes={"worker": worker})
     yield installation
     installation.install()
 
@@ -227,6 +228,16 @@ def test_workers_of_a_node_share_a_download_that_outlives_a_killed_one(
     (whole,) = folder.glob("node-cache/remote/s3--models--shared-*/*/model")
     assert {path.name for path in whole.iterdir()} == set(files) & {p.name for p in whole.iterdir()}
     assert not list(folder.glob("node-cache/remote/*/*/partial"))
+
+
+def test_a_source_at_a_private_address_is_refused_unless_it_is_listed(
+    kube: Kube, prepared: Installation, hub: Server
+):
+    """The administrator listed this machine's servers, and not the API server's Service."""
+    service = {"name": "HF_ENDPOINT", "value": "http://kubernetes.default.svc:443"}
+    kube.apply(real_model("inside", "hf://owner/name", service))
+    eventually("it is said", lambda: says(kube, "inside", "MODELFLEET_ALLOWED_ENDPOINTS"), SHOWN)
+    assert "kubernetes.default" not in kube.condition("inside", "Ready")["message"]
 
 
 def downloading(kube: Kube, percent: int) -> Object | None:

@@ -11,17 +11,23 @@ CHART = Path(__file__).parents[2] / "charts" / "modelfleet"
 BUILT = Path.home() / ".cache" / "modelfleet" / "cluster" / "bin" / "helm"
 
 
+def find_helm() -> Path | None:
+    """None: there is none."""
+    found = str(BUILT) if BUILT.exists() else shutil.which("helm")
+    return Path(found) if found else None
+
+
 def helm(
     *arguments: str, kubeconfig: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Runs to its end, whatever its exit code."""
-    found = str(BUILT) if BUILT.exists() else shutil.which("helm")
+    found = find_helm()
     assert found, "helm is missing: `make cluster` builds it"
     environment = dict(os.environ)
     if kubeconfig is not None:
         environment["KUBECONFIG"] = str(kubeconfig)
     return subprocess.run(
-        [found, *arguments],
+        [str(found), *arguments],
         check=False, capture_output=True, text=True, env=environment, timeout=timeout,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from helm import CHART
 # A helm that was built without its release's flags believes that Kubernetes is at 1.20.
 TEMPLATE = ("template", "modelfleet", str(CHART), "-n", "modelfleet-system", "--kube-version=1.34")
 
+REGISTRY = "registry.example/team"  # where a set of values names none
 NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -19,12 +20,26 @@ VALUES: dict[str, dict[str, Any]] = {
             "hub": {"endpoint": "http://hub.example", "offline": True},
             "hostPaths": ["/srv/models", "/srv/cache"],
             "nodeCache": "/srv/cache",
+            "allowedEndpoints": ["registry.example:5000", "[fd00::7]:9000"],
         },
     },
     "everything": {
         "logLevel": "debug",
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
-        "networkPolicy": {"enabled": True},
+        "networkPolicy": {
+            "enabled": True,
+            "metricsFrom": [
+                {
+                    "namespaceSelector": {
+                        "matchLabels": {"kubernetes.io/metadata.name": "monitoring"}
+                    }
+                }
+            ],
+        },
+        "worker": {
+            "resources": {"requests": {"cpu": 4, "memory": "24Gi"}},
+            "env": [{"name": "HTTPS_PROXY", "value": "http://$(POD_NAMESPACE).example:3128"}],
+        },
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
         "gateway": {

@@ -312,6 +312,28 @@ def operator(
             "container runtime that has it). Default: workers pull them.",
         ),
     ] = False,
+    allowed_endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST[:PORT]",
+            help="Models may be fetched from this endpoint although its address is private, "
+            "loopback or link-local; may be repeated. Default: none but --hub-endpoint.",
+        ),
+    ] = None,
+    worker_env: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON", help="Environment of every worker, as a container's env: a JSON list."
+        ),
+    ] = "",
+    worker_resources: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help="Requests and limits of workers whose podTemplate has none, as a container's "
+            "resources. Default: requests by the model's size.",
+        ),
+    ] = "",
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = LogLevel.INFO,
     verbose: VerboseOption = False,
@@ -320,8 +342,10 @@ def operator(
     """Run the Kubernetes operator."""
     from modelfleet_process.logs import configure
 
+    from .cluster.environment import read_variables
     from .cluster.options import OperatorOptions, advertised_address
     from .cluster.pods import PodSettings
+    from .cluster.resources import read_resources
     from .cluster.run import run_operator
     from .terminal import terminal_style
 
@@ -337,6 +361,9 @@ def operator(
         hub_endpoint=hub_endpoint,
         offline=offline,
         image_volumes=image_volumes,
+        allowed_endpoints=tuple(allowed_endpoint or ()),
+        env=read_variables(worker_env, "--worker-env"),
+        resources=read_resources(worker_resources, "--worker-resources"),
         log_level=level,
     )
     if node_cache and not pods.allows_host_path(node_cache):

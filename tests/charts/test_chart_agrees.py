@@ -113,6 +113,9 @@ RESOURCE_NAMES = {"cpu", "memory"}  # `resources` goes into the container as a w
         pytest.param(values(scope__namespaces=["Team A"]), id="what cannot be a namespace"),
         pytest.param(values(logLevel="verbose"), id="a level that does not exist"),
         pytest.param(values(gateway__preStopSleep=0), id="a sleep that the API server refuses"),
+        pytest.param(values(worker__env=[{"name": "A", "valeu": "b"}]), id="a misspelt variable"),
+        pytest.param(values(worker__resources={"request": {}}), id="misspelt requests"),
+        pytest.param(values(worker__allowedEndpoints=["http://a:1"]), id="a URL as an endpoint"),
     ],
 )
 def test_the_schema_refuses(wrong: dict[str, Any]):
@@ -121,7 +124,8 @@ def test_the_schema_refuses(wrong: dict[str, Any]):
 
 @pytest.mark.parametrize("command", ["operator", "gateway"])
 def test_every_flag_in_the_templates_exists(command: str):
-    used = set(re.findall(r"^\s+- (--[a-z-]+)", TEMPLATES[f"{command}.yaml"], flags=re.MULTILINE))
+    flag = r'^\s+- (?:\{\{ printf ")?(--[a-z-]+)'
+    used = set(re.findall(flag, TEMPLATES[f"{command}.yaml"], flags=re.MULTILINE))
     helped = subprocess.run(
         ["modelfleet", command, "--help"],
         check=True, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.body import ClusterBody
@@ -22,11 +24,11 @@ class Clock:
 
 
 async def a_body(
-    api: ApiServer, kubernetes: ClusterApi, clock: Clock | None = None
+    api: ApiServer, kubernetes: ClusterApi, clock: Clock | None = None, **spec: Any
 ) -> tuple[ClusterBody, Observed]:
     """A body that has just been started, and what it sees of the deployment `smol`."""
     if not [name for (_, _, name) in api.objects if name == "smol"]:
-        await Cluster(api).apply()
+        await Cluster(api).apply(**spec)
     body = ClusterBody(kubernetes, PodSettings(image="worker:1"), clock or Clock())
     revisions = [read_revision(kept) for kept in api.revisions().values()]
     body.attach(

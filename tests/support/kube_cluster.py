@@ -246,6 +246,12 @@ class Cluster:
         """The kubelet has ended a pod that was deleted."""
         await self._patch_pod(pod, {"metadata": {"finalizers": []}})
 
+    async def label(self, pod: str, labels: dict[str, str | None]) -> None:
+        await self._patch_pod(pod, {"metadata": {"labels": labels}})
+
+    async def annotate_pod(self, pod: str, annotations: dict[str, str]) -> None:
+        await self._patch_pod(pod, {"metadata": {"annotations": annotations}})
+
     async def delete_pod(self, pod: str) -> None:
         await self._send("DELETE", f"/api/v1/namespaces/default/pods/{pod}")
 

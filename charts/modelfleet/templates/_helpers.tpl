@@ -40,6 +40,10 @@ app.kubernetes.io/component: {{ .component }}
 {{- with .root.Values.images.registry -}}
 {{- $repository = printf "%s/%s" (trimSuffix "/" .) $repository -}}
 {{- end -}}
+{{- /* Else nodes would look for it at docker.io, where it is not, and `helm --wait` would wait. */ -}}
+{{- if not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $repository) -}}
+{{- fail "images.registry: Modelfleet's images are published nowhere: build and push them (docs/images.md), and name your registry. For images that were loaded onto the nodes: images.registry=docker.io" -}}
+{{- end -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}

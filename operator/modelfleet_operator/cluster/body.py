@@ -16,10 +16,12 @@ from ..errors import PassingError, RejectedError
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .cache import ClusterCache
+from .environment import plain_values, without_values
 from .history import History
 from .known import Known
+from .labels import LabelKeeper
 from .observing import KnownPod, read_pod
-from .pods import UNROUTED_AT, PodSettings, refused_host_path, worker_pod
+from .pods import UNROUTED_AT, PodSettings, template_refusal, worker_pod
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
 
@@ -48,6 +50,7 @@ class ClusterBody:
         self.cache = ClusterCache(settings, clock)
         self._statuses = StatusWriter(api, clock)
         self.history = History(api, settings, clock, self._statuses.post_event)
+        self._labels = LabelKeeper(api, self._statuses.post_event)
         self._refused: dict[str, _Refused] = {}
 
     def attach(
@@ -81,6 +84,7 @@ class ClusterBody:
             self._statuses.forget(key)
             self._refused.pop(key, None)
             self.cache.created.forget(key)
+            self._labels.forget(key)
             self.history.forget_all(key)
             return None
         workers = self.cache.workers(key, known.uid)
@@ -99,7 +103,10 @@ class ClusterBody:
 
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> float | None:
         """See StatusWriter.write."""
-        known = self.cache.known(seen.deployment.key)
+        key = seen.deployment.key
+        known = self.cache.known(key)
+        if known is not None:
+            await self._labels.restore(key, known, self.cache.broken(key, known.uid))
         return await self._statuses.write(seen.deployment, status, memory, known)
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
@@ -148,14 +155,17 @@ class ClusterBody:
             ordinal=action.ordinal,
             log_level=self._settings.log_level,
         )
-        if folder := refused_host_path(template, self._settings):
-            raise RejectedError(f"revision {action.revision} mounts {folder}, not allowed any more")
+        if refusal := template_refusal(template, self._settings):
+            raise RejectedError(f"revision {action.revision} is not allowed any more: {refusal}")
         if action.accelerator:
             class_ = self.cache.accelerator_class(action.accelerator)
             if class_ is None:
                 return ""
             pod = placed(pod, class_)
-        made, is_new = await self._api.create_pod(pod, known.uid)
+        try:
+            made, is_new = await self._api.create_pod(pod, known.uid)
+        except RejectedError as error:
+            raise RejectedError(without_values(str(error), plain_values(pod["spec"]))) from error
         self._refused.pop(key, None)
         self.cache.created.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
         if not is_new:

@@ -65,6 +65,19 @@ class ClusterCache:
         pods = self.created.apply(key, cached, self._clock())
         return tuple(w for pod in pods if (w := self._worker(pod, owner_uid)))
 
+    def broken(self, key: str, owner_uid: str) -> list[KnownPod]:
+        """Of the worker pods those with a label or annotation of ours that was broken by hand."""
+        return [
+            pod
+            for pod in self.created.apply(key, self._pods.get(key, ()), self._clock())
+            if pod.owner_uid == owner_uid and (pod.broken or pod.unreadable)
+        ]
+
+    def variables(self, key: str) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Names and values under `env`, by the id of the worker that has them."""
+        pods = self.created.apply(key, self._pods.get(key, ()), self._clock())
+        return {pod.worker.id: pod.env for pod in pods if pod.worker}
+
     def accelerators(self) -> dict[str, Accelerator]:
         """Every AcceleratorClass, by name."""
         return {c.name: c.seen() for found in self._classes.values() for c in found}

@@ -16,8 +16,7 @@ from .accelerators import KnownClass, read_class
 from .connection import connection_info
 from .known import Known
 from .memo import OperatorMemo
-from .observing import KnownPod, read_pod
-from .pods import DEPLOYMENT
+from .observing import KnownPod, deployment_of, read_pod
 from .revisions import KnownRevision, read_revision
 from .tuning import tune
 
@@ -46,20 +45,18 @@ async def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dic
     return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
-@kopf.index("v1", "pods", id="pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
+def _is_ours(body: kopf.Body, **_: Any) -> bool:
+    """Its label may have been removed by hand, so its owner counts, too."""
+    return bool(deployment_of(body))
+
+
+@kopf.index("v1", "pods", id="pods", when=_is_ours, registry=REGISTRY)
 async def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
     """By `namespace/name` of the deployment."""
     return {_deployment_of(body): read_pod(dict(body))}
 
 
-@kopf.index(
-    "apps",
-    "v1",
-    "controllerrevisions",
-    id="revisions",
-    labels={DEPLOYMENT: kopf.PRESENT},
-    registry=REGISTRY,
-)
+@kopf.index("apps", "v1", "controllerrevisions", id="revisions", when=_is_ours, registry=REGISTRY)
 async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
     """By `namespace/name` of the deployment."""
     known = read_revision(dict(body))
@@ -98,7 +95,7 @@ async def deployment_changed(
     memo.reconcilers.wake(key)
 
 
-@kopf.on.event("v1", "pods", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY)
+@kopf.on.event("v1", "pods", when=_is_ours, registry=REGISTRY)
 async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
     """Wakes the reconciler of the deployment it belongs to."""
     if event["type"] is None:
@@ -108,9 +105,7 @@ async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo,
     memo.reconcilers.wake(_deployment_of(body))
 
 
-@kopf.on.event(
-    "apps", "v1", "controllerrevisions", labels={DEPLOYMENT: kopf.PRESENT}, registry=REGISTRY
-)
+@kopf.on.event("apps", "v1", "controllerrevisions", when=_is_ours, registry=REGISTRY)
 async def revision_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
@@ -120,5 +115,5 @@ async def revision_changed(
         memo.reconcilers.wake(_deployment_of(body))
 
 
-def _deployment_of(pod: kopf.Body) -> str:
-    return f"{pod.meta.namespace}/{pod.meta.labels[DEPLOYMENT]}"
+def _deployment_of(found: kopf.Body) -> str:
+    return f"{found.meta.namespace}/{deployment_of(found)}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..api.model_deployment import KIND
 from ..decisions.autoscale import ScalingPolicy
 from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .environment import plain_values
 from .pod_problems import failure_of, placed_at, startup_problem_of
-from .pods import ORDINAL, PORT, REVISION, UNROUTED_AT
+from .pods import DEPLOYMENT, ORDINAL, PORT, REVISION, UNROUTED_AT
 
 Object = Mapping[str, Any]
 
@@ -23,51 +26,114 @@ class KnownPod:
 
     uid: str
     owner_uid: str  # of its controller; empty: it has none
-    worker: Worker | None  # None: its labels are not as we write them
+    worker: Worker | None  # None: its labels are not as we write them, and it is none of ours
+    broken: Mapping[str, str | None] = field(default_factory=dict)
+    """Labels that were changed by hand, with what they should be; None: not there."""
+    unreadable: str = ""  # a label or annotation whose right value is not known; empty: none
+    env: tuple[tuple[str, str], ...] = ()  # names and values that no message may quote
 
 
 def read_pod(pod: Object) -> KnownPod:
     """Reads it for the index."""
-    references = pod["metadata"].get("ownerReferences", ())
+    metadata = pod["metadata"]
+    worker = observed_worker(pod)
     return KnownPod(
-        uid=pod["metadata"]["uid"],
-        owner_uid=next((r["uid"] for r in references if r.get("controller")), ""),
-        worker=observed_worker(pod),
+        uid=metadata["uid"],
+        owner_uid=_controller(metadata).get("uid", ""),
+        worker=worker,
+        broken=_broken(metadata, worker) if worker else {},
+        unreadable=_unreadable(metadata) if worker else "",
+        env=plain_values(pod.get("spec", {})),
     )
 
 
+def deployment_of(found: Object) -> str:
+    """Name of its ModelDeployment: its owner's, since labels can be changed. Empty: it has none."""
+    name: str = found["metadata"].get("labels", {}).get(DEPLOYMENT, "")
+    return _owner(found["metadata"]) or name
+
+
 def observed_worker(pod: Object) -> Worker | None:
-    """One of our pods; None if its labels are not as we write them."""
+    """One of our pods; None if its labels are not as we write them, and it is none of ours."""
     metadata, status = pod["metadata"], pod.get("status", {})
     labels = metadata.get("labels", {})
-    if not labels.get(ORDINAL, "").isdecimal():
+    identity = _by_name(metadata) or _by_labels(labels)
+    if identity is None:
         return None
+    revision, ordinal = identity
     stopping = "deletionTimestamp" in metadata
-    draining_since = labels.get(UNROUTED_AT)
     failure = None if stopping else failure_of(pod)
     return Worker(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        revision=labels.get(REVISION, ""),
-        ordinal=int(labels[ORDINAL]),
+        revision=revision,
+        ordinal=ordinal,
         created=parse_time(metadata["creationTimestamp"]),
         address=_address(status.get("podIP", "")),
-        draining_since=float(draining_since) if draining_since else None,
+        draining_since=_number(labels.get(UNROUTED_AT)),
         stopping=stopping,
         gone_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
         failure=failure[0] if failure else None,
         failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
         problem=None if failure else startup_problem_of(pod),
         accelerator=labels.get(ACCELERATOR, ""),
-        accelerator_generation=_generation(metadata.get("annotations", {})),
+        accelerator_generation=_number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
+        or 0,
         placed_at=placed_at(pod),
     )
 
 
-def _generation(annotations: Object) -> int:
-    text = str(annotations.get(ACCELERATOR_GENERATION, ""))
-    return int(text) if text.isdecimal() else 0
+def _by_name(metadata: Object) -> tuple[str, int] | None:
+    """Revision and ordinal of a pod that a ModelDeployment owns: its name is made of them."""
+    owner, name = _owner(metadata), metadata["name"]
+    found = owner and re.fullmatch(rf"{re.escape(owner)}-([a-z0-9]+)-([0-9]{{1,9}})", name)
+    return (found[1], int(found[2])) if found else None
+
+
+def _by_labels(labels: Object) -> tuple[str, int] | None:
+    ordinal = _number(labels.get(ORDINAL))
+    return None if ordinal is None else (labels.get(REVISION, ""), ordinal)
+
+
+def _broken(metadata: Object, worker: Worker) -> Mapping[str, str | None]:
+    labels = metadata.get("labels", {})
+    broken: dict[str, str | None] = {}
+    if _by_name(metadata) is not None:
+        wanted = {
+            DEPLOYMENT: _owner(metadata),
+            REVISION: worker.revision,
+            ORDINAL: str(worker.ordinal),
+        }
+        broken |= {name: right for name, right in wanted.items() if labels.get(name) != right}
+    if UNROUTED_AT in labels and worker.draining_since is None:
+        broken[UNROUTED_AT] = None  # the plan drains it again if it should
+    return broken
+
+
+def _unreadable(metadata: Object) -> str:
+    generation = metadata.get("annotations", {}).get(ACCELERATOR_GENERATION)
+    has_class = ACCELERATOR in metadata.get("labels", {})
+    if generation is None:
+        return ACCELERATOR_GENERATION if has_class else ""
+    if not has_class:
+        return ACCELERATOR
+    return "" if _number(generation) is not None else ACCELERATOR_GENERATION
+
+
+def _number(text: object) -> int | None:
+    """What we write; None for what another hand wrote."""
+    return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,15}", text) else None
+
+
+def _owner(metadata: Object) -> str:
+    owner = _controller(metadata)
+    return str(owner["name"]) if owner.get("kind") == KIND else ""
+
+
+def _controller(metadata: Object) -> Object:
+    references = metadata.get("ownerReferences", ())
+    return next((reference for reference in references if reference.get("controller")), {})
 
 
 def _address(ip: str) -> str:
@@ -78,8 +144,7 @@ def _address(ip: str) -> str:
 
 def owned_by(pod: Object, uid: str) -> bool:
     """Whether the object with this uid is the pod's controller."""
-    references = pod["metadata"].get("ownerReferences", ())
-    return any(r.get("controller") and r["uid"] == uid for r in references)
+    return bool(_controller(pod["metadata"]).get("uid") == uid)
 
 
 def invalid_deployment(body: Object, error: str, workers: int) -> Deployment:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from ..decisions.startup_problem import StartupProblem
+from .environment import plain_values, without_values
 
 Object = Mapping[str, Any]
 
@@ -50,7 +52,8 @@ def placed_at(pod: Object) -> float | None:
 
 def startup_problem_of(pod: Object) -> StartupProblem | None:
     """Why a pod does not start, or that its node is lost; None: nothing is wrong."""
-    return next(_startup_problems(pod), None)
+    found = next(_startup_problems(pod), None)
+    return found and replace(found, message=_discreet(found.message, pod))
 
 
 def _startup_problems(pod: Object) -> Iterator[StartupProblem]:
@@ -124,6 +127,11 @@ def _node_lost(pod: Object) -> Iterator[StartupProblem]:
 
 def failure_of(pod: Object) -> tuple[str, Reason] | None:
     """Why a worker exited without being stopped; None: it has not exited."""
+    found = _failure_of(pod)
+    return found and (_discreet(found[0], pod), found[1])
+
+
+def _failure_of(pod: Object) -> tuple[str, Reason] | None:
     status = pod.get("status", {})
     for container in status.get("containerStatuses", ()):
         # A sidecar may outlive the worker, whose pod is then still Running.
@@ -175,6 +183,10 @@ def _containers(status: Object) -> Iterator[Object]:
 
 def _scheduler_says(message: str) -> str:
     return _shortened(_AFTERTHOUGHTS.sub("", message))
+
+
+def _discreet(message: str, pod: Object) -> str:
+    return without_values(message, plain_values(pod.get("spec", {})))
 
 
 def _shortened(text: str) -> str:

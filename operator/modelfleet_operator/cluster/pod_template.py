@@ -1,13 +1,13 @@
 """spec.podTemplate: what a user lays under the worker pods, and what is refused of it.
 
-What Modelfleet sets itself is refused rather than dropped in silence. What reaches the node is
-refused, too: the right to write a ModelDeployment must not give more of a node than the
-administrator gave. All the rest is for the API server to judge.
+What Modelfleet sets itself is refused rather than dropped in silence, and so is what reaches the
+node (pod_security.py, host_folders.py). All the rest is for the API server to judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kubernetes.aio import client
@@ -15,58 +15,67 @@ from pydantic import ValidationError
 
 from ..api.model_deployment import PodTemplate
 from ..decisions.reasons import Reason
+from .environment import OWN, Variable, under
+from .host_folders import HostFolders, read_only
 from .pod_problems import WORKER
+from .pod_security import POD_FIELDS, annotation_findings, findings
 
 HERE = "spec.podTemplate"
-OWN_PREFIX = "modelfleet.dev/"  # of labels and annotations
+OWN_PREFIXES = ("modelfleet.dev/", "app.kubernetes.io/")  # of labels and annotations
 
 Problem = tuple[Reason, str]
-Allows = Callable[[str], bool]  # whether pods may mount a folder of the node
 
 # Of the container `worker` a user may say these; the rest is ours.
 _WORKER_FIELDS = frozenset(
     {"name", "env", "envFrom", "resources", "volumeMounts", "volumeDevices", "securityContext"}
     | {"imagePullPolicy", "resizePolicy", "lifecycle"}
 )
-# Of the pod a user may say all but these.
-_POD_FIELDS = frozenset(
+_POD_FIELDS_OF_OURS = frozenset(
     {"restartPolicy", "terminationGracePeriodSeconds", "activeDeadlineSeconds"}
     | {"automountServiceAccountToken", "enableServiceLinks", "ephemeralContainers", "nodeName"}
 )
 _QUANTITY_MAPS = frozenset({"limits", "requests", "overhead"})
 _QUANTITIES = frozenset({"quantity", "sizeLimit", "divisor"})
-_CAPABILITIES = frozenset(
-    {"NET_BIND_SERVICE"}
-)  # that the pod security standard `restricted` allows
 
 
-def problems(template: PodTemplate, ours: Mapping[str, Any], allows: Allows) -> Iterator[Problem]:
+def problems(
+    template: PodTemplate, ours: Mapping[str, Any], folders: HostFolders
+) -> Iterator[Problem]:
     """What the user must correct, one sentence each; `ours` is the pod's spec without it."""
     metadata, spec = template.metadata, _normal(template.spec)
     for field in ("labels", "annotations"):
         for name in getattr(metadata, field) or {}:
-            if name.startswith(OWN_PREFIX):
-                yield _wrong(f"{HERE}.metadata.{field}[{name}]: {OWN_PREFIX} is Modelfleet's own")
+            if name.startswith(OWN_PREFIXES):
+                prefix = name.partition("/")[0]
+                yield _wrong(f"{HERE}.metadata.{field}[{name}]: {prefix}/ is Modelfleet's own")
+    for path, sentence in annotation_findings(metadata.annotations or {}):
+        yield _wrong(f"{HERE}.metadata.annotations{path}: {sentence}")
     mistyped = list(_mistyped(spec))
     yield from mistyped
     if mistyped:
         return
-    for field in sorted(_POD_FIELDS & spec.keys()):
-        yield _wrong(f"{HERE}.spec.{field} is set by Modelfleet: remove it")
-    for field in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.get(field):
-            yield _wrong(f"{HERE}.spec.{field}: workers share nothing with their node: remove it")
-    yield from _unsafe(spec.get("securityContext", {}), f"{HERE}.spec.securityContext")
-    for field in ("containers", "initContainers"):
-        for container in spec.get(field, ()):
-            where = f"{HERE}.spec.{field}[{container.get('name')}]"
-            yield from _unsafe(container.get("securityContext", {}), f"{where}.securityContext")
-    yield from _volumes(spec.get("volumes", ()), ours, allows)
+    for field in sorted(spec.keys() - POD_FIELDS):
+        set_by_us = "is set by Modelfleet" if field in _POD_FIELDS_OF_OURS else "is not allowed"
+        yield _wrong(f"{HERE}.spec.{field} {set_by_us}: remove it")
+    for path, sentence in findings(spec):
+        yield _wrong(f"{HERE}.spec.{path}: {sentence}")
+    taken = {volume["name"] for volume in ours["volumes"]}
+    for volume in spec.get("volumes", ()):
+        if volume["name"] in taken:
+            where = f"{HERE}.spec.volumes[{volume['name']}]"
+            yield _wrong(f"{where}: Modelfleet has a volume of this name: choose another")
+    for sentence in folders.problems(spec):
+        yield Reason.HOST_PATH_NOT_ALLOWED, f"{HERE}.spec.{sentence}"
     yield from _worker(spec, ours)
 
 
-def lay_under(ours: Mapping[str, Any], template: PodTemplate) -> dict[str, Any]:
-    """The pod's template: the user's metadata, and the merged spec. Call `problems` first."""
+def lay_under(
+    ours: Mapping[str, Any], template: PodTemplate, chart: Iterable[Variable] = ()
+) -> dict[str, Any]:
+    """The pod's template: the user's metadata, and the merged spec. Call `problems` first.
+
+    `chart` is the environment that the administrator gives to every worker.
+    """
     given = _normal(template.spec)
     spec = {**given, **ours}
     spec["securityContext"] = {**given.get("securityContext", {}), **ours["securityContext"]}
@@ -79,20 +88,13 @@ def lay_under(ours: Mapping[str, Any], template: PodTemplate) -> dict[str, Any]:
     below: Mapping[str, Any] = next(
         (c for c in given.get("containers", ()) if c["name"] == WORKER), {}
     )
-    spec["containers"] = [_merged(worker, below), *(_restricted(c) for c in others)]
+    spec["containers"] = [_merged(worker, below, chart), *(_restricted(c) for c in others)]
     metadata = {
         field: dict(values)
         for field in ("labels", "annotations")
         if (values := getattr(template.metadata, field))
     }
-    return {"metadata": metadata, "spec": spec}
-
-
-def host_paths(spec: Mapping[str, Any]) -> Iterator[str]:
-    """Folders of the node that a pod's spec mounts."""
-    for volume in spec.get("volumes", ()):
-        if (path := volume.get("hostPath", {}).get("path")) is not None:
-            yield str(path)
+    return {"metadata": metadata, "spec": read_only(spec)}
 
 
 def _wrong(sentence: str) -> Problem:
@@ -119,14 +121,28 @@ def _mistyped(spec: Mapping[str, Any]) -> Iterator[Problem]:
             # The library types each part by itself, so the path begins at that part.
             part = error.title.removeprefix("V1")
             path = ".".join(str(step) for step in (part, *found["loc"]))
-            yield _wrong(f"{HERE}.spec: {path}: {found['msg'].lower()}, found {found['input']!r}")
+            yield _wrong(f"{HERE}.spec: {path}: {found['msg'].lower()}{_shown(path, found)}")
         return
     except (AttributeError, TypeError):
         yield _wrong(f"{HERE}.spec: expected a pod's spec, as in core/v1")
         return
     known = typed.to_dict(serialize=True) if typed else {}
     for path in _unknown(spec, known):
-        yield _wrong(f"{HERE}.spec{path}: there is no such field")
+        within = re.search(r"\.env(From)?\[\d+\]", path)
+        if within:
+            yield _wrong(
+                f"{HERE}.spec{path[: within.end()]}: expected the fields of a container's env "
+                "(name, value, valueFrom) or envFrom, found another"
+            )
+        else:
+            yield _wrong(f"{HERE}.spec{path}: there is no such field")
+
+
+def _shown(path: str, found: Any) -> str:
+    """The wrong value, unless it is, or may hold, one of a container's variables."""
+    value = found["input"]
+    hides = re.search("Env|env|KeySelector|FieldSelector|ontainers$", path)
+    return "" if hides or isinstance(value, dict | list) else f", found {value!r:.80}"
 
 
 def _unknown(given: Any, known: Any) -> Iterator[str]:
@@ -141,45 +157,9 @@ def _unknown(given: Any, known: Any) -> Iterator[str]:
             yield from (f"[{place}]{path}" for path in _unknown(entry, typed))
 
 
-def _unsafe(context: Mapping[str, Any], where: str) -> Iterator[Problem]:
-    """What the pod security standard `restricted` does not allow."""
-    seccomp = context.get("seccompProfile", {}).get("type")
-    added = set(context.get("capabilities", {}).get("add", ()))
-    refused = {
-        "privileged": bool(context.get("privileged")),
-        "allowPrivilegeEscalation": bool(context.get("allowPrivilegeEscalation")),
-        "runAsNonRoot": context.get("runAsNonRoot") is False,
-        "runAsUser": context.get("runAsUser") == 0,
-        "procMount": context.get("procMount") not in (None, "Default"),
-        "seccompProfile": seccomp == "Unconfined",
-        "capabilities.add": not added <= _CAPABILITIES,
-    }
-    for field in (name for name, is_refused in refused.items() if is_refused):
-        yield _wrong(
-            f"{where}.{field}: the pod security standard `restricted` does not allow it: remove it"
-        )
-
-
-def _volumes(
-    volumes: list[dict[str, Any]], ours: Mapping[str, Any], allows: Allows
-) -> Iterator[Problem]:
-    taken = {volume["name"] for volume in ours["volumes"]}
-    for volume in volumes:
-        where = f"{HERE}.spec.volumes[{volume['name']}]"
-        if volume["name"] in taken:
-            yield _wrong(f"{where}: Modelfleet has a volume of this name: choose another")
-        for path in host_paths({"volumes": [volume]}):
-            if not allows(path):
-                yield (
-                    Reason.HOST_PATH_NOT_ALLOWED,
-                    f"{where}.hostPath: {path} is not under the node's folders that this operator "
-                    "may mount: use another kind of volume, or ask for --host-path",
-                )
-
-
 def _worker(spec: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Problem]:
     (worker,) = ours["containers"]
-    names = {variable["name"] for variable in worker["env"]}
+    names = OWN | {variable["name"] for variable in worker["env"]}
     for container in spec.get("containers", ()):
         if container["name"] != WORKER:
             continue
@@ -193,12 +173,13 @@ def _worker(spec: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Proble
         yield _wrong(f"{HERE}.spec.initContainers[{WORKER}]: this name is Modelfleet's own")
 
 
-def _merged(ours: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(
+    ours: Mapping[str, Any], below: Mapping[str, Any], chart: Iterable[Variable]
+) -> dict[str, Any]:
     """Our container over the user's part of it."""
     merged = {**below, **ours}
-    for field in ("env", "volumeMounts"):
-        # Ours first: the user's variables may refer to them.
-        merged[field] = [*ours[field], *below.get(field, ())]
+    merged["env"] = under(ours["env"], chart, below.get("env", []))
+    merged["volumeMounts"] = [*ours["volumeMounts"], *below.get("volumeMounts", ())]
     context = below.get("securityContext", {})
     merged["securityContext"] = {**context, **ours["securityContext"]}
     return merged

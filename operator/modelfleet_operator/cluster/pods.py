@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelfleet_process.options import LOG_LEVEL_VARIABLE, LogLevel
@@ -13,7 +12,12 @@ from ..api.model_deployment import API_VERSION, KIND, ModelDeployment
 from ..decisions.names import revision_hash, worker_name
 from ..decisions.reasons import Reason
 from ..views import model_flags
-from .pod_template import Problem, host_paths, lay_under, problems
+from .environment import ALLOWED_ENDPOINTS, Variable, allowed_endpoints
+from .host_folders import HostFolders, read_only
+from .pod_problems import WORKER
+from .pod_security import annotation_findings, findings
+from .pod_template import Problem, lay_under, problems
+from .resources import Layer, guessed, with_requests
 from .storage import Storage, host_folder, storage
 
 DEPLOYMENT = "modelfleet.dev/deployment"
@@ -38,15 +42,19 @@ class PodSettings:
     hub_endpoint: str = ""  # of hf:// sources; empty: the public hub
     offline: bool = False  # no hub is asked: what is in the cache is all there is
     image_volumes: bool = False  # oci:// sources are mounted by the node's container runtime
+    allowed_endpoints: tuple[str, ...] = ()  # HOST[:PORT]: private, and models may come from it
+    env: tuple[Variable, ...] = ()  # of every worker, where its podTemplate says nothing else
+    resources: Layer = field(default_factory=dict)  # the same
     log_level: LogLevel = LogLevel.INFO  # the operator's own; no part of a revision
+
+    @property
+    def host_folders(self) -> HostFolders:
+        """Folders of the node that pods may mount."""
+        return HostFolders(self.host_paths, self.node_cache)
 
     def allows_host_path(self, path: str) -> bool:
         """Whether the administrator let pods mount this folder of the node."""
-        path = posixpath.normpath(path)
-        return path.startswith("/") and any(
-            posixpath.commonpath([path, allowed]) == allowed
-            for allowed in map(posixpath.normpath, self.host_paths)
-        )
+        return self.host_folders.allows(path)
 
 
 def selector(deployment: str) -> str:
@@ -59,32 +67,31 @@ def pod_template(manifest: ModelDeployment, settings: PodSettings) -> dict[str, 
 
     Call `template_problems` first.
     """
-    return lay_under(_pod_spec(manifest, settings), manifest.spec.pod_template)
+    template = lay_under(_pod_spec(manifest, settings), manifest.spec.pod_template, settings.env)
+    spec = template["spec"]
+    worker = next(c for c in spec["containers"] if c["name"] == WORKER)
+    guess = guessed(manifest, settings.device, worker["env"])
+    return {**template, "spec": with_requests(spec, settings.resources, guess)}
 
 
 def template_problems(manifest: ModelDeployment, settings: PodSettings) -> list[Problem]:
     """What the user must correct before a pod can be made."""
     found = []
     folder = host_folder(manifest.spec.model.source)
-    if folder and not settings.allows_host_path(folder):
-        found.append((Reason.HOST_PATH_NOT_ALLOWED, _not_allowed(folder, settings)))
+    if folder and (refusal := settings.host_folders.refusal(folder)):
+        found.append((Reason.HOST_PATH_NOT_ALLOWED, f"spec.model.source: {refusal}"))
     ours = _pod_spec(manifest, settings)
-    found += problems(manifest.spec.pod_template, ours, settings.allows_host_path)
+    found += problems(manifest.spec.pod_template, ours, settings.host_folders)
     return found
 
 
-def _not_allowed(folder: str, settings: PodSettings) -> str:
-    allowed = ", ".join(settings.host_paths) or "none"
-    return (
-        f"spec.model.source: {folder} is not under the node's folders that this operator may mount "
-        f"({allowed}): use another source, or ask for --host-path"
-    )
-
-
-def refused_host_path(template: Mapping[str, Any], settings: PodSettings) -> str:
-    """A folder of the node that this template mounts and may not; empty: there is none."""
-    paths = (path for path in host_paths(template["spec"]) if path != settings.node_cache)
-    return next((path for path in paths if not settings.allows_host_path(path)), "")
+def template_refusal(template: Mapping[str, Any], settings: PodSettings) -> str:
+    """Why no pod is made of a template, kept from other days, any more; empty: one may be."""
+    metadata, spec = template["metadata"], template["spec"]
+    beyond = [*annotation_findings(metadata.get("annotations", {})), *findings(spec)]
+    sentences = [f"{path}: {sentence}" for path, sentence in beyond]
+    sentences += settings.host_folders.problems(spec, is_ours=True)
+    return sentences[0] if sentences else ""
 
 
 def template_revision(template: Mapping[str, Any]) -> str:
@@ -114,16 +121,17 @@ def worker_pod(
             "name": worker_name(owner["name"], revision, ordinal),
             "namespace": owner["namespace"],
             "labels": {
+                **given.get("labels", {}),
+                # Network policies select by them: they are not a podTemplate's to change.
                 "app.kubernetes.io/name": "modelfleet-worker",
                 "app.kubernetes.io/managed-by": "modelfleet",
-                **given.get("labels", {}),
                 DEPLOYMENT: owner["name"],
                 REVISION: revision,
                 ORDINAL: str(ordinal),
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": _logging_at(log_level, template["spec"]),
+        "spec": _logging_at(log_level, read_only(template["spec"])),
     }
 
 
@@ -187,7 +195,7 @@ def _pull_secrets(manifest: ModelDeployment, settings: PodSettings) -> list[str]
 
 def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage) -> dict[str, Any]:
     return {
-        "name": "worker",
+        "name": WORKER,
         "image": settings.image,
         "command": ["python", "-m", "modelfleet_worker"],
         "args": [
@@ -200,7 +208,8 @@ def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage
             "--log-format=json",
             *model_flags(manifest, source=stored.source),
         ],
-        "env": [*_identity(), *stored.environment],
+        # Always said: a variable of envFrom, which users choose, would count if it were not.
+        "env": [*_identity(), *stored.environment, _allowed_endpoints(settings)],
         "ports": [{"name": "grpc", "containerPort": PORT}],
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
@@ -234,6 +243,11 @@ def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
         ],
     }
+
+
+def _allowed_endpoints(settings: PodSettings) -> dict[str, Any]:
+    listed = allowed_endpoints(settings.allowed_endpoints, settings.hub_endpoint, settings.env)
+    return {"name": ALLOWED_ENDPOINTS, "value": listed}
 
 
 def _identity() -> list[dict[str, Any]]:

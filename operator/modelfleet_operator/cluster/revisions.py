@@ -67,18 +67,27 @@ def _change_cause(owner: Object) -> dict[str, Any]:
 
 
 def read_revision(body: Object) -> KnownRevision | None:
-    """None for one that is not as we write them."""
-    metadata = body["metadata"]
-    owners = [o["uid"] for o in metadata.get("ownerReferences", ()) if o.get("controller")]
-    revision = metadata.get("labels", {}).get(REVISION)
-    template = (body.get("data") or {}).get("spec", {}).get("template")
-    if not owners or not revision or not template or "spec" not in template:
+    """None for one that is not as we write them.
+
+    Which revision it is says its name, as a label can be changed by hand.
+    """
+    metadata, number = body["metadata"], body.get("revision")
+    owner = next((o for o in metadata.get("ownerReferences", ()) if o.get("controller")), None)
+    data: Any = body.get("data")
+    for name in ("spec", "template"):
+        data = data.get(name) if isinstance(data, dict) else None
+    if owner is None or not isinstance(number, int) or not _is_template(data):
         return None
+    revision = metadata["name"].removeprefix(f"{owner['name']}-")
     return KnownRevision(
         name=metadata["name"],
         uid=metadata["uid"],
-        owner_uid=owners[0],
+        owner_uid=owner["uid"],
         revision=revision,
-        number=body["revision"],
-        text=json.dumps({"metadata": {}, **template}, separators=(",", ":")),
+        number=number,
+        text=json.dumps({"metadata": {}, **data}, separators=(",", ":")),
     )
+
+
+def _is_template(data: Any) -> bool:
+    return isinstance(data, dict) and isinstance(data.get("spec"), dict)

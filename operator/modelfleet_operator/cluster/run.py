@@ -23,6 +23,7 @@ from ..reconciler import Reconcilers
 from .api import ClusterApi
 from .body import ClusterBody
 from .connection import Client, load_configuration
+from .environment import DiscreetGateways
 from .garbage import collect_rarely
 from .handlers import REGISTRY
 from .lease import Elector, Fence, raise_lost
@@ -86,7 +87,8 @@ async def operate(
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
             wake_all=lambda: reconcilers.wake_all(),  # noqa: PLW0108
         )
-        reconcilers = Reconcilers(body, fleet, time.time, metrics=metrics)
+        gateways = DiscreetGateways(fleet, body.cache.variables)
+        reconcilers = Reconcilers(body, gateways, time.time, metrics=metrics)
         memo = OperatorMemo(
             body=body,
             reconcilers=reconcilers,

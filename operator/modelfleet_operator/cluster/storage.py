@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from ..api.model_deployment import Model
+from .host_folders import CACHE, CACHE_VOLUME
 
-CACHE = "/var/cache/modelfleet"
 MODEL = "/models"  # where a claim or an image is mounted
 PULL_SECRETS = "/var/run/modelfleet/pull-secrets"
 
@@ -54,8 +54,8 @@ def storage(
         _variable("HF_HOME", f"{CACHE}/huggingface"),
         _variable("HOME", CACHE),  # the root file system is read-only
     ]
-    volumes = [{"name": "cache", **_cache(node_cache)}]
-    mounts: list[dict[str, Any]] = [{"name": "cache", "mountPath": CACHE}]
+    volumes = [{"name": CACHE_VOLUME, **_cache(node_cache)}]
+    mounts: list[dict[str, Any]] = [{"name": CACHE_VOLUME, "mountPath": CACHE}]
     if volume is not None:
         volumes.append({"name": "model", **volume})
         folder = host_folder(model.source) or MODEL

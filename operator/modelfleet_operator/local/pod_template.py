@@ -21,7 +21,8 @@ def environment(manifest: ModelDeployment) -> dict[str, str]:
     for variable in variables:
         name, value = variable.get("name"), variable["value"]
         if not isinstance(name, str) or not name or "=" in name or not isinstance(value, str):
-            raise ManifestError(f"{where}: expected a name and a string, found {variable}")
+            # Neither is quoted: it may be a secret.
+            raise ManifestError(f"{where}: expected a name and a string in each, found another")
     return {variable["name"]: variable["value"] for variable in variables}
 
 

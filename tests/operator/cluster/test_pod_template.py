@@ -10,8 +10,8 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster.pods import (
     PodSettings,
     pod_template,
-    refused_host_path,
     template_problems,
+    template_refusal,
     template_revision,
     worker_pod,
 )
@@ -166,6 +166,27 @@ def test_the_pod_stays_one_that_the_restricted_standard_takes():
         ({"securityContext": {"runAsNonRoot": False}}, "runAsNonRoot"),
         ({"securityContext": {"seccompProfile": {"type": "Unconfined"}}}, "seccompProfile"),
         ({"volumes": [{"name": "cache", "emptyDir": {}}]}, "volumes[cache]"),
+        ({"priority": 2_000_000_000}, "priority is not allowed"),
+        ({"evictionResponders": []}, "evictionResponders is not allowed"),
+        ({"priorityClassName": "system-node-critical"}, "priorityClassName"),
+        ({"tolerations": [{"operator": "Exists"}]}, "tolerations[0]"),
+        ({"tolerations": [{"operator": "Exists", "effect": "NoExecute"}]}, "tolerations[0]"),
+        ({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}, "sysctls"),
+        ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, "windowsOptions"),
+        ({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}}, "appArmorProfile"),
+        ({"securityContext": {"seLinuxOptions": {"type": "spc_t"}}}, "seLinuxOptions"),
+        ({"securityContext": {"seLinuxOptions": {"user": "system_u"}}}, "seLinuxOptions"),
+        ({"containers": [{"name": "s", "ports": [{"containerPort": 1, "hostPort": 2}]}]},
+         "ports[1].hostPort"),
+        ({"containers": [{"name": "s", "securityContext": {"procMount": "Unmasked"}}]},
+         "procMount"),
+        ({"containers": [{"name": "s", "livenessProbe": {"tcpSocket": {"host": "h", "port": 1}}}]},
+         "livenessProbe.tcpSocket.host"),
+        ({"containers": [{"name": "s", "lifecycle": {"preStop": {"httpGet": {
+            "host": "h", "port": 1}}}}]}, "lifecycle.preStop.httpGet.host"),
+        ({"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}, "volumes[v].nfs"),
+        ({"volumes": [{"name": "v", "iscsi": {
+            "iqn": "i", "lun": 0, "targetPortal": "p"}}]}, "volumes[v].iscsi"),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_why(spec: dict[str, Any], says: str):
@@ -175,11 +196,93 @@ def test_what_is_refused_says_why(spec: dict[str, Any], says: str):
     assert "spec.podTemplate" in found[0][1]
 
 
-def test_our_own_labels_are_refused():
-    template = {"metadata": {"labels": {"modelfleet.dev/revision": "x"}}}
+@pytest.mark.parametrize("name", ["modelfleet.dev/revision", "app.kubernetes.io/name"])
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_our_own_labels_are_refused(field: str, name: str):
+    template = {"metadata": {field: {name: "x"}}}
     ((reason, sentence),) = template_problems(deployment(**template), SETTINGS)
     assert reason is Reason.INVALID_SPEC
-    assert "modelfleet.dev/" in sentence
+    assert f"[{name}]" in sentence
+
+
+def test_our_labels_win_over_those_of_a_kept_template():
+    kept = pod_template(deployment(), SETTINGS)
+    kept["metadata"]["labels"] = {"app.kubernetes.io/name": "web", "team": "a"}
+    made = worker_pod(OWNER, kept, revision="abc", ordinal=0)["metadata"]["labels"]
+    assert (made["app.kubernetes.io/name"], made["team"]) == ("modelfleet-worker", "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("container.apparmor.security.beta.kubernetes.io/worker", "unconfined"),
+        ("container.seccomp.security.alpha.kubernetes.io/worker", "unconfined"),
+    ],
+)
+def test_profiles_in_their_older_spelling_obey_the_same_rule(name: str, value: str):
+    ((_, sentence),) = template_problems(
+        deployment(metadata={"annotations": {name: value}}), SETTINGS
+    )
+    assert name in sentence
+
+
+def test_what_restricted_allows_is_let_through():
+    spec = {
+        "securityContext": {
+            "appArmorProfile": {"type": "RuntimeDefault"},
+            "seLinuxOptions": {"level": "s0:c1,c2", "type": "container_t"},
+            "supplementalGroups": [7],
+            "sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}],
+        },
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "volumes": [
+            {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
+            {"name": "driver", "csi": {"driver": "d"}},
+        ],
+        "containers": [{"name": "side", "image": "s:1", "ports": [{"containerPort": 8080}]}],
+    }
+    assert problems(**spec) == []
+
+
+def test_a_kept_revision_obeys_the_rules_of_today():
+    sidecar = {"containers": [{"name": "side", "image": "s"}]}
+    kept = pod_template(deployment(spec=sidecar), SETTINGS)
+    assert template_refusal(kept, SETTINGS) == ""
+    kept["spec"]["containers"][1]["ports"] = [{"containerPort": 80, "hostPort": 80}]
+    assert "hostPort" in template_refusal(kept, SETTINGS)
+
+
+SECRET = "hunter2-hunter2"
+VARIABLES = [{"name": "KEY", "value": SECRET}]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"containers": [{"name": "worker", "env": [{"name": "KEY", "value": [SECRET]}]}]},
+        {"containers": [{"name": "worker", "env": [{"name": "KEY", "value": {"a": SECRET}}]}]},
+        {"containers": [{"name": "worker", "env": [{"name": "KEY", SECRET: "x"}]}]},
+        {"containers": [{"name": "worker", "env": SECRET}]},
+        {"containers": [{"name": "worker", "env": {"KEY": SECRET}}]},
+        {"containers": [{"name": "worker", "envFrom": [{"prefix": [SECRET]}]}]},
+        {"containers": [{"name": "worker", "env": [
+            {"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": [SECRET]}}}]}]},
+        {"containers": {"name": "worker", "env": VARIABLES}},
+        {"containers": f"env: {SECRET}"},
+        {"initContainers": [{"name": "i", "env": [{"name": "KEY", "value": [SECRET]}]}]},
+    ],
+)  # fmt: skip
+def test_no_condition_quotes_a_variable(spec: dict[str, Any]):
+    found = problems(**spec)
+    assert found
+    assert SECRET not in str(found)
+
+
+def test_a_number_for_a_variable_is_not_told_either():
+    found = problems(containers=[{"name": "worker", "env": [{"name": "PIN", "value": 731842}]}])
+    assert found
+    assert "731842" not in str(found)
+    assert "EnvVar.value" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -213,5 +316,5 @@ def test_a_folder_as_the_source_obeys_the_same_rule():
 
 def test_a_kept_template_may_mount_a_folder_no_longer():
     kept = pod_template(deployment(source="file:///data/model"), SETTINGS)
-    assert refused_host_path(kept, SETTINGS) == ""
-    assert refused_host_path(kept, PodSettings(image="worker:1")) == "/data/model"
+    assert template_refusal(kept, SETTINGS) == ""
+    assert "/data/model" in template_refusal(kept, PodSettings(image="worker:1"))

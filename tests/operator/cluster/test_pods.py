@@ -156,7 +156,8 @@ def test_a_folder_of_the_node_is_mounted_where_it_is_and_read_only():
     volumes = {v["name"]: v for v in pod(manifest)["spec"]["volumes"]}
     assert volumes["model"]["hostPath"] == {"path": "/models/smol", "type": "Directory"}
     (mount,) = [m for m in container(manifest)["volumeMounts"] if m["name"] == "model"]
-    assert mount == {"name": "model", "mountPath": "/models/smol", "readOnly": True}
+    read_only = {"readOnly": True, "recursiveReadOnly": "IfPossible"}
+    assert mount == {"name": "model", "mountPath": "/models/smol", **read_only}
 
 
 def seen(status: dict[str, Any] | None = None, **metadata: Any) -> Any:
