@@ -7,6 +7,13 @@ from typing import ClassVar
 import grpc
 
 _LONGEST = 900  # characters of a message
+# Of a refusal: it travels in gRPC's metadata, 8 KiB in all, where a character may take 12 bytes; a
+# longer one would arrive as RESOURCE_EXHAUSTED.
+_LONGEST_REFUSAL = 600
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
 
 
 class WorkerError(Exception):
@@ -25,9 +32,7 @@ class ModelError(WorkerError):
     """
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        half = _LONGEST // 2
-        super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
+        super().__init__(_shortened(" ".join(message.split()), _LONGEST))
 
 
 class UnreachableError(ModelError):
@@ -39,9 +44,12 @@ class BrokenTransferError(WorkerError):
 
 
 class RefusalError(WorkerError):
-    """A call is refused; `status` is what its caller sees."""
+    """A call is refused; `status` is what its caller sees. A long message is cut in its middle."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_shortened(message, _LONGEST_REFUSAL).encode(errors="replace").decode())
 
 
 class InvalidRequestError(RefusalError):

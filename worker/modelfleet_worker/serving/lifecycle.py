@@ -16,6 +16,7 @@ from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
 from ..errors import LoadCancelledError, ModelError, RefusalError, UnavailableError
 from ..loading.device_loaders import Loaded, Loader
+from ..models.generation_config import SamplingDefaults
 from ..progress import LoadProgress
 from ..spec import ModelSpec
 from ..storage.cache import LocalModel
@@ -52,6 +53,7 @@ class ServingModel:
     tokenizer: Tokenizer
     digest: str  # equal where a stream may be resumed
     eos_ids: frozenset[int]
+    sampling_defaults: SamplingDefaults
     files: LocalModel | None  # in use: kept in the cache as long as this lives
 
 
@@ -120,6 +122,7 @@ class Lifecycle:
                     digest=loaded.digest[:12],
                     seconds=seconds,
                     kv_tokens=loaded.model.limits.kv_tokens,
+                    sampling_defaults=str(loaded.sampling_defaults) or "none",
                 )
             return
         if not cancelled.is_set():
@@ -141,6 +144,7 @@ class Lifecycle:
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
             eos_ids=loaded.eos_ids,
+            sampling_defaults=loaded.sampling_defaults,
             files=loaded.files,
         )
         self._become(self._status.loaded())
