@@ -41,7 +41,7 @@ class HuggingFaceTokenizer(DecoderPieces):
         self._backend.no_truncation()
         self._backend.no_padding()
         template = _default_template(tokenizer.chat_template)
-        self._chats = template and ChatTemplate(template, tokenizer.special_tokens_map)
+        self._chats = ChatTemplate(template, tokenizer.special_tokens_map) if template else None
         added = self._backend.get_added_tokens_decoder()
         if self._backend.decoder is None:
             raise ModelError(f"the tokenizer in {folder} declares no decoder: ids have no text")
@@ -72,7 +72,7 @@ class HuggingFaceTokenizer(DecoderPieces):
         self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
     ) -> str:
         """Raises InvalidRequestError for what the template refuses, or without a template."""
-        if not self._chats:
+        if self._chats is None:
             raise InvalidRequestError(
                 "this model has no chat template: send a prompt to /v1/completions instead"
             )
