@@ -58,6 +58,8 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
         flags.append(f"--revision={model.revision}")
     if model.context_length is not None:
         flags.append(f"--context-length={model.context_length}")
+    if model.generation_defaults != "Checkpoint":
+        flags.append(f"--generation-defaults={model.generation_defaults}")
     flags += _quantization_flags(manifest.spec.quantization)
     flags.append(f"--max-sequences={engine.max_sequences}")
     flags.append(f"--max-batch-tokens={engine.max_batch_tokens}")

@@ -8,7 +8,7 @@ from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
 from modelfleet_worker.quantization.scheme import KVFormat, Override, Quantization, Weights
-from modelfleet_worker.spec import Dtype, ModelSpec
+from modelfleet_worker.spec import Dtype, GenerationDefaults, ModelSpec
 
 
 def test_empty_fields_are_the_defaults():
@@ -28,6 +28,7 @@ def test_every_field_arrives():
         kv_cache_bytes=2**20,
         disable_prefix_caching=True,
         deterministic=True,
+        generation_defaults="None",
         quantization=pb.Quantization(
             weights="int4",
             group_size=32,
@@ -46,6 +47,7 @@ def test_every_field_arrives():
         kv_cache_bytes=2**20,
         prefix_caching=False,
         deterministic=True,
+        generation_defaults=GenerationDefaults.NONE,
         quantization=Quantization(
             weights=Weights.INT4,
             group_size=32,
@@ -68,6 +70,9 @@ def test_every_field_arrives():
         ),
         pytest.param({"quantization": {"kv_cache": "fp8"}}, "auto, int8, found 'fp8'", id="fp8"),
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
+        pytest.param(
+            {"generation_defaults": "vllm"}, "Checkpoint, None, found 'vllm'", id="other defaults"
+        ),
     ],
 )
 def test_says_what_it_expected(wrong: dict[str, Any], message: str):

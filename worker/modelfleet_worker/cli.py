@@ -35,7 +35,7 @@ from .options import (
     model_copies,
 )
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
-from .spec import Dtype, ModelSpec
+from .spec import Dtype, GenerationDefaults, ModelSpec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -114,6 +114,12 @@ def worker(
             help="Only load where answers are equal, bit for bit, whatever is computed beside.",
         ),
     ] = False,
+    generation_defaults: Annotated[
+        GenerationDefaults,
+        typer.Option(
+            help="Sampling of requests that do not say it: generation_config.json's, or the API's."
+        ),
+    ] = GenerationDefaults.CHECKPOINT,
     preload: Annotated[
         bool,
         typer.Option(
@@ -175,6 +181,7 @@ def worker(
             kv_cache_bytes=parse_bytes(kv_cache_memory) if kv_cache_memory else None,
             prefix_caching=not no_prefix_caching,
             deterministic=deterministic,
+            generation_defaults=generation_defaults,
         )
     if device is Device.PACED:
         times = Calibration.read(calibration) if calibration else Calibration()

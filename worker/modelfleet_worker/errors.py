@@ -48,7 +48,7 @@ class RefusalError(WorkerError):
     @property
     def details(self) -> str:
         """The message, cut to less than 4 KiB of metadata: gRPC drops a status above 8 KiB."""
-        message = str(self)
+        message = str(self).encode(errors="replace").decode()  # gRPC takes no lone surrogates
         return _cut(message, _LONGEST if message.isascii() else _LONGEST_ENCODED)
 
 

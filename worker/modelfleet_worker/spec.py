@@ -31,6 +31,13 @@ class Dtype(enum.StrEnum):
     FLOAT16 = "Float16"
 
 
+class GenerationDefaults(enum.StrEnum):
+    """What decides sampling where a request does not."""
+
+    CHECKPOINT = "Checkpoint"  # generation_config.json, where it says something
+    NONE = "None"  # the API alone
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """Raises InvalidRequestError for what can never be loaded, whatever the source holds."""
@@ -46,6 +53,7 @@ class ModelSpec:
     kv_cache_bytes: int | None = None  # None: a share of the memory that is free after loading
     prefix_caching: bool = True
     deterministic: bool = False  # refuse a device whose answers depend on the batch
+    generation_defaults: GenerationDefaults = GenerationDefaults.CHECKPOINT
 
     def __post_init__(self) -> None:
         if not _FULL_NAME.fullmatch(self.model):
@@ -81,6 +89,7 @@ class ModelSpec:
             kv_cache_bytes=spec.kv_cache_bytes or None,
             prefix_caching=not spec.disable_prefix_caching,
             deterministic=spec.deterministic,
+            generation_defaults=_generation_defaults(spec.generation_defaults),
         )
 
 
@@ -91,6 +100,16 @@ def _quantization(told: pb.Quantization) -> Quantization:
         overrides=tuple(Override(o.modules, read_weights(o.weights)) for o in told.overrides),
         kv_cache=read_kv_format(told.kv_cache) if told.kv_cache else KVFormat.AUTO,
     )
+
+
+def _generation_defaults(name: str) -> GenerationDefaults:
+    try:
+        return GenerationDefaults(name) if name else GenerationDefaults.CHECKPOINT
+    except ValueError as error:
+        known = ", ".join(GenerationDefaults)
+        raise InvalidRequestError(
+            f"expected generation defaults of {known}, found {name!r}"
+        ) from error
 
 
 def read_dtype(name: str) -> Dtype:

@@ -77,7 +77,8 @@ class GenerationFields(BaseModel):
     answer_type: ClassVar[type[Answer]]
 
     # The order of fields is the order of checks: of several errors, the client gets the first.
-    # How tokens are drawn: OpenAI's fields, and vLLM's. Absent or null is off, and temperature 1.
+    # How tokens are drawn: OpenAI's fields, and vLLM's. Absent or null is the model's own default,
+    # where its checkpoint and its deployment have one; else off, and temperature 1.
     # Workers check token ids: only they know the vocabulary.
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -185,6 +186,13 @@ class GenerationFields(BaseModel):
             repetition_penalty=self.repetition_penalty or 1.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            unstated=worker_pb2.Unstated(
+                temperature=self.temperature is None,
+                top_k=self.top_k is None,
+                top_p=self.top_p is None,
+                min_p=self.min_p is None,
+                repetition_penalty=self.repetition_penalty is None,
+            ),
         )
 
 

@@ -175,6 +175,10 @@ class Model(ApiModel):
     """Number format of weights and activations; Auto is the checkpoint's own. Default: Auto."""
     context_length: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Tokens that prompt and answer may have together. Default and upper bound: the model's own."""
+    generation_defaults: Literal["Checkpoint", "None"] = "Checkpoint"
+    """What decides temperature, top_p, top_k, min_p and repetition_penalty of requests that do not
+    say them. Checkpoint: the model's generation_config.json, where it has a value. None: the API's
+    own defaults (temperature 1, the others off). Default: Checkpoint."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with the hub's access token for an hf:// source, given to workers as HF_TOKEN; on one
     machine (`modelfleet up`) the environment's HF_TOKEN is used instead. Default: none."""

@@ -132,6 +132,7 @@ async def test_every_parameter_reaches_the_worker():
         repetition_penalty=1.25,
         presence_penalty=2,
         frequency_penalty=-2,
+        unstated=worker_pb2.Unstated(),
     )
     assert chat.seed == 2**64 - 1
     assert chat.created > 1e9
@@ -139,7 +140,10 @@ async def test_every_parameter_reaches_the_worker():
     assert (list(chat.stop.token_ids), chat.stop.ignore_eos) == ([9], True)
     assert (chat.logprobs.enabled, chat.logprobs.top) == (True, 2)
     assert list(ids.prompt_token_ids.ids) == [1, 2, 3]
-    assert ids.sampling == worker_pb2.Sampling(temperature=1, top_p=1, repetition_penalty=1)
+    unstated = dict.fromkeys(("temperature", "top_k", "top_p", "min_p", "repetition_penalty"), True)
+    assert ids.sampling == worker_pb2.Sampling(
+        temperature=1, top_p=1, repetition_penalty=1, unstated=worker_pb2.Unstated(**unstated)
+    )
     assert ids.stop.max_tokens == 16
     assert not ids.logprobs.enabled
     assert ids.seed != plain.seed, "a request without a seed gets one of its own"

@@ -76,6 +76,7 @@ def test_the_worker_is_told_everything_by_flags():
             "revision": "v1",
             "dtype": "BFloat16",
             "contextLength": 4096,
+            "generationDefaults": "None",
         },
         engine={"kvCacheMemory": "2Gi", "prefixCaching": False, "deterministic": True},
     )
@@ -91,6 +92,7 @@ def test_the_worker_is_told_everything_by_flags():
         "--dtype=BFloat16",
         "--revision=v1",
         "--context-length=4096",
+        "--generation-defaults=None",
         "--max-sequences=64",
         "--max-batch-tokens=2048",
         "--kv-cache-memory=2Gi",

@@ -7,6 +7,7 @@ import pytest
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.engine.request import SamplingParams
 from modelfleet_worker.errors import InvalidRequestError
+from modelfleet_worker.models.generation_config import SamplingDefaults
 from modelfleet_worker.serving.requests import ChatPrompt, read_request
 from modelfleet_worker.text.tokenizer import Message
 
@@ -175,4 +176,44 @@ def test_every_field_arrives():
     )
     assert (asked.max_tokens, asked.stop_strings, asked.stop_token_ids) == (5, ("a", "b"), {7})
     assert (asked.ignore_eos, asked.created, asked.request_id) == (True, 5.0, "r")
-    assert (asked.resumed_ids, asked.resumed_digest) == ((1, 2), "d")
+    assert asked.resumed_ids == (1, 2)
+
+
+ALL = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+DEFAULTS = SamplingDefaults(
+    temperature=0.5, top_k=20, top_p=0.75, min_p=0.125, repetition_penalty=1.25
+)
+
+
+def test_the_models_defaults_are_in_force_where_the_request_says_nothing():
+    unstated = pb.Unstated(**dict.fromkeys(ALL, True))
+    said = sampling(temperature=1, repetition_penalty=1, presence_penalty=1, unstated=unstated)
+    found = read_request(request(sampling=said), VOCAB, DEFAULTS).sampling
+    assert found == SamplingParams(
+        temperature=0.5,
+        top_k=20,
+        top_p=0.75,
+        min_p=0.125,
+        repetition_penalty=1.25,
+        presence_penalty=1,
+    )
+
+
+@pytest.mark.parametrize("unstated", ALL)
+def test_each_field_for_itself(unstated: str):
+    said = sampling(temperature=1, top_k=3, unstated=pb.Unstated(**{unstated: True}))
+    found = read_request(request(sampling=said), VOCAB, DEFAULTS).sampling
+    stated = {"temperature": 1, "top_k": 3, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    expected = stated | {unstated: getattr(DEFAULTS, unstated)}
+    assert found == SamplingParams(**expected)
+
+
+def test_a_gateway_that_does_not_say_what_is_unstated_says_all():
+    older = sampling(temperature=0, repetition_penalty=1)
+    assert read_request(request(sampling=older), VOCAB, DEFAULTS).sampling == SamplingParams()
+
+
+def test_without_a_default_the_apis_own_is_in_force():
+    said = sampling(temperature=1, unstated=pb.Unstated(**dict.fromkeys(ALL, True)))
+    found = read_request(request(sampling=said), VOCAB).sampling
+    assert found == SamplingParams(temperature=1)

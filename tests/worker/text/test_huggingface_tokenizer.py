@@ -80,11 +80,12 @@ def test_renders_chats_as_transformers_does(generation: bool):
 
 
 def test_the_templates_now_is_the_requests(tmp_path: Path):
-    folder = folder_with(tmp_path, chat_template="{{ strftime_now('%d %b %Y %H:%M') }}")
+    template = "{{ strftime_now('%d %b %Y %H:%M') }}: {{ messages[0].content }}"
+    folder = folder_with(tmp_path, chat_template=template)
     rendered = HuggingFaceTokenizer(folder).render_chat(
         [Message("user", "hi")], created=NOON, add_generation_prompt=True
     )
-    assert rendered == "14 Nov 2023 22:13"
+    assert rendered == "14 Nov 2023 22:13: hi"
 
 
 def test_what_a_template_refuses_is_an_invalid_request(tmp_path: Path):

@@ -54,6 +54,18 @@ class Checkpoint:
             except (SafetensorError, OSError) as error:
                 raise _unsound(path, error) from error
 
+    def read(self, *names: str) -> list[torch.Tensor]:
+        """Some tensors, mapped, by their names; `digest` does not count them. Raises ModelError."""
+        found: dict[str, torch.Tensor] = {}
+        for path in self._files:
+            try:
+                with safe_open(path, framework="pt") as opened:
+                    for name in set(opened.keys()).intersection(names):
+                        found[name] = opened.get_tensor(name)
+            except (SafetensorError, OSError) as error:
+                raise _unsound(path, error) from error
+        return [found[name] for name in names]
+
     def _record(self, name: str, tensor: torch.Tensor) -> None:
         if name in self._digests:
             raise ModelError(f"the tensor {name} is in two files of the folder")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..devices.paced import Calibration, load_paced
 from ..engine.device import LoadedModel
+from ..models.generation_config import NO_DEFAULTS, SamplingDefaults, sampling_defaults
 from ..progress import Report
-from ..spec import ModelSpec
+from ..spec import GenerationDefaults, ModelSpec
 from ..storage.cache import Cache
 from ..storage.entry import LocalModel
 from ..storage.sources import find_model, parse_source
@@ -26,11 +27,14 @@ class Loaded:
     model: LoadedModel
     tokenizer: Tokenizer
     files: LocalModel | None = None  # in use: kept in the cache as long as this lives
+    sampling_defaults: SamplingDefaults = NO_DEFAULTS
 
     @property
     def digest(self) -> str:
-        """Of weights, dtype, quantization, tokenizer and chat template."""
+        """Of weights, dtype, quantization, tokenizer, chat template and sampling defaults."""
         parts = f"{self.model.digest} {self.tokenizer.digest} {sorted(self.eos_ids)}"
+        if self.sampling_defaults != NO_DEFAULTS:
+            parts += f" {self.sampling_defaults!r}"
         return hashlib.sha256(parts.encode()).hexdigest()
 
     @property
@@ -71,8 +75,11 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
         from ..text.huggingface import HuggingFaceTokenizer
         from .loader import load_model
 
-        # The tokenizer first: what is wrong with it shows before minutes of reading weights.
+        # First what shows what is wrong with it before minutes of reading weights.
         tokenizer = HuggingFaceTokenizer(files.folder)
+        defaults = NO_DEFAULTS
+        if spec.generation_defaults is GenerationDefaults.CHECKPOINT:
+            defaults = sampling_defaults(files.folder)
         model = load_model(
             files.folder,
             dtype=spec.dtype,
@@ -84,6 +91,12 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
             deterministic=spec.deterministic,
             progress=report,
         )
-        return Loaded(spec=spec, model=model, tokenizer=tokenizer, files=files)
+        return Loaded(
+            spec=spec,
+            model=model,
+            tokenizer=tokenizer,
+            files=files,
+            sampling_defaults=defaults,
+        )
 
     return load

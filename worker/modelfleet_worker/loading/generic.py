@@ -30,6 +30,7 @@ from ..quantization.scheme import Quantization
 from .attention_check import check_attention
 from .checkpoint import Checkpoint
 from .sizing import LoadedWeights, refuse_weights_beyond_memory
+from .tied_head import HEAD_WEIGHT
 from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
@@ -161,7 +162,8 @@ def _read_weights(
     """The module, still on the mapped files, and the weights' digest. Raises ModelError."""
     checkpoint = Checkpoint(folder)
     elements = checkpoint.elements()
-    if config.tie_word_embeddings:  # packed, the head is a copy
+    if config.tie_word_embeddings and HEAD_WEIGHT not in checkpoint.names():
+        # Packed, the head is a copy; transformers unties one that is stored and differs.
         elements += config.vocab_size * config.hidden_size
     refuse_weights_beyond_memory(elements * dtype.itemsize)
     mapped, read, total = {}, 0, max(1, checkpoint.total_bytes)

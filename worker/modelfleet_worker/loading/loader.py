@@ -32,6 +32,7 @@ from .sizing import (
     read_dtype,
     refuse_weights_beyond_memory,
 )
+from .tied_head import HEAD_WEIGHT, with_stored_head
 from .working_memory import ServingLimits, Widths, working_memory
 
 # Left out by newer checkpoints, written by older ones; computed here from the config.
@@ -112,6 +113,8 @@ def _load_llama(
     quantization: Quantization,
     progress: Report,
 ) -> LoadedWeights:
+    stored = stored_format(read_json(folder / "config.json"))
+    config = with_stored_head(config, Checkpoint(folder), stored)
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
     kv_cache = quantization.kv_cache
 
@@ -185,7 +188,7 @@ def _read_weights(
 def _may_be_ignored(
     name: str, tensor: Tensor, config: LlamaConfig, stored: StoredFormat | None
 ) -> bool:
-    if name.endswith(_DERIVED) or (config.tied_embeddings and name == "lm_head.weight"):
+    if name.endswith(_DERIVED) or (config.tied_embeddings and name == HEAD_WEIGHT):
         return True
     # Packers of GPTQ write a bias for every projection, of zeros where the model has none.
     return stored is not None and name.endswith(".bias") and not tensor.any()

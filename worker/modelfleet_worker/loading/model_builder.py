@@ -20,6 +20,7 @@ from ..quantization.kernels import Kernel, pack
 from ..quantization.scheme import HEAD, Quantization
 from ..quantization.stored import StoredFormat
 from ..quantization.weights import QuantizedWeight, can_stack, quantize, stacked
+from .tied_head import EMBEDDING, HEAD_WEIGHT
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -77,6 +78,8 @@ class ModelBuilder:
             else:
                 for parameter, _ in module.named_parameters(recurse=False):
                     self._plain[f"model.{name}.{parameter}"] = f"{name}.{parameter}"
+        if config.tied_embeddings and EMBEDDING not in names and HEAD_WEIGHT in names:
+            self._plain[HEAD_WEIGHT] = self._plain.pop(EMBEDDING)  # one for both, as transformers
         if unused := quantization.unused_overrides(self._modules):
             raise ModelError(
                 f"the override {unused[0]} matches no module; there are {self._modules[0]} and so"

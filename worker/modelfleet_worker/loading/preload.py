@@ -21,7 +21,7 @@ def preload_cpu() -> None:
 
     from ..devices.host import usable_cores
     from ..devices.native.library import load_library
-    from ..text.huggingface import prepare_templates
+    from ..text.template_sandbox import prepare_templates
     from . import loader
 
     # Transformers imports a name's module when the name is asked for, which these lines did.

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from ..loading.checkpoint import Checkpoint
 from ..loading.model_builder import ModelBuilder
+from ..loading.tied_head import with_stored_head
 from ..models.config import read_config, read_json
 from ..models.llama import Llama, rope_tables
 from ..quantization.scheme import AS_STORED, Quantization
@@ -35,11 +36,12 @@ def load_plain(
 ) -> Llama:
     """The model, quantized weights put back to `dtype`. Raises ModelError."""
     checkpoint = Checkpoint(folder)
+    stored = stored_format(read_json(folder / "config.json"))
     builder = ModelBuilder(
-        read_config(folder),
+        with_stored_head(read_config(folder), checkpoint, stored),
         dtype=dtype,
         quantization=quantization,
-        stored=stored_format(read_json(folder / "config.json")),
+        stored=stored,
         names=checkpoint.names(),
         kernel=None,
         prepack=prepack,

@@ -22,6 +22,7 @@ from ..errors import (
     UnavailableError,
 )
 from ..loading.device_loaders import Loaded, Loader
+from ..models.generation_config import SamplingDefaults
 from ..progress import LoadProgress
 from ..spec import ModelSpec
 from ..storage.entry import LocalModel
@@ -58,6 +59,7 @@ class ServingModel:
     tokenizer: Tokenizer
     digest: str  # equal where a stream may be resumed
     eos_ids: frozenset[int]
+    sampling_defaults: SamplingDefaults
     files: LocalModel | None  # in use: kept in the cache as long as this lives
 
 
@@ -126,6 +128,7 @@ class Lifecycle:
                     digest=loaded.digest[:12],
                     seconds=seconds,
                     kv_tokens=loaded.model.limits.kv_tokens,
+                    sampling_defaults=str(loaded.sampling_defaults) or "none",
                 )
             return
         if not cancelled.is_set():
@@ -147,6 +150,7 @@ class Lifecycle:
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
             eos_ids=loaded.eos_ids,
+            sampling_defaults=loaded.sampling_defaults,
             files=loaded.files,
         )
         self._become(self._status.loaded())

@@ -1,34 +1,25 @@
-"""From a GenerateRequest to the engine's request: checks fields, tokenizes, checks the size."""
+"""From a GenerateRequest to the engine's request: checks fields, tokenizes, checks sizes."""
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.request import EngineLimits, Request, SamplingParams
 from ..errors import InvalidRequestError, NeverFitsError
+from ..models.generation_config import NO_DEFAULTS, SamplingDefaults
 from ..text.tokenizer import ROLES, Message, Tokenizer
+from .sampling import read_sampling
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
 MAX_STOP_TOKEN_IDS = 256
-MAX_TOP_LOGPROBS = 20
-MAX_LOGIT_BIAS = 100.0  # either way
-MAX_BIASED_TOKENS = 300
 MAX_REQUEST_ID = 256
-_QUICK_BYTES = 4096  # a shorter prompt is tokenized sooner than a thread starts
+_SHOWN = 40  # characters of a role that there is not
 _LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
-_COLDEST = 1e-4  # a temperature below it divides logits by so little that only the largest counts
-_RANGES = {  # ends that float32 holds exactly, so that the gateway's are the same
-    "min_p": (0, 1),
-    "repetition_penalty": (1 / 16, 16),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +39,7 @@ class GenerationRequest:
 
     request_id: str
     prompt: Prompt
+    prompt_bytes: int  # of the text that the caller sent; 0 for token ids
     sampling: SamplingParams
     max_tokens: int  # 0: as many as there is room for
     stop_strings: tuple[str, ...]
@@ -55,20 +47,29 @@ class GenerationRequest:
     ignore_eos: bool
     created: float
     resumed_ids: tuple[int, ...]
-    resumed_digest: str | None  # None: not resumed
-
-    @property
-    def prompt_bytes(self) -> int:
-        """Of the text that the caller sent; 0 for token ids."""
-        match self.prompt:
-            case str(text):
-                return len(text.encode())
-            case ChatPrompt(messages):
-                return sum(len(message.content.encode()) for message in messages)
-        return 0
 
 
-def read_request(request: pb.GenerateRequest, vocab_size: int) -> GenerationRequest:
+def check_counts(request: pb.GenerateRequest, limits: EngineLimits) -> None:
+    """Raises NeverFitsError for more than a context holds, before any of it becomes an object.
+
+    A message counts as one token, whatever its content is: its role alone takes that.
+    """
+    counts = {
+        "messages": len(request.chat.messages),
+        "prompt tokens": len(request.prompt_token_ids.ids),
+        "resumed tokens": len(request.resume.token_ids),
+    }
+    for what, count in counts.items():
+        if count > limits.context_length:
+            raise NeverFitsError(
+                f"the request has {count} {what}, but the context holds {limits.context_length}"
+                " tokens"
+            )
+
+
+def read_request(
+    request: pb.GenerateRequest, vocab_size: int, defaults: SamplingDefaults = NO_DEFAULTS
+) -> GenerationRequest:
     """Raises InvalidRequestError for the first field that is wrong."""
     if len(request.request_id) > MAX_REQUEST_ID:
         raise InvalidRequestError(f"request_id is longer than {MAX_REQUEST_ID} characters")
@@ -78,20 +79,18 @@ def read_request(request: pb.GenerateRequest, vocab_size: int) -> GenerationRequ
         )
     stop = request.stop
     _check_stops(stop)
-    resumed = request.resume if request.HasField("resume") else None
+    prompt = _read_prompt(request, vocab_size)
     return GenerationRequest(
         request_id=request.request_id,
-        prompt=_read_prompt(request, vocab_size),
-        sampling=_read_sampling(request, vocab_size),
+        prompt=prompt,
+        prompt_bytes=_bytes(prompt),
+        sampling=read_sampling(request, vocab_size, defaults),
         max_tokens=stop.max_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=frozenset(_checked_ids(stop.token_ids, vocab_size, "stop.token_ids")),
         ignore_eos=stop.ignore_eos,
         created=request.created,
-        resumed_ids=_checked_ids(resumed.token_ids, vocab_size, "resume.token_ids")
-        if resumed
-        else (),
-        resumed_digest=resumed.model_digest if resumed else None,
+        resumed_ids=_checked_ids(request.resume.token_ids, vocab_size, "resume.token_ids"),
     )
 
 
@@ -114,61 +113,20 @@ def _read_prompt(request: pb.GenerateRequest, vocab_size: int) -> Prompt:
                 if message.role not in ROLES:
                     raise InvalidRequestError(
                         f"chat.messages[{number}].role must be one of {', '.join(sorted(ROLES))}, "
-                        f"found {message.role!r}"
+                        f"found {message.role[:_SHOWN]!r}"
                     )
             return ChatPrompt(messages, request.chat.add_generation_prompt)
         case _:
             raise InvalidRequestError("expected a prompt, prompt_token_ids or a chat, found none")
 
 
-def _read_sampling(request: pb.GenerateRequest, vocab_size: int) -> SamplingParams:
-    sampling = request.sampling
-    temperature, top_p = sampling.temperature, sampling.top_p
-    for name, (least, most) in _RANGES.items():
-        value = getattr(sampling, name)
-        if value != 0 and not least <= value <= most:  # 0 is off; NaN is in no range
-            raise InvalidRequestError(f"{name} must be from {least:g} to {most:g}, found {value}")
-    if not request.HasField("sampling"):
-        top_p = 1.0  # an absent message is greedy; a present one has to say its top_p
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise InvalidRequestError(f"temperature must be 0 or more, found {temperature}")
-    if not 0 < top_p <= 1:
-        raise InvalidRequestError(f"top_p must be above 0 and at most 1, found {top_p}")
-    if request.logprobs.top > MAX_TOP_LOGPROBS:
-        raise InvalidRequestError(
-            f"at most {MAX_TOP_LOGPROBS} top logprobs a token, found {request.logprobs.top}"
-        )
-    return SamplingParams(
-        temperature=temperature if temperature >= _COLDEST else 0.0,
-        top_k=sampling.top_k,
-        top_p=top_p,
-        min_p=sampling.min_p,
-        logit_bias=_read_bias(sampling.logit_bias, vocab_size),
-        repetition_penalty=sampling.repetition_penalty or 1.0,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        seed=request.seed,
-        choice=request.choice,
-        logprobs=request.logprobs.top if request.logprobs.enabled else None,
-    )
-
-
-def _read_bias(bias: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
-    if len(bias) > MAX_BIASED_TOKENS:
-        raise InvalidRequestError(
-            f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens, found {len(bias)}"
-        )
-    for token_id, value in bias.items():
-        if token_id >= vocab_size:
-            raise InvalidRequestError(
-                f"logit_bias names token {token_id}, but the vocabulary has {vocab_size} tokens"
-            )
-        if not abs(value) <= MAX_LOGIT_BIAS:  # NaN neither
-            raise InvalidRequestError(
-                f"logit_bias[{token_id}] must be from {-MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, "
-                f"found {value}"
-            )
-    return tuple(sorted(bias.items()))
+def _bytes(prompt: Prompt) -> int:
+    match prompt:
+        case str(text):
+            return len(text.encode())
+        case ChatPrompt(messages):
+            return sum(len(message.content.encode()) for message in messages)
+    return 0
 
 
 def _check_stops(stop: pb.StopConditions) -> None:
@@ -198,27 +156,38 @@ def _checked_ids(ids: Iterable[int], vocab_size: int, field: str) -> tuple[int, 
     return checked
 
 
-async def tokenize(
-    asked: GenerationRequest, tokenizer: Tokenizer, limits: EngineLimits
-) -> tuple[int, ...]:
-    """The prompt's ids. Raises NeverFitsError for a far too long text, without tokenizing it."""
-    prompt = asked.prompt
-    if isinstance(prompt, tuple):
-        return prompt
+def prompt_text(asked: GenerationRequest, tokenizer: Tokenizer, limits: EngineLimits) -> str | None:
+    """The prompt's text; None if it came as ids.
 
-    def encode() -> tuple[int, ...]:
-        is_chat = isinstance(prompt, ChatPrompt)
-        text = prompt if isinstance(prompt, str) else _render(prompt, asked.created, tokenizer)
-        least = tokenizer.least_tokens(text)
-        if least > limits.context_length:
-            raise NeverFitsError(
-                f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
-                f"holds {limits.context_length}"
+    Raises NeverFitsError for a text that is far too long, and what the chat template raises.
+    """
+    match asked.prompt:
+        case str(text):
+            pass
+        case ChatPrompt(messages, add_generation_prompt):
+            text = tokenizer.render_chat(
+                messages, created=asked.created, add_generation_prompt=add_generation_prompt
             )
-        # A chat template writes the special tokens itself.
-        return tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
+        case _:
+            return None
+    least = tokenizer.least_tokens(text)
+    if least > limits.context_length:
+        raise NeverFitsError(
+            f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
+            f"holds {limits.context_length}"
+        )
+    return text
 
-    ids = encode() if asked.prompt_bytes <= _QUICK_BYTES else await asyncio.to_thread(encode)
+
+def prompt_ids(
+    asked: GenerationRequest, text: str | None, tokenizer: Tokenizer, limits: EngineLimits
+) -> tuple[int, ...]:
+    """The ids of the prompt, whose text is given. Raises InvalidRequestError."""
+    if text is None:
+        return asked.prompt if isinstance(asked.prompt, tuple) else ()
+    # A chat template writes the special tokens itself.
+    is_chat = isinstance(asked.prompt, ChatPrompt)
+    ids = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
     if not ids:
         raise InvalidRequestError("the prompt has no tokens: expected some text")
     if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone
@@ -227,12 +196,6 @@ async def tokenize(
             f" {limits.vocab_size} tokens"
         )
     return ids
-
-
-def _render(prompt: ChatPrompt, created: float, tokenizer: Tokenizer) -> str:
-    return tokenizer.render_chat(
-        prompt.messages, created=created, add_generation_prompt=prompt.add_generation_prompt
-    )
 
 
 def build_engine_request(

@@ -24,7 +24,8 @@ from ..spec import ModelSpec
 from ..text.detokenizer import Answer, Ending
 from ..text.tokenizer import Pieces
 from .lifecycle import Lifecycle, ServingModel
-from .requests import build_engine_request, read_request, tokenize
+from .prompts import PromptReader
+from .requests import build_engine_request, check_counts
 from .stats import build_stats
 from .streams import Stream
 
@@ -48,6 +49,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._worker_id = worker_id
         self._instance_id = uuid.uuid4().hex
         self._closing = False
+        self._prompts = PromptReader()
 
     def close(self) -> None:
         """Ends the Stats streams."""
@@ -70,7 +72,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             if not isinstance(error, AllSlotsTakenError):
                 log.info(
                     "refused or handed over",
-                    model=request.model,
+                    model=request.model[:200],
                     request_id=request.request_id[:64],
                     status=error.status.name,
                     reason=str(error)[:500],
@@ -88,15 +90,15 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """Serves one request. Raises RefusalError; aborts it in the engine if it is cancelled."""
         started, request_id = time.monotonic(), request.request_id[:64]
         limits = serving.engine.limits
-        asked = read_request(request, limits.vocab_size)
-        if asked.resumed_digest not in (None, serving.digest):
+        if request.HasField("resume") and request.resume.model_digest != serving.digest:
             raise PreconditionError(
-                f"the stream began on a worker with model digest {asked.resumed_digest}; "
-                f"this one's is {serving.digest}"
+                "the stream began on a worker with model digest"
+                f" {request.resume.model_digest[:64]}; this one's is {serving.digest}"
             )
+        check_counts(request, limits)
         counters = self._lifecycle.counters
         with self._lifecycle.streams.take_slot(limits.max_sequences) as stream:
-            prompt_ids = await tokenize(asked, serving.tokenizer, limits)
+            asked, prompt_ids = await self._prompts.read(request, serving)
             if asked.prompt_bytes:
                 counters.text_bytes += asked.prompt_bytes
                 counters.text_tokens += len(prompt_ids)
