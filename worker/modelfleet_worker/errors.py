@@ -30,6 +30,10 @@ class ModelError(WorkerError):
         super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
+class NotOurModulesError(ModelError):
+    """Our own modules lack a setting of the model; transformers' may have it."""
+
+
 class UnreachableError(ModelError):
     """The server that has the model does not answer; a copy fetched earlier may be used."""
 

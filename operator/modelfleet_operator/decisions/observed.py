@@ -104,6 +104,7 @@ class WorkerStats:
     phase: str = ""  # of loading
     percent: float = 0.0
     eta: float = 0.0  # 0: not known
+    computed_by: str = ""  # which of the worker's paths computes the model, for a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

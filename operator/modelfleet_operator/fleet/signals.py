@@ -137,4 +137,5 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
         phase=stats.load.phase,
         percent=round(stats.load.percent),
         eta=round(stats.load.eta),
+        computed_by=stats.computed_by,
     )

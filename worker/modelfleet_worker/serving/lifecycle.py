@@ -51,6 +51,7 @@ class ServingModel:
     engine: Engine
     tokenizer: Tokenizer
     digest: str  # equal where a stream may be resumed
+    computed_by: str  # for a person
     eos_ids: frozenset[int]
     files: LocalModel | None  # in use: kept in the cache as long as this lives
 
@@ -118,6 +119,7 @@ class Lifecycle:
                     "ready",
                     model=spec.model,
                     digest=loaded.digest[:12],
+                    computed_by=loaded.model.computed_by,
                     seconds=seconds,
                     kv_tokens=loaded.model.limits.kv_tokens,
                 )
@@ -140,6 +142,7 @@ class Lifecycle:
             engine=engine,
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
+            computed_by=loaded.model.computed_by,
             eos_ids=loaded.eos_ids,
             files=loaded.files,
         )
