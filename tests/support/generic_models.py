@@ -7,14 +7,26 @@ from typing import Any
 
 import torch
 from transformers import (
+    DbrxConfig,
+    DbrxForCausalLM,
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    HrmTextConfig,
+    HrmTextForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     OPTConfig,
@@ -63,6 +75,12 @@ LATENT = {  # keys of 16 numbers, values of 12
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
 }
+PER_LAYER = {  # embeddings of every layer, as the small Gemmas have
+    "vocab_size_per_layer_input": VOCAB,
+    "hidden_size_per_layer_input": 8,
+    "sliding_window": WINDOW,
+    "tie_word_embeddings": False,  # it would repeat its last token
+}
 MODELS = {
     "mixtral": lambda: MixtralForCausalLM(
         MixtralConfig(**SIZES, num_local_experts=4, sliding_window=WINDOW)
@@ -109,6 +127,67 @@ MODELS = {
     ),
     "deepseek 3": lambda: DeepseekV3ForCausalLM(
         DeepseekV3Config(**{**SIZES, "num_key_value_heads": 4}, **LATENT)
+    ),
+    "gemma 3n": lambda: Gemma3nForCausalLM(
+        Gemma3nTextConfig(
+            **{**SIZES, "num_hidden_layers": 4, "intermediate_size": [64, 96, 96, 64]},
+            **PER_LAYER,
+            head_dim=16,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_kv_shared_layers=2,
+            laurel_rank=8,
+            activation_sparsity_pattern=[0.5, 0.0, 0.0, 0.0],
+        )
+    ),
+    "gemma 4": lambda: Gemma4ForCausalLM(
+        Gemma4TextConfig(
+            **{**SIZES, "num_hidden_layers": 6},
+            **PER_LAYER,
+            head_dim=16,
+            global_head_dim=32,
+            layer_types=["sliding_attention", "full_attention"] * 3,
+            num_kv_shared_layers=2,
+        )
+    ),
+    "granite 4, dense": lambda: GraniteMoeHybridForCausalLM(
+        GraniteMoeHybridConfig(
+            **SIZES,
+            layer_types=["full_attention"] * 3,
+            num_local_experts=0,
+            shared_intermediate_size=96,
+            position_embedding_type="rope",
+            attention_multiplier=0.2,
+            residual_multiplier=0.7,
+            logits_scaling=2.0,
+            mamba_n_heads=8,
+        )
+    ),
+    "dbrx": lambda: DbrxForCausalLM(
+        DbrxConfig(
+            vocab_size=VOCAB,
+            d_model=64,
+            n_heads=4,
+            n_layers=3,
+            max_seq_len=256,
+            initializer_range=0.3,
+            attn_config={"kv_n_heads": 2, "clip_qkv": 2.0},
+            ffn_config={
+                "hidden_size": 64,
+                "ffn_hidden_size": 32,
+                "moe_num_experts": 4,
+                "moe_top_k": 2,
+            },
+        )
+    ),
+    "diffllama": lambda: DiffLlamaForCausalLM(DiffLlamaConfig(**SIZES)),
+    "hrm, forwards": lambda: HrmTextForCausalLM(
+        HrmTextConfig(
+            **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"},
+            head_dim=16,
+            H_cycles=1,
+            L_cycles=2,
+            prefix_lm=False,
+        )
     ),
 }
 

@@ -68,6 +68,18 @@ CONFIGS: dict[str, tuple[Spoil, str]] = {
     "a theta that is true": (config(rope_theta=True), "rope_theta is True"),
     "rope that is a list": (config(rope_parameters=[1]), r"rope is \[1\]"),
     "a rope type that is a list": (config(rope_parameters={"rope_type": []}), "rope type"),
+    "a yarn of theta 1": (
+        config(rope_theta=1.0, rope_scaling={"rope_type": "yarn", "factor": 2.0}),
+        "rope_theta is expected to be above 1",
+    ),
+    "a factor of 10^400": (
+        config(rope_scaling={"rope_type": "linear", "factor": 10**400}),
+        "factor is 1",
+    ),
+    "layers that are text": (
+        config(architectures=["Qwen2ForCausalLM"], max_window_layers="all"),
+        "max_window_layers is 'all'",
+    ),
     "a flag that is text": (config(attention_bias="no"), "attention_bias is 'no'"),
     "an end that is text": (config(eos_token_id="2"), "eos_token_id is '2'"),
     "ends that are lists": (config(eos_token_id=[[2]]), r"eos_token_id is \[\[2\]\]"),

@@ -15,7 +15,8 @@ from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.loading.loader import load_model
-from modelfleet_worker.models.llama import Llama, rope_tables
+from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.models.rope import rope_tables
 from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
 
 SIZES = {

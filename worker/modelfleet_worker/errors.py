@@ -31,6 +31,10 @@ class ModelError(WorkerError):
         super().__init__(_cut(" ".join(message.split()), _LONGEST))
 
 
+class NotOurModulesError(ModelError):
+    """Our own modules lack a setting of the model; transformers' may have it."""
+
+
 class UnreachableError(ModelError):
     """The server that has the model does not answer; a copy fetched earlier may be used."""
 

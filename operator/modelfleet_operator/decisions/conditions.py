@@ -114,7 +114,7 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
         if context.groups.ready and not context.is_proven:
             waits = f"of revision {old} until revision {new} is ready"
             return "True", Reason.SERVING_OLD_REVISION, f"{count} ready at every gateway, {waits}"
-        return "True", Reason.SERVING, f"{count} ready at every gateway"
+        return "True", Reason.SERVING, f"{count} ready at every gateway{_computed_by(context)}"
     if any(_says_ready(context, worker.id) for worker in context.groups.serving):
         return "False", Reason.UNREACHABLE, f"{', '.join(unserved)} reaches no ready worker"
     if cause is not None:
@@ -124,6 +124,13 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
     reason = Reason.WAKING if context.is_proven else Reason.STARTING
     progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
     return "False", reason, progress
+
+
+def _computed_by(context: PlanContext) -> str:
+    """What the ready workers say of how they compute the model, in brackets."""
+    said = (context.signals.stats.get(worker) for worker in context.groups.ready)
+    paths = sorted({stats.computed_by for stats in said if stats is not None} - {""})
+    return f" ({'; '.join(paths)})" if paths else ""
 
 
 def _is_served(context: PlanContext, gateway: GatewayReport) -> bool:

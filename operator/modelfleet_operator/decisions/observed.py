@@ -109,6 +109,7 @@ class WorkerStats:
     eta: float = 0.0  # 0: not known
     model: str = ""  # that it holds or loads, `namespace/name`; empty: none, or not known
     digest: str = ""  # model_digest of what it holds
+    computed_by: str = ""  # which of the worker's paths computes the model, for a person
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

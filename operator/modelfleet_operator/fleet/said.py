@@ -81,6 +81,7 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
         eta=round(_bounded(stats.load.eta)),
         model=stats.model[:LONGEST_TEXT],
         digest=stats.model_digest[:LONGEST_TEXT],
+        computed_by=stats.computed_by[:LONGEST_TEXT],
     )
 
 

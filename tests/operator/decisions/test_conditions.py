@@ -76,6 +76,17 @@ def test_what_a_gateway_reaches_is_not_ready_unless_it_says_so():
     )  # fmt: skip
 
 
+def test_says_what_computes_the_model():
+    up = {ONE.id: stats(computed_by="torch"), TWO.id: stats(computed_by="the compiled step")}
+    signals = Signals(gateways=(report(reachable=[ONE.id, TWO.id]),), stats=up)
+    status = status_of(ONE, TWO, signals=signals, scaling=policy(min_replicas=2))
+    assert status.condition("Ready").message.endswith(
+        "ready at every gateway (the compiled step; torch)"
+    )
+    plain = status_of(ONE, signals=replace(signals, stats=UP))
+    assert plain.condition("Ready").message.endswith("ready at every gateway")
+
+
 def test_asleep_needs_a_gateway_that_would_wake_it():
     memory = replace(PROVEN, target=0)
     assert status_of(signals=Signals(gateways=(report(),)), memory=memory).condition(

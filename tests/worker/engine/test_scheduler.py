@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from modelfleet_worker.engine.block_manager import BlockManager
-from modelfleet_worker.engine.request import FinishReason, Request, Sequence
+from modelfleet_worker.engine.request import ContextVariants, FinishReason, Request, Sequence
 from modelfleet_worker.engine.scheduler import Scheduler, StepPlan
 
 
@@ -26,10 +26,18 @@ def sequence(
 
 
 def scheduler(
-    *added: Sequence, blocks: int = 64, sequences: int = 8, budget: int = 64, caching: bool = True
+    *added: Sequence,
+    blocks: int = 64,
+    sequences: int = 8,
+    budget: int = 64,
+    caching: bool = True,
+    variants: ContextVariants | None = None,
 ) -> Scheduler:
     made = Scheduler(
-        BlockManager(blocks, caching=caching), max_sequences=sequences, max_batch_tokens=budget
+        BlockManager(blocks, caching=caching),
+        max_sequences=sequences,
+        max_batch_tokens=budget,
+        variants=variants,
     )
     for one in added:
         made.add(one)
@@ -217,3 +225,34 @@ def test_imports_no_torch():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_sequence_that_outgrows_its_variant_is_computed_anew():
+    variants = ContextVariants(original_context=6, by_length=False, recomputes=True)
+    made = scheduler(sequence("a", 4), sequence("b", 3), variants=variants)
+    assert step(made) == [("a", 0, 4), ("b", 0, 3)]
+    assert step(made) == [("a", 4, 5), ("b", 3, 4)]
+    assert step(made) == [("a", 5, 6), ("b", 4, 5)]
+    assert step(made) == [("b", 5, 6), ("a", 0, 7)]
+    assert step(made) == [("a", 7, 8), ("b", 0, 7)]
+
+
+def test_sequences_of_different_variants_share_no_blocks():
+    variants = ContextVariants(original_context=40, by_length=True)
+    long = tuple(range(60))
+    made = scheduler(variants=variants, sequences=1)
+    cached = []
+    for name, prompt in (("a", long), ("b", long[:50]), ("c", long), ("d", long[:35])):
+        one = sequence(name, prompt, max_tokens=1)
+        made.add(one)
+        step(made)
+        cached.append(one.num_cached_tokens)
+    assert cached == [0, 0, 48, 0]
+
+
+def test_the_length_by_which_tokens_are_computed():
+    one = sequence("a", 4, resumed=3)
+    alone = ContextVariants(original_context=2, by_length=True)
+    assert alone.reaches(one, 1, 7) == [4, 4, 4, 5, 6, 7]
+    anew = ContextVariants(original_context=2, by_length=False, recomputes=True)
+    assert anew.reaches(one, 1, 3) == [7, 7]

@@ -22,8 +22,6 @@ from transformers import (
     Llama4TextConfig,
     MambaConfig,
     MambaForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     T5Config,
@@ -87,16 +85,6 @@ def test_a_sharded_folder_may_change_once_the_model_is_loaded(tmp_path: Path):
     warm_up(loaded.runner, 8)
 
 
-def test_rope_that_depends_on_the_longest_neighbour_limits_the_context(tmp_path: Path):
-    factors = {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, **factors}
-    config = Phi3Config(
-        **SIZES, rope_parameters=rope, original_max_position_embeddings=64, pad_token_id=0
-    )
-    Phi3ForCausalLM(config).save_pretrained(tmp_path)
-    assert load(tmp_path).limits.context_length == 64
-
-
 REFUSED = {
     "an encoder": (
         lambda: T5ForConditionalGeneration(
@@ -151,7 +139,7 @@ def test_refuses_with_the_reason(tmp_path: Path, kind: str):
         ({"model_type": "new", "architectures": ["NewForCausalLM"]}, "does not understand config"),
         (
             {"model_type": "new", "auto_map": {"AutoConfig": "code.Config"}},
-            "does not understand config",
+            "does not understand config.* is never run",
         ),
         ({"quantization_config": {"quant_method": "awq"}}, "only unquantized ones are read"),
         ({"hidden_size": 128}, "the weights do not fit the architecture"),
@@ -243,7 +231,7 @@ def test_refuses_a_model_with_layers_that_are_no_attention(
         return attend(self, hidden_states, *args, **options)
 
     monkeypatch.setattr(modeling_phi.PhiAttention, "forward", sometimes)
-    with pytest.raises(ModelError, match="2 of its 3 layers attend through"):
+    with pytest.raises(ModelError, match="its 3 layers attend 2 times through"):
         load(tmp_path)
 
 

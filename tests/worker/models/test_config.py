@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from modelfleet_worker.errors import ModelError
-from modelfleet_worker.models.config import Llama3Scaling, eos_token_ids, parse_config, read_config
+from modelfleet_worker.models.config import eos_token_ids, parse_config, read_config
+from modelfleet_worker.models.rope_config import Llama3Scaling, YarnScaling
 
 
 def raw(architecture: str = "LlamaForCausalLM", **changes: Any) -> dict[str, Any]:
@@ -57,12 +58,63 @@ def test_reads_llama3_scaling_of_the_older_format(kind: str):
     )
 
 
-def test_the_context_ends_where_the_sliding_window_would_begin_to_matter():
-    assert parse_config(raw("MistralForCausalLM", sliding_window=128)).max_context == 128
-    assert parse_config(raw("MistralForCausalLM", sliding_window=None)).max_context == 512
-    assert parse_config(raw("Qwen2ForCausalLM", sliding_window=128)).max_context == 512
-    sliding = raw("Qwen2ForCausalLM", sliding_window=128, use_sliding_window=True)
-    assert parse_config(sliding).max_context == 128
+QWEN = {"sliding_window": 128, "use_sliding_window": True}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "windows"),
+    [
+        ("MistralForCausalLM", {"sliding_window": 128}, (128, 128)),
+        ("MistralForCausalLM", {"sliding_window": None}, (None, None)),
+        ("MistralForCausalLM", {}, (4096, 4096)),
+        ("LlamaForCausalLM", {"sliding_window": 128}, (None, None)),
+        ("Qwen2ForCausalLM", {"sliding_window": 128}, (None, None)),
+        ("Qwen2ForCausalLM", QWEN, (None, None)),
+        ("Qwen2ForCausalLM", {**QWEN, "max_window_layers": 2}, (None, None)),
+        ("Qwen2ForCausalLM", {**QWEN, "max_window_layers": 1}, (None, 128)),
+        ("Qwen3ForCausalLM", {**QWEN, "max_window_layers": 0}, (128, 128)),
+        (
+            "Qwen3ForCausalLM",
+            {**QWEN, "layer_types": ["sliding_attention", "full_attention"]},
+            (128, None),
+        ),
+    ],
+)
+def test_a_window_is_the_attentions_and_not_the_contexts(
+    architecture: str, changes: dict[str, Any], windows: tuple[int | None, ...]
+):
+    config = parse_config(raw(architecture, num_key_value_heads=2, **changes))
+    assert (config.windows, config.max_context) == (windows, 512)
+
+
+@pytest.mark.parametrize(
+    ("rope", "context"),
+    [
+        ({"type": "linear", "factor": 4.0}, 2048),
+        ({"type": "dynamic", "factor": 4.0}, 2048),
+        ({"type": "yarn", "factor": 4.0}, 2048),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
+    ],
+    ids=str,
+)
+def test_the_context_is_what_the_rope_is_stretched_to(rope: dict[str, Any], context: int):
+    assert parse_config(raw(rope_scaling=rope)).max_context == context
+
+
+def test_a_null_is_not_the_same_as_nothing():
+    left_out = raw("MistralForCausalLM", num_attention_heads=16)
+    del left_out["num_key_value_heads"]
+    assert parse_config(left_out).kv_heads == 8
+    assert parse_config({**left_out, "num_key_value_heads": None}).kv_heads == 16
+
+
+def test_reads_yarn_as_transformers_does():
+    rope = {"rope_type": "yarn", "factor": 4.0, "beta_fast": None, "truncate": False}
+    scaling = parse_config(raw(rope_scaling=rope, original_max_position_embeddings=64)).rope_scaling
+    assert isinstance(scaling, YarnScaling)
+    assert (scaling.original_context, scaling.beta_fast, scaling.truncate) == (64, 32.0, False)
+    assert scaling.attention_factor == pytest.approx(1.1386, abs=1e-4)
 
 
 def test_knows_what_sets_the_families_apart():
@@ -76,7 +128,7 @@ def test_knows_what_sets_the_families_apart():
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "GPT2LMHeadModel; supported are Llama",
+            "GPT2LMHeadModel; supported are InternLM3",
         ),
         ({"architectures": None, "model_type": "bert"}, r"none \(model_type 'bert'\)"),
         ({"hidden_size": None}, "hidden_size is None: a positive integer"),
@@ -85,8 +137,10 @@ def test_knows_what_sets_the_families_apart():
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0: a positive number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes': true or false"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 KV heads"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn' is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; ours is only silu"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not one of"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; ours is 1"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "a list of 8 numbers"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "factor is None"),
         ({"rope_parameters": 5}, "rope is 5: an object"),
     ],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .messages import TokenLogprobs
-from .request import EngineLimits
+from .request import ContextVariants, EngineLimits
 from .scheduler import Chunk
 
 MAX_STEPS_IN_FLIGHT = 4  # unread steps behind which a device may get one more
@@ -48,6 +48,7 @@ class Runner(ABC):
     # How many steps may be in flight when one more is launched. Where it is not 0, the last token
     # of a chunk may be pending: the step before samples it, and it is not read back yet.
     max_steps_in_flight: int = 0
+    variants: ContextVariants | None = None  # only of a device that has no steps in flight
 
     @abstractmethod
     def launch(self, chunks: Sequence[Chunk]) -> LaunchedStep:
@@ -76,3 +77,4 @@ class LoadedModel:
     limits: EngineLimits
     digest: str  # hex; of everything that decides the logits: weights, architecture, dtype
     eos_token_ids: frozenset[int]  # the model's own ends of sequence
+    computed_by: str = ""  # which path computes it, for a person

@@ -58,6 +58,7 @@ class Engine:
             BlockManager(runner.num_blocks, caching=prefix_caching),
             max_sequences=limits.max_sequences,
             max_batch_tokens=max_batch_tokens,
+            variants=runner.variants,
         )
         self._inbox = Inbox()
         self._outbox = Outbox(deliver, deliver_every)

@@ -104,6 +104,34 @@ class EngineLimits:
         return self.check_fits(len(request.prompt_ids), request.max_tokens)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextVariants:
+    """How keys depend on the length of their sequence, of models with dynamic rope or longrope.
+
+    As transformers computes one request alone: a prompt's tokens by its whole length, later ones by
+    their own place; with `recomputes` all of them anew when the original context is exceeded.
+    """
+
+    original_context: int  # tokens; within it there is one variant
+    by_length: bool  # a variant for each length; else one for all that are longer
+    recomputes: bool = False
+
+    def variant_of(self, sequence: Sequence) -> int:
+        """0: as within the original context. Sequences of different variants share no blocks."""
+        prompt = len(sequence.request.prompt_ids)
+        tokens = len(sequence.token_ids) if self.recomputes else prompt
+        if tokens <= self.original_context:
+            return 0
+        return tokens if self.by_length else 1
+
+    def reaches(self, sequence: Sequence, start: int, end: int) -> list[int]:
+        """The length by which each of the tokens `start` to `end` is computed."""
+        if self.recomputes:
+            return [len(sequence.token_ids)] * (end - start)
+        prompt = len(sequence.request.prompt_ids)
+        return [max(prompt, position + 1) for position in range(start, end)]
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
     """A request while it lives in the engine: its tokens, and how many the cache holds."""
@@ -115,6 +143,7 @@ class Sequence:
     num_computed: int = 0  # by steps that were launched
     block_table: list[int] = field(default_factory=list)
     block_epoch: int = 0  # grows when it gives up its blocks: what was computed in them is void
+    variant: int = 0  # see ContextVariants
     num_cached_tokens: int | None = None  # prompt tokens found in the cache when first admitted
     _block_hashes: list[bytes] = field(default_factory=list)
 
@@ -149,6 +178,16 @@ class Sequence:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.num_output_tokens >= self.request.max_tokens else None
 
+    def take_variant(self, variant: int) -> None:
+        """What was computed for another one is of no use: it must hold no blocks."""
+        if variant != self.variant:
+            self.variant = variant
+            self._block_hashes.clear()
+
+    @property
+    def _salt(self) -> bytes:
+        return self.variant.to_bytes(8, "little") if self.variant else b""
+
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
         """The hashes of the first `count` full blocks, each of its tokens and the hash before it.
 
@@ -158,6 +197,6 @@ class Sequence:
         while len(self._block_hashes) < count:
             start = len(self._block_hashes) * block_size
             block = array("I", self.token_ids[start : start + block_size])
-            parent = self._block_hashes[-1] if self._block_hashes else b""
+            parent = self._block_hashes[-1] if self._block_hashes else self._salt
             self._block_hashes.append(hashlib.sha256(parent + block.tobytes()).digest())
         return self._block_hashes[:count]

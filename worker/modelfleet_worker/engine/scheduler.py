@@ -15,7 +15,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from .block_manager import BlockManager
-from .request import FinishReason, Sequence
+from .request import ContextVariants, FinishReason, Sequence
 
 BLOCK_SIZE = 16  # tokens
 
@@ -82,8 +82,16 @@ class Scheduler:
     request alone fits the cache.
     """
 
-    def __init__(self, blocks: BlockManager, *, max_sequences: int, max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        max_sequences: int,
+        max_batch_tokens: int,
+        variants: ContextVariants | None = None,
+    ) -> None:
         self.blocks = blocks
+        self._variants = variants
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self._computing: set[bytes] = set()  # hashes of blocks that launched steps fill
@@ -116,6 +124,8 @@ class Scheduler:
 
         The plan counts as launched. It is empty while all that runs waits for `complete`.
         """
+        if self._variants is not None:
+            self._restart_outgrown(self._variants)
         planned: dict[Sequence, Chunk] = {}
         preempted: list[Sequence] = []
         token_budget = self._max_batch_tokens
@@ -151,6 +161,14 @@ class Scheduler:
             has_prefill |= chunk.num_scheduled_tokens > 1
         return StepPlan(tuple(planned.values()), tuple(preempted), has_prefill)
 
+    def _restart_outgrown(self, variants: ContextVariants) -> None:
+        """Computes anew what has become too long for how it was computed."""
+        for sequence in reversed(self.running):
+            if variants.variant_of(sequence) != sequence.variant:
+                self.running.remove(sequence)
+                self._give_up_blocks(sequence)
+                self.waiting.appendleft(sequence)
+
     def _admit(self, token_budget: int) -> Iterator[Chunk]:
         while token_budget > 0 and self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
@@ -170,6 +188,8 @@ class Scheduler:
         of requests that come together with one long prompt, the first one computes it for all.
         """
         num_tokens = len(sequence.token_ids)
+        if self._variants is not None:
+            sequence.take_variant(self._variants.variant_of(sequence))
         # The last token is always computed: the next one is drawn from its logits.
         findable = (num_tokens - 1) // BLOCK_SIZE if self.blocks.caching else 0
         block_hashes = sequence.block_hashes(findable, BLOCK_SIZE)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..devices.torch.paged_attention import KVCache
 from ..devices.torch.runner import FlatBatch
 from ..devices.torch.varied_attention import AttentionLayer, VariedAttention
-from ..engine.request import Request, Sequence
+from ..engine.request import ContextVariants, Request, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..errors import ModelError
 from ..models.generic import GenericModel, forward
@@ -27,7 +27,11 @@ _EXACT, _ROUNDED, _NOISY = 1e-3, 0.1, 0.5
 
 @torch.inference_mode()
 def check_attention(
-    module: Any, dtype: torch.dtype, context: int, expected_layers: int
+    module: Any,
+    dtype: torch.dtype,
+    context: int,
+    expected_layers: int,
+    variants: ContextVariants | None = None,
 ) -> tuple[list[AttentionLayer], int]:
     """How the layers attend, and the size of the vocabulary. Raises ModelError.
 
@@ -42,12 +46,13 @@ def check_attention(
         with under_way(recording):
             _logits(module, ids, NAME)
         layers = recording.layers
-        if len(layers) != expected_layers:
+        # Some attend more than once in each layer: the comparison below says whether that fits.
+        if not layers or len(layers) % expected_layers:
             raise ModelError(
-                f"{len(layers)} of its {expected_layers} layers attend through transformers'"
-                " attention interface: the others have attention of their own, or none"
+                f"its {expected_layers} layers attend {len(layers)} times through transformers'"
+                " attention interface: some have attention of their own, or none"
             )
-        found = _paged_logits(GenericModel(module, layers, dtype), ids.tolist())
+        found = _paged_logits(GenericModel(module, layers, dtype, variants), ids.tolist())
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ModelError(
             "transformers could not compute the model on a short prompt:"
@@ -68,7 +73,8 @@ def check_attention(
 def _logits(module: Any, ids: Tensor, attention: str) -> Tensor:
     """Of all of ids [T], [T, vocab]."""
     module.set_attn_implementation(attention)
-    return forward(module, ids)
+    # Named, as in every step: to a number of last ones some models cut their masks (Gemma 4).
+    return forward(module, ids, logits_to_keep=torch.arange(len(ids)))
 
 
 def _noise(module: Any, ids: Tensor, expected: Tensor) -> float:
@@ -112,7 +118,8 @@ def _step(model: GenericModel, cache: KVCache, chunks: list[Chunk]) -> Tensor:
         first += chunk.num_scheduled_tokens
     rows = torch.arange(first, first + chunks[0].num_scheduled_tokens)
     attention = VariedAttention(cache, model.layers, batch.chunks)
-    return model.logits(batch.ids, batch.positions, attention, rows)
+    reaches = batch.reaches(model.variants) if model.variants else None
+    return model.logits(batch.ids, batch.positions, attention, rows, reaches)
 
 
 def _sequence(ids: list[int]) -> Sequence:

@@ -15,6 +15,7 @@ from ..models.config import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -34,6 +35,13 @@ class Checkpoint:
     def names(self) -> frozenset[str]:
         """Of all tensors, from the files' headers. Raises ModelError."""
         return frozenset(name for path in self._files for name in _keys(path))
+
+    def dtype(self) -> torch.dtype:
+        """The type of the first tensor of the first file that is of plain floats.
+
+        What transformers takes where config.json names none. Raises ModelError.
+        """
+        return _first_float(min(self._files))
 
     def elements(self) -> int:
         """Numbers in all tensors together, from the files' headers. Raises ModelError."""
@@ -97,6 +105,17 @@ def _elements(path: Path) -> int:
         raise _unsound(path, error) from error
 
 
+def _first_float(path: Path) -> torch.dtype:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118  # no mapping
+                if (dtype := _FLOATS.get(opened.get_slice(key).get_dtype())) is not None:
+                    return dtype
+    except (SafetensorError, OSError) as error:
+        raise _unsound(path, error) from error
+    return torch.float32
+
+
 def _unsound(path: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{path} is not a sound safetensors file ({error}): truncated or damaged? Fetch it again"
@@ -104,13 +123,16 @@ def _unsound(path: Path, error: Exception) -> ModelError:
 
 
 def _files(folder: Path) -> dict[Path, set[str]]:
-    """The files to read, and the tensors that the index promises in each."""
+    """The files to read, and the tensors that the index promises in each.
+
+    As transformers: a whole file counts, whatever index lies beside it.
+    """
     index = folder / _INDEX
     # Files only: to open a pipe would wait for its writer for ever.
-    if not index.is_file():
-        if not (folder / _SINGLE).is_file():
-            raise ModelError(_explain_absence(folder))
+    if (folder / _SINGLE).is_file():
         return {folder / _SINGLE: set()}
+    if not index.is_file():
+        raise ModelError(_explain_absence(folder))
     shards: dict[Path, set[str]] = {}
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -15,6 +15,7 @@ import torch
 import transformers
 import xxhash
 from torch import nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
@@ -25,18 +26,22 @@ from ..models.config import architectures, read_json
 from ..models.generic import GenericModel
 from ..models.interface import NAME
 from ..models.packed_modules import pack_modules
+from ..models.rope_by_length import follow_reaches, variants_of
+from ..models.rope_config import stretched_positions
 from ..progress import Report
 from ..quantization.scheme import Quantization
 from .attention_check import check_attention
 from .checkpoint import Checkpoint
-from .sizing import LoadedWeights, refuse_weights_beyond_memory
+from .sizing import LoadedWeights, describe_path, refuse_weights_beyond_memory
 from .tied_head import HEAD_WEIGHT
 from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-# They stretch rope by the longest sequence in the batch: other requests would change an answer.
-_ROPE_BY_LENGTH = ("dynamic", "longrope")
+_INNER = ("intermediate_size", "moe_intermediate_size", "ffn_hidden_size")
+_EXPERTS = ("num_experts_per_tok", "moe_top_k", "top_k_experts")
+# Model types with code of their own (`auto_map`) that is transformers' for another one.
+_ALIASES = {"kimi_k2": "deepseek_v3"}
 
 
 def read_config(folder: Path) -> Any:
@@ -47,10 +52,21 @@ def read_config(folder: Path) -> Any:
             "the checkpoint is quantized: of this architecture only unquantized ones are read;"
             " take one of those, and spec.quantization if it shall be smaller"
         )
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+    kind = str(raw.get("model_type"))
+    if kind not in CONFIG_MAPPING and kind not in _ALIASES and raw.get("auto_map"):
+        raise ModelError(
+            f"transformers {transformers.__version__} does not understand config.json: it has no"
+            f" model of type {kind!r}, and code in the model's folder (auto_map) is never run"
         )
+    try:
+        if kind in _ALIASES:
+            known = {key: value for key, value in raw.items() if key != "auto_map"}
+            alias = _ALIASES[kind]
+            config = CONFIG_MAPPING[alias].from_dict({**known, "model_type": alias})
+        else:
+            config = transformers.AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(
             f"transformers {transformers.__version__} does not understand config.json: {error}"
@@ -60,19 +76,19 @@ def read_config(folder: Path) -> Any:
 
 
 def max_context(config: Any) -> int:
-    """Tokens; only as many as do not change rope for other sequences. Raises ModelError."""
+    """Tokens. Raises ModelError."""
     context = getattr(config, "max_position_embeddings", None)
     if type(context) is not int or context < 2:
         raise ModelError(
             f"config.json: max_position_embeddings is {context!r}: a number of tokens is expected"
         )
-    ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in (ropes, *(r for r in ropes.values() if isinstance(r, dict))):
-        if rope.get("rope_type") in _ROPE_BY_LENGTH:
-            original = rope.get("original_max_position_embeddings")
-            original = original or getattr(config, "original_max_position_embeddings", None)
-            context = min(context, original or context)
-    return context
+    rope = getattr(config, "rope_parameters", None) or {}
+    factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+    if not isinstance(factor, int | float):
+        factor = 1.0
+    if type(original) is not int:
+        original = context
+    return stretched_positions(rope.get("rope_type"), context, factor, original)
 
 
 def load(
@@ -86,12 +102,14 @@ def load(
     """Reads the weights, packs them and checks the attention. Raises ModelError."""
     raw = read_json(folder / "config.json")
     module, weights = _read_weights(folder, _model_class(raw, config), config, dtype, progress)
-    pack_modules(module, quantization)
+    share = pack_modules(module, quantization)
     for tensor in (*module.parameters(), *module.buffers()):
         # What is not packed is still on the mapped files, which may change under us.
         tensor.data = tensor.data.clone()
-    layers, vocab_size = check_attention(module, dtype, context, config.num_hidden_layers)
-    model = GenericModel(module, layers, dtype)
+    follow_reaches(module)
+    variants = variants_of(config, context)
+    layers, vocab_size = check_attention(module, dtype, context, config.num_hidden_layers, variants)
+    model = GenericModel(module, layers, dtype, variants)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
     return LoadedWeights(
         runner=lambda blocks: GenericRunner(
@@ -100,6 +118,9 @@ def load(
         token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
         widths=_widths(config, layers, vocab_size, dtype),
         digest=xxhash.xxh3_128_hexdigest(described.encode()),
+        computed_by=describe_path(
+            f"transformers' {type(module).__name__} with our attention", dtype, quantization, share
+        ),
     )
 
 
@@ -107,12 +128,13 @@ def _widths(
     config: Any, layers: Sequence[AttentionLayer], vocab_size: int, dtype: torch.dtype
 ) -> Widths:
     hidden = config.hidden_size
-    inner = [getattr(config, name, None) for name in ("intermediate_size", "moe_intermediate_size")]
-    experts = getattr(config, "num_experts_per_tok", None) or 1
+    parts = [config, *(getattr(config, name) for name in config.sub_configs)]
+    inner = [size for part in parts for name in _INNER for size in _sizes(part, name)]
+    experts = max(size for part in parts for name in _EXPERTS for size in [1, *_sizes(part, name)])
     head = max(max(x.shape.key_dim, x.shape.value_dim) for x in layers)
     return Widths(
         hidden=hidden,
-        inner=max([4 * hidden, *(n for n in inner if n)]) * experts,
+        inner=max([4 * hidden, *inner]) * experts,
         query=config.num_attention_heads * head,
         key=max(x.shape.kv_heads for x in layers) * head,
         head_dim=head,
@@ -122,12 +144,21 @@ def _widths(
     )
 
 
+def _sizes(config: Any, name: str) -> list[int]:
+    """A number of the config, or those of its layers."""
+    found = getattr(config, name, None) or []
+    return [n for n in (found if isinstance(found, list | tuple) else [found]) if n]
+
+
 def _model_class(raw: dict[str, Any], config: Any) -> Any:
     """The class of a causal language model. Raises ModelError with what it lacks."""
     name = next(iter(architectures(raw)), None)
     if config.is_encoder_decoder:
         raise ModelError(f"{name} has an encoder: only decoders are served")
-    if name is None or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) != name:
+    mapped = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if name is not None and name.lower() == f"{config.model_type}forcausallm":
+        name = mapped  # InternLM3 is computed by Llama's class
+    if name is None or mapped != name:
         raise ModelError(
             f"unsupported architecture in config.json: {name or 'none'}; transformers"
             f" {transformers.__version__} knows no decoder of this name"
@@ -142,14 +173,20 @@ def _model_class(raw: dict[str, Any], config: Any) -> Any:
 def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
     """What shows before any weight is read; the rest is for `check_attention`."""
     takes = inspect.signature(model_class.forward).parameters
-    if config.sub_configs:
-        yield f"it is made of several models ({', '.join(config.sub_configs)})"
-    if model_class._is_stateful:  # noqa: SLF001
+    # Those without a type are groups of settings.
+    parts = [k for k, part in config.sub_configs.items() if getattr(part, "model_type", None) != ""]
+    if parts:
+        yield f"it is made of several models ({', '.join(parts)})"
+    kinds = set(getattr(config, "layer_types", None) or ())
+    # The flag is the class's; the layers of this one may be nothing but attention.
+    if model_class._is_stateful and not (kinds and kinds <= _LAYER_TYPES):  # noqa: SLF001
         yield "it keeps a state beside keys and values, which our cache does not hold"
-    if kinds := set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES:
-        yield f"it has layers of {', '.join(sorted(kinds))}"
+    if others := kinds - _LAYER_TYPES:
+        yield f"it has layers of {', '.join(sorted(others))}"
     if not model_class._supports_attention_backend:  # noqa: SLF001
         yield "its attention does not go through transformers' attention interface"
+    if getattr(config, "prefix_lm", False):
+        yield "it reads prompts in both directions (prefix_lm), ours are read forwards only"
     if "position_ids" not in takes:
         yield "it takes no positions, so that sequences cannot share a batch"
     if "logits_to_keep" not in takes:

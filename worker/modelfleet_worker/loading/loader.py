@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import structlog
 import torch
 import xxhash
 from torch import Tensor
@@ -16,19 +18,21 @@ from ..devices.torch.runner import TorchRunner, warm_up
 from ..engine.device import LoadedModel, Runner
 from ..engine.request import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
-from ..errors import ModelError
-from ..models.config import LlamaConfig, eos_token_ids, is_ours, read_config, read_json
+from ..errors import ModelError, NotOurModulesError
+from ..models.config import LlamaConfig, eos_token_ids, is_ours, parse_config, read_json
 from ..models.linear import Linear
 from ..models.llama import Llama
+from ..models.rope_config import context_variants
 from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
 from .checkpoint import Checkpoint
-from .model_builder import ModelBuilder
+from .model_builder import ModelBuilder, stored_parts
 from .sizing import (
     LoadedWeights,
     cache_blocks,
     context_within,
+    describe_path,
     read_dtype,
     refuse_weights_beyond_memory,
 )
@@ -37,6 +41,8 @@ from .working_memory import ServingLimits, Widths, working_memory
 
 # Left out by newer checkpoints, written by older ones; computed here from the config.
 _DERIVED = "rotary_emb.inv_freq"
+
+log = structlog.get_logger()
 
 
 def load_model(
@@ -61,17 +67,14 @@ def load_model(
     """
     torch.set_num_threads(usable_cores())
     kind = read_dtype(dtype, folder)
-    if is_ours(read_json(folder / "config.json")):
-        config = read_config(folder)
+    config, lacking = _our_config(read_json(folder / "config.json"))
+    if config is not None:
         context = context_within(config.max_context, context_length)
         weights = _load_llama(folder, config, kind, context, quantization, progress)
     else:
-        # Imported here: transformers' models take seconds, and ours need none of them.
-        from . import generic
-
-        described = generic.read_config(folder)
-        context = context_within(generic.max_context(described), context_length)
-        weights = generic.load(folder, described, kind, context, quantization, progress)
+        context, weights = _load_generic(
+            folder, kind, context_length, quantization, progress, lacking
+        )
     if deterministic and not weights.widths.native:
         raise ModelError(
             f"{folder} cannot be served deterministically: it takes the compiled step, which"
@@ -102,7 +105,41 @@ def load_model(
         ),
         digest=weights.digest,
         eos_token_ids=eos_token_ids(folder),
+        computed_by=weights.computed_by,
     )
+
+
+def _our_config(raw: dict[str, Any]) -> tuple[LlamaConfig | None, str | None]:
+    """For our own modules; or else what they lack, if they have the architecture."""
+    if not is_ours(raw):
+        return None, None
+    try:
+        return parse_config(raw), None
+    except NotOurModulesError as error:
+        return None, str(error)
+
+
+def _load_generic(
+    folder: Path,
+    dtype: torch.dtype,
+    context_length: int | None,
+    quantization: Quantization,
+    progress: Report,
+    lacking: str | None,
+) -> tuple[int, LoadedWeights]:
+    # Imported here: transformers' models take seconds, and ours need none of them.
+    from . import generic
+
+    if lacking is not None:
+        log.info("our modules lack a setting, transformers' compute the model", setting=lacking)
+    try:
+        config = generic.read_config(folder)
+        context = context_within(generic.max_context(config), context_length)
+        return context, generic.load(folder, config, dtype, context, quantization, progress)
+    except ModelError as error:
+        if lacking is None:
+            raise
+        raise ModelError(f"{lacking}; nor do transformers' modules serve it: {error}") from error
 
 
 def _load_llama(
@@ -118,7 +155,8 @@ def _load_llama(
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
     kv_cache = quantization.kv_cache
 
-    native = NativeRunner.takes(model)
+    by_length = context_variants(config.rope_scaling, context) is not None
+    native = NativeRunner.takes(model) and not by_length
 
     def runner(blocks: int) -> Runner:
         # Positions beyond the cache are never computed: what a config claims takes no tables.
@@ -148,7 +186,28 @@ def _load_llama(
             native=native,
         ),
         digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
+        computed_by=describe_path(
+            "our modules in the compiled step" if native else "our modules on torch's operations",
+            dtype,
+            quantization,
+            _quantized_share(config, quantization),
+        ),
     )
+
+
+def _quantized_share(config: LlamaConfig, quantization: Quantization) -> float:
+    """Of the weights of all projections but the head."""
+    with torch.device("meta"):
+        model = Llama(config)
+    covered = total = 0
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear) or name == HEAD:
+            continue
+        for full, outputs in stored_parts(config, name, module.outputs).items():
+            total += outputs * module.inputs
+            if quantization.scheme_of(full, module.inputs) is not None:
+                covered += outputs * module.inputs
+    return covered / total
 
 
 def _read_weights(

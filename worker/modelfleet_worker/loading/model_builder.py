@@ -72,6 +72,7 @@ class ModelBuilder:
         self._plain: dict[str, str] = {}  # a tensor's name -> the parameter that it is
         self._suffixes: dict[str, tuple[_Projection, Part, str]] = {}
         self._modules: list[str] = []
+        names = frozenset(map(canonical_name, names))
         for name, module in self._model.named_modules():
             if isinstance(module, Linear):
                 self._expect_projection(_Projection(name, self._parts(name, module, names)))
@@ -122,6 +123,7 @@ class ModelBuilder:
 
     def add_tensor(self, name: str, tensor: Tensor) -> bool:
         """Copies what it needs of the tensor; False: it has no place here. Raises ModelError."""
+        name = canonical_name(name)
         if name in self._plain:
             parameter = self._plain.pop(name)
             self._set(parameter, self._checked(name, tensor, self._shape(parameter)))
@@ -194,7 +196,7 @@ class ModelBuilder:
         if parts[0].bias:
             linear.bias = _parameter([part.found["bias"] for part in parts])
         if self._prepack:
-            linear.pack(native=self._native)
+            linear.pack(native=self._native, head=parts[0].name == HEAD)
         return linear
 
     def _checked(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -218,6 +220,13 @@ class ModelBuilder:
 
     def _replace(self, module: str, by: nn.Module) -> None:
         self._model.set_submodule(module, by)
+
+
+def canonical_name(name: str) -> str:
+    """As transformers: names of a base model's checkpoint lack "model.", some heads' have it."""
+    if name.startswith(("layers.", "embed_tokens.", "norm.")):
+        return f"model.{name}"
+    return name.removeprefix("model.") if name.startswith(f"model.{HEAD}.") else name
 
 
 def stored_parts(config: LlamaConfig, name: str, outputs: int) -> dict[str, int]:

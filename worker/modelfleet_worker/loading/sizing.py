@@ -14,6 +14,8 @@ from ..engine.device import Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..models.config import read_json
+from ..quantization.scheme import Quantization, Weights
+from .checkpoint import Checkpoint
 from .working_memory import Widths
 
 _DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
@@ -30,20 +32,33 @@ class LoadedWeights:
     token_bytes: int  # of the cache
     widths: Widths
     digest: str
+    computed_by: str  # for a person
 
 
 def read_dtype(asked: str, folder: Path) -> torch.dtype:
-    """The type asked for; Auto: the checkpoint's. Raises ModelError."""
+    """The type asked for; Auto: config.json's, else the first tensor's. Raises ModelError."""
     if asked in _DTYPES:
         return _DTYPES[asked]
     if asked != "Auto":
         raise ModelError(f"unknown dtype {asked!r}: Auto, {', '.join(_DTYPES)} are known")
     raw = read_json(folder / "config.json")
-    stored = raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    stored = raw.get("dtype") or raw.get("torch_dtype")
+    if stored is None:
+        return Checkpoint(folder).dtype()
     by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
     if not isinstance(stored, str) or stored not in by_name:
         raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
     return by_name[stored]
+
+
+def describe_path(
+    path: str, dtype: torch.dtype, quantization: Quantization, quantized_share: float
+) -> str:
+    """What computes a model, for a person: in the log and in the deployment's status."""
+    text = f"{path}, {str(dtype).removeprefix('torch.')}"
+    if quantization.weights is Weights.NONE and not quantization.overrides:
+        return text
+    return f"{text}, {quantized_share:.0%} of the weights beside embeddings and head quantized"
 
 
 def context_within(most: int, asked: int | None) -> int:

@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ModelError
+from ..errors import ModelError, NotOurModulesError
+from .config_fields import LONGEST_CONTEXT, WIDEST, Fields
+from .rope_config import RopeScaling, parse_rope, stretched_context
 
 # What differs between the families, beside the numbers in their config.json.
 _FAMILIES: Final = {
     "LlamaForCausalLM": "llama",
+    "InternLM3ForCausalLM": "internlm3",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+# What transformers takes for a number that config.json leaves out, where families differ.
+_DEFAULTS: Final[dict[str, dict[str, int]]] = {
+    "llama": {},
+    "internlm3": {"num_key_value_heads": 2, "head_dim": 128},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
+_SILU = ("silu", "swish")  # of transformers' names for activations: the same function
+_WINDOW, _WINDOW_LAYERS = 4096, 28  # defaults of transformers
 
-# Far beyond any model there is, and far below where sizes overflow: whether so much fits is asked
-# when the model's shape is known, but that must not take memory by itself.
 _MOST_LAYERS = 1024
-_WIDEST = 2**24
-_LONGEST_CONTEXT = 2**30  # tokens
 _LARGEST_JSON = 64 << 20  # bytes
-_HUGE = 2.0**1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Llama3Scaling:
-    """Rope frequencies stretched for long contexts, as Llama 3.1 does it."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
-
-    def scaled(self, frequency: float) -> float:
-        """A frequency (radians per token) after scaling."""
-        turns = self.original_context * frequency / (2 * math.pi)
-        if turns < self.low_freq_factor:
-            return frequency / self.factor
-        if turns > self.high_freq_factor:
-            return frequency
-        smooth = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        return (1 - smooth) * frequency / self.factor + smooth * frequency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +47,13 @@ class LlamaConfig:
     head_dim: int
     norm_eps: float
     rope_theta: float
-    rope_scaling: Llama3Scaling | None
+    rope_scaling: RopeScaling | None
     tied_embeddings: bool
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    windows: tuple[int | None, ...]  # of each layer: the last tokens that it sees; None: all
     max_context: int  # tokens
 
 
@@ -90,41 +78,100 @@ def read_config(folder: Path) -> LlamaConfig:
 
 
 def parse_config(raw: dict[str, Any]) -> LlamaConfig:
-    """A Llama-family config.json of transformers 4 or 5. Raises ModelError."""
+    """A Llama-family config.json of transformers 4 or 5.
+
+    Raises NotOurModulesError for what only transformers' modules compute, else ModelError.
+    """
     family = _family(raw)
-    fields = _Fields(raw)
-    fields.require("hidden_act", "silu")
-    fields.require("partial_rotary_factor", 1.0)
+    fields = Fields(raw)
+    activation = raw.get("hidden_act", "silu")
+    if activation not in _SILU:
+        raise NotOurModulesError(f"config.json: hidden_act is {activation!r}; ours is only silu")
+    defaults = _DEFAULTS[family]
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
-    kv_heads = fields.integer("num_key_value_heads", heads)
+    # A null is "as many as heads", as transformers reads it; only what is left out has a default.
+    left_out = "num_key_value_heads" not in raw
+    kv_default = defaults.get("num_key_value_heads", heads) if left_out else heads
+    kv_heads = fields.integer("num_key_value_heads", kv_default)
     if heads % kv_heads:
         raise ModelError(f"config.json: {heads} attention heads cannot share {kv_heads} KV heads")
-    head_dim = fields.integer("head_dim", hidden // heads)
+    head_default = defaults.get("head_dim") if "head_dim" not in raw else None
+    head_dim = fields.integer("head_dim", head_default or hidden // heads)
     if head_dim % 2:
         raise ModelError(f"config.json: head_dim is {head_dim}: an even number is expected")
-    if heads * head_dim > _WIDEST:
-        raise ModelError(f"config.json: {heads} heads of {head_dim} are wider than {_WIDEST}")
-    theta, scaling = _rope(raw)
-    bias = fields.flag("attention_bias", default=False)
+    if heads * head_dim > WIDEST:
+        raise ModelError(f"config.json: {heads} heads of {head_dim} are wider than {WIDEST}")
+    layers = fields.integer("num_hidden_layers", most=_MOST_LAYERS)
+    context = fields.integer("max_position_embeddings", most=LONGEST_CONTEXT)
+    theta, scaling = parse_rope(raw, context, head_dim)
+    attention_bias, mlp_bias = _biases(family, fields)
     return LlamaConfig(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=fields.integer("intermediate_size"),
-        layers=fields.integer("num_hidden_layers", most=_MOST_LAYERS),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        norm_eps=fields.number("rms_norm_eps", 1e-5 if family == "internlm3" else 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        qkv_bias=family == "qwen2" or bias,
-        output_bias=family in ("llama", "qwen3") and bias,
-        mlp_bias=fields.flag("mlp_bias", default=False),
+        qkv_bias=family == "qwen2" or attention_bias,
+        output_bias=family != "qwen2" and attention_bias,
+        mlp_bias=mlp_bias,
         qk_norm=family == "qwen3",
-        max_context=_max_context(family, fields),
+        windows=_windows(family, fields, layers),
+        max_context=stretched_context(context, scaling),
     )
+
+
+def _biases(family: str, fields: Fields) -> tuple[bool, bool]:
+    """Of attention and of the network; a field that the family does not know says nothing."""
+    if family == "internlm3":
+        qkv, others = (
+            fields.flag(new, default=fields.flag(old, default=False))
+            for new, old in (("attention_bias", "qkv_bias"), ("mlp_bias", "bias"))
+        )
+        if qkv != others:
+            raise ModelError("config.json: qkv_bias and bias differ, which is not supported")
+        return qkv, others
+    return (
+        family in ("llama", "qwen3") and fields.flag("attention_bias", default=False),
+        family == "llama" and fields.flag("mlp_bias", default=False),
+    )
+
+
+def _window(fields: Fields) -> int | None:
+    """Nothing is a default, null is none."""
+    if "sliding_window" in fields.raw and fields.raw["sliding_window"] is None:
+        return None
+    return fields.integer("sliding_window", _WINDOW, most=LONGEST_CONTEXT)
+
+
+def _windows(family: str, fields: Fields, layers: int) -> tuple[int | None, ...]:
+    """By the rules of transformers' configs: Mistral's layers all slide, Qwen's from one on."""
+    raw = fields.raw
+    if family == "mistral":
+        return (_window(fields),) * layers
+    if family not in ("qwen2", "qwen3"):
+        return (None,) * layers
+    slides = fields.flag("use_sliding_window", default=False)
+    window = _window(fields) if slides else None
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        first = raw.get("max_window_layers", _WINDOW_LAYERS)
+        if type(first) is not int:
+            raise ModelError(f"config.json: max_window_layers is {first!r}: a number is expected")
+        return tuple(window if i >= first else None for i in range(layers))
+    known = {"full_attention": None, "sliding_attention": window}
+    fits = isinstance(kinds, list) and len(kinds) == layers
+    if not fits or not all(isinstance(kind, str) and kind in known for kind in kinds):
+        raise NotOurModulesError("config.json: layer_types is not one type for each layer of ours")
+    if window is None and "sliding_attention" in kinds:
+        raise NotOurModulesError("config.json: layer_types has windows, but no size of them")
+    return tuple(known[kind] for kind in kinds)
 
 
 def is_ours(raw: dict[str, Any]) -> bool:
@@ -163,69 +210,3 @@ def _family(raw: dict[str, Any]) -> str:
         f"unsupported architecture in config.json: {found};"
         f" supported are {', '.join(sorted(_FAMILIES))}"
     )
-
-
-def _max_context(family: str, fields: _Fields) -> int:
-    """Within the sliding window, attention to it is attention to everything."""
-    context = fields.integer("max_position_embeddings", most=_LONGEST_CONTEXT)
-    slides = family == "mistral" or fields.flag("use_sliding_window", default=False)
-    if slides and fields.raw.get("sliding_window") is not None:
-        return min(context, fields.integer("sliding_window", most=_LONGEST_CONTEXT))
-    return context
-
-
-def _rope(raw: dict[str, Any]) -> tuple[float, Llama3Scaling | None]:
-    """From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4)."""
-    rope: Any = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ModelError(f"config.json: rope is {rope!r}: an object is expected")
-    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    fields = _Fields({"rope_theta": theta, **rope})
-    theta = fields.number("rope_theta")
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ModelError(f"rope type {kind!r} is not supported; supported are default and llama3")
-    return theta, Llama3Scaling(
-        factor=fields.number("factor"),
-        low_freq_factor=fields.number("low_freq_factor"),
-        high_freq_factor=fields.number("high_freq_factor"),
-        original_context=fields.integer("original_max_position_embeddings", most=_LONGEST_CONTEXT),
-    )
-
-
-class _Fields:
-    """Typed access to a JSON object; every miss is a ModelError that names the field."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
-
-    def integer(self, name: str, default: int | None = None, *, most: int = _WIDEST) -> int:
-        found = self.raw.get(name)
-        found = default if found is None else found
-        if type(found) is not int or found < 1:
-            raise ModelError(f"config.json: {name} is {found!r}: a positive integer is expected")
-        if found > most:
-            raise ModelError(f"config.json: {name} is {found}: at most {most} is expected")
-        return found
-
-    def number(self, name: str, default: float | None = None) -> float:
-        found = self.raw.get(name)
-        found = default if found is None else found
-        if isinstance(found, int | float) and type(found) is not bool and 0 < found < _HUGE:
-            return float(found)
-        raise ModelError(f"config.json: {name} is {found!r}: a positive number is expected")
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        found = self.raw.get(name)
-        found = default if found is None else found
-        if type(found) is not bool:
-            raise ModelError(f"config.json: {name} is {found!r}: true or false is expected")
-        return found
-
-    def require(self, name: str, only: object) -> None:
-        if self.raw.get(name, only) != only:
-            raise ModelError(
-                f"config.json: {name} is {self.raw[name]!r}; only {only!r} is supported"
-            )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..devices.torch.varied_attention import AttentionLayer
+from ..engine.request import ContextVariants
 from .interface import Serving, under_way
 from .llama import Attention
 
@@ -19,13 +20,27 @@ class GenericModel:
     """A causal language model of transformers, and how its layers attend."""
 
     def __init__(
-        self, module: nn.Module, layers: Sequence[AttentionLayer], dtype: torch.dtype
+        self,
+        module: nn.Module,
+        layers: Sequence[AttentionLayer],
+        dtype: torch.dtype,
+        variants: ContextVariants | None = None,
     ) -> None:
-        self.module, self.layers, self.dtype = module, layers, dtype
+        self.module, self.layers, self.dtype, self.variants = module, layers, dtype, variants
 
-    def logits(self, ids: Tensor, positions: Tensor, attention: Attention, rows: Tensor) -> Tensor:
-        """Float32 logits [R, vocab] of the tokens `rows` [R] of ids [T]; positions [T]."""
-        with under_way(Serving(attention)):
+    def logits(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        rows: Tensor,
+        reaches: Tensor | None = None,
+    ) -> Tensor:
+        """Float32 logits [R, vocab] of the tokens `rows` [R] of ids [T]; positions [T].
+
+        `reaches` [T]: the length by which each is computed, where the model has `variants`.
+        """
+        with under_way(Serving(attention, reaches)):
             return forward(self.module, ids, position_ids=positions[None], logits_to_keep=rows)
 
 

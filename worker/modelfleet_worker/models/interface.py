@@ -61,11 +61,18 @@ def under_way(forward: ForwardPass) -> Iterator[None]:
         _under_way.reset(token)
 
 
+def reaches_under_way() -> Tensor | None:
+    """The length by which each token of the pass is computed, [T]; None: nothing looks at it."""
+    forward = _under_way.get(None)
+    return forward.reaches if isinstance(forward, Serving) else None
+
+
 class Serving:
     """Layers are told apart by the order in which they attend."""
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, reaches: Tensor | None = None) -> None:
         self._attention, self._layer = attention, 0
+        self.reaches = reaches
 
     def mask(self, seen: _Seen, tokens: int) -> None:
         """None: the cache knows what each token sees; a [T, T] mask would be wrong and large."""

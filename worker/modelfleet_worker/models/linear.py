@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..devices.native.linear import NativeLinear
+from ..devices.torch.float32_product import float32_product
 from ..quantization.kernels import Kernel
 
 
@@ -26,17 +27,20 @@ class Linear(nn.Module):
         self.kernel: Kernel | None = None
         self._packed: Tensor | None = None
 
-    def pack(self, *, native: bool = False) -> None:
+    def pack(self, *, native: bool = False, head: bool = False) -> None:
         """Lays the weight out as a kernel computes with it, and frees the plain one.
 
         `native`: for our kernels, where they take it. Otherwise for oneDNN's: oneDNN and MKL
         would repack it in every call, and decoding would take two to three times as long.
+        `head`: for `in_float32`, which oneDNN's layout of 16-bit weights is of no use for.
         """
         if self.weight is None:
             return
-        if native and NativeLinear.takes_plain(self.inputs, self.weight.dtype):
+        if (native or head) and NativeLinear.takes_plain(self.inputs, self.weight.dtype):
             self.kernel = NativeLinear(self.weight)
             self.weight = None
+        elif head and self.weight.dtype != torch.float32:
+            pass
         elif can_pack(self.weight.dtype):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)  # noqa: SLF001
             self.weight = None
@@ -44,14 +48,23 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The projection [T, outputs] of x [T, inputs]."""
         if self.kernel is not None:
-            projected = self.kernel(x)
-            return projected if self.bias is None else projected.add_(self.bias)
+            return _biased(self.kernel(x), self.bias)
         if self._packed is None:
             return functional.linear(x, cast("Tensor", self.weight), self.bias)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
             x, self._packed, self.bias, "none", [], ""
         )
         return out
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same [T, outputs], summed and kept in float32: 16-bit logits are often equal."""
+        if self.kernel is not None:
+            return _biased(self.kernel.in_float32(x), self.bias)
+        weight = self.weight
+        if weight is None or weight.dtype == torch.float32:
+            return self.forward(x).float()
+        product = float32_product(x, self.outputs, lambda first, end: weight[first:end])
+        return _biased(product, self.bias)
 
 
 class QuantizedLinear(nn.Module):
@@ -63,8 +76,11 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The projection [T, outputs] of x [T, inputs]."""
-        out = self.kernel(x)
-        return out if self.bias is None else out.add_(self.bias)
+        return _biased(self.kernel(x), self.bias)
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same [T, outputs], summed and kept in float32."""
+        return _biased(self.kernel.in_float32(x), self.bias)
 
 
 class SplitLinear(nn.Module):
@@ -77,6 +93,10 @@ class SplitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The projections of x [T, inputs], side by side."""
         return torch.cat([part(x) for part in self.parts], dim=-1)
+
+
+def _biased(out: Tensor, bias: Tensor | None) -> Tensor:
+    return out if bias is None else out.add_(bias)
 
 
 def can_pack(dtype: torch.dtype) -> bool:

@@ -132,30 +132,9 @@ class Llama(nn.Module):
         for layer in self.layers:
             x = layer(x, cos, sin, attention)
         # A prompt's logits would be gigabytes; only what samples is computed.
-        logits: Tensor = self.lm_head(self.norm(x[rows]))
-        return logits.float()
+        return self.lm_head.in_float32(self.norm(x[rows]))
 
 
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Rotary embedding of x [T, heads, D]: rotates the pairs (i, i + D/2)."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), signed_sin)
-
-
-def rope_angles(config: LlamaConfig, context: int) -> Tensor:
-    """How far pair (i, i + D/2) is rotated at each position, radians, [context, D/2]."""
-    even = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-    frequencies = 1.0 / config.rope_theta ** (even / config.head_dim)
-    if config.rope_scaling is not None:
-        scaled = [config.rope_scaling.scaled(f) for f in frequencies.tolist()]
-        frequencies = torch.tensor(scaled, dtype=torch.float32)
-    return torch.arange(context, dtype=torch.float32)[:, None] * frequencies
-
-
-def rope_tables(config: LlamaConfig, context: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine [context, 1, D] of every position, as `rotate` takes them."""
-    angles = rope_angles(config, context)
-    cos, sin = angles.cos(), angles.sin()
-    return (
-        torch.cat((cos, cos), dim=-1).to(dtype)[:, None],
-        torch.cat((-sin, sin), dim=-1).to(dtype)[:, None],
-    )

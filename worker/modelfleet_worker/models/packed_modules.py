@@ -25,34 +25,46 @@ _LEAST = 0.5  # of the weights beside embeddings: less would not be what was ask
 
 
 class FlatLinear(nn.Module):
-    """A projection of ours, of inputs of any leading dimensions, in the place of an nn.Linear."""
+    """A projection of ours, of inputs of any leading dimensions, in the place of an nn.Linear.
 
-    def __init__(self, projection: Linear | QuantizedLinear, replaced: nn.Linear) -> None:
+    A head's outputs stay in float32.
+    """
+
+    def __init__(
+        self, projection: Linear | QuantizedLinear, replaced: nn.Linear, *, is_head: bool
+    ) -> None:
         super().__init__()
-        self.projection, self._dtype = projection, replaced.weight.dtype
+        self.projection, self._dtype, self._is_head = projection, replaced.weight.dtype, is_head
         # Models ask their weights for type and shape; nothing else exists.
         self.weight = nn.Parameter(replaced.weight.to("meta"), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """The projection [..., outputs] of x [..., inputs]. Raises TypeError."""
-        out: Tensor = self.projection(_checked(x, self._dtype).reshape(-1, x.shape[-1]))
+        flat = _checked(x, self._dtype).reshape(-1, x.shape[-1])
+        out: Tensor = self.projection.in_float32(flat) if self._is_head else self.projection(flat)
         return out.view(*x.shape[:-1], out.shape[-1])
 
 
-def pack_modules(model: Any, quantization: Quantization) -> None:
-    """Packs and quantizes in place, one module after another. Raises ModelError."""
+def pack_modules(model: Any, quantization: Quantization) -> float:
+    """Packs and quantizes in place, one module after another. Raises ModelError.
+
+    Returns the share of the weights that is quantized, without embeddings and head: a large head
+    alone would not be what was asked for.
+    """
     dtype, head = model.dtype, model.get_output_embeddings()
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    total = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    if head is not None:
+        apart.add(id(head.weight))
+    total = sum(p.numel() for p in model.parameters() if id(p) not in apart)
     names, covered = [], 0
     for path, module in list(model.named_modules()):
         name = HEAD if module is head else path
         if type(module) is nn.Linear and not _is_router(path):
             names.append(name)
             scheme = quantization.scheme_of(name, module.in_features)
-            if scheme and id(module.weight) not in embeddings:
+            if scheme and id(module.weight) not in apart:
                 covered += module.weight.numel()
-            model.set_submodule(path, _packed(module, scheme))
+            model.set_submodule(path, _packed(module, scheme, is_head=module is head))
         elif _has_experts(module):
             names.append(name)
             if quantized := _quantize_experts(name, module, quantization, dtype):
@@ -63,25 +75,25 @@ def pack_modules(model: Any, quantization: Quantization) -> None:
             f"the override {unused[0]} matches no module; there are {names[0]} and so on to"
             f" {names[-1]}"
         )
-    if quantization.weights is Weights.NONE or quantization.overrides:
-        return
-    if covered < _LEAST * total:
+    share = covered / max(1, total)
+    if quantization.weights is not Weights.NONE and not quantization.overrides and share < _LEAST:
         raise ModelError(
-            f"only {covered / total:.0%} of its weights are in projections that can be quantized:"
-            " use the model as it is"
+            f"only {share:.0%} of its weights are in projections that can be quantized (embeddings"
+            " and head not counted): use the model as it is"
         )
+    return share
 
 
-def _packed(linear: nn.Linear, scheme: Scheme | None) -> FlatLinear:
+def _packed(linear: nn.Linear, scheme: Scheme | None, *, is_head: bool) -> FlatLinear:
     weight = linear.weight
     if scheme is not None:
         kernel = pack(quantize(weight.data, scheme), weight.dtype)
-        return FlatLinear(QuantizedLinear(kernel, linear.bias), linear)
+        return FlatLinear(QuantizedLinear(kernel, linear.bias), linear, is_head=is_head)
     with torch.device("meta"):
         ours = Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
     ours.weight, ours.bias = weight, linear.bias
-    ours.pack(native=True)
-    return FlatLinear(ours, linear)
+    ours.pack(native=True, head=is_head)
+    return FlatLinear(ours, linear, is_head=is_head)
 
 
 def _checked(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..devices.native.linear import NativeLinear
+from ..devices.torch.float32_product import float32_product
 from .weights import QuantizedWeight, pack_nibbles, unpack_nibbles
 
 _INT4_GROUPS = (32, 64, 128, 256)  # of _weight_int4pack_mm_for_cpu
@@ -29,6 +30,10 @@ class Kernel(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The projection [T, N] of x [T, K], without bias."""
+        ...
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, summed and kept in float32."""
         ...
 
 
@@ -49,14 +54,21 @@ class Twin:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The projection [T, N] of x [T, K], without bias."""
-        weight = QuantizedWeight(
+        return functional.linear(x, self._rows(0, len(self._codes)).to(self._dtype))
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, summed and kept in float32."""
+        return float32_product(x, len(self._codes), self._rows)
+
+    def _rows(self, first: int, end: int) -> Tensor:
+        codes = self._codes[first:end]
+        return QuantizedWeight(
             bits=self._bits,
-            codes=unpack_nibbles(self._codes) if self._packs else self._codes,
-            scales=self._scales,
-            zeros=self._zeros,
+            codes=unpack_nibbles(codes) if self._packs else codes,
+            scales=self._scales[first:end],
+            zeros=None if self._zeros is None else self._zeros[first:end],
             order=self._order,
-        )
-        return functional.linear(x, weight.dequantized().to(self._dtype))
+        ).dequantized()
 
 
 class TorchInt8:
@@ -88,6 +100,12 @@ class TorchInt8:
     def __call__(self, x: Tensor) -> Tensor:
         """The projection [T, N] of x [T, K], without bias."""
         return torch.ops.aten._weight_int8pack_mm(x, self._codes, self._scales)  # type: ignore[no-any-return]  # noqa: SLF001
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, summed and kept in float32."""
+        # An output has one scale: it can wait for the sum.
+        sums = float32_product(x, len(self._codes), lambda first, end: self._codes[first:end])
+        return sums.mul_(self._scales)
 
 
 class TorchInt4:
@@ -125,6 +143,12 @@ class TorchInt4:
         """The projection [T, N] of x [T, K], without bias."""
         return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]  # noqa: SLF001
             x, self._packed, self._group, self._scales
+        )
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, summed and kept in float32."""
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]  # noqa: SLF001
+            x.float(), self._packed, self._group, self._scales.float()
         )
 
 

@@ -91,9 +91,9 @@ def calibrate(
     result = Calibrated()
     cos, sin = rope(model, len(texts[0]))
     hidden: list[Tensor] = [model.embed_tokens(ids) for ids in texts]
-    layers = cast("list[Layer]", list(model.layers))
+    layers, attention = cast("list[Layer]", list(model.layers)), CausalAttention(model.config)
     for i, layer in enumerate(layers):
-        seen = _observe(layer, hidden, cos, sin, alike=not awq)
+        seen = _observe(layer, hidden, cos, sin, attention, alike=not awq)
         if awq:
             _scale(model, layer, seen, quantization, f"layers.{i}")
             name = f"model.layers.{i}"
@@ -106,7 +106,7 @@ def calibrate(
         for name, linear in _projections(layer):
             rounded = _round(model, linear, f"layers.{i}.{name}", seen[name], quantization, awq)
             result.weights |= rounded
-        hidden = [layer(x, cos, sin, CausalAttention()) for x in hidden]
+        hidden = [layer(x, cos, sin, attention) for x in hidden]
         progress((i + 1) / len(layers))
     return result
 
@@ -116,7 +116,13 @@ def _projections(layer: Layer) -> Iterator[tuple[str, Linear]]:
 
 
 def _observe(
-    layer: Layer, hidden: list[Tensor], cos: Tensor, sin: Tensor, *, alike: bool
+    layer: Layer,
+    hidden: list[Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    attention: CausalAttention,
+    *,
+    alike: bool,
 ) -> dict[str, Seen]:
     seen: dict[str, Seen] = {}
     hooks = []
@@ -129,7 +135,7 @@ def _observe(
 
         hooks.append(linear.register_forward_pre_hook(watch))
     for x in hidden:
-        layer(x, cos, sin, CausalAttention())
+        layer(x, cos, sin, attention)
     for hook in hooks:
         hook.remove()
     return seen

@@ -11,8 +11,9 @@ from torch.nn import functional
 from ..loading.checkpoint import Checkpoint
 from ..loading.model_builder import ModelBuilder
 from ..loading.tied_head import with_stored_head
-from ..models.config import read_config, read_json
-from ..models.llama import Llama, rope_tables
+from ..models.config import LlamaConfig, read_config, read_json
+from ..models.llama import Llama
+from ..models.rope import rope_factors, rotation
 from ..quantization.scheme import AS_STORED, Quantization
 from ..quantization.stored import stored_format
 
@@ -20,10 +21,20 @@ from ..quantization.stored import stored_format
 class CausalAttention:
     """One sequence attends to nothing but itself; there is no cache."""
 
+    def __init__(self, config: LlamaConfig) -> None:
+        self._windows = config.windows
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The attention of query [T, H, D] to key and value [T, G, D], [T, H, D]."""
         q, k, v = (x[None].transpose(1, 2) for x in (query, key, value))
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        tokens, window = len(query), self._windows[layer]
+        seen = None
+        if window is not None and window < tokens:
+            back = torch.arange(tokens)[:, None] - torch.arange(tokens)
+            seen = (back >= 0) & (back < window)
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=True
+        )
         return out[0].transpose(0, 1)
 
 
@@ -52,13 +63,14 @@ def load_plain(
 
 
 def rope(model: Llama, tokens: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [tokens, 1, D] of the first positions."""
-    return rope_tables(model.config, tokens, model.norm.weight.dtype)
+    """Cosine and sine [tokens, 1, D] of the first positions, of a text of so many tokens."""
+    factors = rope_factors(model.config, torch.arange(tokens), torch.full((tokens,), tokens))
+    return rotation(*factors, model.norm.weight.dtype)
 
 
 @torch.inference_mode()
 def logits(model: Llama, ids: Tensor) -> Tensor:
     """Teacher-forced, float32 [T, vocab] of ids [T]."""
     cos, sin = rope(model, len(ids))
-    out: Tensor = model(ids, cos, sin, CausalAttention(), torch.arange(len(ids)))
+    out: Tensor = model(ids, cos, sin, CausalAttention(model.config), torch.arange(len(ids)))
     return out

@@ -58,6 +58,7 @@ class ServingModel:
     engine: Engine
     tokenizer: Tokenizer
     digest: str  # equal where a stream may be resumed
+    computed_by: str  # for a person
     eos_ids: frozenset[int]
     sampling_defaults: SamplingDefaults
     files: LocalModel | None  # in use: kept in the cache as long as this lives
@@ -126,6 +127,7 @@ class Lifecycle:
                     "ready",
                     model=spec.model,
                     digest=loaded.digest[:12],
+                    computed_by=loaded.model.computed_by,
                     seconds=seconds,
                     kv_tokens=loaded.model.limits.kv_tokens,
                     sampling_defaults=str(loaded.sampling_defaults) or "none",
@@ -149,6 +151,7 @@ class Lifecycle:
             engine=engine,
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
+            computed_by=loaded.model.computed_by,
             eos_ids=loaded.eos_ids,
             sampling_defaults=loaded.sampling_defaults,
             files=loaded.files,

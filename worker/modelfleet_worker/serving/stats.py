@@ -41,7 +41,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
     if model is not None:
         engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
-        stats.model_digest = model.digest
+        stats.model_digest, stats.computed_by = model.digest, model.computed_by
         stats.context_length, stats.slots = limits.context_length, limits.max_sequences
         # The engine's numbers are as of its last step; requests may have come and gone since.
         stats.running = min(engine.running, taken)

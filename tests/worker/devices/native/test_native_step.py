@@ -47,6 +47,12 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
     "initializer_range": 0.1,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+}
 FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
     "all biases": lambda: LlamaForCausalLM(
@@ -61,6 +67,11 @@ FAMILIES = {
     "far": lambda: LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 2048})),
     "heads of 64": lambda: LlamaForCausalLM(LlamaConfig(**{**SIZES, "head_dim": 64})),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
+    "mistral with a window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=21)),
+    "the last layers of qwen2 slide": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=16, max_window_layers=1)
+    ),
+    "yarn": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=YARN)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, attention_bias=True)),
 }
@@ -131,10 +142,13 @@ def sequence(ids: list[int], first_block: int) -> Sequence:
     return made
 
 
-@pytest.mark.parametrize("weights", BOUNDS)
-def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("weights", "family"),
+    [*((weights, "qwen3") for weights in BOUNDS), ("none", "mistral with a window")],
+)
+def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, family: str, tmp_path: Path):
     """Bit for bit."""
-    saved("qwen3", tmp_path)
+    saved(family, tmp_path)
     runner = native(load(tmp_path, weights, deterministic=True))
     alone = runner.logits([Chunk.of(sequence(IDS, 0), len(IDS))], everywhere=True)
     for sizes in ([1] * 90, [16, 16, 58], [3, 40, 1, 1, 45]):
@@ -176,8 +190,9 @@ def test_the_likeliest_token_is_the_first_of_the_highest_logits(tmp_path: Path):
     assert [token.id for token in runner.execute(chunks)] == expected
 
 
-def test_what_another_request_left_in_the_cache_does_not_matter(tmp_path: Path):
-    saved("llama", tmp_path)
+@pytest.mark.parametrize("family", ["llama", "mistral with a window"])
+def test_what_another_request_left_in_the_cache_does_not_matter(family: str, tmp_path: Path):
+    saved(family, tmp_path)
     runner = native(load(tmp_path))
     clean = native_logits(runner, IDS)
     runner.cache[:] = 0x7F80  # infinity

@@ -116,7 +116,8 @@ struct Context {
 struct Query {
   const bf16* query;
   bf16* out;
-  int64_t seen;  // tokens
+  int64_t seen;    // tokens of the context
+  int64_t hidden;  // the first ones of them, before its window
 };
 
 struct Scratch {
@@ -133,11 +134,13 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
   const int64_t* const table = own.table;
   const int64_t d = cache.head_dim, blocks = own.blocks, stride = blocks * kBlock, last = next.blocks - 1;
   const bf16* query[R];
-  int64_t seen[R], most = 0;
+  int64_t seen[R], hidden[R], most = 0, most_hidden = 0;
   for (int r = 0; r < R; ++r) {
     query[r] = queries[r].query;
     seen[r] = queries[r].seen;
+    hidden[r] = queries[r].hidden;
     most = std::max(most, seen[r]);
+    most_hidden = std::max(most_hidden, hidden[r]);
   }
   if (static_cast<int64_t>(scratch.scores.size()) < R * stride) {
     scratch.scores.resize(R * stride);
@@ -149,7 +152,10 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
   const __m512 shrink = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(d)));
   const auto seen_of = [&](int r, int64_t b) -> __mmask16 {
     const int64_t left = seen[r] - b * kBlock;
-    return left >= kBlock ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+    const __mmask16 mask = left >= kBlock ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+    if (b * kBlock >= most_hidden) return mask;
+    const int64_t before = hidden[r] - b * kBlock;
+    return before >= kBlock ? 0 : before > 0 ? mask & (0xffffu << before) : mask;
   };
   __m512 highest[R];
   for (int r = 0; r < R; ++r) highest[r] = lowest;

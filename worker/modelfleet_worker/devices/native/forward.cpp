@@ -28,6 +28,7 @@ constexpr int kChunk = 128;       // rows, about, that stay in a core's cache wh
 struct Layer {
   const bf16 *input_norm, *post_norm, *query_norm, *key_norm;  // the last two may be null
   Linear qkv, output, gate_up, down;
+  int64_t window;  // the last tokens that a token sees; 0: all
 };
 
 struct Model {
@@ -306,6 +307,7 @@ class Pass {
     const auto [sequence, head, from, to] = tasks_[index];
     const int64_t d = m_.head_dim, count = (to - from) * group_;
     const Context<Code> own = context<Code>(l, tasks_[index]);
+    const int64_t start = first_block(l, tasks_[index]) * kBlock;
     const bool more = index + 1 < tasks_.size();  // after the last one: the first one of the next layer
     Context<Code> next = context<Code>(more ? l : std::min(l + 1, m_.layers - 1), tasks_[more ? index + 1 : 0]);
     if (next.bytes() > kNear) next = own.blocks > kAhead ? own.after(kAhead) : own;
@@ -314,7 +316,9 @@ class Pass {
       const int64_t some = std::min<int64_t>(kQueries, count - first);
       for (int64_t i = 0; i < some; ++i) {
         const int64_t row = from + (first + i) / group_, q = head * group_ + (first + i) % group_;
-        queries[i] = {qkv(row) + q * d, attended_.row(row) + q * d, b_.positions[row] + 1};
+        const int64_t position = b_.positions[row];
+        queries[i] = {qkv(row) + q * d, attended_.row(row) + q * d, position + 1 - start,
+                      first_seen(l, position) - start};
       }
       modelfleet::attend(some, own, next, queries, scratch_);
     }
@@ -324,8 +328,18 @@ class Pass {
 
   template <typename Code>
   Context<Code> context(int64_t layer, const Task& task) const {
-    return {cache<Code>(layer, task.head), b_.tables + b_.table_starts[task.sequence],
-            b_.positions[task.to - 1] / kBlock + 1};
+    const int64_t first = first_block(layer, task);
+    return {cache<Code>(layer, task.head), b_.tables + b_.table_starts[task.sequence] + first,
+            b_.positions[task.to - 1] / kBlock + 1 - first};
+  }
+
+  // The first token that the token at `position` sees, and the block of the first row's.
+  int64_t first_seen(int64_t layer, int64_t position) const {
+    const int64_t window = m_.layer[layer].window;
+    return window ? std::max<int64_t>(0, position + 1 - window) : 0;
+  }
+  int64_t first_block(int64_t layer, const Task& task) const {
+    return first_seen(layer, b_.positions[task.from]) / kBlock;
   }
 
   const Model& m_;
@@ -385,9 +399,11 @@ extern "C" void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet
 extern "C" void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
 extern "C" void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }
 
+namespace modelfleet {
+
 // No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
-extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
-  using namespace modelfleet;
+template <typename Y>
+void project_all(const Linear* weight, const bf16* x, int64_t rows, Y* y) {
   static thread_local Buffer buffer;
   const Rows all = buffer.rows(rows, weight->inputs);
   std::memcpy(all.values, x, rows * weight->inputs * sizeof(bf16));
@@ -397,4 +413,13 @@ extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint1
   for (int64_t pair = 0; pair < weight->pairs(); ++pair)
     project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)), kUnread,
             [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(y + r * weight->outputs + n, v, mask); });
+}
+
+}  // namespace modelfleet
+
+extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
+  modelfleet::project_all(weight, x, rows, y);
+}
+extern "C" void modelfleet_project_float32(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, float* y) {
+  modelfleet::project_all(weight, x, rows, y);
 }

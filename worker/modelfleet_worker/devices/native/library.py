@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ _FLAGS = (
     "-fopenmp",
 )
 _COMPILE_SECONDS = 120
+_SWITCH = "MODELFLEET_COMPILED_STEP"  # `off`: torch's operations, to compare or to rule it out
 
 
 class LinearStruct(ctypes.Structure):
@@ -46,6 +48,7 @@ class LayerStruct(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
         *((name, LinearStruct) for name in ("qkv", "output", "gate_up", "down")),
+        ("window", c_int64),
     )
 
 
@@ -105,9 +108,13 @@ def has_bfloat16() -> bool:
     return "avx512_bf16" in _flags_of_processor() and load_library() is not None
 
 
-@functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be."""
+    """The compiled kernels; None where they cannot be, or shall not."""
+    return None if os.environ.get(_SWITCH) == "off" else _load_library()
+
+
+@functools.cache
+def _load_library() -> ctypes.CDLL | None:
     if not _flags_of_processor() >= _NEEDED:
         return None
     path = _built_in()
@@ -122,8 +129,9 @@ def load_library() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("the model runs on torch's kernels, which are slower", error=str(error))
         return None
-    library.modelfleet_project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
-    library.modelfleet_project.restype = None
+    for project in (library.modelfleet_project, library.modelfleet_project_float32):
+        project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
+        project.restype = None
     library.modelfleet_start.argtypes = [POINTER(ModelStruct), c_int]
     library.modelfleet_start.restype = c_void_p
     library.modelfleet_launch.argtypes = [c_void_p, POINTER(BatchStruct)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class NativeLinear:
         library = load_library()
         if library is None:
             raise RuntimeError("there is no library: ask `takes` first")
-        self._project = library.modelfleet_project
+        self._library = library
         if isinstance(weight, Tensor):
             outputs, inputs = weight.shape
             bits, group, self.order = 16, inputs, None
@@ -65,9 +66,17 @@ class NativeLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The projection [T, N] of x [T, K], without bias."""
-        x = x.contiguous() if self.order is None else x[:, self.order]
         y = torch.empty(len(x), self.struct.outputs, dtype=torch.bfloat16)
-        self._project(ctypes.byref(self.struct), x.data_ptr(), len(x), y.data_ptr())
+        return self._computed(self._library.modelfleet_project, x, y)
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, kept in float32, in which it is summed."""
+        y = torch.empty(len(x), self.struct.outputs)
+        return self._computed(self._library.modelfleet_project_float32, x, y)
+
+    def _computed(self, project: Callable[..., None], x: Tensor, y: Tensor) -> Tensor:
+        x = x.contiguous() if self.order is None else x[:, self.order]
+        project(ctypes.byref(self.struct), x.data_ptr(), len(x), y.data_ptr())
         return y
 
 

@@ -22,7 +22,8 @@ from ...engine.request import Sequence as EngineSequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
 from ...models.config import LlamaConfig
 from ...models.linear import Linear, QuantizedLinear
-from ...models.llama import Layer, Llama, rope_angles
+from ...models.llama import Layer, Llama
+from ...models.rope import rope_factors
 from ...quantization.scheme import KVFormat
 from ..torch.sampler import logprobs_of
 from . import library
@@ -68,14 +69,16 @@ class NativeRunner(Runner):
         self.num_blocks = num_blocks
         self.model = model
         self._vocab = config.vocab_size
-        angles = rope_angles(config, context_length)
         vectors = 2 * config.layers * num_blocks * BLOCK_SIZE * config.kv_heads
         is_int8 = kv_cache is KVFormat.INT8
         self.cache = zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
         self._scales = zeros(vectors, np.float32) if is_int8 else None
         # What the structures point to lives as long as they do.
-        self._kept = (cosines := angles.cos(), sines := angles.sin())
-        layers = [_layer(cast("Layer", layer)) for layer in model.layers]
+        cosines, sines = self._kept = rope_factors(config, torch.arange(context_length))
+        layers = [
+            _layer(cast("Layer", layer), window)
+            for layer, window in zip(model.layers, config.windows, strict=True)
+        ]
         self._layers = (library.LayerStruct * len(layers))(*layers)
         shape = library.ModelStruct(
             layers=config.layers,
@@ -266,7 +269,7 @@ def _draw_structs(
     return structs, kept
 
 
-def _layer(layer: Layer) -> library.LayerStruct:
+def _layer(layer: Layer, window: int | None) -> library.LayerStruct:
     attention, mlp = layer.self_attn, layer.mlp
     norms = {
         "input_norm": layer.input_layernorm,
@@ -280,6 +283,7 @@ def _layer(layer: Layer) -> library.LayerStruct:
         output=_struct(attention.o_proj),
         gate_up=_struct(mlp.gate_up_proj),
         down=_struct(mlp.down_proj),
+        window=window or 0,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from ...engine.device import FinishedStep, Runner
@@ -25,6 +26,7 @@ class GenericRunner(Runner):
     ) -> None:
         self.num_blocks = num_blocks
         self.model = model
+        self.variants = model.variants
         shapes = [layer.shape for layer in model.layers]
         self._cache = KVCache(shapes, num_blocks=num_blocks, dtype=model.dtype, kv_format=kv_cache)
 
@@ -32,11 +34,17 @@ class GenericRunner(Runner):
     @torch.inference_mode()
     def launch(self, chunks: Sequence[Chunk]) -> FinishedStep:
         """Computes the chunks; one token for each that samples, in their order."""
+        logits = self.logits(chunks)
+        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))
+
+    @torch.inference_mode()
+    def logits(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Float32 logits [R, vocab] of the chunks that sample."""
         batch = FlatBatch.of(chunks)
-        logits = self.model.logits(
+        return self.model.logits(
             batch.ids,
             batch.positions,
             VariedAttention(self._cache, self.model.layers, batch.chunks),
             batch.rows,
+            batch.reaches(self.variants) if self.variants else None,
         )
-        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))

@@ -11,12 +11,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...engine.device import FinishedStep, Runner
-from ...engine.request import Request, Sequence
+from ...engine.request import ContextVariants, Request, Sequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
-from ...models.llama import Llama, rope_tables
+from ...models.llama import Attention, Llama
+from ...models.rope import rope_factors, rope_tables, rotation
+from ...models.rope_config import context_variants
 from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
 from .sampler import Draw, sample
+from .varied_attention import AttentionLayer, VariedAttention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,11 @@ class FlatBatch:
     ids: Tensor  # [T]
     positions: Tensor  # [T], each token's place in its sequence
     rows: Tensor  # [R], of the tokens that sample, in the order of the step's chunks
+
+    def reaches(self, variants: ContextVariants) -> Tensor:
+        """The length by which each token is computed, [T]."""
+        lengths = (variants.reaches(c.sequence, c.start, c.end) for c in self.chunks)
+        return torch.tensor(list(chain.from_iterable(lengths)))
 
     @classmethod
     def of(cls, chunks: Items[Chunk]) -> FlatBatch:
@@ -56,6 +64,8 @@ class TorchRunner(Runner):
         config, dtype = model.config, model.norm.weight.dtype
         self.num_blocks = num_blocks
         self.model = model
+        self.variants = context_variants(config.rope_scaling, context_length)
+        self._dtype = dtype
         self._cos, self._sin = rope_tables(config, context_length, dtype)
         shape = LayerShape(
             kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim
@@ -63,20 +73,39 @@ class TorchRunner(Runner):
         self._cache = KVCache(
             [shape] * config.layers, num_blocks=num_blocks, dtype=dtype, kv_format=kv_cache
         )
+        self._layers = [
+            AttentionLayer(shape=shape, scale=None, window=window, softcap=None)
+            for window in config.windows
+        ]
+        self._slides = any(w is not None and w < context_length for w in config.windows)
 
     @override
     @torch.inference_mode()
     def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Computes the chunks; one token for each that samples, in their order."""
-        batch = FlatBatch.of(chunks)
-        logits = self.model(
-            batch.ids,
-            self._cos[batch.positions],
-            self._sin[batch.positions],
-            PagedAttention(self._cache, batch.chunks),
-            batch.rows,
-        )
+        logits = self.logits(chunks)
         return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))
+
+    @torch.inference_mode()
+    def logits(self, chunks: Items[Chunk]) -> Tensor:
+        """Float32 logits [R, vocab] of the chunks that sample."""
+        batch = FlatBatch.of(chunks)
+        logits: Tensor = self.model(
+            batch.ids, *self._rope(batch), self._attention(batch), batch.rows
+        )
+        return logits
+
+    def _attention(self, batch: FlatBatch) -> Attention:
+        if self._slides:
+            return VariedAttention(self._cache, self._layers, batch.chunks)
+        return PagedAttention(self._cache, batch.chunks)
+
+    def _rope(self, batch: FlatBatch) -> tuple[Tensor, Tensor]:
+        if self.variants is None:
+            return self._cos[batch.positions], self._sin[batch.positions]
+        reaches = batch.reaches(self.variants)
+        factors = rope_factors(self.model.config, batch.positions, reaches)
+        return rotation(*factors, self._dtype)
 
 
 def warm_up(runner: Runner, tokens: int) -> None:
