@@ -162,6 +162,26 @@ async def test_verbose_tells_each_request(
     assert request[2]["status"] == 200
 
 
+async def test_metrics_have_a_port_of_their_own(tmp_path):
+    at = tmp_path / "metrics.address"
+    flags = ("--metrics-listen", "127.0.0.1:0", "--metrics-address-file", str(at))
+    async with (
+        operator_of(ScriptedWorker(tokens=2)) as operator,
+        gateway_process(operator, tmp_path, *flags) as gateway,
+        httpx.AsyncClient(base_url=f"http://{at.read_text()}") as probes,
+    ):
+        await gateway.client.completions.create(model="tiny", prompt="p")
+        text = (await probes.get("/metrics")).text
+        assert 'modelfleet_gateway_requests_total{code="200",model="default/tiny"} 1.0' in text
+        for path in ("/healthz", "/readyz"):
+            assert (await probes.get(path)).status_code == 200
+            assert (await gateway.http.get(path)).status_code == 200
+        assert (await gateway.http.get("/metrics")).status_code == 404
+        long = await probes.get("/" + "x" * 9000)
+        assert (long.status_code, long.json()["error"]["code"]) == (404, "unknown_url")
+        assert (await probes.get("/v1/models")).status_code == 404
+
+
 async def test_a_port_that_is_taken_is_one_clear_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
