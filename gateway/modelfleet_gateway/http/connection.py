@@ -30,6 +30,7 @@ from ..errors import (
 )
 from ..options import ConnectionLimits
 
+HTTP_1_0: Final = "1.0"
 HTTP_1_1: Final = "1.1"
 # Bytes of an answer that wait for its reader while its worker goes on: most answers are shorter, so
 # that an answer that is finished and not read holds no slot.
@@ -108,9 +109,10 @@ class Connection(HttpToolsProtocol):
             return
         self._fed_bytes += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as a request without it; then the connection ends
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(self._refusal or MalformedHttpError("Malformed HTTP request."))
             return
@@ -146,17 +148,21 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._cancel_late()
         self._fed_bytes = 0
+        version = self.parser.get_http_version()
         if self._header_bytes > self._limits.header_bytes:
             self._stop_parser(self._headers_too_large())
-        if self._hosts > 1 or not (self._hosts or self.parser.get_http_version() != HTTP_1_1):
+        if version not in (HTTP_1_0, HTTP_1_1) or self.parser.get_method() == b"CONNECT":
+            self._stop_parser(MalformedHttpError("Expected HTTP/1.1 or HTTP/1.0, and no CONNECT."))
+        if self._hosts > 1 or (self._hosts == 0 and version == HTTP_1_1):
             self._stop_parser(MalformedHttpError("A request needs exactly one Host header."))
-        self._part = Part.BODY
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False
+        if not self.parser.should_upgrade():
+            self._part = Part.BODY
+            super().on_headers_complete()
 
     @override
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._cancel_late()
         self._part = Part.NOTHING
         self._fed_bytes = 0
@@ -187,6 +193,20 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None and not self._closing:
             self._stalled.cancel()
             self._stalled = None
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Answers a request that offers another protocol in this one (RFC 9110, 7.8).
+
+        Java's HttpClient offers h2c with each. The parser has stopped before the body, so a new one
+        reads the same headers without the offer, and then the rest.
+        """
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.feed_data(b"".join([*head, b"\r\n", rest]))
 
     def _watch_reader(self) -> None:
         unread = self._tcp.get_write_buffer_size()
