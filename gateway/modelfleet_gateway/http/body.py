@@ -104,7 +104,7 @@ class BodyReader:
                     hold.resize(len(body) + len(piece))
                     body += piece
                     rest = stream.unconsumed_tail
-                    is_more = bool(rest) or len(piece) == PIECE
+                    is_more = not stream.eof and (bool(rest) or len(piece) == PIECE)
                     if is_more:
                         await asyncio.sleep(0)
         except zlib.error as error:
