@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from test_gateway_process import gateway_process, operator_of
 
 from gateway_doubles import ScriptedWorker
+from gateway_processes import gateway_process, operator_of
 from raw_http import ask, connect, request
 
 pytestmark = pytest.mark.integration

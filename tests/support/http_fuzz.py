@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from gateway_doubles import ScriptedWorker
+from gateway_processes import gateway_process, operator_of
 from raw_http import connect, parse
 
 METHODS = [
@@ -129,9 +130,10 @@ async def send(url: str, chance: random.Random) -> int:
             return 0
         finally:
             writer.close()
+    raw = raw.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     if not raw:
         return 0
-    answer = parse(raw.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n"))
+    answer = parse(raw)
     assert answer.status < 500, (answer, sent)
     assert b"Traceback" not in raw
     is_head = sent.startswith(b"HEAD")
@@ -156,8 +158,6 @@ async def fuzz(url: str, seed: int, requests: int, *, at_once: int = 16) -> Coun
 
 async def main() -> None:
     """The long run."""
-    from test_gateway_process import gateway_process, operator_of
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
@@ -187,7 +187,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    sys.path.append(str(Path(__file__).parents[1] / "gateway"))
     asyncio.run(main())

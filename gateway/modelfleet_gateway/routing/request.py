@@ -11,7 +11,7 @@ from typing import Final
 from modelfleet_proto import worker_pb2
 
 # Bytes of large requests that workers have not accepted yet: each is there three times meanwhile.
-MAX_SENDING: Final = 16 * 1024 * 1024
+MAX_SENDING: Final = 4 * 1024 * 1024
 SMALL: Final = 64 * 1024  # bytes of a request that passes by them
 
 
