@@ -12,7 +12,7 @@ from ..errors import NotReadyError, UnknownModelError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
 from .queue import ModelQueue
-from .request import SendGate
+from .send_gate import SendGate
 from .view import ModelView, View, is_outdated
 from .workers import Worker
 

@@ -31,7 +31,7 @@ import structlog
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .channels import METADATA, open_channel
-from .request import SMALL, SendGate
+from .send_gate import SMALL, SendGate
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -97,7 +97,11 @@ class Worker:
     """One worker of the view. Run `watch` for as long as it is in the view or has calls."""
 
     def __init__(
-        self, route: WorkerRoute, model: str, on_change: Callable[[], None], gate: SendGate
+        self,
+        route: WorkerRoute,
+        model: str,
+        on_change: Callable[[], None],
+        gate: SendGate | None = None,  # all workers of a gateway share one
     ) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
@@ -113,7 +117,7 @@ class Worker:
             request_serializer=_serialized,
             response_deserializer=worker_pb2.GenerateResponse.FromString,
         )
-        self.gate = gate
+        self.gate = gate or SendGate()
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from modelfleet_gateway.routing.request import ChoiceRequest, SendGate
+from modelfleet_gateway.routing.request import ChoiceRequest
+from modelfleet_gateway.routing.send_gate import SendGate
 from modelfleet_proto import worker_pb2
 
 

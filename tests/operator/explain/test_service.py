@@ -24,6 +24,6 @@ async def test_what_is_no_http_is_a_400_without_a_traceback(
         host, port = address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(sent)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        assert (await reader.readline()).split()[1] == b"400"
         writer.close()
     assert not [record for record in caplog.records if record.exc_info]
