@@ -2,8 +2,8 @@
 
 python benchmarks/gateway_doors.py [--checkout DIR ...] [--seconds 20] [--clients 200]
 
-Worker and operator are doubles in this process, the hostile clients are a process of their own; all
-of it stays on the loopback, bounded in time and count.
+Workers and operator are doubles. The hostile clients, and the worker of the model that they ask,
+are processes of their own; all of it stays on the loopback, bounded in time and count.
 """
 
 from __future__ import annotations
@@ -20,26 +20,32 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
+import uvloop
 
 from gateway_cpu import MODEL, Operator, gateway, serving, wait_until_ready
-from modelfleet_proto import fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
+from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 
+OTHER = "default/other"  # what the hostile clients ask for
 LARGEST = 8 * 1024 * 1024  # --max-body-bytes
 SLOTS = 4000
 TOKENS, PACE = 16, 0.01  # of a good request, seconds a token
 STREAM_TOKENS, STREAM_PACE = 400, 0.02  # of the good stream
 HOSTILE_MESSAGES = 250_000
+SPAWNING = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
 
 
 class Worker(worker_pb2_grpc.WorkerServicer):
     """Takes every request, and a while for each token."""
 
+    def __init__(self, model: str) -> None:
+        self._model = model
+
     async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
         while True:
             yield worker_pb2.Stats(
-                worker_id="w-0",
+                worker_id=self._model,
                 state=worker_pb2.WORKER_STATE_READY,
-                model=MODEL,
+                model=self._model,
                 model_digest="digest",
                 slots=SLOTS,
             )
@@ -48,7 +54,9 @@ class Worker(worker_pb2_grpc.WorkerServicer):
     async def Generate(self, request, context):  # noqa: N802 - the protocol's name
         count = request.stop.max_tokens or TOKENS
         pace = STREAM_PACE if count == STREAM_TOKENS else PACE
-        accepted = worker_pb2.Accepted(model_digest="digest", worker_id="w-0", prompt_tokens=1)
+        accepted = worker_pb2.Accepted(
+            model_digest="digest", worker_id=self._model, prompt_tokens=1
+        )
         yield worker_pb2.GenerateResponse(accepted=accepted)
         for _ in range(count):
             await asyncio.sleep(pace)
@@ -57,6 +65,34 @@ class Worker(worker_pb2_grpc.WorkerServicer):
             reason=worker_pb2.FINISH_REASON_STOP, prompt_tokens=1, completion_tokens=count
         )
         yield worker_pb2.GenerateResponse(finished=finished)
+
+
+class Fleet(Operator):
+    """Knows both models."""
+
+    def __init__(self, addresses: dict[str, str]) -> None:
+        models = [
+            fleet_pb2.ModelView(
+                model=model,
+                max_queue=SLOTS,
+                hold_timeout=30,
+                workers=[fleet_pb2.WorkerRoute(worker_id=model, address=address, routable=True)],
+            )
+            for model, address in addresses.items()
+        ]
+        self._view = fleet_pb2.View(term=1, version=1, models=models, takes_partial=True)
+
+
+def other_worker(told: multiprocessing.Queue) -> None:
+    """The hostile clients' worker, in a process of its own; tells its address."""
+
+    async def run() -> None:
+        add = worker_pb2_grpc.add_WorkerServicer_to_server
+        async with serving(add, Worker(OTHER), LARGEST * 2) as address:
+            told.put(address)
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
 
 
 def post(body: bytes, url: str = "/v1/chat/completions") -> bytes:
@@ -88,7 +124,7 @@ def hostile_clients(
     address: str, count: int, seconds: float, answers: multiprocessing.Queue
 ) -> None:
     """Half of them send the largest body over and over; the other half never send its end."""
-    prompt = json.dumps({"model": MODEL, "n": 16, "prompt": ""}).encode()[:-2]
+    prompt = json.dumps({"model": OTHER, "n": 16, "prompt": ""}).encode()[:-2]
     large = post(prompt + b"x" * (LARGEST - len(prompt) - 2) + b'"}', "/v1/completions")
     statuses: Counter[int] = Counter()
 
@@ -113,7 +149,8 @@ def hostile_clients(
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(send(number) for number in range(count)))
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # it copies no body
+        runner.run(run())
     answers.put(dict(statuses))
 
 
@@ -148,14 +185,23 @@ async def gaps(address: str) -> list[float]:
 @contextlib.asynccontextmanager
 async def started(checkout: Path) -> AsyncIterator[tuple[psutil.Process, str]]:
     """A gateway with its doubles, which has answered before."""
-    async with (
-        serving(worker_pb2_grpc.add_WorkerServicer_to_server, Worker(), LARGEST * 2) as worker,
-        serving(fleet_pb2_grpc.add_FleetServicer_to_server, Operator(worker)) as operator,
-    ):
-        with gateway(checkout, operator) as (process, address):
-            await wait_until_ready(address)
-            await good_requests(address, 2)
-            yield process, address
+    told = SPAWNING.Queue()
+    other = SPAWNING.Process(target=other_worker, args=(told,), daemon=True)
+    other.start()
+    addresses = {OTHER: await asyncio.to_thread(told.get, timeout=60)}
+    try:
+        async with serving(
+            worker_pb2_grpc.add_WorkerServicer_to_server, Worker(MODEL), LARGEST * 2
+        ) as addresses[MODEL]:
+            add = fleet_pb2_grpc.add_FleetServicer_to_server
+            async with serving(add, Fleet(addresses)) as operator:
+                with gateway(checkout, operator) as (process, address):
+                    await wait_until_ready(address)
+                    await good_requests(address, 2)
+                    yield process, address
+    finally:
+        other.kill()
+        other.join()
 
 
 def forget_peak(pid: int) -> None:
@@ -174,18 +220,22 @@ async def crowd(checkout: Path, clients: int, seconds: float) -> None:
     async with started(checkout) as (process, address):
         quiet = await good_requests(address, seconds / 2)
         forget_peak(process.pid)
-        answers: multiprocessing.Queue = multiprocessing.Queue()
-        attack = multiprocessing.Process(
+        answers = SPAWNING.Queue()
+        attack = SPAWNING.Process(
             target=hostile_clients, args=(address, clients, seconds, answers), daemon=True
         )
         attack.start()
+        used = process.cpu_times()
         meanwhile = await good_requests(address, seconds)
-        statuses = await asyncio.to_thread(answers.get)
+        used = sum(process.cpu_times()[:2]) - sum(used[:2])
+        statuses = await asyncio.to_thread(answers.get, timeout=60)
         attack.join()
         peak = peak_memory(process.pid)
     before, after = statistics.median(quiet), statistics.median(meanwhile)
     print(f"  {clients} clients with {LARGEST >> 20} MiB at n: 16, answers {statuses}:")
-    print(f"    peak memory {peak >> 20} MiB (bar: 512)")
+    print(
+        f"    peak memory {peak >> 20} MiB (bar: 512), {used:.1f} s of a processor in {seconds:g} s"
+    )
     print(
         f"    a good request {before:.3f} -> {after:.3f} s, {after / before:.2f}x (bar: 2; "
         f"longest {max(quiet):.3f} -> {max(meanwhile):.3f} s)"

@@ -24,7 +24,7 @@ class ConnectionLimits:
     body_time: float = 60.0  # until the body is complete
     idle_time: float = 75.0  # without a request; longer than load balancers', which close first
     stall_time: float = 30.0  # in which the client reads nothing of what is to be written
-    linger_time: float = 5.0  # in which what still comes is dropped, so that an error arrives
+    linger_time: float = 30.0  # in which what still comes is dropped, so that an error arrives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

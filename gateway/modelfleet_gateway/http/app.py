@@ -112,6 +112,8 @@ def _application(*routes: Route) -> Starlette:
 
 def _error_response(error: GatewayError, request: Request) -> Response:
     headers = error.headers() | {"x-request-id": request_id(request)}
+    if "content-length" in request.headers or "transfer-encoding" in request.headers:
+        headers["connection"] = "close"  # its body was not read
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 

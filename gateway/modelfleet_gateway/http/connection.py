@@ -32,6 +32,9 @@ from ..options import ConnectionLimits
 
 HTTP_1_0: Final = "1.0"
 HTTP_1_1: Final = "1.1"
+# Seconds between two reads of all connections whose data is dropped, at most 64 MB a second: clients
+# whose large bodies are refused take little time from all others.
+DROP_PAUSE: Final = 0.001
 # Bytes of an answer that wait for its reader while its worker goes on: most answers are shorter, so
 # that an answer that is finished and not read holds no slot.
 MAX_UNREAD: Final = 256 * 1024
@@ -63,6 +66,9 @@ class HttpConfig(uvicorn.Config):
             timeout_graceful_shutdown=drain_timeout,
         )
         self.limits = limits
+        self.dropping: set[Connection] = (
+            set()
+        )  # connections that end, and what they send is dropped
 
 
 class Connection(HttpToolsProtocol):
@@ -77,6 +83,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._dropping = config.dropping
         self.timeout_keep_alive = config.limits.idle_time  # type: ignore[assignment]
         self._part = Part.NOTHING
         self._hosts = 0
@@ -100,12 +107,15 @@ class Connection(HttpToolsProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
+        self._dropping.discard(self)
         self._cancel_timers()
         super().connection_lost(exc)
 
     @override
     def data_received(self, data: bytes) -> None:
         if self._closing:
+            self.flow.pause_reading()
+            self.loop.call_later(DROP_PAUSE * len(self._dropping), self._drop_more)
             return
         self._fed_bytes += len(data)
         try:
@@ -272,6 +282,7 @@ class Connection(HttpToolsProtocol):
         self._closing = True
         self._cancel_timers()
         if self._part is Part.BODY if linger is None else linger:
+            self._dropping.add(self)
             self.flow.resume_reading()
             self._tcp.write_eof()
             self._stalled = self.loop.call_later(self._limits.linger_time, self._tcp.abort)
@@ -279,6 +290,10 @@ class Connection(HttpToolsProtocol):
         self._tcp.close()
         if self._tcp.get_write_buffer_size():
             self._stalled = self.loop.call_later(self._limits.stall_time, self._tcp.abort)
+
+    def _drop_more(self) -> None:
+        if self in self._dropping:
+            self.flow.resume_reading()
 
     def _cancel_late(self) -> None:
         if self._late is not None:

@@ -27,6 +27,7 @@ from .asgi import Json, Reply, request_id, run_while_connected
 from .body import BodyReader
 from .budget import Hold
 
+CLOSE: Final = {"connection": "close"}
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
 FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests wait less
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
@@ -60,9 +61,11 @@ class GenerationEndpoint:
             Reply(send, request_id(request)),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
         )
+        exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
             with self._bodies.hold() as hold:
                 body = await self._bodies.read(request, hold)
+                del exchange.reply.headers["connection"]
                 work = self._serve(body, hold, exchange)
                 whole = await run_while_connected(work, receive, self._stop)
             if whole is None:
