@@ -54,9 +54,7 @@ class Worker(worker_pb2_grpc.WorkerServicer):
     async def Generate(self, request, context):  # noqa: N802 - the protocol's name
         count = request.stop.max_tokens or TOKENS
         pace = STREAM_PACE if count == STREAM_TOKENS else PACE
-        accepted = worker_pb2.Accepted(
-            model_digest="digest", worker_id=self._model, prompt_tokens=1
-        )
+        accepted = worker_pb2.Accepted(model_digest="digest", worker_id="w", prompt_tokens=1)
         yield worker_pb2.GenerateResponse(accepted=accepted)
         for _ in range(count):
             await asyncio.sleep(pace)

@@ -32,8 +32,8 @@ from ..options import ConnectionLimits
 
 HTTP_1_0: Final = "1.0"
 HTTP_1_1: Final = "1.1"
-# Seconds between two reads of all connections whose data is dropped, at most 64 MB a second: clients
-# whose large bodies are refused take little time from all others.
+# Seconds between two reads of all connections whose data is dropped (64 MB a second at most): what
+# clients send whose large bodies are refused takes little time from all others.
 DROP_PAUSE: Final = 0.001
 # Bytes of an answer that wait for its reader while its worker goes on: most answers are shorter, so
 # that an answer that is finished and not read holds no slot.
