@@ -13,6 +13,7 @@ from .snapshot import Snapshot, dump_snapshot
 
 # From `namespace/name` to its snapshot, or to a sentence that says why there is none.
 SnapshotOf = Callable[[str], Snapshot | str]
+KEEP_ALIVE = 75.0  # seconds
 
 
 def add_explain(app: web.Application, snapshot_of: SnapshotOf) -> None:
@@ -34,7 +35,7 @@ def new_runner(app: web.Application) -> web.AppRunner:
     aiohttp logs a traceback for each such request: whoever reaches the port could fill the log.
     """
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)  # added twice, it is one filter
-    return web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    return web.AppRunner(app, access_log=None, shutdown_timeout=1, keepalive_timeout=KEEP_ALIVE)
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
