@@ -21,7 +21,8 @@ from ..errors import (
 
 # Failures in a row without a new token: ends a request that fails wherever it is sent.
 MAX_FAILURES: Final = 5
-# Refusals in a row before a worker accepted. Many are normal while a whole fleet drains.
+# Refusals before a worker accepted, and lost workers, in a row. Many are normal while a whole fleet
+# drains, or a node with many workers fails.
 MAX_REFUSALS: Final = 32
 # Workers that were lost, since the last new token, while they may have been busy with a request.
 MAX_LOSSES: Final = 2
@@ -91,20 +92,19 @@ def after_failure(failure: Failure, attempts: Attempts) -> Retry | End:
     if failure.accepted and (failure.draining or failure.mark == HANDED_OVER):
         return Retry(attempts, Blame.SUSPECT)
     last = f"the last one said {code.name}: {_details(failure)}"
-    if failure.lost:
-        if failure.losses < MAX_LOSSES:
-            return Retry(attempts, Blame.SUSPECT)
+    if failure.losses >= MAX_LOSSES:
         return End(
             UpstreamLostError(
                 f"{failure.losses} workers were lost at this request without a new token, so it is "
                 f"sent to no other; {last}"
             )
         )
-    if not failure.accepted and code in (
+    elsewhere = (
         grpc.StatusCode.UNAVAILABLE,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.FAILED_PRECONDITION,
-    ):
+    )
+    if failure.lost or (not failure.accepted and code in elsewhere):
         counted = replace(attempts, refusals=attempts.refusals + 1)
     else:
         counted = replace(attempts, failures=attempts.failures + 1)

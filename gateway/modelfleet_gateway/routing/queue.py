@@ -7,7 +7,7 @@ import bisect
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
 from ..metrics import ModelMeter
@@ -25,7 +25,7 @@ class QueuedChoice:
     digest: str = ""  # a stream to resume: only on a worker of this model_digest
     revision: str = ""  # of the worker that it was on last
     avoid: str = ""  # id of the worker that failed it last
-    lost_with: set[str] = field(default_factory=set)
+    lost_with: frozenset[str] = frozenset()
     """Ids of workers that it may have broken since its last token (failover.may_be_cause)."""
     siblings: Sequence[QueuedChoice] = ()  # all choices of its request
     is_held: bool = False  # a worker accepted a sibling: it waits for as long as it takes

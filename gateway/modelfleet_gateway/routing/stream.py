@@ -116,13 +116,13 @@ class SlotClaim:
         """A choice's worker was lost: how many the request may have broken; 0: not this one."""
         if not slot.worker.may_be_lost_by(slot):
             return 0
-        self._choices[index].lost_with.add(slot.worker.worker_id)
-        return len(set[str]().union(*(choice.lost_with for choice in self._choices)))
+        self._choices[index].lost_with |= {slot.worker.worker_id}
+        return len(frozenset[str]().union(*(choice.lost_with for choice in self._choices)))
 
     def on_served(self, index: int) -> None:
         """A choice had its first token from a worker: what waits to be tried alone may go on."""
         if any(choice.lost_with for choice in self._choices):
-            self._choices[index].lost_with.clear()
+            self._choices[index].lost_with = frozenset()
             self._queue.assign_slots()
 
     def _on_hold_timeout(self) -> None:

@@ -48,6 +48,7 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
     serving = {worker.uid for worker in context.groups.serving}
     cold = status.cold_start
     nothing_comes = why_nothing_comes(context, cause)
+    may_be_near = context.is_proven and not nothing_comes
     return ModelView(
         model=deployment.key,
         served_names=tuple(
@@ -61,17 +62,22 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
             for w in sorted(seen.workers, key=lambda w: w.id)
             if w.address and w.failure is None
         ),
-        eta=cold.eta if cold and not nothing_comes else 0.0,
-        phase=_phase(context, status, cause),
+        # A revision that was never ready and is in trouble is not as near as it says.
+        eta=cold.eta if cold and (cause is None or may_be_near) else 0.0,
+        phase=_phase(context, status, cause)[:LONGEST_CAUSE],
         cause=nothing_comes[:LONGEST_CAUSE],
         revisions=tuple(sorted({deployment.revision, *(past.revision for past in seen.history)})),
     )
 
 
 def _phase(context: PlanContext, status: Status, cause: Cause | None) -> str:
-    """What its next worker does; without one, the reason that the status gives; empty: ready."""
+    """What its next worker does, and what is in its way; else the status's reason; empty: ready.
+
+    It downloads, its predecessor failed -> "Download (LoadFailed: a worker failed once: ...)".
+    """
     if status.cold_start is not None:
-        return status.cold_start.phase
+        trouble = f" ({cause.reason.value}: {cause.message})" if cause is not None else ""
+        return f"{status.cold_start.phase}{trouble}"
     if status.ready_replicas:
         return ""
     if context.is_asleep or context.is_previous_asleep:

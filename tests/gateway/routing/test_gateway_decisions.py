@@ -140,8 +140,8 @@ def test_ends_a_request_that_is_wrong_for_every_worker(code, error):
         (Failure(Code.UNAVAILABLE, "", accepted=True, mark=HANDED_OVER), None),
         (Failure(Code.UNAVAILABLE, "", lost=True, losses=MAX_LOSSES), 1),
         (Failure(Code.UNAVAILABLE, "", accepted=True, lost=True, losses=MAX_LOSSES), 1),
-        (Failure(Code.UNAVAILABLE, "", lost=True, losses=MAX_LOSSES - 1), None),
-        (Failure(Code.UNAVAILABLE, "", accepted=True, lost=True), None),
+        (Failure(Code.UNAVAILABLE, "", lost=True, losses=MAX_LOSSES - 1), MAX_REFUSALS),
+        (Failure(Code.UNAVAILABLE, "", accepted=True, lost=True), MAX_REFUSALS),
     ],
 )
 def test_gives_up_after_failures_without_a_token_but_not_for_full_or_draining_workers(

@@ -389,9 +389,9 @@ async def test_a_request_that_silences_two_workers_goes_to_no_third_and_alone(
     for worker in workers:
         fault = going_silent(worker, gate=gate)
         worker.before_token, worker.before_accept = (fault, None) if accepted else (None, fault)
-    async with running_fleet(*workers) as fleet:
+    async with running_fleet(*workers) as fleet, asyncio.TaskGroup() as tasks:
         prompts = [f"p{i}" for i in range(4)] + [f"slow {i}" for i in range(3)]
-        asked = [asyncio.create_task(ask(fleet, prompt)) for prompt in prompts]
+        asked = [tasks.create_task(ask(fleet, prompt)) for prompt in prompts]
         await eventually(lambda: sum(len(w.requests) for w in workers) == len(prompts))
         poison = asyncio.create_task(
             fleet.client.completions.create(model="tiny", prompt="poison", n=choices)

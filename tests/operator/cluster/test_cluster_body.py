@@ -15,6 +15,7 @@ from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.handlers import deployment_changed
 from modelfleet_operator.cluster.memo import OperatorMemo
+from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
@@ -34,6 +35,23 @@ async def test_creating_twice_is_one_pod(api: ApiServer, kubernetes: ClusterApi)
     await other_leader.carry_out(create(seen), seen)
     assert len(api.pods()) == 1
     assert len(api.asked("POST", "events")) == 1
+
+
+async def test_a_successor_knows_who_has_which_name_and_a_broken_spec_gives_none_up(
+    api: ApiServer, kubernetes: ClusterApi
+):
+    body, seen = await a_body(api, kubernetes)
+    names = Memory(claimed=frozenset({"smol"}), yielded={"chat": "other/chat"})
+    await body.write_status(seen, status(seen), names)
+    _, seen = await a_body(api, kubernetes)
+    assert (seen.deployment.claimed, seen.deployment.yielded) == (names.claimed, names.yielded)
+
+    broken = api.model()
+    broken["spec"]["scaling"] = {"maxReplicas": -1}
+    broken["metadata"]["generation"] += 1
+    known = body.cache.read(broken)
+    assert known.error
+    assert known.deployment(PodSettings(image="worker:1"), 0).served_names == ("smol",)
 
 
 async def test_a_strangers_pod_of_our_name_becomes_the_condition(

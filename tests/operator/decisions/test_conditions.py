@@ -282,7 +282,10 @@ def load_failed(times: int, **spec) -> ModelView:
 
 
 def test_a_model_that_fails_to_load_three_times_is_not_waited_for():
-    assert load_failed(1).cause == "", "the next one may load"
+    once = load_failed(1)
+    assert once.cause == "", "the next one may load"
+    assert once.phase == "Starting (LoadFailed: a worker failed once: no config.json)"
+    assert once.eta == 0, "it was never ready, so nobody knows when it will be"
     view = load_failed(3)
     assert view.cause == "LoadFailed: workers failed 3 times in a row: no config.json"
     assert view.eta == 0

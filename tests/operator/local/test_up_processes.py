@@ -167,7 +167,7 @@ def load_another(worker: WorkerStub) -> None:
     worker.LoadModel(worker_pb2.LoadModelRequest(spec=spec))
 
 
-@pytest.mark.parametrize("alter", [drain, unload, load_another])
+@pytest.mark.parametrize("alter", [drain, load_another])
 def test_a_worker_that_somebody_alters_behind_the_operators_back_is_replaced(
     start: Start, alter: Callable[[WorkerStub], None]
 ):
