@@ -118,6 +118,13 @@ def test_an_object_that_was_put_in_parts_has_no_md5_to_compare(tmp_path: Path, s
     assert (folder / "model.safetensors").stat().st_size == (5 << 20) + 1
 
 
+def test_any_key_is_sent_as_it_was_signed(tmp_path: Path, store: Store):
+    prefix = "../a b+c/é'(1)~%20/./x"
+    add_rest(store, prefix)
+    store.client().put_object(Bucket="models", Key=f"{prefix}/model.safetensors", Body=b"x")
+    assert (fetch(tmp_path, prefix=prefix) / "model.safetensors").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize(
     ("bucket", "prefix", "message"),
     [

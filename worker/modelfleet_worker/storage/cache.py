@@ -92,17 +92,18 @@ class Cache:
                 report("Download", entry.read_progress())
                 time.sleep(_LOOK_AGAIN)
 
-    def make_room(self, entry: Entry, size: int) -> None:
+    def make_room(self, entry: Entry, size: int, *, beside: int = 0) -> None:
         """For a model of so many bytes. Raises ModelError if there is none.
 
         With a limit, the models that were not used for longest are removed, those in use never.
+        `beside` are bytes that it takes only until it is whole.
         """
         if self._limit is not None:
             with (self._root / "removing").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._keep_limit(entry, size, self._limit)
                 (entry.path / "size").write_text(str(size))
-        missing = size - entry.partial_size
+        missing = size + beside - entry.partial_size
         if missing > shutil.disk_usage(entry.path).free:
             entry.clear()
             raise ModelError(f"{show_bytes(missing)} to fetch, and {self.full()}")

@@ -59,7 +59,7 @@ def _fetch(remote: Remote, listing: Listing, cache: Cache, entry: Entry, report:
         entry.partial.mkdir(exist_ok=True)
         meter = _Meter(listing.size, entry, report)
         meter.moved(0)
-        cache.make_room(entry, listing.room)
+        cache.make_room(entry, listing.size, beside=listing.packed_size)
         _fetch_all(remote, listing, entry, meter)
         try:
             remote.finish(entry.partial)

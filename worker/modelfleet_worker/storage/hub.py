@@ -120,7 +120,9 @@ def _guard_downloads(endpoint: str) -> None:
     hooks = get_session().event_hooks  # its own keep it offline where that is asked for
 
     def client() -> httpx2.Client:
-        return guard(httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=None))
+        # For what it asks without a timeout of its own.
+        timeout = httpx2.Timeout(60.0, connect=10.0)
+        return guard(httpx2.Client(event_hooks=hooks, follow_redirects=True, timeout=timeout))
 
     if not is_guarded(get_session()):
         set_client_factory(client)

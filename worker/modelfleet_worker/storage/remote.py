@@ -51,9 +51,9 @@ class Listing:
         return sum(file.size for file in self.files)
 
     @property
-    def room(self) -> int:
-        """Bytes that it takes on disk at most, archives beside what they hold included."""
-        return self.size + sum(file.size for file in self.files if file.is_archive)
+    def packed_size(self) -> int:
+        """Bytes of the archives, which are on the disk beside what they hold for a while."""
+        return sum(file.size for file in self.files if file.is_archive)
 
 
 class Remote(abc.ABC):
