@@ -14,6 +14,9 @@ import generic_models
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.loading import generic
+from modelfleet_worker.loading.checkpoint import Checkpoint
+from modelfleet_worker.loading.tied_head import with_stored_head
+from modelfleet_worker.models.config import read_config
 from modelfleet_worker.quantization.scheme import Method
 from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
 from quantized_models import load, logits, model_of, tiny
@@ -56,6 +59,16 @@ def test_equals_transformers(tmp_path: Path, head: str):
     loaded = load(folder)
     assert (logits(loaded, IDS) - theirs(folder)).abs().max() < 1e-4
     assert model_of(loaded).config.tied_embeddings == (head != "another")
+
+
+@pytest.mark.parametrize(("head", "is_tied"), [("another", False), ("the same", True)])
+def test_names_without_the_prefix_of_the_base_model_count(tmp_path: Path, head: str, is_tied: bool):
+    folder = tied(tmp_path, head)
+    weights = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("model."): tensor.clone() for name, tensor in weights.items()}
+    save_file(bare, folder / "model.safetensors")
+    found = with_stored_head(read_config(folder), Checkpoint(folder), stored=None)
+    assert found.tied_embeddings is is_tied
 
 
 def test_another_head_is_another_digest(tmp_path: Path):

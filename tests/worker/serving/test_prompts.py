@@ -109,7 +109,7 @@ class VerboseTokenizer(PacedTokenizer):
     def render_chat(
         self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
     ) -> str:
-        raise InvalidRequestError("no: " + messages[0].content)
+        raise InvalidRequestError("no: \ud83d" + messages[0].content)
 
 
 async def test_a_refusal_is_short_enough_to_arrive_as_what_it_is(start_worker, paced):
@@ -118,6 +118,7 @@ async def test_a_refusal_is_short_enough_to_arrive_as_what_it_is(start_worker, p
     worker = await (await start_worker(loader)).ready()
     for wrong in (
         {"chat": chat(1, "🦊" * 1_000_000)},
+        {"chat": chat(1, "half of a character")},
         {"chat": pb.Chat(messages=[pb.ChatMessage(role="🦊" * 1_000_000)])},
         {"resume": pb.Resume(model_digest="🦊" * 1_000_000)},
         {"model": "🦊" * 1_000_000},

@@ -199,7 +199,8 @@ def _read_weights(
     """The module, still on the mapped files, and the weights' digest. Raises ModelError."""
     checkpoint = Checkpoint(folder)
     elements = checkpoint.elements()
-    if config.tie_word_embeddings and HEAD_WEIGHT not in checkpoint.names():
+    stored = any(name.endswith(HEAD_WEIGHT) for name in checkpoint.names())
+    if config.tie_word_embeddings and not stored:
         # Packed, the head is a copy; transformers unties one that is stored and differs.
         elements += config.vocab_size * config.hidden_size
     refuse_weights_beyond_memory(elements * dtype.itemsize)

@@ -247,7 +247,7 @@ def _read_weights(
 def _may_be_ignored(
     name: str, tensor: Tensor, config: LlamaConfig, stored: StoredFormat | None
 ) -> bool:
-    if name.endswith(_DERIVED) or (config.tied_embeddings and name == HEAD_WEIGHT):
+    if name.endswith(_DERIVED) or (config.tied_embeddings and name.endswith(HEAD_WEIGHT)):
         return True
     # Packers of GPTQ write a bias for every projection, of zeros where the model has none.
     return stored is not None and name.endswith(".bias") and not tensor.any()

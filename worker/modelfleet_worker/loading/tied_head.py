@@ -19,6 +19,9 @@ log = structlog.get_logger()
 
 HEAD_WEIGHT = f"{HEAD}.weight"
 EMBEDDING = "model.embed_tokens.weight"
+# With and without the prefix that checkpoints of base models lack.
+_HEADS = (HEAD_WEIGHT, f"model.{HEAD_WEIGHT}")
+_EMBEDDINGS = (EMBEDDING, EMBEDDING.removeprefix("model."))
 
 
 def with_stored_head(
@@ -32,9 +35,10 @@ def with_stored_head(
         return config
     names = checkpoint.names()
     if stored is None or not stored.holds(HEAD, names):
-        if not names.issuperset((HEAD_WEIGHT, EMBEDDING)):
+        heads, embeddings = names.intersection(_HEADS), names.intersection(_EMBEDDINGS)
+        if not heads or not embeddings:
             return config
-        if _equal(*checkpoint.read(HEAD_WEIGHT, EMBEDDING)):
+        if _equal(*checkpoint.read(min(heads), min(embeddings))):
             return config
     log.warning(
         "the head is not the embedding, although config.json ties them: both are as stored",
