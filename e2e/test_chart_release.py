@@ -29,6 +29,13 @@ def test_helm_test_asks_the_gateway(installation: Installation):
     assert "/readyz: ready" in told
 
 
+def test_metrics_are_apart_from_what_clients_reach(installation: Installation, gateway: str):
+    assert httpx.get(f"{gateway}/metrics", timeout=10).status_code == httpx.codes.NOT_FOUND
+    for pod in installation.pods("gateway"):
+        metrics = httpx.get(f"http://{pod['status']['podIP']}:9091/metrics", timeout=10)
+        assert "modelfleet_gateway_requests" in metrics.text
+
+
 def test_an_upgrade_changes_crd_and_pods_and_loses_no_request(
     installation: Installation, gateway: str, kube: Kube, tmp_path: Path
 ):

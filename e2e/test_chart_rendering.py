@@ -144,8 +144,24 @@ def test_metrics_are_for_those_who_are_named(tmp_path: Path):
         for rule in each["spec"]["ingress"]
         if rule["ports"] == [{"port": "metrics"}]
     ]
-    assert rules
+    assert len(rules) == 2
     assert all(rule["from"] == [prometheus] for rule in rules)
+
+
+def test_no_service_that_clients_reach_has_metrics(tmp_path: Path):
+    rendered = objects({"metrics": {"serviceMonitor": {"enabled": True}}}, tmp_path)
+    services = {e["metadata"]["name"]: e for e in rendered if e["kind"] == "Service"}
+    assert [port["name"] for port in services["modelfleet-gateway"]["spec"]["ports"]] == ["http"]
+    scraped = {"modelfleet-operator", "modelfleet-gateway-metrics"}
+    for monitor in (each for each in rendered if each["kind"] == "ServiceMonitor"):
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        found = {n for n, s in services.items() if wanted <= s["metadata"]["labels"].items()}
+        (name,) = found & scraped
+        scraped.remove(name)
+        assert found == {name}
+        ports = [port["name"] for port in services[name]["spec"]["ports"]]
+        assert monitor["spec"]["endpoints"][0]["port"] in ports
+    assert not scraped
 
 
 def test_a_mirror_stands_before_every_image(tmp_path: Path):
@@ -174,6 +190,9 @@ def test_a_gateway_gets_the_time_that_its_drain_may_take(tmp_path: Path):
         pytest.param("gatway.replicas=3", "gatway", id="a misspelt value is named"),
         pytest.param("worker.nodeCache=/srv", "hostPaths", id="a node cache needs a host path"),
         pytest.param("operator.replicas=0", "replicas", id="there must be an operator"),
+        pytest.param(
+            "gateway.maxBodyBytes=134217728", "maxHeldBytes", id="bodies of more than all"
+        ),
         pytest.param("images.registry=", "docs/images.md", id="no registry has our images"),
         pytest.param(
             "worker.allowedEndpoints={http://minio:9000}", "allowedEndpoints", id="no URL"
@@ -181,6 +200,6 @@ def test_a_gateway_gets_the_time_that_its_drain_may_take(tmp_path: Path):
     ],
 )
 def test_refuses_wrong_values(setting: str, named: str):
-    done = helm(*TEMPLATE, "--set", setting)
+    done = helm(*TEMPLATE, "--set", f"images.registry={REGISTRY}", "--set", setting)
     assert done.returncode != 0
     assert named in done.stderr

@@ -43,6 +43,8 @@ VALUES: dict[str, dict[str, Any]] = {
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
         "gateway": {
+            "maxHeldBytes": 268435456,
+            "corsOrigins": ["https://chat.example", "http://localhost:3000"],
             "autoscaling": {"enabled": True},
             "ingress": {
                 "enabled": True,

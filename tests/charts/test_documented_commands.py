@@ -20,14 +20,14 @@ from helm import CHART, find_helm
 from modelfleet_operator.api.accelerator_class import KIND as ACCELERATOR_CLASS
 from modelfleet_operator.api.manifests import check_manifest, observed_class
 from modelfleet_operator.api.model_deployment import KIND as MODEL_DEPLOYMENT
-from pages import PAGES, ROOT, commands, documents, helm_flags, of
+from pages import EXAMPLES, PAGES, ROOT, commands, documents, helm_flags, of
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 REGISTRY = "--set images.registry=registry.example.com/team"
 # Flags of install and upgrade that `helm template` does not have, or that talk to a cluster.
 NOT_OF_TEMPLATE = r"\s--(wait|create-namespace|install|reset-then-reuse-values|take-ownership)\b"
-YAML = of(PAGES, documents)
+YAML = of([*PAGES, *EXAMPLES], documents)
 INSTALLS = [(page, c) for page, c in of(PAGES, commands) if re.match("helm (install|upgrade) ", c)]
 OTHERS = [
     (page, c)
@@ -154,7 +154,10 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
             assert kind in OF_FLUX, f"{page}: this test does not know what a {kind} is"
 
 
-OF_KUBERNETES = {"NetworkPolicy": "V1NetworkPolicy", "Role": "V1Role", "ConfigMap": "V1ConfigMap"}
+OF_KUBERNETES = {
+    kind: f"V1{kind}"
+    for kind in ("NetworkPolicy", "Role", "ConfigMap", "PersistentVolumeClaim", "Job", "Secret")
+}
 OF_FLUX = {"GitRepository", "OCIRepository", "Kustomization", "HelmRelease"}
 
 

@@ -16,6 +16,7 @@ PAGES = sorted(
         *(ROOT / "docs").rglob("*.md"),
     ]
 )
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FLAGS = re.compile(r"`(--set[a-z-]* [^`]+)`")
 
@@ -34,7 +35,10 @@ def helm_flags(page: Path) -> Iterator[str]:
 
 
 def documents(page: Path) -> Iterator[Any]:
-    """Each YAML document of a page."""
+    """Each YAML document of a page, or of a file of YAML."""
+    if page.suffix == ".yaml":
+        yield from (document for document in yaml.safe_load_all(page.read_text()) if document)
+        return
     for language, text in _BLOCK.findall(page.read_text()):
         if language == "yaml":
             yield from (document for document in yaml.safe_load_all(text) if document)

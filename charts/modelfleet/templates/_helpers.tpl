@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Short enough that "-operator-metrics" and a pod's suffix still fit into 63 characters. */ -}}
+{{- /* Short enough that "-gateway-metrics" and a pod's suffix still fit into 63 characters. */ -}}
 {{- define "modelfleet.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}

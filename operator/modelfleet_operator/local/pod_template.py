@@ -21,8 +21,7 @@ def environment(manifest: ModelDeployment) -> dict[str, str]:
     for variable in variables:
         name, value = variable.get("name"), variable["value"]
         if not isinstance(name, str) or not name or "=" in name or not isinstance(value, str):
-            # Neither is quoted: it may be a secret.
-            raise ManifestError(f"{where}: expected a name and a string in each, found another")
+            raise ManifestError(f"{where}: expected a name and a string, found {variable}")
     return {variable["name"]: variable["value"] for variable in variables}
 
 

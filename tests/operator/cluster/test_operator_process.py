@@ -43,7 +43,13 @@ async def ended(process: Process) -> tuple[int, str]:
 
 async def test_runs_until_sigterm_and_leaves_the_pods(api: ApiServer, kubeconfig: Path):
     flags = (f"--kubeconfig={kubeconfig}", "--fleet-listen=127.0.0.1:0", "--log-format=json")
-    async with operator(*flags, MODELFLEET_LOG_LEVEL="debug") as process:
+    proxy = {"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}
+    of_workers = (
+        f"--worker-env={json.dumps([proxy])}",
+        '--worker-resources={"requests": {"memory": "7Gi"}}',
+        "--allowed-endpoint=minio.storage:9000",
+    )
+    async with operator(*flags, *of_workers, MODELFLEET_LOG_LEVEL="debug") as process:
         await Cluster(api).apply()
         await eventually(api.pods, within=30)
         process.send_signal(signal.SIGTERM)
@@ -51,8 +57,13 @@ async def test_runs_until_sigterm_and_leaves_the_pods(api: ApiServer, kubeconfig
     assert code == 0, said
     assert "Traceback" not in said
     [pod] = api.running().values()
-    told = {"name": "MODELFLEET_LOG_LEVEL", "value": "debug"}
-    assert told in pod["spec"]["containers"][0]["env"]
+    (worker,) = pod["spec"]["containers"]
+    environment = {variable["name"]: variable.get("value") for variable in worker["env"]}
+    assert environment["MODELFLEET_LOG_LEVEL"] == "debug"
+    assert environment["HTTPS_PROXY"] == proxy["value"]
+    allowed = "minio.storage:9000,proxy.example:3128"
+    assert environment["MODELFLEET_ALLOWED_ENDPOINTS"] == allowed
+    assert worker["resources"]["requests"] == {"cpu": "500m", "memory": "7Gi"}
     lines = [json.loads(line) for line in said.splitlines()]  # kopf's own, too
     assert "plan: create" in [line["event"] for line in lines]
     assert any(line.get("logger", "").startswith("kopf") for line in lines)
