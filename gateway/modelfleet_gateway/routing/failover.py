@@ -143,7 +143,7 @@ class LostCall:
     """A call to a worker as it was when the worker was lost."""
 
     served: bool = False  # it had a token of this worker
-    late: bool = False  # it was sent when the worker had been silent for a while already
+    late: bool = False  # it was sent when the worker had been silent for a while, or not at all
     losses: int = 0  # workers that were lost with this request before, since its last token
 
 

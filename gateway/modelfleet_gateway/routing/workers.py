@@ -60,7 +60,7 @@ class Slot:
         self.accepted = False
         self.served = False  # it had a token of this worker, so it is not what breaks it
         self.is_excused = False  # another call is why the worker is lost, if it is
-        self._late = False  # the worker was silent already when the call was sent
+        self._late = True  # not sent yet, or when the worker had been silent for a while
         self._sent_at = 0.0  # seconds on the loop's clock
         self._call: GenerateCall | None = None
         self._sending = 0  # bytes that hold the gate

@@ -409,8 +409,9 @@ async def test_a_late_message_of_the_older_stream_does_not_touch_the_newer_one()
                 await newer.say(await newer.view(), waiting=3)
                 await served.until(lambda: served.fleet.signals(MODEL).waiting == 3)
                 await older.say(view, waiting=9)
+                streams = served.fleet.streams
                 await served.until(
-                    lambda: {s.models[MODEL].waiting for s in served.fleet.streams} == {3, 9}
+                    lambda: {said.waiting for s in streams for said in s.models.values()} == {3, 9}
                 )
                 assert served.fleet.signals(MODEL).waiting == 3
 
