@@ -2,9 +2,9 @@
 
 The rooms, in the order in which a request passes them (docs/walkthrough.md follows one):
 
-- `http`: `server` listens and drains, `connection` speaks HTTP within limits, `app` has the URLs
-  (`cors` for browsers), `generation` serves the two that generate, `asgi` is one request and its
-  response; `body` reads a request's body, within the `budget` of all of them.
+- `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
+  `app` has the URLs (`cors` for browsers), `generation` serves the two that generate, `asgi` is one
+  request and its response; `body` reads a request's body, within the `budget` of all of them.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`
   are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the

@@ -149,6 +149,12 @@ def test_a_wrong_address_is_one_clear_line():
     assert "--listen: expected HOST:PORT" in started.stderr
 
 
+def test_a_wrong_origin_is_a_usage_error():
+    started = start("--operator", "127.0.0.1:1", "--cors-origin", "chat.example.com")
+    assert started.returncode == 2
+    assert "expected an origin" in started.stderr
+
+
 def test_help_is_quick_and_imports_no_torch():
     began = time.monotonic()
     shown = start("--help")

@@ -8,6 +8,7 @@ minutes, and compares memory, descriptors and errors of a gateway process before
 
 import argparse
 import asyncio
+import contextlib
 import gzip
 import json
 import random
@@ -112,7 +113,20 @@ def any_request(chance: random.Random) -> bytes:
     return bytes(sent)
 
 
-async def send(url: str, chance: random.Random) -> int:
+async def read(reader: asyncio.StreamReader, patience: float) -> bytes:
+    """What comes until the connection ends, or nothing comes for `patience` seconds."""
+    raw = b""
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(patience):
+                data = await reader.read(2**16)
+            if not data:
+                break
+            raw += data
+    return raw
+
+
+async def send(url: str, chance: random.Random, patience: float) -> int:
     """One connection; the status of its first answer, 0 for none. Fails for what must not be."""
     sent = b"".join(any_request(chance) for _ in range(chance.choice([1, 1, 1, 2])))
     async with asyncio.timeout(30):
@@ -125,7 +139,7 @@ async def send(url: str, chance: random.Random) -> int:
                 return 0
             if how < 0.2:
                 writer.write_eof()
-            raw = await reader.read()
+            raw = await read(reader, patience)
         except ConnectionError:
             return 0
         finally:
@@ -143,14 +157,20 @@ async def send(url: str, chance: random.Random) -> int:
     return answer.status
 
 
-async def fuzz(url: str, seed: int, requests: int, *, at_once: int = 16) -> Counter[int]:
-    """How often each status was answered."""
+async def fuzz(
+    url: str, seed: int, requests: int, *, at_once: int = 16, patience: float = 60
+) -> Counter[int]:
+    """How often each status was answered.
+
+    With a short `patience` connections are left that the gateway keeps; with a long one it fails if
+    one of them does not end in time.
+    """
     chance, statuses = random.Random(seed), Counter[int]()
     left = iter(range(requests))
 
     async def client() -> None:
         for _ in left:
-            statuses[await send(url, random.Random(chance.random()))] += 1
+            statuses[await send(url, random.Random(chance.random()), patience)] += 1
 
     await asyncio.gather(*(client() for _ in range(at_once)))
     return statuses
@@ -169,12 +189,12 @@ async def main() -> None:
             gateway_process(operator, Path(folder)) as gateway,
         ):
             process = psutil.Process(gateway.process.pid)
-            statuses = await fuzz(gateway.url, 0, 3000)
+            statuses = await fuzz(gateway.url, 0, 3000, at_once=100, patience=0.3)
             await asyncio.sleep(80)  # silent connections have ended
             before = process.memory_info().rss, process.num_fds()
             ends, seed = time.monotonic() + args.seconds, args.seed
             while time.monotonic() < ends:
-                statuses += await fuzz(gateway.url, seed, 1000, at_once=200)
+                statuses += await fuzz(gateway.url, seed, 1000, at_once=100, patience=0.3)
                 seed += 1
             await asyncio.sleep(80)
             after = process.memory_info().rss, process.num_fds()

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import http
-import json
-from collections.abc import Callable
 from typing import Any, Final
 
 import httptools
 import structlog
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -29,6 +26,7 @@ from ..errors import (
     RequestTimeoutError,
 )
 from ..options import ConnectionLimits
+from .responses import ClosedByConnection, raw_response, unframed
 
 HTTP_1_0: Final = "1.0"
 HTTP_1_1: Final = "1.1"
@@ -119,10 +117,9 @@ class Connection(HttpToolsProtocol):
             return
         self._fed_bytes += len(data)
         try:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._ignore_upgrade(data[upgrade.args[0] :])
+            rest = self._feed(data)
+            while rest:
+                rest = self._feed(rest)
         except httptools.HttpParserError:
             self._refuse(self._refusal or MalformedHttpError("Malformed HTTP request."))
             return
@@ -204,19 +201,24 @@ class Connection(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Answers a request that offers another protocol in this one (RFC 9110, 7.8).
+    def _feed(self, data: bytes) -> bytes:
+        """Parses data, and returns what is to be parsed next.
 
-        Java's HttpClient offers h2c with each. The parser has stopped before the body, so a new one
-        reads the same headers without the offer, and then the rest.
+        A request that offers another protocol is answered in this one (RFC 9110, 7.8); Java's
+        HttpClient offers h2c with each. The parser has stopped before the body, so a new one reads
+        the same headers without the offer, and then the rest.
         """
-        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
-            if name != b"upgrade":
-                head += [name, b": ", value, b"\r\n"]
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        self.parser.feed_data(b"".join([*head, b"\r\n", rest]))
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+            for name, value in self.headers:
+                if name != b"upgrade":
+                    head += [name, b": ", value, b"\r\n"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+            return b"".join([*head, b"\r\n", data[upgrade.args[0] :]])
+        return b""
 
     def _watch_reader(self) -> None:
         unread = self._tcp.get_write_buffer_size()
@@ -281,6 +283,8 @@ class Connection(HttpToolsProtocol):
             return
         self._closing = True
         self._cancel_timers()
+        if self._tcp.is_closing():
+            return
         if self._part is Part.BODY if linger is None else linger:
             self._dropping.add(self)
             self.flow.resume_reading()
@@ -306,57 +310,3 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-
-
-class ClosedByConnection(asyncio.Transport):
-    """What uvicorn writes a response to: its `close` is the connection's."""
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        close: Callable[[], None],
-        is_closing: Callable[[], bool],
-    ) -> None:
-        super().__init__()
-        self._transport = transport
-        self._close = close
-        self._is_closing = is_closing
-
-    @override
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if not self._is_closing():
-            self._transport.write(data)
-
-    @override
-    def close(self) -> None:
-        self._close()
-
-    @override
-    def is_closing(self) -> bool:
-        return self._is_closing() or self._transport.is_closing()
-
-
-def unframed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
-    """An application whose streams have no chunks: they end with the connection."""
-
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_unframed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                cycle.chunked_encoding = False
-            else:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, send_unframed)
-
-    return run
-
-
-def raw_response(error: GatewayError) -> bytes:
-    """An error as the last response of a connection."""
-    body = json.dumps(error.body()).encode()
-    head = (
-        f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-    )
-    return f"{head}\r\n".encode() + body

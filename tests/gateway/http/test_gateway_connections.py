@@ -215,5 +215,8 @@ async def test_a_client_that_offers_another_protocol_is_answered_in_this_one(upg
         sent = request("POST /v1/completions", upgrade, "upgrade: h2c", body=TEXT)
         sent = sent.replace(b"connection: close\r\n", b"", 1)
         assert (await ask(fleet.url, sent)).status == 200
+        sent = request("POST /v1/completions", "connection: upgrade", "upgrade: h2c", body=TEXT)
+        raw = await until_closed(fleet.url, sent.replace(b"connection: close\r\n", b"") * 3)
+        assert raw.count(b"HTTP/1.1 200 ") == 3
         sent = request("GET /healthz", upgrade, "upgrade: websocket")
         assert (await ask(fleet.url, sent.replace(b"connection: close\r\n", b"", 1))).status == 200
