@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from .autoscale import BUCKET, Peaks
+from .load_estimate import PhaseStart
 from .placement import Shortage, Shortages
 from .reasons import Reason
 
@@ -76,6 +77,12 @@ class Memory:
     """Since when a worker that was ready says FAILED or is unreachable, by uid (Unix seconds)."""
     was_ready: frozenset[str] = frozenset()  # uids
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
+    phase_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What each phase of the latest load took (see load_estimate)."""
+    loading: Mapping[str, tuple[PhaseStart, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Phases so far of workers that load, by uid. Not kept: they change every second or two."""
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
 
@@ -95,6 +102,7 @@ class Memory:
             "unwell": dict(self.unhealthy),
             "was_ready": sorted(self.was_ready),
             "cold_start_seconds": self.cold_start_seconds,
+            "phase_seconds": dict(self.phase_seconds),
             "shortages": {
                 name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
                 for name, shortage in self.shortages.items()
@@ -107,7 +115,7 @@ class Memory:
         known = {
             name: dumped[key]
             for name in cls.__dataclass_fields__
-            if (key := _STORED_KEYS.get(name, name)) in dumped
+            if name != "loading" and (key := _STORED_KEYS.get(name, name)) in dumped
         }
         if "peaks" in known:
             known["peaks"] = tuple((float(t), int(n)) for t, n in known["peaks"])
