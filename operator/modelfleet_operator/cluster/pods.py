@@ -73,6 +73,12 @@ def template_problems(manifest: ModelDeployment, settings: PodSettings) -> list[
     return found
 
 
+def template_faults(manifest: ModelDeployment) -> list[str]:
+    """The same where no operator can be asked: what none of them would take."""
+    every_folder = PodSettings(image="", host_paths=("/",))
+    return [sentence for _, sentence in template_problems(manifest, every_folder)]
+
+
 def _not_allowed(folder: str, settings: PodSettings) -> str:
     allowed = ", ".join(settings.host_paths) or "none"
     return (

@@ -1,4 +1,4 @@
-"""`modelfleet quantize`, also `python -m modelfleet_worker.quantize`."""
+"""The command line of `modelfleet quantize`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from typer.exceptions import TyperException
+
+from modelfleet_process.command_line import STYLE, run_app
 
 from ..errors import UsageError, WorkerError
 from ..quantization.scheme import Method, Override
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .calibration import ShareReport
     from .evaluation import Cost
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, **STYLE)
 REPORT = "quantization_report.json"
 
 
@@ -122,7 +123,7 @@ def _progress(title: str) -> Iterator[ShareReport]:
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda share: bar.update(task, completed=share)
@@ -134,10 +135,4 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Ends with the command's exit code; what the user must fix is one line and code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (TyperException, WorkerError) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
-        code = 2
-    sys.exit(code or 0)
+    sys.exit(run_app(app, "modelfleet quantize", (WorkerError,)))
