@@ -23,6 +23,7 @@ import psutil
 import yaml
 from openai import OpenAI
 from rich.console import Console
+from rich.markup import escape
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
@@ -54,7 +55,7 @@ def main() -> int:
             say("interrupted")
             return 130
         except (StuckError, httpx.HTTPError) as error:
-            say(f"[red]the demo failed:[/] {error}")
+            say(f"[red]the demo failed:[/] {escape(str(error))}")
             return 1
         finally:
             say("Ending the fleet (SIGTERM)")

@@ -1,32 +1,29 @@
-"""`python -m modelfleet_gateway`."""
+"""The command line of the gateway: `modelfleet gateway`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from modelfleet_process import parent
-from modelfleet_process.options import (
-    DieWithParentOption,
-    LogFormatOption,
-    LogLevel,
-    LogLevelOption,
-    QuietOption,
-    VerboseOption,
-    chosen_level,
-)
+from modelfleet_process.command_line import STYLE, run_app
+from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
 from .errors import StartupError
 from .options import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_HELD_BYTES, Options
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, **STYLE)
 
 
 @app.command()
+@takes_log_options()
 def gateway(
+    *,
+    logs: LogOptions,
     operator: Annotated[str, typer.Option(help="HOST:PORT of the operator's Fleet service.")],
     listen: Annotated[
         str, typer.Option(help="HOST:PORT for clients; port 0 picks one.")
@@ -79,14 +76,9 @@ def gateway(
     metrics_address_file: Annotated[
         Path | None, typer.Option(help="Gets the actual HOST:PORT of --metrics-listen.")
     ] = None,
-    log_format: LogFormatOption = None,
-    log_level: LogLevelOption = LogLevel.INFO,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
-    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
     if die_with_parent:
         parent.die_with_parent()
     # gRPC's core would write a line to stderr for each lost connection; our own log does that.
@@ -109,9 +101,9 @@ def gateway(
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None
-    raise typer.Exit(run(options, log_format=log_format, log_level=level))
+    raise typer.Exit(run(options, log_format=logs.format, log_level=logs.level))
 
 
 def main() -> None:
     """The entry point."""
-    app()
+    sys.exit(run_app(app, "modelfleet gateway"))

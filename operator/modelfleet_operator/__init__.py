@@ -14,15 +14,17 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
   `conditions` with `causes`, `cost` and `status` makes the status, `view` what gateways route by.
   Values: `observed` and `memory` go in, `actions` come out; `reasons` and `startup_problem` name
   what may be wrong. `rendering` and `announcements` turn a status into YAML and Events.
-  `leadership` decides about the Lease, `names` derives names.
+  `leadership` decides about the Lease, `names` derives names, `load_estimate` knows how far a load
+  is.
 - `cluster` and `local`: the two bodies. They observe what there is and carry actions out, on
   Kubernetes (`cache` of kopf's `handlers` with `overlay`, `body` with `pods` and `api`,
   `status_writer`; `run`, `lease` and `sweep` around it) and as processes of one machine
-  (`body` with `processes`; `up` around it).
-- `api`: the objects that users write and read, one file each; `views` turns a ModelDeployment into
-  what decisions and workers read of it.
+  (`body` with `deployments` and `processes`; `up` around it, `watching` for edits of its files).
+- `client`: the other side of a gateway, for `modelfleet chat` and `models`.
+- `api`: the objects that users write and read, one file each; `manifests` reads them from files,
+  `views` turns a ModelDeployment into what decisions and workers read of it.
 - `explain`: `snapshot` keeps all that decisions see, `report` says what they make of it.
-- `cli`: the command line, with `terminal` for the text of its log lines.
+- `cli`: the command line, with one file of `commands` each, and `terminal` for what people read.
 
 Beside them: `errors`, and the logs of `modelfleet_process`.
 """

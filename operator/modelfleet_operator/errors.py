@@ -37,3 +37,11 @@ class SnapshotError(ModelfleetError):
 
 class ExplainError(ModelfleetError):
     """There is nothing to explain: no such deployment, or no operator that could say."""
+
+
+class EndpointError(ModelfleetError):
+    """A gateway that cannot be reached, or that refuses what was asked; in its own words."""
+
+
+class LogsError(ModelfleetError):
+    """There are no logs to show: no such deployment, or no cluster that could give them."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m modelfleet_worker`, also reached as `modelfleet worker`."""
+"""The command line of the worker: `modelfleet worker`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.exceptions import TyperException
 
-from modelfleet_process.options import (
-    DieWithParentOption,
-    LogFormatOption,
-    LogLevel,
-    LogLevelOption,
-    QuietOption,
-    VerboseOption,
-    chosen_level,
-)
+from modelfleet_process.command_line import STYLE, run_app
+from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
 from .errors import WorkerError
 from .options import (
@@ -37,7 +29,7 @@ from .options import (
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, GenerationDefaults, ModelSpec
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, **STYLE)
 
 
 class Device(enum.StrEnum):
@@ -49,7 +41,10 @@ class Device(enum.StrEnum):
 
 
 @app.command()
+@takes_log_options()
 def worker(
+    *,
+    logs: LogOptions,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0 picks one.")
     ] = "127.0.0.1:0",
@@ -130,16 +125,13 @@ def worker(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
     ] = 30.0,
-    log_format: LogFormatOption = None,
-    log_level: LogLevelOption = LogLevel.INFO,
-    verbose: VerboseOption = False,
-    quiet: QuietOption = False,
     die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
     import structlog
 
-    from modelfleet_process import logs, parent
+    from modelfleet_process import parent
+    from modelfleet_process.logs import configure, console_style
 
     from .devices.paced import Calibration
     from .errors import UsageError
@@ -150,7 +142,6 @@ def worker(
     from .storage.cache import Cache
     from .storage.sources import parse_source
 
-    level = chosen_level(log_level, verbose=verbose, quiet=quiet)
     if die_with_parent:
         parent.die_with_parent()
     if not re.fullmatch(r"(\[[^\]]+\]|[^:]+):\d{1,5}", listen):
@@ -195,25 +186,15 @@ def worker(
         address_file=address_file,
         drain_timeout=drain_timeout,
     )
-    logs.configure(log_format, level, logs.console_style(utc=False))
+    configure(logs.format, logs.level, console_style(utc=False))
     structlog.contextvars.bind_contextvars(worker=options.worker_id)
     return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
 
 
 def main() -> None:
     """Ends with the command's exit code; what the user must fix is one line and code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (TyperException, WorkerError) as error:
-        _complain(error)
-        code = 2
+    code = run_app(app, "modelfleet worker", (WorkerError,))
     # Not sys.exit: an engine that is stuck in its step must not keep the process.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code or 0)
-
-
-def _complain(error: Exception) -> None:
-    # Typer's own errors name the option only in their long form.
-    message = error.format_message() if isinstance(error, TyperException) else str(error)
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    os._exit(code)

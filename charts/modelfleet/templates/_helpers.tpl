@@ -59,6 +59,17 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Where clients reach the gateways; a ModelDeployment's status shows it. */ -}}
+{{- define "modelfleet.gatewayURL" -}}
+{{- $ingress := .Values.gateway.ingress -}}
+{{- $port := int .Values.gateway.service.port -}}
+{{- if and $ingress.enabled $ingress.host -}}
+{{- printf "%s://%s" (ternary "http" "https" (empty $ingress.tlsSecret)) $ingress.host -}}
+{{- else -}}
+{{- printf "http://%s-gateway.%s.svc%s" (include "modelfleet.fullname" .) .Release.Namespace (ternary "" (printf ":%d" $port) (eq $port 80)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Pod Security Standards, level restricted. Users are numbers in the images. */ -}}
 {{- define "modelfleet.podSecurity" -}}
 runAsNonRoot: true

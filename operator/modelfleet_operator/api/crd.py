@@ -1,7 +1,7 @@
 """`python -m modelfleet_operator.api.crd` generates crds/ and docs/reference.md from the models.
 
 The schemas are structural, bounded (the API server estimates the cost of CEL rules by that) and
-described throughout: `kubectl explain md.spec` is the documentation.
+described throughout: `kubectl explain mdep.spec` is the documentation.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Column:
     type: str
     path: str
     description: str
+    is_wide: bool = False  # only with `-o wide`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ MODEL_DEPLOYMENT = ApiObject(
     model=model_deployment.ModelDeployment,
     kind=model_deployment.KIND,
     plural=model_deployment.PLURAL,
-    short_name="md",
+    short_name="mdep",  # not `md`, which is Cluster API's MachineDeployment
     scope="Namespaced",
     spec=model_deployment.Spec,
     status=status.StatusSchema,
@@ -91,10 +92,22 @@ MODEL_DEPLOYMENT = ApiObject(
             description="Why it is ready or not",
         ),
         Column(
-            name="Replicas",
+            name="Workers",
             type="integer",
-            path=".status.replicas",
-            description="Workers that exist",
+            path=".status.readyReplicas",
+            description="Workers that every gateway can route to",
+        ),
+        Column(
+            name="Wanted",
+            type="integer",
+            path=".status.desiredReplicas",
+            description="Workers wanted now",
+        ),
+        Column(
+            name="Load%",
+            type="integer",
+            path=".status.coldStart.percent",
+            description="How far the next worker is",
         ),
         Column(
             name="Queue",
@@ -103,22 +116,43 @@ MODEL_DEPLOYMENT = ApiObject(
             description="Requests that wait for a worker",
         ),
         Column(
-            name="Model",
-            type="string",
-            path=".spec.model.source",
-            description="Where the model comes from",
-        ),
-        Column(
             name="$/h",
             type="string",
             path=".status.cost.perHour",
             description="What its workers cost an hour, by the prices of their accelerator classes",
         ),
         Column(
+            name="URL",
+            type="string",
+            path=".status.url",
+            description="Base URL of OpenAI's API, where clients ask for it",
+        ),
+        Column(
             name="Age",
             type="date",
             path=".metadata.creationTimestamp",
             description="Time since it was created",
+        ),
+        Column(
+            name="Model",
+            type="string",
+            path=".spec.model.source",
+            description="Where the model comes from",
+            is_wide=True,
+        ),
+        Column(
+            name="Revision",
+            type="string",
+            path=".status.revision",
+            description="The one that the spec asks for",
+            is_wide=True,
+        ),
+        Column(
+            name="Message",
+            type="string",
+            path=f"{_READY}.message",
+            description="Why it is ready or not, as a sentence",
+            is_wide=True,
         ),
     ),
 )
@@ -178,6 +212,7 @@ def custom_resource_definition(of: ApiObject) -> dict[str, Any]:
                 "type": column.type,
                 "jsonPath": column.path,
                 "description": column.description,
+                **({"priority": 1} if column.is_wide else {}),
             }
             for column in of.columns
         ],
@@ -238,7 +273,7 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Generated from the CRDs by `make generate`; `kubectl explain md.spec` says the same. "
+        "Generated from the CRDs by `make generate`; `kubectl explain mdep.spec` says the same. "
         "A manifest is read alike by `kubectl apply` and by `modelfleet up`.",
         "",
         "Durations are strings such as `90s` or `1h30m`, memory is a quantity such as `2Gi`, money "

@@ -1,84 +1,124 @@
-"""Reads ModelDeployments from YAML files and says in sentences what is wrong with them."""
+"""Reads manifests from YAML files and says in sentences what is wrong with them."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import ManifestError
 from . import accelerator_class
 from .accelerator_class import AcceleratorClass
+from .documents import read_documents
 from .model_deployment import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
+from .other_kinds import Reference, Values, describe, expand_list, is_other_kind, read_values
 
 _Object = TypeVar("_Object", bound=ApiModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: times stay strings, and a key that stands twice is an error."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manifests:
+    """All that stands in some files, and all that is wrong with them."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key_node.value!r} stands twice",
-                    problem_mark=key_node.start_mark,
-                )
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+    deployments: tuple[ModelDeployment, ...] = ()  # valid ones, in order
+    homes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Where each stands, by its full name: file and number of the document."""
+    classes: tuple[str, ...] = ()  # names of the AcceleratorClasses that are valid
+    others: tuple[str, ...] = ()  # objects of other kinds, like "Job default/fill"
+    values: Values = dataclasses.field(default_factory=Values)
+    """Of the Secrets and ConfigMaps among them."""
+    problems: tuple[str, ...] = ()  # file, document, field, what was expected and what was found
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regex) for tag, regex in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def load_manifests(paths: Iterable[Path]) -> Manifests:
+    """Every object in the files. ManifestError lists all that is wrong in all of them."""
+    read = read_manifests(paths)
+    if read.problems:
+        raise ManifestError("\n".join(read.problems))
+    return read
 
 
-def load_manifests(paths: Iterable[Path]) -> list[ModelDeployment]:
-    """Every ModelDeployment in the files, in order; AcceleratorClasses are checked and left out.
-
-    ManifestError lists all that is wrong in all files: file, document, field, what was expected and
-    what was found.
-    """
-    found: list[ModelDeployment] = []
-    homes: dict[str, str] = {}  # full name -> where it stands
-    wrong: list[str] = []
+def read_manifests(paths: Iterable[Path]) -> Manifests:
+    """The same with the problems as values."""
+    reading = _Reading()
+    paths = list(paths)
     for path in paths:
         try:
-            documents = _documents(path)
+            documents = read_documents(path)
         except ManifestError as error:
-            wrong.append(str(error))
+            reading.problems.append(str(error))
             continue
         for number, document in documents:
-            where = f"{path}, document {number}"
-            if _is_class(document):
-                problems, _ = _validated(AcceleratorClass, document)
-                wrong += [f"{where}: {problem}" for problem in problems]
-                continue
+            objects = expand_list(document)
+            for place, item in enumerate(objects, 1):
+                within = "" if objects == [document] else f", item {place}"
+                reading.add(item, f"{path}, document {number}{within}")
+    if not reading.homes and not reading.problems:
+        found = [*([accelerator_class.KIND] if reading.classes else []), *reading.kinds]
+        reading.problems.append(
+            f"{', '.join(map(str, paths))}: expected a {KIND} in one of the files, found "
+            f"{', '.join(dict.fromkeys(found)) or 'none'} only"
+        )
+    return Manifests(
+        deployments=tuple(reading.deployments),
+        homes=reading.homes,
+        classes=tuple(reading.classes),
+        others=tuple(reading.others),
+        values=Values(reading.values),
+        problems=tuple(reading.problems),
+    )
+
+
+class _Reading:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.deployments: list[ModelDeployment] = []
+        self.homes: dict[str, str] = {}
+        self.classes: list[str] = []
+        self.others: list[str] = []
+        self.kinds: list[str] = []  # of `others`
+        self.values: dict[Reference, Mapping[str, str]] = {}
+        self.problems: list[str] = []
+
+    def add(self, document: Any, where: str) -> None:
+        """`where` is the file and the number of the document."""
+        if _is_class(document):
+            problems, class_ = _validated(AcceleratorClass, document)
+            self._complain(where, problems)
+            if class_ is not None:
+                self.classes.append(class_.metadata.name)
+        elif is_other_kind(document):
+            self.others.append(describe(document))
+            self.kinds.append(document["kind"])
+            problems, reference, texts = read_values(document)
+            self._complain(where, (f"{describe(document)}: {problem}" for problem in problems))
+            if reference is not None:
+                self.values[reference] = texts
+        else:
             problems, deployment = check_manifest(document)
-            wrong += [f"{where}: {problem}" for problem in problems]
-            if deployment is None:
-                continue
-            first = homes.setdefault(deployment.full_name, where)
-            if first is not where:
-                wrong.append(
-                    f"{where}: {deployment.full_name} stands in {first} already: "
-                    "rename one of them, or give it another namespace"
-                )
-            found.append(deployment)
-    if not found and not wrong:
-        wrong.append(f"expected a {KIND} in one of the files, found {accelerator_class.KIND} only")
-    if wrong:
-        raise ManifestError("\n".join(wrong))
-    return found
+            self._complain(where, problems)
+            if deployment is not None:
+                self._add_deployment(deployment, where)
+
+    def _add_deployment(self, deployment: ModelDeployment, where: str) -> None:
+        first = self.homes.setdefault(deployment.full_name, where)
+        if first is not where:
+            self.problems.append(
+                f"{where}: {deployment.full_name} stands in {first} already: "
+                "rename one of them, or give it another namespace"
+            )
+        else:
+            self.deployments.append(deployment)
+
+    def _complain(self, where: str, problems: Iterable[str]) -> None:
+        self.problems += [f"{where}: {problem}" for problem in problems]
 
 
 def check_manifest(document: Any) -> tuple[list[str], ModelDeployment | None]:
@@ -144,32 +184,6 @@ def _without(document: dict[str, Any], locations: Iterable[tuple[int | str, ...]
             node = node[part]
         del node[last]
     return document
-
-
-def _documents(path: Path) -> list[tuple[int, Any]]:
-    """The documents that are not empty, counted from 1."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: expected YAML in UTF-8: {error}") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        documents = list(yaml.load_all(text, Loader=_Loader))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ManifestError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ManifestError(f"{path}: not valid YAML: {error}") from error
-    except RecursionError:
-        raise ManifestError(f"{path}: not a manifest: nested too deeply") from None
-    numbered = [(n, document) for n, document in enumerate(documents, 1) if document is not None]
-    if not numbered:
-        raise ManifestError(f"{path}: expected a {KIND}, found an empty file")
-    return numbered
 
 
 _EXPECTED = {

@@ -181,7 +181,8 @@ class Model(ApiModel):
     own defaults (temperature 1, the others off). Default: Checkpoint."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with the hub's access token for an hf:// source, given to workers as HF_TOKEN; on one
-    machine (`modelfleet up`) the environment's HF_TOKEN is used instead. Default: none."""
+    machine (`modelfleet up`) a Secret of the same files, or else the environment's HF_TOKEN.
+    Default: none."""
 
     @model_validator(mode="after")
     def _hub_fields_need_a_hub(self) -> Self:
@@ -394,8 +395,9 @@ class PodTemplate(ApiModel):
     spec: Annotated[dict[str, Any], Field(json_schema_extra=OPEN_OBJECT)] = {}
     """A pod's spec, as in core/v1: pull secrets, service account, node affinity, sidecars. Its
     container `worker` is laid under Modelfleet's own: env, envFrom, resources, volumeMounts. What
-    Modelfleet sets itself is refused here. On one machine (`modelfleet up`) only that container's
-    plain env counts. Default: empty."""
+    Modelfleet sets itself is refused here. On one machine (`modelfleet up`) only that
+    container's env and envFrom count, with Secrets and ConfigMaps of the same files. Default:
+    empty."""
 
 
 class Spec(ApiModel):

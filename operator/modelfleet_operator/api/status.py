@@ -93,6 +93,8 @@ class StatusSchema(ApiModel):
     reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that exist: starting ones count, stopping ones do not."""
+    desired_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Workers wanted now."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that every connected gateway can route to."""
     selector: Annotated[str, Field(max_length=512)] | None = None
@@ -108,5 +110,8 @@ class StatusSchema(ApiModel):
     cost: CostSchema | None = None
     """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
     price."""
+    url: Annotated[str, Field(max_length=1024)] | None = None
+    """Base URL of OpenAI's API at the gateways, where clients ask for the model; absent: the
+    operator was not told (--endpoint)."""
     memory: Annotated[dict[str, Any], Field(json_schema_extra=OPAQUE)] | None = None
     """What the operator must remember across its own restart. Not an API: it changes freely."""

@@ -43,12 +43,19 @@ class _Refused:
 class ClusterBody:
     """Implements `reconciler.Body`. A successor needs nothing of it: the API server has all."""
 
-    def __init__(self, api: ClusterApi, settings: PodSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        api: ClusterApi,
+        settings: PodSettings,
+        clock: Callable[[], float],
+        endpoint: str = "",
+    ) -> None:
+        """`endpoint` is the gateways' URL for clients; empty: not known."""
         self._api = api
         self._settings = settings
         self._clock = clock
         self.cache = ClusterCache(settings, clock)
-        self._statuses = StatusWriter(api, clock)
+        self._statuses = StatusWriter(api, clock, endpoint)
         self.history = History(api, settings, clock, self._statuses.post_event)
         self._labels = LabelKeeper(api, self._statuses.post_event)
         self._refused: dict[str, _Refused] = {}

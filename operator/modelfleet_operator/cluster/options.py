@@ -20,6 +20,7 @@ class OperatorOptions:
     pods: PodSettings
     advertise: str = ""  # where gateways reach this replica; empty: where it listens
     metrics_listen: str = ""  # empty: no metrics
+    endpoint: str = ""  # the gateways' URL for clients, shown in statuses; empty: not known
     namespaces: tuple[str, ...] = ()  # empty: all
     lease_namespace: str = "default"
     lease_name: str = "modelfleet-operator"

@@ -94,6 +94,12 @@ def template_refusal(template: Mapping[str, Any], settings: PodSettings) -> str:
     return sentences[0] if sentences else ""
 
 
+def template_faults(manifest: ModelDeployment) -> list[str]:
+    """The same where no operator can be asked: what none of them would take."""
+    every_folder = PodSettings(image="", host_paths=("/",))
+    return [sentence for _, sentence in template_problems(manifest, every_folder)]
+
+
 def template_revision(template: Mapping[str, Any]) -> str:
     """Changes with anything in the pod, the image included, and with nothing else."""
     return revision_hash(template)

@@ -81,7 +81,7 @@ async def operate(
         connect = _Connections(configuration, metrics, stack)
         api_client = await connect(fence.check)
         api = ClusterApi(api_client)
-        body = ClusterBody(api, options.pods, time.time)
+        body = ClusterBody(api, options.pods, time.time, options.endpoint)
         fleet = FleetService(
             time.time,
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below

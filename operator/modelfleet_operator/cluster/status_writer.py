@@ -32,8 +32,10 @@ class _Written:
 class StatusWriter:
     """Keeps what was written last of each deployment, so that nothing is written twice."""
 
-    def __init__(self, api: ClusterApi, clock: Callable[[], float]) -> None:
+    def __init__(self, api: ClusterApi, clock: Callable[[], float], endpoint: str = "") -> None:
+        """`endpoint` is the gateways' URL for clients; empty: not known."""
         self._api = api
+        self._endpoint = endpoint
         self._clock = clock
         self._written: dict[str, _Written] = {}
 
@@ -63,7 +65,7 @@ class StatusWriter:
         Returns when (Unix seconds) to call it again for what was held back; None: nothing was.
         """
         now = self._clock()
-        rendered, dumped = rendering.render(status), memory.dump()
+        rendered, dumped = rendering.render(status, self._endpoint), memory.dump()
         last = self._written.get(deployment.key)
         if last is not None and last.uid != deployment.uid:
             last = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .causes import SCALED_TO_ZERO, Cause, placement_limits
 from .cost import cost_per_hour
+from .load_estimate import PHASES, estimate_load
 from .names import namespace_of
 from .observed import GatewayReport, Observed, Worker, WorkerState
 from .plan_context import PlanContext
@@ -46,6 +47,7 @@ def make_status(context: PlanContext, cause: Cause | None, previous: Status | No
             _condition(type_, finding, context, previous) for type_, finding in findings.items()
         ),
         replicas=len(existing),
+        desired_replicas=context.target.replicas,
         ready_replicas=len(groups.ready),
         selector=f"{DEPLOYMENT_LABEL}={seen.deployment.name}",
         revision=seen.deployment.revision,
@@ -213,18 +215,28 @@ def _name_conflict(seen: Observed) -> Finding:
 
 def _cold_start(context: PlanContext) -> ColdStartProgress | None:
     """The worker that will be ready next; None if nothing is on its way."""
-    known = context.memory.was_ready | context.groups.ready
-    coming = [worker for worker in context.groups.serving if worker.uid not in known]
+    memory = context.memory
+    known = memory.was_ready | context.groups.ready
     progress = []
-    for worker in coming:
+    for worker in context.groups.serving:
+        if worker.uid in known:
+            continue
         stats = context.signals.stats.get(worker.id)
-        learned = worker.created + context.memory.cold_start_seconds
         is_stuck = worker.problem is not None and worker.problem.is_shown(context.now)
-        is_known = learned > max(context.now, worker.created) and not is_stuck
-        phase, percent, eta = "Pending" if is_stuck else "Starting", 0, learned if is_known else 0.0
-        if stats is not None and stats.phase:
-            phase, percent, eta = stats.phase, int(stats.percent), stats.eta or eta
-        progress.append(ColdStartProgress(phase=phase, percent=percent, eta=eta))
+        if is_stuck and (stats is None or not stats.phase):
+            progress.append(ColdStartProgress(phase="Pending"))
+            continue
+        phases = memory.loading.get(worker.uid, ((PHASES[0], worker.created),))
+        load = estimate_load(
+            phases,
+            memory.phase_seconds,
+            context.now,
+            said_percent=stats.percent if stats else 0.0,
+            said_eta=stats.eta if stats else 0.0,
+        )
+        learned = worker.created + memory.cold_start_seconds  # of a version without the phases
+        eta = load.eta or (learned if learned > max(context.now, worker.created) else 0.0)
+        progress.append(ColdStartProgress(phase=phases[-1][0], percent=load.percent, eta=eta))
     if progress:
         return max(progress, key=lambda cold: cold.percent)
     if not context.changes.missing or context.seen.deployment.error:

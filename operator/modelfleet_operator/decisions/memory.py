@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from .autoscale import BUCKET, Peaks
+from .load_estimate import PhaseStart
 from .placement import Shortage, Shortages
 from .reasons import Reason
 
@@ -82,6 +83,12 @@ class Memory:
     claimed: frozenset[str] = frozenset()  # short names that it has (see names.owners)
     yielded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Short names that it asks for and another namespace had: name -> key of who had it."""
+    phase_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What each phase of the latest load took (see load_estimate)."""
+    loading: Mapping[str, tuple[PhaseStart, ...]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Phases so far of workers that load, by uid. Not kept: they change every second or two."""
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
 
@@ -104,6 +111,7 @@ class Memory:
             "cold_start_seconds": self.cold_start_seconds,
             "claimed": sorted(self.claimed),
             "yielded": dict(self.yielded),
+            "phase_seconds": dict(self.phase_seconds),
             "shortages": {
                 name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
                 for name, shortage in self.shortages.items()
@@ -116,7 +124,7 @@ class Memory:
         known = {
             name: dumped[key]
             for name in cls.__dataclass_fields__
-            if (key := _STORED_KEYS.get(name, name)) in dumped
+            if name != "loading" and (key := _STORED_KEYS.get(name, name)) in dumped
         }
         if "peaks" in known:
             known["peaks"] = tuple((float(t), int(n)) for t, n in known["peaks"])

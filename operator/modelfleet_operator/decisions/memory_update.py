@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .load_estimate import PHASES, PhaseStart, learn_phases, note_phase
 from .memory import DIGEST_LENGTH, STABLE, Failures, Memory
 from .names import names_yielded
 from .observed import Observed, Signals, Worker
@@ -35,6 +36,12 @@ def update_memory(
     becomes_ready = memory.last_ready_revision != revision and any(
         w.uid in ready or w.uid in was_ready for w in groups.current
     )
+    loading = _note_phases(memory, signals, now, groups)
+    learned = [
+        learn_phases(loading[w.uid], now)
+        for w in groups.current
+        if w.uid in ready and w.uid in loading
+    ]
     failures = memory.failures if is_same else Failures()
     old_failures = memory.old_failures if is_same else Failures()
     return replace(
@@ -43,6 +50,8 @@ def update_memory(
         last_active=now if becomes_ready else _last_active(memory, signals, now),
         last_ready_revision=revision if becomes_ready else memory.last_ready_revision,
         cold_start_seconds=max(cold_starts, default=memory.cold_start_seconds),
+        phase_seconds=learned[-1] if learned else memory.phase_seconds,
+        loading={uid: phases for uid, phases in loading.items() if uid not in ready},
         failures=count_failures(failures, memory, groups, revision, now, old=False),
         old_failures=count_failures(old_failures, memory, groups, revision, now, old=True),
         given_up=memory.given_up if is_same else "",
@@ -68,6 +77,23 @@ def _digests(
     if not new and known.keys() <= exist:
         return known
     return {uid: digest for uid, digest in known.items() if uid in exist} | new
+
+
+def _note_phases(
+    memory: Memory, signals: Signals, now: float, groups: WorkerGroups
+) -> dict[str, tuple[PhaseStart, ...]]:
+    """Of each serving worker that was never ready: what it did so far, and what it does now."""
+    loading: dict[str, tuple[PhaseStart, ...]] = {}
+    for worker in groups.serving:
+        if worker.uid in memory.was_ready:
+            continue
+        # A worker that waited for its node did not start yet.
+        begun = max(worker.created, worker.placed_at or 0.0)
+        phases = memory.loading.get(worker.uid, ((PHASES[0], begun),))
+        stats = signals.stats.get(worker.id)
+        phase = stats.phase if stats is not None and worker.uid not in groups.ready else ""
+        loading[worker.uid] = note_phase(phases, phase, now) if phase else phases
+    return loading
 
 
 def _last_active(memory: Memory, signals: Signals, now: float) -> float:

@@ -30,8 +30,8 @@ def parse_time(text: str) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-def render(status: Status) -> dict[str, Any]:
-    """JSON types, camelCase; what is not known is absent."""
+def render(status: Status, endpoint: str = "") -> dict[str, Any]:
+    """JSON types, camelCase; what is not known is absent. `endpoint`: URL of the gateways."""
     rendered: dict[str, Any] = {
         "observedGeneration": status.observed_generation,
         "conditions": [
@@ -46,6 +46,7 @@ def render(status: Status) -> dict[str, Any]:
             for condition in status.conditions
         ],
         "replicas": status.replicas,
+        "desiredReplicas": status.desired_replicas,
         "readyReplicas": status.ready_replicas,
         "selector": status.selector,
         "revision": status.revision,
@@ -68,6 +69,8 @@ def render(status: Status) -> dict[str, Any]:
             rendered["coldStart"]["eta"] = show_time(cold.eta)
     if status.cost_per_hour is not None:
         rendered["cost"] = {"perHour": show_money(status.cost_per_hour)}
+    if endpoint:
+        rendered["url"] = f"{endpoint.rstrip('/')}/v1"
     return rendered
 
 
@@ -92,6 +95,7 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
             if condition["type"] in get_args(ConditionType)
         ),
         replicas=rendered.get("replicas", 0),
+        desired_replicas=rendered.get("desiredReplicas", 0),
         ready_replicas=rendered.get("readyReplicas", 0),
         selector=rendered.get("selector", ""),
         revision=rendered.get("revision", ""),

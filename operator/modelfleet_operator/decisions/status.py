@@ -56,6 +56,7 @@ class Status:
     observed_generation: int
     conditions: tuple[Condition, ...]
     replicas: int = 0  # workers that exist, starting ones too, stopping ones not
+    desired_replicas: int = 0  # workers wanted
     ready_replicas: int = 0  # every connected gateway can route to them
     selector: str = ""  # finds the workers by label
     revision: str = ""  # the one that the spec asks for

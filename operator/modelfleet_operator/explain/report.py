@@ -84,6 +84,11 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
         case list() | tuple() if field == "peaks":
             # A time of 0 stands for: nothing was wanted lately (autoscale.NOTHING_WANTED).
             return {f"{_time(t)} ({_age(now - t)})": n for t, n in value if t > 0}
+        case dict() if field == "loading":
+            return {
+                uid: [f"{phase} since {_time(t)} ({_age(now - t)})" for phase, t in phases]
+                for uid, phases in value.items()
+            }
         case dict():
             return {str(k): _readable(v, now, str(k)) for k, v in value.items()}
         case set() | frozenset():

@@ -7,27 +7,28 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..api.model_deployment import ModelDeployment
 from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
 from ..decisions.memory import Memory
-from ..decisions.names import owners, revision_hash
-from ..decisions.observed import Deployment, Observed, PastRevision, Worker
-from ..decisions.rendering import render
+from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.rendering import render, show_time
 from ..decisions.status import Status
-from ..views import decision_view, model_flags
-from .pod_template import environment
+from .deployments import LocalDeployments
+from .learned import LearnedTimes
+from .pod_template import environment, logins
 from .processes import Child
 from .state import StateDirectory
+
+PULL_SECRETS_VARIABLE = "MODELFLEET_PULL_SECRETS"  # a folder with docker configs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """What `modelfleet up` says about all workers."""
 
-    flags: tuple[str, ...] = ()  # --device, --calibration: part of the revision
     drain_timeout: float = 30.0
     log_flags: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)  # a podTemplate's own wins
@@ -43,17 +44,18 @@ class _Process:
 
 
 class LocalBody:
-    """Implements `reconciler.Body`; deployments are those of the files, for its whole life."""
+    """Implements `reconciler.Body`; deployments are those of the files."""
 
     def __init__(
         self,
-        manifests: Sequence[ModelDeployment],
+        deployments: LocalDeployments,
         options: WorkerOptions,
         state: StateDirectory,
         wake: Callable[[str], None],
         show: Callable[[str, str], None],
     ) -> None:
         """`show` gets a worker's name and a line of its output."""
+        self._deployments = deployments
         self._options = options
         self._state = state
         self._wake = wake
@@ -61,24 +63,8 @@ class LocalBody:
         self._started = itertools.count(1)
         self._processes: dict[str, _Process] = {}  # by the worker's id
         self._written: dict[str, object] = {}
-        now = time.time()
-        self._manifests = {m.full_name: m for m in manifests}
-        self._flags = {key: (*model_flags(m), *options.flags) for key, m in self._manifests.items()}
-        self._environments = {key: environment(m) for key, m in self._manifests.items()}
-        # A microsecond apart: of two that ask for the same name, the first in the files has it.
-        self._deployments: dict[str, Deployment] = {
-            key: replace(
-                decision_view(
-                    manifest,
-                    revision=revision_hash([self._flags[key], self._environments[key]]),
-                    drain_timeout=options.drain_timeout,
-                    created=now + place * 1e-6,
-                ),
-                accelerators=(),  # there is one machine
-            )
-            for place, (key, manifest) in enumerate(self._manifests.items())
-        }
-        self._owners = owners(self._deployments.values())
+        self._learned = LearnedTimes(state.learned)
+        self.endpoint = ""  # URL of the gateway, once it is ready
 
     def keys(self) -> Collection[str]:
         """Every deployment of the files."""
@@ -86,19 +72,27 @@ class LocalBody:
 
     def observe(self, key: str) -> Observed | None:
         """From what the watchers of the processes wrote down."""
-        if key not in self._deployments:
+        view = self._deployments.view(key)
+        if view is None:
             return None
         return Observed(
-            deployment=self._deployments[key],
+            deployment=view,
             workers=tuple(p.worker for p in self._processes.values() if p.key == key),
-            owners=self._owners,
-            # The files do not change while it runs, so there is one revision of each.
-            history=(PastRevision(revision=self._deployments[key].revision, number=1),),
+            owners=self._deployments.owners,
+            history=self._deployments.history(key),
         )
 
+    def delete(self, key: str) -> None:
+        """It is in no file any more: its workers drain and end, as a cluster's collector does."""
+        self._written.pop(key, None)
+        self._state.remove_status(*key.split("/"))
+        for process in self._processes.values():
+            if process.key == key:
+                self._stop(process)
+
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
-        """Nothing: a fleet on one machine begins anew with its operator."""
-        return Memory(), None
+        """How long loading took the last time; all else begins anew with each `up`."""
+        return self._learned.recall(self._deployments.manifest(key).spec.model.source), None
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
         """PassingError when no process can be started now."""
@@ -115,8 +109,10 @@ class LocalBody:
                 if process is not None:
                     process.worker = replace(process.worker, draining_since=None)
                     self._wake(process.key)
-            case Record() | Forget():
-                pass  # nothing outlives this process
+            case Record(revision=revision, number=number):
+                self._deployments.record(seen.deployment.key, revision, number)
+            case Forget(revision=revision):
+                self._deployments.forget(seen.deployment.key, revision)
             case Stop(worker=worker):
                 process = self._find(worker)
                 if process is not None:
@@ -128,13 +124,20 @@ class LocalBody:
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> None:
         """Each change at once: writing a small file is cheap here."""
         deployment = seen.deployment
-        rendered = render(status)
+        if self._deployments.view(deployment.key) is None:
+            return  # deleted meanwhile
+        manifest = self._deployments.manifest(deployment.key)
+        self._learned.keep(manifest.spec.model.source, memory)
+        rendered = render(status, self.endpoint)
         if self._written.get(deployment.key) == rendered:
             return
         self._written[deployment.key] = rendered
-        manifest = self._manifests[deployment.key]
         document = manifest.model_dump(mode="json", exclude_unset=True, by_alias=True)
-        document["metadata"]["namespace"] = deployment.namespace
+        document["metadata"] |= {
+            "namespace": deployment.namespace,
+            "generation": deployment.generation,
+            "creationTimestamp": show_time(deployment.created),
+        }
         self._state.write_status(
             deployment.namespace, deployment.name, {**document, "status": rendered}
         )
@@ -163,6 +166,7 @@ class LocalBody:
         return process if process is not None and process.worker.uid == worker.uid else None
 
     async def _create(self, action: Create, deployment: Deployment) -> None:
+        template = self._deployments.template(deployment.key, action.revision)
         worker = Worker(
             namespace=deployment.namespace,
             name=action.name,
@@ -171,24 +175,31 @@ class LocalBody:
             ordinal=action.ordinal,
             created=time.time(),
         )
-        if worker.id in self._processes:
+        if template is None or worker.id in self._processes:
             return
         command = [
             *(sys.executable, "-P", "-m", "modelfleet_worker", "--listen", "127.0.0.1:0"),
             *("--worker-id", worker.id, "--drain-timeout", f"{self._options.drain_timeout:g}"),
             *self._options.log_flags,
-            *self._flags[deployment.key],
+            *template.flags,
         ]
         child = await Child.start(
             command,
             address_file=self._state.run / f"{worker.namespace}.{worker.name}",
             log_file=self._state.logs / f"{worker.namespace}.{worker.name}.log",
-            environment={**self._options.environment, **self._environments[deployment.key]},
+            environment={**self._options.environment, **self._environment(template.manifest)},
             show=lambda line: self._show(worker.name, line),
         )
         process = _Process(worker=worker, key=deployment.key, child=child)
         self._processes[worker.id] = process
         process.watching = asyncio.create_task(self._watch(process))
+
+    def _environment(self, manifest: ModelDeployment) -> dict[str, str]:
+        values = self._deployments.values
+        variables = environment(manifest, values)
+        if found := logins(manifest, values):
+            variables[PULL_SECRETS_VARIABLE] = self._state.write_logins(manifest.full_name, found)
+        return variables
 
     async def _watch(self, process: _Process) -> None:
         """Writes down where it listens and how it ends, and wakes the reconciler for both."""

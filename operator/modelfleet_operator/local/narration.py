@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..decisions.actions import Create, Remove, Stop
+from ..decisions.memory_update import ERROR_LENGTH
 from ..decisions.observed import Deployment, Worker
 from ..decisions.plan import Plan
 from ..decisions.status import ScalingEvent, Status
@@ -16,35 +17,59 @@ def narrate(
     before: Status | None,
     plan: Plan,
     now: float,
+    *,
+    tells_progress: bool = True,
 ) -> list[str]:
-    """What a person should hear of this plan, given the status before it."""
+    """What a person should hear of this plan, given the status before it.
+
+    `tells_progress` is False where a bar shows how far loading is.
+    """
     return [
-        *_exits(plan, now),
+        *_failures(before, plan, now),
         *_scaling(deployment, before, plan),
-        *_progress(before, plan.status),
+        *(_progress(before, plan.status) if tells_progress else ()),
         *_conditions(deployment, workers, before, plan.status, now),
     ]
 
 
-def _exits(plan: Plan, now: float) -> list[str]:
-    starts = any(isinstance(action, Create) for action in plan.actions)
-    cold = plan.status.cold_start
+def _failures(before: Status | None, plan: Plan, now: float) -> list[str]:
+    """One line for each worker that failed; of failures in a row only the first says why."""
+    stalled = plan.status.condition("Stalled")
+    was_stalled = before.condition("Stalled") if before else None
+    becomes_stalled = stalled.status == "True" and (
+        was_stalled is None or (was_stalled.status, was_stalled.reason) != ("True", stalled.reason)
+    )
+    told = [condition.message for condition in before.conditions] if before else []
+    next_step = _next_step(plan, now)
     lines = []
     for action in plan.actions:
         if isinstance(action, Remove):
-            what = f"worker exited ({action.worker.failure})"
+            verb, why = "exited", action.worker.failure or ""
         elif isinstance(action, Stop) and action.worker.uid in plan.memory.failures.counted:
-            what = f"worker failed ({action.reason})"
+            verb, why = "failed", action.reason
         else:
             continue
-        if starts:
-            lines.append(f"{what}: replaced")
-        elif cold is not None and cold.phase == "BackOff":
-            wait = max(plan.wake_at - now, 0) if plan.wake_at else 0
-            lines.append(f"{what}: next try in {wait:.0f} s")
+        kept = why[:ERROR_LENGTH]
+        if becomes_stalled and kept and kept in stalled.message:
+            continue  # the line about that says it
+        if kept and any(kept in message for message in told):
+            line = f"worker {verb} again, {plan.memory.failures.count} in a row"
         else:
-            lines.append(what)
+            line = f"worker {verb} ({why})"
+        lines.append(f"{line}: {next_step}" if next_step else line)
+    if becomes_stalled:
+        lines.append(f"stalled: {stalled.message}" + (f"; {next_step}" if next_step else ""))
     return lines
+
+
+def _next_step(plan: Plan, now: float) -> str:
+    if any(isinstance(action, Create) for action in plan.actions):
+        return "replaced"
+    cold = plan.status.cold_start
+    if cold is None or cold.phase != "BackOff":
+        return ""
+    wait = max(plan.wake_at - now, 0) if plan.wake_at else 0
+    return f"next try in {wait:.0f} s"
 
 
 def _scaling(deployment: Deployment, before: Status | None, plan: Plan) -> list[str]:
@@ -85,7 +110,7 @@ def _conditions(
     now: float,
 ) -> list[str]:
     lines = []
-    ready, stalled = status.condition("Ready"), status.condition("Stalled")
+    ready = status.condition("Ready")
     was_ready = before.condition("Ready").reason if before else ""
     if ready.reason == "Asleep" and was_ready != "Asleep":
         lines.append(f"asleep after {deployment.scaling.idle_timeout:g} s idle")
@@ -94,10 +119,6 @@ def _conditions(
         lines.append(f"ready in {now - born:.1f} s")
     if ready.reason == "Unreachable" != was_ready:
         lines.append(ready.message)
-    if stalled.status == "True" and (
-        before is None or before.condition("Stalled").message != stalled.message
-    ):
-        lines.append(f"stalled: {stalled.message}")
     conflict = status.condition("NameConflict")
     if before is None and conflict.status == "True":
         lines.append(conflict.message)

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ import yaml
 from ..errors import ExplainError, StartError
 
 EXPLAIN_ADDRESS = "explain.address"
+ENDPOINT = "endpoint"
 
 
 def default_directory() -> Path:
@@ -26,7 +27,7 @@ def default_directory() -> Path:
 
 
 class StateDirectory:
-    """`status/NAMESPACE/NAME.yaml`, `run/` (both gone after the end), `logs/` (kept), `lock`."""
+    """`logs/` and `learned.json`; while it runs `status/NAMESPACE/NAME.yaml`, `run/`, `lock`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,6 +35,7 @@ class StateDirectory:
         self.logs = path / "logs"
         self._status = path / "status"
         self._lock = path / "lock"
+        self.learned = path / "learned.json"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Self]:
@@ -88,6 +90,30 @@ class StateDirectory:
         with contextlib.suppress(OSError):
             return (self.run / EXPLAIN_ADDRESS).read_text()
         raise ExplainError(f"no fleet runs with the state directory {self.path}")
+
+    def write_endpoint(self, endpoint: str) -> None:
+        """URL of the gateway, once it is ready."""
+        (self.run / ENDPOINT).write_text(endpoint)
+
+    def endpoint(self) -> str:
+        """What `write_endpoint` wrote; empty: no gateway is ready yet."""
+        with contextlib.suppress(OSError):
+            return (self.run / ENDPOINT).read_text()
+        return ""
+
+    def write_logins(self, model: str, configs: Iterable[str]) -> str:
+        """Docker configs of a model, for this user only; returns their folder."""
+        folder = self.run / "pull-secrets" / model
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number, text in enumerate(configs):
+            file = folder / f"{number}.json"
+            file.touch(mode=0o600)
+            file.write_text(text)
+        return str(folder)
+
+    def remove_status(self, namespace: str, name: str) -> None:
+        """The deployment is gone."""
+        (self._status / namespace / f"{name}.yaml").unlink(missing_ok=True)
 
     def write_status(self, namespace: str, name: str, document: Mapping[str, Any]) -> None:
         """Replaces the file as a whole, so that no reader sees half of it."""

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from modelfleet_process.options import LOG_LEVEL_VARIABLE, LogFormat, LogLevel
+from modelfleet_process.options import LOG_LEVEL_VARIABLE, LogFormat, LogLevel, LogOptions
 
-from ..api.model_deployment import ModelDeployment
+from ..api.manifests import Manifests, load_manifests
 from ..decisions.observed import Observed
 from ..decisions.plan import Plan
-from ..decisions.status import Status
+from ..decisions.status import ColdStartProgress, Status
 from ..errors import ManifestError
 from ..explain.service import serve_explain
 from ..explain.snapshot import Snapshot
 from ..fleet.service import FleetService, serve
 from ..reconciler import Reconcilers
+from ..terminal import ERRORS
+from .bars import LoadBars, is_loading
 from .body import LocalBody, WorkerOptions
+from .deployments import Change, LocalDeployments
 from .gateway import Gateway, check_port
 from .narration import narrate
-from .pod_template import environment, ignored
-from .state import StateDirectory
+from .state import StateDirectory, default_directory
+from .suitability import check_for_one_machine, tell_what_is_ignored
+from .watching import Fingerprint, fingerprint, watch_files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 130  # exit code after a second Ctrl-C
+PROGRESS_INTERVAL = 0.5  # seconds between two plans of a model that loads, for its bar and status
 
 log = structlog.get_logger()
 
@@ -40,73 +43,61 @@ log = structlog.get_logger()
 class UpOptions:
     """The command line of `modelfleet up`."""
 
+    files: tuple[Path, ...]
     host: str
     port: int
     state_dir: Path
     drain_timeout: float  # seconds; once for the gateway, once more for the workers
     worker_flags: tuple[str, ...] = ()
-    child_log_format: LogFormat = LogFormat.TEXT
-    log_level: LogLevel = LogLevel.INFO  # ours and the children's
+    logs: LogOptions = field(default_factory=LogOptions)  # ours and the children's
     show_logs: bool = False
 
+    @property
+    def child_log_format(self) -> LogFormat:
+        """Children write into files."""
+        return self.logs.format or LogFormat.TEXT
 
-def check_for_one_machine(manifests: Sequence[ModelDeployment]) -> None:
-    """ManifestError for what only a cluster can do."""
-    for manifest in manifests:
-        if manifest.spec.model.token_secret_ref is not None and not os.environ.get("HF_TOKEN"):
-            raise ManifestError(
-                f"{manifest.full_name}: spec.model.tokenSecretRef names a Secret of a cluster, and "
-                "this is one machine: set the environment variable HF_TOKEN to the token instead"
-            )
-        source = manifest.spec.model.source
-        if source.startswith("pvc://"):
-            raise ManifestError(
-                f"{manifest.full_name}: {source} is a PersistentVolumeClaim, which exists only in "
-                "a cluster: use file:///ABSOLUTE/PATH on this machine"
-            )
-        environment(manifest)  # raises what is wrong with it
+    @property
+    def shows_bars(self) -> bool:
+        """Whether a person watches."""
+        is_told = self.logs.level in (LogLevel.DEBUG, LogLevel.INFO)
+        return ERRORS.is_interactive and is_told and self.child_log_format is LogFormat.TEXT
 
 
-async def run_fleet(manifests: Sequence[ModelDeployment], options: UpOptions) -> int:
-    """Runs until a signal; returns the exit code. StartError when it cannot start."""
+async def run_fleet(options: UpOptions) -> int:
+    """Runs until a signal; returns the exit code. ManifestError, StartError if it cannot start."""
+    # Before they are read: an edit in between is noticed.
+    seen = fingerprint(options.files)
+    manifests = load_manifests(options.files)
     check_for_one_machine(manifests)
     check_port(options.host, options.port)
-    for manifest in manifests:
-        if manifest.spec.placement.accelerators:
-            log.info("spec.placement is ignored: this is one machine", model=manifest.full_name)
-        if fields := ignored(manifest):
-            log.info(
-                "of spec.podTemplate, this is ignored on one machine",
-                fields=", ".join(fields),
-                model=manifest.full_name,
-            )
     with StateDirectory(options.state_dir).held() as state:
-        fleet = _LocalFleet(manifests, options, state)
+        fleet = _LocalFleet(options, state)
+        fleet.apply(manifests)
         async with serve_explain(fleet.snapshot) as address:
             state.write_explain_address(address)
-            return await fleet.run()
+            return await fleet.run(seen)
 
 
 class _LocalFleet:
     """The parts of one run, and the order in which they end."""
 
-    def __init__(
-        self, manifests: Sequence[ModelDeployment], options: UpOptions, state: StateDirectory
-    ) -> None:
+    def __init__(self, options: UpOptions, state: StateDirectory) -> None:
         self._options = options
         self._state = state
         self._told: dict[str, Status] = {}
-        self._manifests = manifests
+        self._notes: set[str] = set()
+        self._loading: set[str] = set()
+        self._bars = LoadBars(ERRORS, time.time) if options.shows_bars else None
         self._is_first_ready = True
         self._stop, self._force = asyncio.Event(), asyncio.Event()
-        log_flags = ("--log-format", options.child_log_format)
+        self._deployments = LocalDeployments(options.worker_flags, options.drain_timeout)
         self._body = LocalBody(
-            manifests,
+            self._deployments,
             WorkerOptions(
-                flags=options.worker_flags,
                 drain_timeout=options.drain_timeout,
-                log_flags=log_flags,
-                environment={LOG_LEVEL_VARIABLE: options.log_level},
+                log_flags=("--log-format", options.child_log_format),
+                environment={LOG_LEVEL_VARIABLE: options.logs.level},
             ),
             state,
             wake=self._wake,
@@ -119,11 +110,40 @@ class _LocalFleet:
         )
         self._reconcilers = Reconcilers(self._body, self._fleet, time.time, watch=self._narrate)
 
+    def apply(self, manifests: Manifests) -> Change:
+        """What `kubectl apply` and `kubectl delete` do on a cluster, for all that differs."""
+        change = self._deployments.apply(manifests, time.time())
+        tell_what_is_ignored(manifests, self._notes)
+        for key in change.deleted:
+            self._body.delete(key)
+            self._told.pop(key, None)
+            self._show_progress(key, None)
+        if change:
+            self._wake_all()
+        return change
+
+    def _edited(self) -> None:
+        """The files changed: a bad edit changes nothing that runs."""
+        try:
+            manifests = load_manifests(self._options.files)
+            check_for_one_machine(manifests)
+        except ManifestError as error:
+            log.error(f"the edit is not applied, and what runs stays as it is: {error}")
+            return
+        change = self.apply(manifests)
+        for key in change.created:
+            log.info("created by an edit", model=key)
+        for key in change.changed:
+            log.info("changed by an edit", model=key)
+        for key in change.deleted:
+            log.info("deleted by an edit: it is in no file any more", model=key)
+
     def snapshot(self, key: str) -> Snapshot | str:
         """For `modelfleet explain`."""
         return self._reconcilers.snapshot(key)
 
-    async def run(self) -> int:
+    async def run(self, seen: Fingerprint) -> int:
+        """`seen` is what the files were like when they were read."""
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled)
@@ -133,12 +153,15 @@ class _LocalFleet:
         reconciling = asyncio.create_task(self._reconcilers.run())
         serving = asyncio.create_task(gateway.run())
         stopping = asyncio.create_task(self._stop.wait())
+        watching = asyncio.create_task(watch_files(self._options.files, seen, self._edited))
+        progressing = asyncio.create_task(self._keep_progress())
         try:
-            tasks = [reconciling, serving, stopping]
+            tasks = [reconciling, serving, stopping, watching, progressing]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()  # raises why it ended
         finally:
+            watching.cancel()  # an edit during the end would start what is being ended
             ending = asyncio.create_task(self._end(gateway, reconciling))
             forcing = asyncio.create_task(self._force.wait())
             await asyncio.wait([ending, forcing], return_when=asyncio.FIRST_COMPLETED)
@@ -148,7 +171,9 @@ class _LocalFleet:
                 gateway.kill()
                 self._body.kill()
             await ending
-            for task in (forcing, stopping, serving):
+            if self._bars is not None:
+                self._bars.end()
+            for task in (forcing, stopping, serving, watching, progressing):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -185,7 +210,7 @@ class _LocalFleet:
             options.port,
             [
                 *("--operator", operator, "--drain-timeout", f"{options.drain_timeout:g}"),
-                *("--log-format", options.child_log_format, "--log-level", options.log_level),
+                *("--log-format", options.child_log_format, "--log-level", options.logs.level),
             ],
             self._state.run,
             self._state.logs / "gateway.log",
@@ -194,22 +219,56 @@ class _LocalFleet:
         )
 
     def _gateway_ready(self, endpoint: str) -> None:
+        self._state.write_endpoint(endpoint)
+        self._body.endpoint = endpoint
+        self._wake_all()  # the statuses name it
         log.info(f"the gateway is ready: {endpoint}/v1")
         if self._is_first_ready:
-            first = self._manifests[0]  # the oldest: its short names are its own
-            model = (*first.served_names, first.full_name)[0]
+            model = self._name_to_try()
             ask = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+            is_usual = self._state.path == default_directory().absolute()
+            place = "" if is_usual else f" --state-dir {self._state.path}"
+            log.info(f"try: modelfleet chat {model}{place}")
             log.info(
-                f"try: curl {endpoint}/v1/chat/completions "
+                f"or: curl {endpoint}/v1/chat/completions "
                 f"-H 'content-type: application/json' -d '{ask}'"
             )
         self._is_first_ready = False
 
+    def _name_to_try(self) -> str:
+        """Of the first deployment: its short names are its own."""
+        first = self._deployments.manifest(next(iter(self._deployments.keys())))
+        return (*first.served_names, first.full_name)[0]
+
     def _narrate(self, seen: Observed, plan: Plan) -> None:
         key = seen.deployment.key
-        for line in narrate(seen.deployment, seen.workers, self._told.get(key), plan, time.time()):
+        lines = narrate(
+            seen.deployment,
+            seen.workers,
+            self._told.get(key),
+            plan,
+            time.time(),
+            tells_progress=self._bars is None,
+        )
+        self._show_progress(key, plan.status.cold_start)
+        for line in lines:
             log.info(line, model=key)
         self._told[key] = plan.status
+
+    async def _keep_progress(self) -> None:
+        """Percentage and ETA follow the time: no event says that it passed."""
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL)
+            for key in self._loading:
+                self._wake(key)
+
+    def _show_progress(self, key: str, cold: ColdStartProgress | None) -> None:
+        if is_loading(cold):
+            self._loading.add(key)
+        else:
+            self._loading.discard(key)
+        if self._bars is not None:
+            self._bars.show(key, cold)
 
     def _show(self, name: str, line: str) -> None:
         if self._options.show_logs:

@@ -410,8 +410,25 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     (version,) = yaml.safe_load(crd_text(MODEL_DEPLOYMENT))["spec"]["versions"]
     assert version["subresources"]["scale"]["specReplicasPath"] == ".spec.scaling.replicas"
     assert "status" in version["subresources"]
-    columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns == ["Ready", "Reason", "Replicas", "Queue", "Model", "$/h", "Age"]
+    columns = version["additionalPrinterColumns"]
+    shown = [column["name"] for column in columns if not column.get("priority")]
+    assert shown == ["Ready", "Reason", "Workers", "Wanted", "Load%", "Queue", "$/h", "URL", "Age"]
+    wide = [column["name"] for column in columns if column.get("priority")]
+    assert wide == ["Model", "Revision", "Message"]
+
+
+def test_a_columns_path_is_a_field_of_the_schema():
+    columns = [c.path for c in MODEL_DEPLOYMENT.columns if c.path.startswith(".status.")]
+    for path in (path for path in columns if "conditions" not in path):
+        node = SCHEMA
+        for field in path.strip(".").split("."):
+            node = node["properties"][field]
+        assert node["description"]
+
+
+def test_the_short_name_is_no_one_elses():
+    # `md` is Cluster API's MachineDeployment, on many clusters.
+    assert MODEL_DEPLOYMENT.short_name == "mdep"
 
 
 def test_what_no_operator_has_reconciled_yet_is_in_progress_to_kstatus():
@@ -440,7 +457,7 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         cold_start=ColdStartProgress(phase="Weights", percent=40, eta=9.0),
         cost_per_hour=Decimal("2.50"),
     )
-    written = {**render(status), "memory": Memory(target=2).dump()}
+    written = {**render(status, "http://gateway"), "memory": Memory(target=2).dump()}
     schema = SCHEMA["properties"]["status"]
     jsonschema.Draft202012Validator(schema).validate(written)
     assert written.keys() == schema["properties"].keys()

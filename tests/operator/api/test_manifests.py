@@ -29,7 +29,7 @@ def test_reads_every_document_of_every_file(tmp_path: Path):
     other = GOOD.replace("smol", "other")
     first = written(tmp_path, f"---\n{GOOD}---\n---\n{other}")
     second = written(tmp_path, GOOD.replace("name: smol", "name: smol, namespace: b"), "b.yaml")
-    names = [d.full_name for d in load_manifests([first, second])]
+    names = [d.full_name for d in load_manifests([first, second]).deployments]
     assert names == ["default/smol", "default/other", "b/smol"]
 
 
@@ -39,7 +39,7 @@ def test_units_become_seconds_and_bytes(tmp_path: Path):
         "spec: {scaling: {idleTimeout: 1h30m, scaleDownDelay: 250ms}, "
         "engine: {kvCacheMemory: 1.5Gi}, ",
     )
-    (deployment,) = load_manifests([written(tmp_path, text)])
+    (deployment,) = load_manifests([written(tmp_path, text)]).deployments
     assert deployment.spec.scaling.idle_timeout == 5400
     assert deployment.spec.scaling.scale_down_delay == 0.25
     assert deployment.spec.engine.kv_cache_memory == 3 * 2**29
@@ -50,7 +50,7 @@ CLASS = HEAD.replace("ModelDeployment", "AcceleratorClass") + "metadata: {name: 
 
 def test_accelerator_classes_may_stand_beside_deployments(tmp_path: Path):
     path = written(tmp_path, f"{CLASS}spec: {{price: {{onDemand: '0.75'}}}}\n---\n{GOOD}")
-    assert [d.full_name for d in load_manifests([path])] == ["default/smol"]
+    assert [d.full_name for d in load_manifests([path]).deployments] == ["default/smol"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,9 @@ def test_what_kubectl_get_prints_can_be_read_again(tmp_path: Path):
         "metadata: {creationTimestamp: 2026-11-21T17:00:00Z, generation: 3, uid: u, managedFields: "
         "[], annotations: {a: b}, ",
     )
-    (deployment,) = load_manifests([written(tmp_path, text + "status: {replicas: 1}\n")])
+    (deployment,) = load_manifests(
+        [written(tmp_path, text + "status: {replicas: 1}\n")]
+    ).deployments
     assert deployment.metadata.creation_timestamp == "2026-11-21T17:00:00Z"
 
 
@@ -122,7 +124,7 @@ def test_what_kubectl_get_prints_can_be_read_again(tmp_path: Path):
             f"{GOOD}---\n{GOOD}", "document 2: default/smol stands in", id="the same name twice"
         ),
         pytest.param(
-            "kind: Pod\napiVersion: v1\n", "expected kind ModelDeployment", id="another kind"
+            "kind: Pod\napiVersion: v1\n", "expected a ModelDeployment", id="another kind"
         ),
         pytest.param(GOOD.replace("v1alpha1", "v1"), "found kind", id="another version"),
         pytest.param("", "expected a ModelDeployment, found an empty file", id="an empty file"),

@@ -17,7 +17,7 @@ def flags(folder: Path, quantization: str) -> list[str]:
         "apiVersion: modelfleet.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: smol}\n"
         f"spec: {{model: {{source: 'hf://owner/name'}}, quantization: {quantization}}}\n"
     )
-    (deployment,) = load_manifests([path])
+    (deployment,) = load_manifests([path]).deployments
     plain = ("--model", "--source", "--dtype", "--max-")
     return [flag for flag in model_flags(deployment) if not flag.startswith(plain)]
 

@@ -66,13 +66,23 @@ def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expe
     assert (ready.status, ready.reason) == expected
 
 
+def test_the_status_says_how_many_workers_are_wanted_though_none_exists():
+    exited = worker(0, failure="exit code 1")
+    signals = Signals(gateways=(report(),))
+    status = status_of(exited, signals=signals, scaling=policy(min_replicas=2))
+    assert (status.desired_replicas, status.replicas, status.ready_replicas) == (2, 0, 0)
+    assert parse(render(status)).desired_replicas == 2
+    older = {name: value for name, value in render(status).items() if name != "desiredReplicas"}
+    assert parse(older) is not None, "a status of an older version"
+
+
 def test_what_a_gateway_reaches_is_not_ready_unless_it_says_so():
     loading = {ONE.id: stats(WorkerState.LOADING, phase="Weights", percent=40, eta=1010)}
     status = status_of(ONE, signals=Signals(gateways=(report(reachable=[ONE.id]),), stats=loading))
     assert status.condition("Ready").status == "False"
     assert status.ready_replicas == 0
     assert (status.cold_start.phase, status.cold_start.percent, status.cold_start.eta) == (
-        "Weights", 40, 1010,
+        "Weights", 57, 1010,
     )  # fmt: skip
 
 

@@ -6,9 +6,14 @@ import pytest
 
 from modelfleet_operator.decisions.memory import Failures, Memory, back_off
 from modelfleet_operator.decisions.memory_update import update_memory
-from modelfleet_operator.decisions.observed import Observed, Signals, Worker
+from modelfleet_operator.decisions.observed import Observed, Signals, Worker, WorkerState
 from modelfleet_operator.decisions.worker_groups import group_workers
 from simulated_fleet import deployment, report, stats, worker
+
+
+def seen_with(memory: Memory, loading: Worker, signals: Signals, now: float) -> Memory:
+    seen = Observed(deployment=deployment(revision="bbbb"), workers=(loading,))
+    return update_memory(memory, seen, signals, now, group_workers(seen, signals, now, memory, ()))
 
 
 def updated(memory: Memory, *workers: Worker, ready: bool = False, now: float = 1000, **load):
@@ -68,3 +73,33 @@ def test_what_older_versions_stored_is_read():
         "aaaa", {"uid": 3.0}, 2,
     )  # fmt: skip
     assert {"proven", "unwell"} <= memory.dump().keys()
+
+
+def test_a_load_teaches_what_each_of_its_phases_takes():
+    new = worker(0, revision="bbbb", created=970)
+    memory = Memory(revision="bbbb")
+    for now, phase in [(970, ""), (974, "Imports"), (977, "Imports"), (979, "Weights")]:
+        stats_now = {new.id: stats(WorkerState.LOADING, phase=phase)} if phase else {}
+        memory = seen_with(memory, new, Signals(gateways=(report(),), stats=stats_now), now)
+    assert memory.loading[new.uid] == (("Starting", 970), ("Imports", 974), ("Weights", 979))
+    memory = updated(memory, new, ready=True)
+    assert memory.phase_seconds == {"Starting": 4, "Imports": 5, "Weights": 21}
+    assert memory.loading == {}
+    again = updated(memory, new, ready=True, now=2000)
+    assert again.phase_seconds == memory.phase_seconds, "it is learned once"
+    assert Memory.load(memory.dump()) == memory
+
+
+def test_what_a_worker_does_now_is_not_written_to_the_cluster():
+    new = worker(0, revision="bbbb", created=970)
+    signals = Signals(stats={new.id: stats(WorkerState.LOADING, phase="Weights")})
+    memory = Memory(revision="bbbb")
+    after = seen_with(memory, new, signals, 975)
+    assert after.loading
+    assert after.dump() == memory.dump()
+
+
+def test_the_memory_of_an_older_version_is_readable():
+    old = Memory(target=2, cold_start_seconds=9.0).dump()
+    del old["phase_seconds"]
+    assert Memory.load(old) == Memory(target=2, cold_start_seconds=9.0)

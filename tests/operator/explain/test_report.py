@@ -42,6 +42,13 @@ def test_shows_peaks_with_their_age():
     assert "1970" not in report(snapshot(memory=Memory(peaks=NOTHING_WANTED)))
 
 
+def test_shows_the_phases_of_a_load_with_their_age():
+    phases = (("Starting", 1_796_000_000.0), ("Weights", 1_796_000_050.0))
+    loading = Observed(deployment=deployment(), workers=(worker(),))
+    text = report(snapshot(observed=loading, memory=Memory(loading={worker().uid: phases})))
+    assert "Weights since 2026-11-30T00:54:10Z (10 s ago)" in text
+
+
 @pytest.mark.parametrize("when", [float("inf"), 1e300])
 def test_shows_a_time_that_is_no_date(when):
     assert f"last_active: {when:g} (in " in report(snapshot(memory=Memory(last_active=when)))

@@ -13,11 +13,19 @@ class Story(SimulatedFleet):
 
     told: list[str] = field(default_factory=list)
     before: Status | None = None
+    tells_progress: bool = True
 
     def reconcile(self):
         seen = self.observe()
         plan = super().reconcile()
-        self.told += narrate(self.deployment, seen.workers, self.before, plan, self.now)
+        self.told += narrate(
+            self.deployment,
+            seen.workers,
+            self.before,
+            plan,
+            self.now,
+            tells_progress=self.tells_progress,
+        )
         self.before = plan.status
         return plan
 
@@ -31,14 +39,22 @@ def test_a_model_starts_sleeps_and_wakes_in_plain_words():
     story.run(5)
     assert story.tell() == [
         "starting 1 worker (a new revision starts one worker to prove itself)",
-        "loading 40 % (weights)",
+        "loading 57 % (weights)",
         "ready in 3.0 s",
     ]
     story.run(100)
     assert story.tell() == ["asleep after 60 s idle"]
     story.waiting = 1
     story.run(5)
-    assert story.tell() == ["waking (1 request waits)", "loading 40 % (weights)", "ready in 3.0 s"]
+    # By what the first load took: 0.5 s until its worker spoke, and 2.5 s for the weights.
+    assert story.tell() == [
+        "waking (1 request waits)",
+        "loading 16 % (weights)",
+        "loading 33 % (weights)",
+        "loading 50 % (weights)",
+        "loading 83 % (weights)",
+        "ready in 3.0 s",
+    ]
 
 
 def test_growing_and_shrinking_say_why():
@@ -63,13 +79,37 @@ def test_deaths_are_told_with_their_reason_and_the_next_try():
     story.reconcile()
     assert story.tell()[0] == "worker exited (ended by SIGKILL): replaced"
 
+
+def test_failures_in_a_row_are_one_line_each_and_say_why_once_until_it_stalls():
     broken = Story(deployment(), broken={"aaaa"})
-    broken.run(10)
-    told = broken.tell()
+    broken.run(20)
     why = "exit code 1: error: no safetensors in /model"
-    assert f"worker exited ({why}): replaced" in told
-    assert f"worker exited ({why}): next try in 2 s" in told
-    assert f"stalled: workers failed 3 times in a row: {why}" in told
+    told = [line for line in broken.tell() if "worker exited" in line or "stalled" in line]
+    assert told == [
+        f"worker exited ({why}): replaced",
+        "worker exited again, 2 in a row: next try in 1 s",
+        f"stalled: workers failed 3 times in a row: {why}; next try in 2 s",
+        "worker exited again, 4 in a row: next try in 4 s",
+        "worker exited again, 5 in a row: next try in 8 s",
+    ]
+
+
+def test_another_failure_says_its_own_reason():
+    broken = Story(deployment(), broken={"aaaa"})
+    broken.run(12)
+    broken.tell()
+    broken.broken.clear()
+    broken.run(2)
+    [name] = broken.alive()
+    broken.kill(name, "ended by SIGKILL")
+    broken.reconcile()
+    assert any("ended by SIGKILL" in line for line in broken.tell())
+
+
+def test_where_a_bar_shows_it_no_line_tells_the_progress():
+    story = Story(deployment(), tells_progress=False)
+    story.run(5)
+    assert not [line for line in story.tell() if line.startswith("loading")]
 
 
 def test_nothing_new_is_told_when_nothing_happens():

@@ -49,3 +49,23 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Pa
     state = StateDirectory(tmp_path / "file" / "state")
     with pytest.raises(StartError, match="--state-dir"), state.held():
         pass
+
+
+def test_logins_are_for_this_user_only_and_go_with_the_fleet(tmp_path: Path):
+    state = StateDirectory(tmp_path)
+    with state.held():
+        folder = Path(state.write_logins("default/smol", ['{"auths": {}}', "{}"]))
+        files = sorted(folder.glob("*.json"))
+        assert [file.read_text() for file in files] == ['{"auths": {}}', "{}"]
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists()
+
+
+def test_the_endpoint_is_known_once_the_gateway_is_ready(tmp_path: Path):
+    state = StateDirectory(tmp_path)
+    with state.held():
+        assert state.endpoint() == ""
+        state.write_endpoint("http://127.0.0.1:8080")
+        assert StateDirectory(tmp_path).endpoint() == "http://127.0.0.1:8080"
+    assert state.endpoint() == ""

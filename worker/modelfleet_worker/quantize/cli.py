@@ -1,4 +1,4 @@
-"""`modelfleet quantize`, also `python -m modelfleet_worker.quantize`."""
+"""The command line of `modelfleet quantize`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from typer.exceptions import TyperException
+
+from modelfleet_process.command_line import STYLE, run_app
 
 from modelfleet_process import logs
 from modelfleet_process.options import LogLevel
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .calibration import ShareReport
     from .evaluation import Cost
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, **STYLE)
 
 
 @app.command()
@@ -185,10 +186,4 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Ends with the command's exit code; what the user must fix is one line and code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (TyperException, WorkerError) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
-        code = 2
-    sys.exit(code or 0)
+    sys.exit(run_app(app, "modelfleet quantize", (WorkerError,)))

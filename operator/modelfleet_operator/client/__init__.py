@@ -1,0 +1,1 @@
+"""A client of a gateway, for `modelfleet chat` and `models`."""

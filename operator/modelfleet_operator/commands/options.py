@@ -1,0 +1,104 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import enum
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..local.state import StateDirectory
+
+_KEY = re.compile(r"[a-z0-9][-a-z0-9.]{0,252}/[a-z0-9][-a-z0-9.]{0,252}")  # NAMESPACE/NAME
+
+
+class Device(enum.StrEnum):
+    """What workers compute on."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    PACED = "paced"
+
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where status and logs are kept. Default: $MODELFLEET_STATE_DIR, else "
+        "~/.local/state/modelfleet.",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")]
+Kubeconfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="Ask the cluster of this file. Default: the fleet on this machine if one runs, "
+        "else $KUBECONFIG or ~/.kube/config.",
+        show_default=False,
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(help="Ask the cluster of this context of the kubeconfig.", show_default=False),
+]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        envvar="MODELFLEET_ENDPOINT",
+        help="A gateway, such as http://127.0.0.1:8080. Default: that of the fleet on this "
+        "machine.",
+        show_default=False,
+    ),
+]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names of the deployments that run on this machine, for the shell."""
+    names = []
+    for document in state_directory(None).read_statuses():
+        metadata = document["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        names.append(name if namespace == "default" else f"{namespace}/{name}")
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def state_directory(chosen: Path | None) -> StateDirectory:
+    """That of --state-dir, or the default one."""
+    from ..local.state import StateDirectory, default_directory
+
+    return StateDirectory((chosen or default_directory()).absolute())
+
+
+def full_name(name: str, namespace: str) -> str:
+    """`namespace/name` of a deployment; BadParameter for what cannot be one."""
+    key = name if "/" in name else f"{namespace}/{name}"
+    if not _KEY.fullmatch(key):  # it becomes part of a URL and of file names
+        raise typer.BadParameter(
+            f"expected NAME or NAMESPACE/NAME of a ModelDeployment, found {key[:80]!r}"
+        )
+    return key
+
+
+def find_endpoint(endpoint: str, state_dir: Path | None) -> str:
+    """The URL of --endpoint, or of the fleet on this machine. EndpointError."""
+    from ..client.gateway import normalize
+    from ..errors import EndpointError
+
+    if endpoint:
+        return normalize(endpoint)
+    directory = state_directory(state_dir)
+    if directory.holder() is None:
+        raise EndpointError(
+            f"no fleet runs with the state directory {directory.path}: start one with `modelfleet "
+            "up FILE...`, or name a gateway with --endpoint URL"
+        )
+    if found := directory.endpoint():
+        return found
+    raise EndpointError("the fleet on this machine starts: its gateway is not ready yet")
