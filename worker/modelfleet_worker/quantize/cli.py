@@ -12,9 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from modelfleet_process.command_line import STYLE, run_app
-
 from modelfleet_process import logs
+from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import LogLevel
 
 from ..errors import UsageError, WorkerError
