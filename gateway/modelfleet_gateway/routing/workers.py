@@ -33,7 +33,7 @@ from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .channels import METADATA, open_channel
 from .failover import LostCall, may_be_cause
-from .send_gate import SMALL, SendGate
+from .send_gate import SendGate
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -63,18 +63,16 @@ class Slot:
         self._late = True  # not sent yet, or when the worker had been silent for a while
         self._sent_at = 0.0  # seconds on the loop's clock
         self._call: GenerateCall | None = None
-        self._sending = 0  # bytes that hold the gate
+        self._leave_gate: Callable[[], None] | None = None
 
     @property
     def is_on_trial(self) -> bool:
         """Its request was lost with a worker before, and has no token of this one yet."""
         return self.losses > 0 and not self.served
 
-    async def start_call(self, request: Serialize, size: int) -> GenerateCall:
+    async def start_call(self, request: Serialize, size: int, gate: SendGate) -> GenerateCall:
         """Starts the Generate call that this slot is for, when `size` bytes may be sent."""
-        if size > SMALL:
-            await self.worker.gate.enter(size)
-            self._sending = size
+        self._leave_gate = await gate.enter(size)
         self._sent_at, self._late = self.worker.note_call()
         self._call = self.worker.generate(request, metadata=METADATA)
         if self.was_aborted:
@@ -84,7 +82,7 @@ class Slot:
     def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
         self.accepted = True
-        self._leave_gate()
+        self._leave()
         self.worker.on_accepted()
 
     def as_lost(self) -> LostCall:
@@ -105,25 +103,19 @@ class Slot:
         """Gives the slot back and cancels its call if it still runs; no-op the second time."""
         if self._call is not None and not self._call.done():
             self._call.cancel()
-        self._leave_gate()
+        self._leave()
         self.worker.release_slot(self)
 
-    def _leave_gate(self) -> None:
-        sent, self._sending = self._sending, 0
-        if sent:
-            self.worker.gate.leave(sent)
+    def _leave(self) -> None:
+        leave, self._leave_gate = self._leave_gate, None
+        if leave is not None:
+            leave()
 
 
 class Worker:
     """One worker of the view. Run `watch` for as long as it is in the view or has calls."""
 
-    def __init__(
-        self,
-        route: WorkerRoute,
-        model: str,
-        on_change: Callable[[], None],
-        gate: SendGate | None = None,  # all workers of a gateway share one
-    ) -> None:
+    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
         self.revision = route.revision
@@ -140,7 +132,6 @@ class Worker:
             request_serializer=_serialized,
             response_deserializer=worker_pb2.GenerateResponse.FromString,
         )
-        self.gate = gate or SendGate()
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()
