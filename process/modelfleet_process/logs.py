@@ -38,7 +38,11 @@ def console_style(*, utc: bool) -> Style:
     return Style(
         processors=(
             structlog.processors.TimeStamper(fmt="iso", utc=utc),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # structlog's own shows each frame's variables: prompts and keys among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )

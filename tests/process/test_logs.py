@@ -112,3 +112,21 @@ def test_short_options_win(log_level: str, flags: dict[str, bool], chosen: str):
 def test_verbose_and_quiet_exclude_each_other():
     with pytest.raises(typer.BadParameter, match="choose one"):
         chosen_level(LogLevel.INFO, verbose=True, quiet=True)
+
+
+RAISE = """
+def fail(prompt):
+    raise ValueError("a bug")
+try:
+    fail("very " + "private")
+except ValueError:
+    structlog.get_logger().exception("ours")
+    logging.getLogger("library").exception("its")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_traceback_shows_no_variables(log_format: str):
+    text = "\n".join(said(RAISE, log_format=log_format))
+    assert text.count("ValueError: a bug") == 2
+    assert "very private" not in text
