@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from ..errors import StartError
-from ..explain.service import SnapshotOf, add_explain
+from ..explain.service import SnapshotOf, add_explain, runner_of
 from .options import split_address
 
 
@@ -46,7 +46,7 @@ async def probes(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     add_explain(app, snapshot_of)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    runner = runner_of(app)
     host, port = split_address(listen, "--metrics-listen")
     await runner.setup()
     try:
