@@ -19,7 +19,8 @@ from modelfleet_process.options import (
     chosen_level,
 )
 
-from .options import DEFAULT_MAX_BODY_BYTES, Options
+from .errors import StartupError
+from .options import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_HELD_BYTES, Options
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,6 +52,33 @@ def gateway(
     max_body_bytes: Annotated[
         int, typer.Option(min=1, help="Largest request body that is read.")
     ] = DEFAULT_MAX_BODY_BYTES,
+    max_held_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Bytes of requests that are held at the same time, half-received ones included; "
+            "at least twice --max-body-bytes. More get a 503.",
+        ),
+    ] = DEFAULT_MAX_HELD_BYTES,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Origin (like https://chat.example.com) that browsers may call from, or * for "
+            "any; may be repeated. Default: none.",
+        ),
+    ] = None,
+    metrics_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            envvar="MODELFLEET_GATEWAY_METRICS_LISTEN",
+            help="Where /metrics, /healthz and /readyz are; port 0 picks one. Default: nowhere.",
+        ),
+    ] = "",
+    metrics_address_file: Annotated[
+        Path | None, typer.Option(help="Gets the actual HOST:PORT of --metrics-listen.")
+    ] = None,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = LogLevel.INFO,
     verbose: VerboseOption = False,
@@ -65,21 +93,23 @@ def gateway(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from .main import run  # the servers' libraries stay out of --help
 
-    raise typer.Exit(
-        run(
-            Options(
-                operator=operator,
-                listen=listen,
-                gateway_id=gateway_id,
-                address_file=address_file,
-                linger=linger,
-                drain_timeout=drain_timeout,
-                max_body_bytes=max_body_bytes,
-            ),
-            log_format=log_format,
-            log_level=level,
+    try:
+        options = Options(
+            operator=operator,
+            listen=listen,
+            gateway_id=gateway_id,
+            address_file=address_file,
+            linger=linger,
+            drain_timeout=drain_timeout,
+            max_body_bytes=max_body_bytes,
+            max_held_bytes=max_held_bytes,
+            cors_origins=tuple(cors_origin or ()),
+            metrics_listen=metrics_listen,
+            metrics_address_file=metrics_address_file,
         )
-    )
+    except StartupError as error:
+        raise typer.BadParameter(str(error)) from None
+    raise typer.Exit(run(options, log_format=log_format, log_level=level))
 
 
 def main() -> None:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+BUG: Final = "Internal error; the gateway's log has the details."
+MAX_QUOTED: Final = 100  # characters of what clients send that an error repeats
+
+
+def quoted(text: str) -> str:
+    """What a client sent, as an error shows it: in quotes, and its beginning only."""
+    return repr(text if len(text) <= MAX_QUOTED else text[: MAX_QUOTED - 1] + "…")
 
 
 class GatewayError(Exception):
@@ -59,6 +67,33 @@ class ContextLengthExceededError(InvalidRequestError):
     code = "context_length_exceeded"
 
 
+class MalformedHttpError(InvalidRequestError):
+    """What came is not HTTP as this server speaks it."""
+
+    code = "malformed_http"
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The request was not complete in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class UnsupportedMediaTypeError(InvalidRequestError):
+    """The body is not JSON, or is encoded in a way that is not read here."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class HeadersTooLargeError(InvalidRequestError):
+    """Request line and headers are larger than this gateway reads."""
+
+    status = 431
+    code = "headers_too_large"
+
+
 class BodyTooLargeError(InvalidRequestError):
     """The request's body is larger than this gateway reads."""
 
@@ -100,6 +135,13 @@ class NotReadyError(GatewayError):
 
     status = 503
     code = "model_not_ready"
+
+
+class OverloadedError(GatewayError):
+    """The requests that this gateway holds leave no memory for another; nothing was started."""
+
+    status = 503
+    code = "overloaded"
 
 
 class ShuttingDownError(GatewayError):

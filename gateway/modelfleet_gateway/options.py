@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from .errors import StartupError
 
-DEFAULT_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+ORIGIN: Final = re.compile(r"https?://[^/?#\s]+")  # as browsers send it: without a path
+MEBIBYTE: Final = 1024 * 1024
+DEFAULT_MAX_BODY_BYTES: Final = 8 * MEBIBYTE
+DEFAULT_MAX_HELD_BYTES: Final = 128 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """What one client's connection may take; times in seconds."""
+
+    header_bytes: int = 32 * 1024  # of one request's line and headers
+    header_time: float = 10.0  # until they are complete
+    body_time: float = 60.0  # until the body is complete
+    idle_time: float = 75.0  # without a request; longer than load balancers', which close first
+    stall_time: float = 30.0  # in which the client reads nothing of what is to be written
+    linger_time: float = 30.0  # in which what still comes is dropped, so that an error arrives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +38,19 @@ class Options:
     linger: float = 0.0  # seconds after SIGTERM in which requests are still taken
     drain_timeout: float = 30.0  # seconds that running requests may take after that
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    max_held_bytes: int = DEFAULT_MAX_HELD_BYTES  # of all requests, half-received ones included
+    cors_origins: tuple[str, ...] = ()  # that browsers may call from; "*": any
+    metrics_listen: str = ""  # HOST:PORT of /metrics; empty: nowhere
+    metrics_address_file: Path | None = None  # gets the actual HOST:PORT of /metrics
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+    def __post_init__(self) -> None:
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise StartupError(
+                    f"--cors-origin: expected an origin (like https://chat.example.com) or *, "
+                    f"found {origin!r}"
+                )
 
 
 def split_address(address: str, flag: str) -> tuple[str, int]:

@@ -1,15 +1,12 @@
 """The gateway as a process: starting, refusing to start, draining."""
 
 import asyncio
-import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,58 +14,10 @@ import openai
 import psutil
 import pytest
 
-from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, expected_text, model_view
+from gateway_doubles import ScriptedWorker, eventually, expected_text
+from gateway_processes import GatewayProcess, gateway_process, operator_of
 
 pytestmark = pytest.mark.integration
-
-
-@dataclass
-class GatewayProcess:
-    process: asyncio.subprocess.Process
-    url: str
-    client: openai.AsyncOpenAI
-    http: httpx.AsyncClient
-
-
-@contextlib.asynccontextmanager
-async def gateway_process(
-    operator: OperatorDouble, folder: Path, *flags: str
-) -> AsyncIterator[GatewayProcess]:
-    """A gateway that is ready; it is killed in the end if it still runs."""
-    address = folder / "gateway.address"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "modelfleet_gateway", "--listen", "127.0.0.1:0", "--operator", operator.address),
-        *("--address-file", str(address), "--die-with-parent", *flags),
-    )
-    try:
-        await eventually(address.exists, within=20)
-        url = f"http://{address.read_text()}"
-        async with (
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-            httpx.AsyncClient(base_url=url) as http,
-        ):
-            deadline = time.monotonic() + 10
-            while (await http.get("/readyz")).status_code != 200:
-                assert time.monotonic() < deadline
-            yield GatewayProcess(process, url, client, http)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def operator_of(*workers: ScriptedWorker) -> AsyncIterator[OperatorDouble]:
-    for worker in workers:
-        await worker.start()
-    operator = OperatorDouble()
-    await operator.start()
-    operator.view.models.append(model_view(*workers))
-    yield operator
-    await operator.stop()
-    for worker in workers:
-        await worker.kill()
 
 
 async def read(gateway: GatewayProcess) -> str:
@@ -162,6 +111,26 @@ async def test_verbose_tells_each_request(
     assert request[2]["status"] == 200
 
 
+async def test_metrics_have_a_port_of_their_own(tmp_path):
+    at = tmp_path / "metrics.address"
+    flags = ("--metrics-listen", "127.0.0.1:0", "--metrics-address-file", str(at))
+    async with (
+        operator_of(ScriptedWorker(tokens=2)) as operator,
+        gateway_process(operator, tmp_path, *flags) as gateway,
+        httpx.AsyncClient(base_url=f"http://{at.read_text()}") as probes,
+    ):
+        await gateway.client.completions.create(model="tiny", prompt="p")
+        text = (await probes.get("/metrics")).text
+        assert 'modelfleet_gateway_requests_total{code="200",model="default/tiny"} 1.0' in text
+        for path in ("/healthz", "/readyz"):
+            assert (await probes.get(path)).status_code == 200
+            assert (await gateway.http.get(path)).status_code == 200
+        assert (await gateway.http.get("/metrics")).status_code == 404
+        long = await probes.get("/" + "x" * 9000)
+        assert (long.status_code, long.json()["error"]["code"]) == (404, "unknown_url")
+        assert (await probes.get("/v1/models")).status_code == 404
+
+
 async def test_a_port_that_is_taken_is_one_clear_line():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -178,6 +147,12 @@ def test_a_wrong_address_is_one_clear_line():
     assert started.returncode == 1
     assert started.stderr.count("\n") == 1
     assert "--listen: expected HOST:PORT" in started.stderr
+
+
+def test_a_wrong_origin_is_a_usage_error():
+    started = start("--operator", "127.0.0.1:1", "--cors-origin", "chat.example.com")
+    assert started.returncode == 2
+    assert "expected an origin" in started.stderr
 
 
 def test_help_is_quick_and_imports_no_torch():

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import httpx
@@ -16,6 +16,7 @@ from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_g
 from modelfleet_proto.handshake import VersionInterceptor
 
 MODEL = "default/tiny"
+DEFAULTS = Options(operator="")
 
 Fault = Callable[[grpc.aio.ServicerContext, worker_pb2.GenerateRequest, int], Awaitable[None]]
 
@@ -81,6 +82,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     filler: str = ""  # longer texts
     refusal: str = ""  # why it talks to no gateway
     stopped: bool = False  # as by SIGSTOP: its connections stay
+    keeps_requests: bool = True
 
     def __post_init__(self) -> None:
         self._changed = asyncio.Event()
@@ -89,7 +91,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     async def start(self) -> None:
         server = grpc.aio.server(
             interceptors=(VersionInterceptor("worker"),),
-            options=(("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)),
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+            ),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(self, server)
         port = server.add_insecure_port(self.address or "127.0.0.1:0")
@@ -129,7 +135,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
                 await asyncio.wait_for(self._changed.wait(), self.heartbeat)
 
     async def Generate(self, request, context):  # noqa: N802 - the protocol's name
-        self.requests.append(request)
+        if self.keeps_requests:
+            self.requests.append(request)
         if self.state != worker_pb2.WORKER_STATE_READY:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
         if self.running >= self.slots:
@@ -315,24 +322,29 @@ class Fleet:
 
     async def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        text = (await self.http.get("/metrics")).text
-        lines = [line for line in text.splitlines() if line.startswith(name)]
+        lines = [line for line in self.metrics().splitlines() if line.startswith(name)]
         return sum(float(line.split()[-1]) for line in lines)
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        return self.gateway.app.exposition()[0].decode()
 
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    *workers: ScriptedWorker, max_body_bytes: int = 8 * 1024 * 1024, **limits
+    *workers: ScriptedWorker, options: Options = DEFAULTS, **limits
 ) -> AsyncIterator[Fleet]:
-    """Starts everything, waits until all READY workers are routable, and ends everything."""
+    """Starts everything, waits until all READY workers are routable, and ends everything.
+
+    `limits` are the model's; `options` the gateway's, but for its operator.
+    """
     for worker in workers:
         await worker.start()
     operator = OperatorDouble()
     await operator.start()
     operator.view.models.append(model_view(*workers, **limits))
     listener = listen("127.0.0.1:0")
-    options = Options(operator=operator.address, gateway_id="gw-1", max_body_bytes=max_body_bytes)
-    gateway = Gateway(options, listener)
+    gateway = Gateway(replace(options, operator=operator.address, gateway_id="gw-1"), listener)
     url = f"http://{address_of(listener)}"
     running = asyncio.create_task(gateway.run())
     try:

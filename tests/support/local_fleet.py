@@ -88,7 +88,8 @@ class Fleet:
 
     def gateway_metric(self, name: str) -> float:
         """The sum of a metric of the gateway over its labels."""
-        text = httpx.get(f"{self.endpoint}/metrics").text
+        address = (self.state / "run" / "gateway-metrics").read_text()
+        text = httpx.get(f"http://{address}/metrics").text
         lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

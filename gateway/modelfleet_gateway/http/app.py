@@ -11,46 +11,58 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from ..errors import GatewayError, MethodNotAllowedError, UnknownUrlError
+from ..errors import (
+    BUG,
+    GatewayError,
+    InternalError,
+    MethodNotAllowedError,
+    UnknownUrlError,
+    quoted,
+)
 from ..metrics import Metrics
 from ..openai_api.chat import ChatRequest
 from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
+from ..options import Options
 from ..routing.dispatch import Dispatcher
-from .asgi import request_id
+from .asgi import CloseOnDrain, request_id
+from .body import BodyReader
+from .cors import with_cors
 from .generation import GenerationEndpoint
 
 
 class App:
-    """Answers HTTP; `starlette` is the ASGI application."""
+    """Answers HTTP: `api` is the ASGI application for clients, `probes` the one for operators."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, *, max_body_bytes: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, options: Options) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self.draining = asyncio.Event()
         self.stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.bodies = BodyReader(
+            max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
+        )
         endpoint = functools.partial(
             GenerationEndpoint,
             dispatcher=dispatcher,
             metrics=metrics,
-            max_body_bytes=max_body_bytes,
+            bodies=self.bodies,
             stop=self.stop,
         )
         chat = endpoint(ChatRequest)
         completions = endpoint(CompletionRequest)
-        self.starlette = Starlette(
-            routes=[
-                Route("/v1/chat/completions", chat, methods=["POST"]),
-                Route("/v1/completions", completions, methods=["POST"]),
-                Route("/v1/models", self._models),
-                Route("/v1/models/{name:path}", self._model),
-                Route("/healthz", self._healthz),
-                Route("/readyz", self._readyz),
-                Route("/metrics", self._serve_metrics),
-            ],
-            exception_handlers={GatewayError: _gateway_error, HTTPException: _http_error},
+        health = [Route("/healthz", self._healthz), Route("/readyz", self._readyz)]
+        api = _application(
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            *health,
         )
+        self.api: ASGIApp = CloseOnDrain(with_cors(api, options.cors_origins), self.draining)
+        self.probes: ASGIApp = _application(Route("/metrics", self._serve_metrics), *health)
 
     async def _models(self, request: Request) -> Response:
         models = model_list(self._dispatcher.view_in_force())
@@ -72,16 +84,36 @@ class App:
         return PlainTextResponse("ready\n")
 
     async def _serve_metrics(self, request: Request) -> Response:
+        content, content_type = self.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": content_type})
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """What Prometheus reads now, and its content type."""
         for queue in self._dispatcher.queues.values():
             queue.meter.queue_depth.set(len(queue.requests))
             queue.meter.in_flight.set(queue.running)
             queue.meter.ready_workers.set(queue.ready_workers)
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._metrics.registry), headers={"content-type": content_type})
+        encode, content_type = choose_encoder(accept)
+        return encode(self._metrics.registry), content_type
+
+
+def _application(*routes: Route) -> Starlette:
+    application = Starlette(
+        routes=routes,
+        exception_handlers={
+            GatewayError: _gateway_error,
+            HTTPException: _http_error,
+            Exception: _bug,
+        },
+    )
+    application.router.redirect_slashes = False  # a redirect would repeat the Host as it was sent
+    return application
 
 
 def _error_response(error: GatewayError, request: Request) -> Response:
     headers = error.headers() | {"x-request-id": request_id(request)}
+    if "content-length" in request.headers or "transfer-encoding" in request.headers:
+        headers["connection"] = "close"  # its body was not read
     return JSONResponse(error.body(), status_code=error.status, headers=headers)
 
 
@@ -90,10 +122,15 @@ async def _gateway_error(request: Request, error: Exception) -> Response:
     return _error_response(error, request)
 
 
+async def _bug(request: Request, _: Exception) -> Response:
+    """The server logs it."""
+    return _error_response(InternalError(BUG), request)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own errors: only the router raises them here."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    asked = f"{request.method} {request.url.path}"
+    asked = quoted(f"{request.method} {request.scope['path']}")
     if error.status_code == MethodNotAllowedError.status:
         response = _error_response(MethodNotAllowedError(f"Not allowed here: {asked}"), request)
         response.headers.update(error.headers or {})

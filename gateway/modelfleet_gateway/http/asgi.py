@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import BodyTooLargeError, GatewayError, InvalidRequestError, ShuttingDownError
+from ..errors import GatewayError, ShuttingDownError
 
 Json = dict[str, Any]
 Result = TypeVar("Result")
@@ -47,30 +47,6 @@ def request_id(request: Request) -> str:
     """The client's x-request-id if it is well-formed, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, or BodyTooLargeError as soon as it is known to exceed `limit` bytes.
-
-    The server reads and drops the rest of the body, so that the client can read the response.
-    """
-    declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isdecimal() else 0
-    chunks: list[bytes] = []
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                break
-    if size > limit:
-        raise BodyTooLargeError(
-            f"The body is larger than {limit} bytes, the most that this gateway reads."
-        )
-    if not size:
-        raise InvalidRequestError("The body is empty: expected a JSON object.")
-    return b"".join(chunks)
 
 
 class Reply:

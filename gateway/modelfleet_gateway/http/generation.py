@@ -15,16 +15,19 @@ from starlette.types import Receive, Scope, Send
 
 from modelfleet_proto import worker_pb2
 
-from ..errors import GatewayError, InternalError
+from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import Answer
-from ..openai_api.fields import GenerationFields, parse
+from ..openai_api.fields import GenerationFields
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from ..routing.stream import Event, Events, SlotClaim, answer_events
 from ..routing.view import describe_eta
-from .asgi import Json, Reply, read_body, request_id, run_while_connected
+from .asgi import Json, Reply, request_id, run_while_connected
+from .body import BodyReader
+from .budget import Hold
 
+CLOSE: Final = {"connection": "close"}
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
 FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests wait less
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
@@ -42,13 +45,13 @@ class GenerationEndpoint:
         dispatcher: Dispatcher,
         metrics: Metrics,
         *,
-        max_body_bytes: int,
+        bodies: BodyReader,
         stop: asyncio.Future[None],
     ) -> None:
         self._kind = kind
         self._dispatcher = dispatcher
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._stop = stop  # done when the drain timeout is over: running requests end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,9 +61,13 @@ class GenerationEndpoint:
             Reply(send, request_id(request)),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
         )
+        exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
-            body = await read_body(request, self._max_body_bytes)
-            whole = await run_while_connected(self._serve(body, exchange), receive, self._stop)
+            with self._bodies.hold() as hold:
+                body = await self._bodies.read(request, hold)
+                del exchange.reply.headers["connection"]
+                work = self._serve(body, hold, exchange)
+                whole = await run_while_connected(work, receive, self._stop)
             if whole is None:
                 await exchange.reply.end_stream()
             else:
@@ -72,28 +79,27 @@ class GenerationEndpoint:
             status = await exchange.fail(error)
         except Exception:
             log.exception("a request met a bug", **exchange.context)
-            bug = InternalError("Internal error; the gateway's log has the details.")
-            status = await exchange.fail(bug)
+            status = await exchange.fail(InternalError(BUG))
         self._metrics.count_response(exchange.model, status)
         exchange.debug("answered", status=status)
 
-    async def _serve(self, body: bytes, exchange: Exchange) -> Json | None:
-        """The whole answer; None when it was streamed."""
-        fields = parse(self._kind, body)
-        model = await self._dispatcher.find(fields.model)
+    async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
+        """The whole answer; None when it was streamed. Empties `body` when it is understood."""
+        asked = await self._bodies.understand(self._kind, body, time.time())
+        body.clear()
+        hold.resize(asked.size)
+        model = await self._dispatcher.find(asked.model)
         queue = self._dispatcher.queues[model.model]
-        created = time.time()
-        exchange.begin(queue, fields.new_answer(created))
-        requests = fields.worker_requests(
+        exchange.begin(queue, asked.answer)
+        requests = asked.worker_requests(
             model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
-            created=created,
         )
         with SlotClaim(queue, len(requests)) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             async with aclosing(answer_events(requests, claim, queue.meter)) as events:
-                if fields.stream:
+                if asked.stream:
                     await exchange.stream(events, queue)
                     return None
                 return await exchange.collect(events, queue.meter)

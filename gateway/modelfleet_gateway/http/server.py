@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
@@ -20,10 +21,15 @@ from ..options import Options, split_address
 from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
-from .asgi import CloseOnDrain
+from .connection import HttpConfig
 
-KEEP_ALIVE: Final = 75  # seconds; longer than load balancers', so that they close first
 BACKLOG: Final = 2048
+# Bytes that the kernel holds for a client that does not read: without it these may be megabytes,
+# and a stream would run on for minutes before it is seen that no one reads it.
+MAX_UNSENT: Final = 64 * 1024
+# Bytes that are read of one connection at once: with 200 clients that send as fast as they can, the
+# usual 256 KiB would be 50 MB in one turn of the event loop, and streams would wait for it.
+RECEIVE_BUFFER: Final = 64 * 1024
 ERROR_GRACE: Final = 6  # seconds for errors to reach clients after the drain timeout
 
 log = structlog.get_logger()
@@ -38,19 +44,23 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, flag: str = "--listen") -> socket.socket:
     """A listening socket; StartupError when the address is wrong or taken."""
-    host, port = split_address(address, "--listen")
+    host, port = split_address(address, flag)
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit both.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if sys.platform == "linux":
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         listener.bind(where)
         listener.listen(BACKLOG)
     except OSError as error:
         raise StartupError(
             f"cannot listen on {address}: {error.strerror or error}. "
-            "Choose another address or port with --listen."
+            f"Choose another address or port with {flag}."
         ) from error
     listener.setblocking(False)
     return listener
@@ -65,36 +75,38 @@ def address_of(listener: socket.socket) -> str:
 class Gateway:
     """One gateway: give it a listening socket, run it, ask it to stop."""
 
-    def __init__(self, options: Options, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        options: Options,
+        listener: socket.socket,
+        metrics_listener: socket.socket | None = None,
+    ) -> None:
         self._options = options
         self._listener = listener
+        self._metrics_listener = metrics_listener
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.metrics)
-        self.app = App(self.dispatcher, self.metrics, max_body_bytes=options.max_body_bytes)
-        self._server = HttpServer(
-            uvicorn.Config(
-                CloseOnDrain(self.app.starlette, self.app.draining),
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(options.drain_timeout) + ERROR_GRACE,
-            )
-        )
+        self.app = App(self.dispatcher, self.metrics, options)
+        drain_timeout = int(options.drain_timeout) + ERROR_GRACE
+        config = HttpConfig(self.app.api, options.limits, drain_timeout=drain_timeout)
+        self._server = HttpServer(config)
 
     async def run(self) -> None:
         """Serves until `drain` is called and the last request has ended."""
         link = OperatorLink(self._options.operator, self._options.gateway_id, self.dispatcher)
         tasks = TaskBag()
         tasks.start(supervise("operator", link.run))
+        probes = HttpServer(HttpConfig(self.app.probes, self._options.limits, drain_timeout=0))
+        probing = None
+        if self._metrics_listener is not None:
+            probing = asyncio.create_task(probes.serve(sockets=[self._metrics_listener]))
         try:
             await self._server.serve(sockets=[self._listener])
         finally:
+            probes.should_exit = True
             await tasks.close()
+            if probing is not None:
+                await probing
             await self.dispatcher.close()
 
     def drain(self) -> None:
@@ -122,24 +134,30 @@ class Gateway:
 async def serve(options: Options) -> None:
     """Runs a gateway until SIGTERM or SIGINT."""
     listener = listen(options.listen)
+    metrics_listener = None
+    if options.metrics_listen:
+        metrics_listener = listen(options.metrics_listen, "--metrics-listen")
     split_address(options.operator, "--operator")
-    gateway = Gateway(options, listener)
+    gateway = Gateway(options, listener, metrics_listener)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, gateway.drain)
     address = address_of(listener)
     log.info("listening", address=address, operator=options.operator, id=options.gateway_id)
     if options.address_file is not None:
-        write_address(options.address_file, address)
+        write_address(options.address_file, address, "--address-file")
+    if metrics_listener is not None and options.metrics_address_file is not None:
+        address = address_of(metrics_listener)
+        write_address(options.metrics_address_file, address, "--metrics-address-file")
     await gateway.run()
     log.info("stopped")
 
 
-def write_address(path: Path, address: str) -> None:
+def write_address(path: Path, address: str, flag: str) -> None:
     """Writes the file as a whole: a reader never sees half of it."""
     try:
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_text(address)
         temporary.replace(path)
     except OSError as error:
-        raise StartupError(f"cannot write --address-file {path}: {error.strerror}") from error
+        raise StartupError(f"cannot write {flag} {path}: {error.strerror}") from error

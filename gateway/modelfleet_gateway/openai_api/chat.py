@@ -12,11 +12,14 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from .answer import Answer, Json, json_logprob, printable
-from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
+from .bulk import Bulk, nested
+from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, utf8_of
 
 ROLES: Final = {
     "developer": "system"
 }  # "developer" is OpenAI's newer name, which chat templates lack
+
+MAX_MESSAGES: Final = 16_384
 
 
 class Message(BaseModel):
@@ -119,7 +122,7 @@ class ChatRequest(GenerationFields):
 
     answer_type = ChatAnswer
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -130,23 +133,37 @@ class ChatRequest(GenerationFields):
             raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
         return self
 
-    def worker_requests(
-        self, *, model: str, request_id: str, created: float
-    ) -> list[worker_pb2.GenerateRequest]:
-        """One for each choice."""
-        base = self.base_request(
-            model=model,
-            request_id=request_id,
-            created=created,
-            max_tokens=self.max_completion_tokens or self.max_tokens or 0,
-        )
+    def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
+        """One: the conversation."""
+        max_tokens = self.max_completion_tokens or self.max_tokens or 0
+        base = self.base_request(created, max_tokens=max_tokens, bulk=bulk)
         base.chat.add_generation_prompt = True
+        base.logprobs.enabled = bool(self.logprobs)
+        base.logprobs.top = self.top_logprobs or 0
+        if bulk is not None:
+            return [b"".join([base.SerializeToString(), *self._chat(bulk)])]
         for message in self.messages:
             base.chat.messages.add(
                 role=ROLES.get(message.role, message.role),
                 content=message.content or "",
                 name=message.name or "",
             )
-        base.logprobs.enabled = bool(self.logprobs)
-        base.logprobs.top = self.top_logprobs or 0
-        return one_for_each_choice(base, self.choices_per_prompt)
+        return [base.SerializeToString()]
+
+    def _chat(self, bulk: Bulk) -> list[bytes]:
+        """The same messages, serialized one by one: their texts are never strings of Python."""
+        messages: list[bytes] = []
+        for index, message in enumerate(self.messages):
+            where = f"messages.{index}"
+            content = utf8_of(message.content or "", bulk, f"{where}.content")
+            name = utf8_of(message.name or "", bulk, f"{where}.name")
+            header = worker_pb2.ChatMessage(role=ROLES.get(message.role, message.role))
+            messages += nested(
+                worker_pb2.Chat.MESSAGES_FIELD_NUMBER,
+                [
+                    header.SerializeToString(),
+                    *nested(worker_pb2.ChatMessage.CONTENT_FIELD_NUMBER, [content]),
+                    *nested(worker_pb2.ChatMessage.NAME_FIELD_NUMBER, [name]),
+                ],
+            )
+        return nested(worker_pb2.GenerateRequest.CHAT_FIELD_NUMBER, messages)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
 from .answer import Answer, Json, json_logprob, printable
-from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields, one_for_each_choice
+from .bulk import Bulk, nested
+from .fields import MAX_CHOICES, MAX_TOP_LOGPROBS, UINT32, GenerationFields
 
-DEFAULT_MAX_TOKENS: Final = 16  # OpenAI's
 PROMPT_FORMS: Final = (
     "Expected a string, a list of strings, a list of token ids, or a list of lists of token ids"
 )
@@ -77,13 +77,14 @@ class CompletionRequest(GenerationFields):
 
     @pydantic.field_validator("prompt")
     @classmethod
-    def _known_form(cls, prompt: Any) -> list[str] | list[list[int]]:
+    def _known_form(cls, prompt: Any, info: ValidationInfo) -> list[str] | list[list[int]]:
         prompts: Any = prompt
         if isinstance(prompt, str) or _is_ids(prompt):
             prompts = [prompt]
         if not isinstance(prompts, list) or not prompts:
             raise PydanticCustomError("prompt", PROMPT_FORMS)
-        if not (all(isinstance(one, str) for one in prompts) or all(map(_is_ids, prompts))):
+        ids = {_stands_for_ids(one, info.context) for one in prompts}
+        if len(ids) > 1 or not all(isinstance(one, str) or _is_ids(one) for one in prompts):
             raise PydanticCustomError("prompt", PROMPT_FORMS)
         return prompts
 
@@ -98,26 +99,31 @@ class CompletionRequest(GenerationFields):
             )
         return self
 
-    def worker_requests(
-        self, *, model: str, request_id: str, created: float
-    ) -> list[worker_pb2.GenerateRequest]:
-        """One for each choice: all of the first prompt, then all of the second."""
-        base = self.base_request(
-            model=model,
-            request_id=request_id,
-            created=created,
-            max_tokens=self.max_tokens or DEFAULT_MAX_TOKENS,
-        )
+    def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
+        """Each of them."""
+        base = self.base_request(created, max_tokens=self.max_tokens or 0, bulk=bulk)
         base.logprobs.enabled = self.logprobs is not None
         base.logprobs.top = self.logprobs or 0
-        requests: list[worker_pb2.GenerateRequest] = []
-        for prompt in self.prompt:
-            if isinstance(prompt, str):
-                base.prompt = prompt
-            else:
-                base.prompt_token_ids.ids[:] = prompt
-            requests += one_for_each_choice(base, self.choices_per_prompt, first=len(requests))
-        return requests
+        common = base.SerializeToString()
+        inputs = (_input(prompt, bulk) for prompt in self.prompt)
+        return [b"".join([common, *nested(field, [data])]) for field, data in inputs]
+
+
+def _input(prompt: str | list[int], bulk: Bulk | None) -> tuple[int, bytes]:
+    """The field of a GenerateRequest that holds this prompt, and its serialized value."""
+    field = worker_pb2.GenerateRequest.PROMPT_TOKEN_IDS_FIELD_NUMBER
+    if isinstance(prompt, list):
+        return field, worker_pb2.TokenIds(ids=prompt).SerializeToString()
+    if bulk is not None and bulk.holds_ids(prompt):
+        return field, bulk.token_ids(prompt)
+    text = prompt.encode() if bulk is None else bulk.utf8(prompt)
+    return worker_pb2.GenerateRequest.PROMPT_FIELD_NUMBER, text
+
+
+def _stands_for_ids(prompt: Any, bulk: Bulk | None) -> bool:
+    if isinstance(prompt, str):
+        return bulk is not None and bulk.holds_ids(prompt)
+    return True
 
 
 def _is_ids(value: Any) -> bool:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
-from ..errors import InvalidRequestError, UnsupportedFieldError
+from ..errors import MAX_QUOTED, InvalidRequestError, UnsupportedFieldError
+from ..routing.request import ChoiceRequest
 from .answer import Answer
+from .bulk import Bulk
 
 MAX_N: Final = 16
 MAX_CHOICES: Final = 128  # n times the prompts of one request
 MAX_STOPS: Final = 16
+MAX_STOP_LENGTH: Final = 4096  # characters
+MAX_STOP_TOKENS: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20
 MAX_BIASED_TOKENS: Final = 300
 UINT32: Final = 2**32 - 1
@@ -58,7 +63,7 @@ UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
 TokenId = Annotated[int, Field(ge=0, le=UINT32)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Stop = Annotated[str, Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
 class StreamOptions(BaseModel):
@@ -93,7 +98,7 @@ class GenerationFields(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     stop: list[Stop] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     ignore_eos: bool = False
     stream: bool | None = None
@@ -119,6 +124,16 @@ class GenerationFields(BaseModel):
             )
         return stops
 
+    @pydantic.field_validator("stop_token_ids", mode="before")
+    @classmethod
+    def _few_stop_tokens(cls, ids: Any, info: ValidationInfo) -> Any:
+        bulk: Bulk | None = info.context
+        if isinstance(ids, str) and bulk is not None and bulk.holds_ids(ids):
+            raise PydanticCustomError(
+                "too_long", "At most {limit} tokens are supported", {"limit": MAX_STOP_TOKENS}
+            )
+        return ids
+
     @property
     def choices_per_prompt(self) -> int:
         """OpenAI's n."""
@@ -142,10 +157,11 @@ class GenerationFields(BaseModel):
             )
 
     @abstractmethod
-    def worker_requests(
-        self, *, model: str, request_id: str, created: float
-    ) -> list[worker_pb2.GenerateRequest]:
-        """One for each choice. `model`: full name; `created`: seconds since the epoch."""
+    def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
+        """For each prompt the serialized GenerateRequest, without what differs by choice.
+
+        `created`: seconds since the epoch; `bulk`: what placeholders in texts stand for.
+        """
 
     def new_answer(self, created: float) -> Answer:
         """An empty answer in the shape of this kind of request."""
@@ -157,23 +173,35 @@ class GenerationFields(BaseModel):
         )
 
     def base_request(
-        self, *, model: str, request_id: str, created: float, max_tokens: int
+        self, created: float, *, max_tokens: int, bulk: Bulk | None
     ) -> worker_pb2.GenerateRequest:
         """The worker's request but for its input, logprobs and choice. Always with a seed."""
         seed = random.getrandbits(63) if self.seed is None else self.seed
         return worker_pb2.GenerateRequest(
-            request_id=request_id,
-            model=model,
             sampling=self._sampling(),
             stop=worker_pb2.StopConditions(
                 max_tokens=max_tokens,
-                strings=self.stop or (),
+                strings=self._stops(bulk),
                 token_ids=self.stop_token_ids or (),
                 ignore_eos=self.ignore_eos,
             ),
             seed=seed % 2**64,
             created=created,
         )
+
+    def _stops(self, bulk: Bulk | None) -> list[str]:
+        stops = self.stop or []
+        if bulk is None:
+            return stops
+        stops = [text_of(stop, bulk, f"stop.{index}") for index, stop in enumerate(stops)]
+        for index, stop in enumerate(stops):
+            if len(stop) > MAX_STOP_LENGTH:
+                raise InvalidRequestError(
+                    f"Invalid 'stop.{index}': String should have at most {MAX_STOP_LENGTH} "
+                    "characters.",
+                    param=f"stop.{index}",
+                )
+        return stops
 
     def _sampling(self) -> worker_pb2.Sampling:
         return worker_pb2.Sampling(
@@ -188,34 +216,80 @@ class GenerationFields(BaseModel):
         )
 
 
-def one_for_each_choice(
-    base: worker_pb2.GenerateRequest, count: int, first: int = 0
-) -> list[worker_pb2.GenerateRequest]:
-    """The request as choices 0, 1, ...; with id "r" and first=2 the ids are "r.2", "r.3", ..."""
-    requests = []
-    for choice in range(count):
-        request = worker_pb2.GenerateRequest()
-        request.CopyFrom(base)
-        request.choice = choice
-        request.request_id = f"{base.request_id}.{first + choice}"
-        requests.append(request)
-    return requests
-
-
 Fields = TypeVar("Fields", bound=GenerationFields)
 
 
-def parse(kind: type[Fields], body: bytes) -> Fields:
-    """A request from its JSON; InvalidRequestError names the field and what was expected."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that is valid, as far as can be said without its model."""
+
+    model: str  # as the client named it
+    stream: bool
+    answer: Answer  # still empty
+    choices_per_prompt: int
+    prompts: list[bytes]  # serialized, without what differs by choice
+
+    @property
+    def size(self) -> int:
+        """Bytes of all prompts."""
+        return sum(map(len, self.prompts))
+
+    def worker_requests(self, *, model: str, request_id: str) -> list[ChoiceRequest]:
+        """All choices of the first prompt, then all of the second, ...; `model` is its full name.
+
+        With the id "r" theirs are "r.0", "r.1", ...
+        """
+        n = self.choices_per_prompt
+        return [
+            ChoiceRequest(
+                model=model, request_id=f"{request_id}.{number}", choice=number % n, shared=prompt
+            )
+            for number, prompt in enumerate(prompt for prompt in self.prompts for _ in range(n))
+        ]
+
+
+def read_request(
+    kind: type[GenerationFields], body: bytearray, created: float, bulk: Bulk | None = None
+) -> Asked:
+    """A request from its JSON; InvalidRequestError names the field and what was expected.
+
+    `created`: seconds since the epoch. `bulk`: what was cut out of the body before.
+    """
+    fields = parse(kind, body, bulk)
+    return Asked(
+        model=fields.model if bulk is None else text_of(fields.model, bulk, "model"),
+        stream=bool(fields.stream),
+        answer=fields.new_answer(created),
+        choices_per_prompt=fields.choices_per_prompt,
+        prompts=fields.prompts(created, bulk),
+    )
+
+
+def text_of(text: str, bulk: Bulk, where: str) -> str:
+    """A string that may have been cut out."""
+    return utf8_of(text, bulk, where).decode()
+
+
+def utf8_of(text: str, bulk: Bulk, where: str) -> bytes:
+    """A string that may have been cut out, in UTF-8; InvalidRequestError if it was none."""
+    if bulk.holds_ids(text):
+        raise InvalidRequestError(
+            f"Invalid {where!r}: Input should be a valid string.", param=where
+        )
+    return bulk.utf8(text)
+
+
+def parse(kind: type[Fields], body: bytearray, bulk: Bulk | None = None) -> Fields:
+    """The fields of a body; InvalidRequestError names the field and what was expected."""
     try:
-        request = kind.model_validate_json(body)
+        request = kind.model_validate_json(body, context=bulk)
     except pydantic.ValidationError as error:
-        raise _explain(error) from None
+        raise _explain(error, bulk) from None
     request.check_supported()
     return request
 
 
-def _explain(error: pydantic.ValidationError) -> InvalidRequestError:
+def _explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")
@@ -226,11 +300,13 @@ def _explain(error: pydantic.ValidationError) -> InvalidRequestError:
         return InvalidRequestError(f"{first['msg']}.", param=first["type"])
     of_key = path[-1] == "[key]"  # then the one before it is the key, which `found` shows
     where = ".".join(path[:-2] if of_key else path)
+    if len(where) > MAX_QUOTED:  # a key that the client made up
+        where = path[0]
     if first["type"] == "missing":
         return InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)
     found = first["input"]
     shown = f" (found {found!r})" if isinstance(found, int | float | str | None) else ""
-    if len(shown) > 100:
+    if len(shown) > MAX_QUOTED or (bulk is not None and bulk.is_in(shown)):
         shown = ""
     what = f"key of {where!r}" if of_key else repr(where)
     return InvalidRequestError(f"Invalid {what}: {first['msg']}{shown}.", param=where)

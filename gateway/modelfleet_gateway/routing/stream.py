@@ -19,6 +19,7 @@ from ..metrics import ModelMeter
 from .failover import NO_FAILURES, Blame, End, Failure, after_failure
 from .merge import interleave
 from .queue import ModelQueue, QueuedChoice
+from .request import ChoiceRequest
 from .view import not_ready
 from .workers import GenerateCall, Slot
 
@@ -33,9 +34,7 @@ END_TIMEOUT: Final = 1.0  # seconds that a call may take to end after its last m
 log = structlog.get_logger()
 
 
-def answer_events(
-    requests: Sequence[worker_pb2.GenerateRequest], claim: SlotClaim, meter: ModelMeter
-) -> Events:
+def answer_events(requests: Sequence[ChoiceRequest], claim: SlotClaim, meter: ModelMeter) -> Events:
     """The events of all choices of one request as they come; close it when done."""
     streams = [
         Choice(request, index, claim, meter).events() for index, request in enumerate(requests)
@@ -119,7 +118,7 @@ class Choice:
 
     def __init__(
         self,
-        request: worker_pb2.GenerateRequest,
+        request: ChoiceRequest,
         index: int,
         claim: SlotClaim,
         meter: ModelMeter,
@@ -142,11 +141,12 @@ class Choice:
         while True:
             slot = await self._claim.slot(self.index)
             try:
-                call = slot.start_call(self._request())
+                call = await slot.start_call(self._serialize, len(self.request.shared))
                 while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
                     event = self._receive(message, slot)
                     if isinstance(event, worker_pb2.Finished):
                         await wait_for_end(call)
+                        slot.release()  # a client that reads slowly holds no slot any more
                         yield self.index, event
                         return
                     if event is not None:
@@ -188,14 +188,8 @@ class Choice:
         self._claim.on_accepted()
         return message.accepted
 
-    def _request(self) -> worker_pb2.GenerateRequest:
-        if not self._digest:
-            return self.request
-        resumed = worker_pb2.GenerateRequest()
-        resumed.CopyFrom(self.request)
-        resumed.resume.token_ids.extend(self._received)
-        resumed.resume.model_digest = self._digest
-        return resumed
+    def _serialize(self) -> bytes:
+        return self.request.serialize(self._received, self._digest)
 
     def _retry(self, slot: Slot, failure: Failure) -> None:
         """Queues the choice again, or raises the error that the client gets."""

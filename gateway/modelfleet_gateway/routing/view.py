@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2
 
-from ..errors import NotReadyError, UnknownModelError
+from ..errors import NotReadyError, UnknownModelError, quoted
 
 NAMES_SHOWN = 20
 
@@ -60,7 +60,7 @@ class View:
         if len(self.names) > NAMES_SHOWN:
             known += f" and {len(self.names) - NAMES_SHOWN} more"
         raise UnknownModelError(
-            f"The model {name!r} does not exist here. Models: {known}.", param="model"
+            f"The model {quoted(name)} does not exist here. Models: {known}.", param="model"
         )
 
 

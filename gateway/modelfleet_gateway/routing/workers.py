@@ -31,6 +31,7 @@ import structlog
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .channels import METADATA, open_channel
+from .send_gate import SMALL, SendGate
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -41,7 +42,10 @@ RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_
 
 log = structlog.get_logger()
 
-GenerateCall = grpc.aio.UnaryStreamCall[worker_pb2.GenerateRequest, worker_pb2.GenerateResponse]
+GENERATE: Final = "/modelfleet.v1alpha1.Worker/Generate"
+
+Serialize = Callable[[], bytes]
+GenerateCall = grpc.aio.UnaryStreamCall[Serialize, worker_pb2.GenerateResponse]
 
 
 class Slot:
@@ -52,10 +56,14 @@ class Slot:
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
         self.accepted = False
         self._call: GenerateCall | None = None
+        self._sending = 0  # bytes that hold the gate
 
-    def start_call(self, request: worker_pb2.GenerateRequest) -> GenerateCall:
-        """Starts the Generate call that this slot is for."""
-        self._call = self.worker.stub.Generate(request, metadata=METADATA)
+    async def start_call(self, request: Serialize, size: int) -> GenerateCall:
+        """Starts the Generate call that this slot is for, when `size` bytes may be sent."""
+        if size > SMALL:
+            await self.worker.gate.enter(size)
+            self._sending = size
+        self._call = self.worker.generate(request, metadata=METADATA)
         if self.was_aborted:
             self._call.cancel()
         return self._call
@@ -63,6 +71,7 @@ class Slot:
     def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
         self.accepted = True
+        self._leave_gate()
         self.worker.on_accepted()
 
     def abort(self) -> None:
@@ -75,13 +84,25 @@ class Slot:
         """Gives the slot back and cancels its call if it still runs; no-op the second time."""
         if self._call is not None and not self._call.done():
             self._call.cancel()
+        self._leave_gate()
         self.worker.release_slot(self)
+
+    def _leave_gate(self) -> None:
+        sent, self._sending = self._sending, 0
+        if sent:
+            self.worker.gate.leave(sent)
 
 
 class Worker:
     """One worker of the view. Run `watch` for as long as it is in the view or has calls."""
 
-    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        route: WorkerRoute,
+        model: str,
+        on_change: Callable[[], None],
+        gate: SendGate | None = None,  # all workers of a gateway share one
+    ) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
         self.revision = route.revision
@@ -90,6 +111,13 @@ class Worker:
         self.stats: worker_pb2.Stats | None = None
         self._channel = open_channel(route.address)
         self.stub = worker_pb2_grpc.WorkerStub(self._channel)
+        # A call keeps what it was made with to its end: not the request, only how to make it.
+        self.generate = self._channel.unary_stream(
+            GENERATE,
+            request_serializer=_serialized,
+            response_deserializer=worker_pb2.GenerateResponse.FromString,
+        )
+        self.gate = gate or SendGate()
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()
@@ -261,6 +289,10 @@ class Worker:
     def _abort_calls(self) -> None:
         for slot in self._taken_slots:
             slot.abort()
+
+
+def _serialized(request: Serialize) -> bytes:
+    return request()
 
 
 def choose_worker(workers: Iterable[Worker], *, digest: str = "", avoid: str = "") -> Worker | None:

@@ -42,6 +42,7 @@ class Gateway:
         self._port = port
         self._flags = flags
         self._address_file = folder / "gateway"
+        self._metrics_file = folder / "gateway-metrics"  # gets the HOST:PORT of /metrics
         self._log_file = log_file
         self._show = show
         self._on_ready = on_ready
@@ -87,6 +88,8 @@ class Gateway:
         command = [
             *(sys.executable, "-P", "-m", "modelfleet_gateway"),
             *("--listen", f"{host}:{self._port}", "--gateway-id", "local"),
+            *("--metrics-listen", "127.0.0.1:0"),
+            *("--metrics-address-file", str(self._metrics_file)),
             *self._flags,
         ]
         self._child = await Child.start(

@@ -140,7 +140,7 @@ async def test_every_parameter_reaches_the_worker():
     assert (chat.logprobs.enabled, chat.logprobs.top) == (True, 2)
     assert list(ids.prompt_token_ids.ids) == [1, 2, 3]
     assert ids.sampling == worker_pb2.Sampling(temperature=1, top_p=1, repetition_penalty=1)
-    assert ids.stop.max_tokens == 16
+    assert ids.stop.max_tokens == 0, "as much as the context has room for"
     assert not ids.logprobs.enabled
     assert ids.seed != plain.seed, "a request without a seed gets one of its own"
 
@@ -262,7 +262,7 @@ async def test_metrics_tell_what_happened():
         await fleet.client.completions.create(model="tiny", prompt="p", n=2)
         with pytest.raises(openai.BadRequestError):
             await fleet.client.completions.create(model="tiny", prompt="p", temperature=-1)
-        text = (await fleet.http.get("/metrics")).text
+        text = fleet.metrics()
     assert f'modelfleet_gateway_requests_total{{code="200",model="{MODEL}"}} 1.0' in text
     assert 'modelfleet_gateway_requests_total{code="400",model=""} 1.0' in text
     assert f'modelfleet_gateway_prompt_tokens_total{{model="{MODEL}"}} 5.0' in text
@@ -278,11 +278,11 @@ async def test_the_series_of_a_model_go_with_it_and_its_counts_come_back():
         await fleet.client.completions.create(model="tiny", prompt="p")
         fleet.push()
         await eventually(lambda: not fleet.gateway.dispatcher.queues)
-        assert MODEL not in (await fleet.http.get("/metrics")).text
+        assert MODEL not in fleet.metrics()
         fleet.push(model_view(worker))
         await fleet.ready(1)
         await fleet.client.completions.create(model="tiny", prompt="p")
-        text = (await fleet.http.get("/metrics")).text
+        text = fleet.metrics()
         assert f'modelfleet_gateway_requests_total{{code="200",model="{MODEL}"}} 1.0' in text
         assert f'modelfleet_gateway_ready_workers{{model="{MODEL}"}} 1.0' in text
         # To the operator it counts on from the gateway's start.

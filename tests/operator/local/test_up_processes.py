@@ -124,7 +124,8 @@ def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start
     assert "Serving" in table
 
     processes, ports = everything(fleet)
-    assert len(ports) == 4, "the gateway, the worker, the Fleet service, explain"
+    assert fleet.gateway_metric("modelfleet_gateway_requests_total") == 2
+    assert len(ports) == 5, "the gateway, its metrics, the worker, the Fleet service, explain"
     assert fleet.stop(signal.SIGTERM) == 0
     assert_gone(processes, ports)
     assert sorted(path.name for path in fleet.state.iterdir()) == ["logs"]
