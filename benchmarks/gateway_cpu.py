@@ -74,10 +74,11 @@ class Operator(fleet_pb2_grpc.FleetServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(add_servicer, servicer) -> AsyncIterator[str]:
-    """The address of a gRPC server on the loopback."""
+async def serving(add_servicer, servicer, largest: int = 4 * 2**20) -> AsyncIterator[str]:
+    """The address of a gRPC server on the loopback; `largest`: bytes of a message."""
     # no GOAWAY too_many_pings: gateways ping every 5 s
-    server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])
+    options = [("grpc.http2.max_ping_strikes", 0), ("grpc.max_receive_message_length", largest)]
+    server = grpc.aio.server(options=options)
     add_servicer(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
