@@ -12,7 +12,6 @@ from ..errors import NotReadyError, UnknownModelError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
 from .queue import ModelQueue
-from .send_gate import SendGate
 from .view import ModelView, View, is_outdated
 from .workers import Worker
 
@@ -32,7 +31,6 @@ class Dispatcher:
         self.urgent = asyncio.Event()  # the operator should get signals at once
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
-        self._gate = SendGate()
 
     def apply(self, view: View, changed: Collection[str] | None = None) -> bool:
         """Puts a view in force; False for one of a leader that was replaced.
@@ -106,7 +104,7 @@ class Dispatcher:
                 self._tasks.start(self._remove(worker))
         for worker_id, route in wanted.items():
             if worker_id not in queue.workers:
-                worker = Worker(route, model.model, queue.on_worker_change, self._gate)
+                worker = Worker(route, model.model, queue.on_worker_change)
                 queue.workers[worker_id] = worker
                 self._watches[worker] = self._tasks.start(supervise(worker_id, worker.watch))
             queue.workers[worker_id].routable = route.routable

@@ -20,6 +20,7 @@ from .failover import NO_FAILURES, Blame, End, Failure, after_failure
 from .merge import interleave
 from .queue import ModelQueue, QueuedChoice
 from .request import ChoiceRequest
+from .send_gate import SendGate
 from .view import not_ready
 from .workers import GenerateCall, Slot
 
@@ -36,8 +37,10 @@ log = structlog.get_logger()
 
 def answer_events(requests: Sequence[ChoiceRequest], claim: SlotClaim, meter: ModelMeter) -> Events:
     """The events of all choices of one request as they come; close it when done."""
+    gate = SendGate()
     streams = [
-        Choice(request, index, claim, meter).events() for index, request in enumerate(requests)
+        Choice(request, index, claim, meter, gate).events()
+        for index, request in enumerate(requests)
     ]
     return streams[0] if len(streams) == 1 else interleave(streams)
 
@@ -122,11 +125,13 @@ class Choice:
         index: int,
         claim: SlotClaim,
         meter: ModelMeter,
+        gate: SendGate,
     ) -> None:
         self.request = request
         self.index = index
         self._claim = claim
         self._meter = meter
+        self._gate = gate
         self._digest = ""  # of the worker that began; empty until one has
         self._revision = ""  # of the worker that it was on last
         self._received: list[int] = []
@@ -141,7 +146,8 @@ class Choice:
         while True:
             slot = await self._claim.slot(self.index)
             try:
-                call = await slot.start_call(self._serialize, len(self.request.shared))
+                size = len(self.request.shared)
+                call = await slot.start_call(self._serialize, size, self._gate)
                 while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
                     event = self._receive(message, slot)
                     if isinstance(event, worker_pb2.Finished):

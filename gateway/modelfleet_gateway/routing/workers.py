@@ -31,7 +31,7 @@ import structlog
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .channels import METADATA, open_channel
-from .send_gate import SMALL, SendGate
+from .send_gate import SendGate
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -56,13 +56,11 @@ class Slot:
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
         self.accepted = False
         self._call: GenerateCall | None = None
-        self._sending = 0  # bytes that hold the gate
+        self._leave_gate: Callable[[], None] | None = None
 
-    async def start_call(self, request: Serialize, size: int) -> GenerateCall:
+    async def start_call(self, request: Serialize, size: int, gate: SendGate) -> GenerateCall:
         """Starts the Generate call that this slot is for, when `size` bytes may be sent."""
-        if size > SMALL:
-            await self.worker.gate.enter(size)
-            self._sending = size
+        self._leave_gate = await gate.enter(size)
         self._call = self.worker.generate(request, metadata=METADATA)
         if self.was_aborted:
             self._call.cancel()
@@ -71,7 +69,7 @@ class Slot:
     def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
         self.accepted = True
-        self._leave_gate()
+        self._leave()
         self.worker.on_accepted()
 
     def abort(self) -> None:
@@ -84,25 +82,19 @@ class Slot:
         """Gives the slot back and cancels its call if it still runs; no-op the second time."""
         if self._call is not None and not self._call.done():
             self._call.cancel()
-        self._leave_gate()
+        self._leave()
         self.worker.release_slot(self)
 
-    def _leave_gate(self) -> None:
-        sent, self._sending = self._sending, 0
-        if sent:
-            self.worker.gate.leave(sent)
+    def _leave(self) -> None:
+        leave, self._leave_gate = self._leave_gate, None
+        if leave is not None:
+            leave()
 
 
 class Worker:
     """One worker of the view. Run `watch` for as long as it is in the view or has calls."""
 
-    def __init__(
-        self,
-        route: WorkerRoute,
-        model: str,
-        on_change: Callable[[], None],
-        gate: SendGate | None = None,  # all workers of a gateway share one
-    ) -> None:
+    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
         self.worker_id = route.worker_id
         self.address = route.address
         self.revision = route.revision
@@ -117,7 +109,6 @@ class Worker:
             request_serializer=_serialized,
             response_deserializer=worker_pb2.GenerateResponse.FromString,
         )
-        self.gate = gate or SendGate()
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()

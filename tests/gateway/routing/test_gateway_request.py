@@ -1,6 +1,7 @@
 """What is sent to workers: the bytes of a request, and how many of them at once."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -23,37 +24,39 @@ def test_a_choice_is_what_all_share_and_what_is_its_own():
     assert worker_pb2.GenerateRequest.FromString(request.serialize([], "d")) == first
 
 
-async def entered(gate: SendGate, size: int) -> asyncio.Task[None]:
+KIBIBYTE = 1024
+
+
+async def entered(gate: SendGate, kibibytes: int) -> asyncio.Task[Callable[[], None] | None]:
     """One that enters as far as it can now."""
-    task = asyncio.create_task(gate.enter(size))
+    task = asyncio.create_task(gate.enter(kibibytes * KIBIBYTE))
     for _ in range(3):
         await asyncio.sleep(0)
     return task
 
 
 async def test_so_many_bytes_enter_and_the_others_wait_in_order():
-    gate = SendGate(limit=10)
-    first, second = await entered(gate, 6), await entered(gate, 6)
-    third = await entered(gate, 1)
+    gate = SendGate(limit=1000 * KIBIBYTE)
+    first, second = await entered(gate, 600), await entered(gate, 600)
+    third = await entered(gate, 100)
     assert [task.done() for task in (first, second, third)] == [True, False, False]
-    gate.leave(6)
-    await asyncio.gather(second, third)
-    gate.leave(6)
-    gate.leave(1)
-    assert (await entered(gate, 99)).done(), "one of any size may go alone"
+    assert (await entered(gate, 64)).result() is None, "a small one waits for nothing"
+    first.result()()
+    for leave in await asyncio.gather(second, third):
+        leave()
+    assert (await entered(gate, 9999)).done(), "one of any size may go alone"
 
 
 @pytest.mark.parametrize("is_admitted", [False, True])
 async def test_one_that_is_cancelled_leaves_its_place_to_the_next(is_admitted: bool):
-    gate = SendGate(limit=10)
-    await gate.enter(6)
-    second, third = await entered(gate, 9), await entered(gate, 4)
+    gate = SendGate(limit=1000 * KIBIBYTE)
+    first = (await entered(gate, 600)).result()
+    second, third = await entered(gate, 900), await entered(gate, 400)
     if is_admitted:
-        gate.leave(6)  # its turn, but it is cancelled before it runs
+        first()  # its turn, but it is cancelled before it runs
     second.cancel()
     await asyncio.wait([second])
-    await third
-    gate.leave(4)
+    (await third)()
     if not is_admitted:
-        gate.leave(6)
-    assert (await entered(gate, 99)).done(), "nothing is left inside"
+        first()
+    assert (await entered(gate, 9999)).done(), "nothing is left inside"
