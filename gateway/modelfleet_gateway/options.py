@@ -12,7 +12,7 @@ from .errors import StartupError
 ORIGIN: Final = re.compile(r"https?://[^/?#\s]+")  # as browsers send it: without a path
 MEBIBYTE: Final = 1024 * 1024
 DEFAULT_MAX_BODY_BYTES: Final = 8 * MEBIBYTE
-DEFAULT_MAX_HELD_BYTES: Final = 128 * MEBIBYTE
+DEFAULT_MAX_HELD_BYTES: Final = 96 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
