@@ -186,6 +186,12 @@ def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
         yield "its attention does not go through transformers' attention interface"
     if getattr(config, "prefix_lm", False):
         yield "it reads prompts in both directions (prefix_lm), ours are read forwards only"
+    base = getattr(getattr(config, "attn_config", None), "rope_theta", None)
+    if base not in (None, config.rope_parameters["rope_theta"]):
+        yield (
+            f"config.json says rope_theta {base:g} in attn_config, where transformers"
+            f" {transformers.__version__} does not read it"
+        )
     if "position_ids" not in takes:
         yield "it takes no positions, so that sequences cannot share a batch"
     if "logits_to_keep" not in takes:
