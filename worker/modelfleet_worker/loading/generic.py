@@ -187,7 +187,9 @@ def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
     if getattr(config, "prefix_lm", False):
         yield "it reads prompts in both directions (prefix_lm), ours are read forwards only"
     base = getattr(getattr(config, "attn_config", None), "rope_theta", None)
-    if base not in (None, config.rope_parameters["rope_theta"]):
+    if base is not None and base != (getattr(config, "rope_parameters", None) or {}).get(
+        "rope_theta"
+    ):
         yield (
             f"config.json says rope_theta {base:g} in attn_config, where transformers"
             f" {transformers.__version__} does not read it"
