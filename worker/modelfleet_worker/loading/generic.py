@@ -226,7 +226,7 @@ def _read_weights(
             attn_implementation=NAME,
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder}: the weights do not fit the architecture: {error}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found := sorted(map(str, info[kind])):
