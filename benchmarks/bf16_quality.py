@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from modelfleet_worker.devices.host import usable_cores
 from modelfleet_worker.engine.request import Request
@@ -80,17 +81,21 @@ def theirs(folder: Path, dtype: torch.dtype) -> Any:
 
 
 @torch.inference_mode()
-def answer(model: Any, prompt: list[int]) -> list[int]:
+def answers(model: Any, asked: Sequence[list[int]]) -> list[list[int]]:
     """Greedy, with ends of sequence as any other token."""
+    longest = max(map(len, asked))
     generated = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt)),
+        torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in asked]),
+        attention_mask=torch.tensor(
+            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in asked]
+        ),
         max_new_tokens=TOKENS,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=0,
     )
-    return list(generated[0, len(prompt) :].tolist())
+    said: list[list[int]] = generated[:, longest:].tolist()
+    return said
 
 
 @torch.inference_mode()
@@ -168,10 +173,14 @@ def main() -> None:
     arguments.add_argument("--prompts", type=int, default=200)
     options = arguments.parse_args()
     torch.set_num_threads(usable_cores())
+    disable_progress_bar()
     asked = prompts(options.folder)
     asked = asked[:: len(asked) // options.prompts][: options.prompts]
     exact = theirs(options.folder, torch.float32)
-    pairs = [(prompt, answer(exact, prompt)) for prompt in asked]
+    said = [
+        a for i in range(0, len(asked), AT_ONCE) for a in answers(exact, asked[i : i + AT_ONCE])
+    ]
+    pairs = list(zip(asked, said, strict=True))
     truth = [read_at_once(exact, *pair) for pair in pairs]
     del exact
     paths: dict[str, Callable[[], Runner]] = {

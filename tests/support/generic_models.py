@@ -170,7 +170,7 @@ MODELS = {
             n_layers=3,
             max_seq_len=256,
             initializer_range=0.3,
-            attn_config={"kv_n_heads": 2, "clip_qkv": 2.0},
+            attn_config={"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 1e4},
             ffn_config={
                 "hidden_size": 64,
                 "ffn_hidden_size": 32,
@@ -185,7 +185,7 @@ MODELS = {
             **{k: v for k, v in SIZES.items() if k != "num_key_value_heads"},
             head_dim=16,
             H_cycles=1,
-            L_cycles=2,
+            L_cycles=1,
             prefix_lm=False,
         )
     ),

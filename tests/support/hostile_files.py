@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,16 @@ NORM = "model.norm.weight"
 
 def shard(name: object) -> dict[str, Any]:
     return {"weight_map": {NORM: name}}
+
+
+def index(content: bytes | str | object) -> Spoil:
+    """An index in the place of the whole file, which would count more."""
+
+    def spoil(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        holds(INDEX, content)(folder)
+
+    return spoil
 
 
 def offsets(*found: int):
@@ -120,28 +131,28 @@ FILES: dict[str, tuple[Spoil, str]] = {
         tensor(NORM, lambda t: t.view(1, 1, 1, 1, 1, 1, 1, 16)),
         r"is \[1, 1, 1, 1, 1, 1, 1, 16\], but .* \[16\]",
     ),
-    "an index that is a list": (holds(INDEX, [1]), "holds list, a JSON object is expected"),
-    "an index that is no JSON": (holds(INDEX, "{"), "cannot be read as JSON"),
-    "an index nested deeply": (holds(INDEX, DEEP), "cannot be read as JSON"),
-    "an index of a list": (holds(INDEX, {"weight_map": [NORM]}), "has no weight_map"),
-    "an index of numbers": (holds(INDEX, shard(5)), "5 is not the name of a file beside it"),
-    "an index that names no file": (holds(INDEX, shard("")), "not the name of a file beside it"),
+    "an index that is a list": (index([1]), "holds list, a JSON object is expected"),
+    "an index that is no JSON": (index("{"), "cannot be read as JSON"),
+    "an index nested deeply": (index(DEEP), "cannot be read as JSON"),
+    "an index of a list": (index({"weight_map": [NORM]}), "has no weight_map"),
+    "an index of numbers": (index(shard(5)), "5 is not the name of a file beside it"),
+    "an index that names no file": (index(shard("")), "not the name of a file beside it"),
     "an index that names the folder above": (
-        holds(INDEX, shard("..")),
+        index(shard("..")),
         "not the name of a file beside it|lacks ",
     ),
     "an index that leads out": (
-        holds(INDEX, shard("../sound/model.safetensors")),
+        index(shard("../sound/model.safetensors")),
         "not the name of a file beside it",
     ),
     "an index of an absolute path": (
-        holds(INDEX, shard("/etc/passwd")),
+        index(shard("/etc/passwd")),
         "not the name of a file beside it",
     ),
     "an index with a zero byte": (
-        holds(INDEX, shard("a\0b")),
+        index(shard("a\0b")),
         "not the name of a file beside it|lacks ",
     ),
-    "an index of a file that is not there": (holds(INDEX, shard("b.safetensors")), "lacks b.safe"),
-    "an index of a file that is no weights": (holds(INDEX, shard("config.json")), UNSOUND),
+    "an index of a file that is not there": (index(shard("b.safetensors")), "lacks b.safe"),
+    "an index of a file that is no weights": (index(shard("config.json")), UNSOUND),
 }

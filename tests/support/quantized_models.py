@@ -18,6 +18,7 @@ from modelfleet_worker.loading.loader import load_model
 from modelfleet_worker.models.llama import Llama
 from modelfleet_worker.models.rope import rope_tables
 from modelfleet_worker.quantization.scheme import Override, Quantization, Weights
+from modelfleet_worker.quantize.plain import CausalAttention
 
 SIZES = {
     "vocab_size": 96,
@@ -68,18 +69,7 @@ def native_runner(folder: Path, vocab_size: int) -> NativeRunner:
     return runner
 
 
-class Causal:
-    """Attention of one prompt to itself."""
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (t[None].transpose(1, 2) for t in (query, key, value))
-        out = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=True
-        )
-        return out[0].transpose(0, 1)
-
-
-class Int8Causal(Causal):
+class Int8Causal(CausalAttention):
     """Attention to keys and values that went through int8."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -96,7 +86,7 @@ def int8_cache_logits(model: Llama, ids: list[int]) -> Tensor:
     cos, sin = rope_tables(model.config, len(ids), torch.float32)
     with torch.inference_mode():
         rows = torch.tensor([len(ids) - 1])
-        return model(torch.tensor(ids), cos, sin, Int8Causal(), rows)[0]
+        return model(torch.tensor(ids), cos, sin, Int8Causal(model.config), rows)[0]
 
 
 def native_logits(runner: NativeRunner, ids: list[int]) -> Tensor:
@@ -114,4 +104,6 @@ def logits(loaded: LoadedModel, ids: Tensor) -> Tensor:
     assert isinstance(runner, TorchRunner)
     cos, sin = runner._cos[: len(ids)], runner._sin[: len(ids)]
     with torch.inference_mode():
-        return runner.model(ids, cos, sin, Causal(), torch.arange(len(ids)))
+        return runner.model(
+            ids, cos, sin, CausalAttention(runner.model.config), torch.arange(len(ids))
+        )

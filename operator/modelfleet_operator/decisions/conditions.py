@@ -130,7 +130,8 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
 
 def _computed_by(context: PlanContext) -> str:
     """What the ready workers say of how they compute the model, in brackets."""
-    said = (context.signals.stats.get(worker) for worker in context.groups.ready)
+    ready = (w for w in context.groups.serving if w.uid in context.groups.ready)
+    said = (context.signals.stats.get(worker.id) for worker in ready)
     paths = sorted({stats.computed_by for stats in said if stats is not None} - {""})
     return f" ({'; '.join(paths)})" if paths else ""
 

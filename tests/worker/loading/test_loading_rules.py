@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    DbrxConfig,
+    DbrxForCausalLM,
     DeepseekV3ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
@@ -207,6 +209,19 @@ def test_a_head_alone_is_no_quantized_model(tmp_path: Path):
             r"it reads prompts in both directions \(prefix_lm\)",
         ),
         (
+            lambda: DbrxForCausalLM(
+                DbrxConfig(
+                    vocab_size=VOCAB,
+                    d_model=64,
+                    n_heads=4,
+                    n_layers=1,
+                    attn_config={"kv_n_heads": 2, "rope_theta": 5e5},
+                    ffn_config={"hidden_size": 64, "ffn_hidden_size": 32},
+                )
+            ),
+            "rope_theta 500000 in attn_config, where transformers 5.* does not read it",
+        ),
+        (
             lambda: GraniteMoeHybridForCausalLM(
                 GraniteMoeHybridConfig(
                     **SIZES,
@@ -218,7 +233,7 @@ def test_a_head_alone_is_no_quantized_model(tmp_path: Path):
             "it keeps a state beside keys and values",
         ),
     ],
-    ids=["mpt", "hrm", "granite 4 with mamba"],
+    ids=["mpt", "hrm", "dbrx", "granite 4 with mamba"],
 )
 def test_what_is_refused_is_told_as_it_is(tmp_path: Path, build: Any, message: str):
     build().save_pretrained(tmp_path)

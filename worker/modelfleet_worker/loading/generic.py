@@ -187,6 +187,14 @@ def _obstacles(model_class: Any, config: Any) -> Iterator[str]:
         yield "its attention does not go through transformers' attention interface"
     if getattr(config, "prefix_lm", False):
         yield "it reads prompts in both directions (prefix_lm), ours are read forwards only"
+    base = getattr(getattr(config, "attn_config", None), "rope_theta", None)
+    if base is not None and base != (getattr(config, "rope_parameters", None) or {}).get(
+        "rope_theta"
+    ):
+        yield (
+            f"config.json says rope_theta {base:g} in attn_config, where transformers"
+            f" {transformers.__version__} does not read it"
+        )
     if "position_ids" not in takes:
         yield "it takes no positions, so that sequences cannot share a batch"
     if "logits_to_keep" not in takes:
@@ -221,7 +229,7 @@ def _read_weights(
             attn_implementation=NAME,
             output_loading_info=True,
         )
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{folder}: the weights do not fit the architecture: {error}") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if found := sorted(map(str, info[kind])):

@@ -130,16 +130,17 @@ def _load_generic(
     # Imported here: transformers' models take seconds, and ours need none of them.
     from . import generic
 
-    if lacking is not None:
-        log.info("our modules lack a setting, transformers' compute the model", setting=lacking)
     try:
         config = generic.read_config(folder)
         context = context_within(generic.max_context(config), context_length)
-        return context, generic.load(folder, config, dtype, context, quantization, progress)
+        weights = generic.load(folder, config, dtype, context, quantization, progress)
     except ModelError as error:
         if lacking is None:
             raise
         raise ModelError(f"{lacking}; nor do transformers' modules serve it: {error}") from error
+    if lacking is not None:
+        log.info("our modules lack a setting, transformers' compute the model", setting=lacking)
+    return context, weights
 
 
 def _load_llama(

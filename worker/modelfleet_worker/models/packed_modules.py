@@ -75,7 +75,7 @@ def pack_modules(model: Any, quantization: Quantization) -> float:
             f"the override {unused[0]} matches no module; there are {names[0]} and so on to"
             f" {names[-1]}"
         )
-    share = covered / max(1, total)
+    share: float = covered / max(1, total)
     if quantization.weights is not Weights.NONE and not quantization.overrides and share < _LEAST:
         raise ModelError(
             f"only {share:.0%} of its weights are in projections that can be quantized (embeddings"

@@ -59,7 +59,7 @@ def _rotations(
     made: list[Tensor] = []
     # To the others only the side of the original length matters.
     lengths = reaches if rotary.rope_type == _DYNAMIC else (reaches > _original(rotary)).long()
-    for length in lengths.unique().tolist():
+    for length in torch.unique(lengths).tolist():
         tokens = torch.nonzero(lengths == length)[:, 0]
         last = reaches[tokens].max()[None, None] - 1
         if rotary.rope_type == _DYNAMIC:  # it remembers the longest one that it has seen
