@@ -14,6 +14,8 @@ from .options import (
     StateDir,
     complete_model,
     full_name,
+    is_local,
+    no_fleet,
     state_directory,
 )
 
@@ -63,8 +65,7 @@ def explain(
     else:
         key = full_name(name, namespace)
         directory = state_directory(state_dir)
-        asks_cluster = kubeconfig is not None or context is not None
-        if not asks_cluster and (state_dir is not None or directory.holder() is not None):
+        if is_local(directory, state_dir, kubeconfig, context):
             from ..local.explain import fetch_snapshot as fetch_locally
 
             snapshot = fetch_locally(directory, key)
@@ -82,10 +83,7 @@ def explain(
                     )
                 )
             except StartError as error:
-                raise ExplainError(
-                    f"no fleet runs here with the state directory {directory.path}, and there is "
-                    f"no cluster to ask: {error}"
-                ) from error
+                raise ExplainError(no_fleet(directory, error)) from error
     if save is not None:
         try:
             save.write_text(dump_snapshot(snapshot))

@@ -13,8 +13,11 @@ from .options import (
     Kubeconfig,
     Namespace,
     StateDir,
+    asks_cluster,
     complete_model,
     full_name,
+    is_local,
+    no_fleet,
     state_directory,
 )
 
@@ -45,20 +48,18 @@ def logs(
 
     key = full_name(name, namespace)
     directory = state_directory(state_dir)
-    asks_cluster = kubeconfig is not None or context is not None
-    if not asks_cluster and (state_dir is not None or directory.holder() is not None):
+    if is_local(directory, state_dir, kubeconfig, context):
         _show_local(directory.logs, key, tail, follows=follow)
         return
     try:
         _show_of_cluster(key, kubeconfig, context, tail, follows=follow)
     except StartError as error:
-        if not asks_cluster and directory.logs.exists():  # of a fleet that has ended
+        if (
+            not asks_cluster(kubeconfig, context) and directory.logs.exists()
+        ):  # of a fleet that has ended
             _show_local(directory.logs, key, tail, follows=False)
             return
-        raise LogsError(
-            f"no fleet runs here with the state directory {directory.path}, and there is "
-            f"no cluster to ask: {error}"
-        ) from error
+        raise LogsError(no_fleet(directory, error)) from error
 
 
 def _show_local(folder: Path, key: str, tail: int, *, follows: bool) -> None:

@@ -76,6 +76,31 @@ def state_directory(chosen: Path | None) -> StateDirectory:
     return StateDirectory((chosen or default_directory()).absolute())
 
 
+def asks_cluster(kubeconfig: Path | None, context: str | None) -> bool:
+    """Whether the options name a cluster."""
+    return kubeconfig is not None or context is not None
+
+
+def is_local(
+    directory: StateDirectory,
+    state_dir: Path | None,
+    kubeconfig: Path | None,
+    context: str | None,
+) -> bool:
+    """Whether a fleet on this machine is meant: no cluster is named, and one runs or is named."""
+    if asks_cluster(kubeconfig, context):
+        return False
+    return state_dir is not None or directory.holder() is not None
+
+
+def no_fleet(directory: StateDirectory, error: Exception) -> str:
+    """Why there is neither a fleet here nor a cluster to ask."""
+    return (
+        f"no fleet runs here with the state directory {directory.path}, and there is "
+        f"no cluster to ask: {error}"
+    )
+
+
 def full_name(name: str, namespace: str) -> str:
     """`namespace/name` of a deployment; BadParameter for what cannot be one."""
     key = name if "/" in name else f"{namespace}/{name}"
