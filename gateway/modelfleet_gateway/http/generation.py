@@ -236,5 +236,5 @@ class KeepAlive:
             self._writing = self._loop.create_task(self._write())
 
     async def _write(self) -> None:
-        with suppress(OSError):  # the client has left: whoever writes the answer sees it
+        with suppress(OSError):  # the client has left: the write of the answer sees it
             await self._reply.comment("keep-alive")

@@ -11,7 +11,7 @@ from ..errors import NotReadyError, UnknownModelError, quoted
 
 NAMES_SHOWN = 20
 BUSY_PAUSE = 5.0  # seconds after which to come back to workers that were busy
-UNKNOWN_PAUSE = 30.0  # and to a model of which nobody knows when it will be ready
+UNKNOWN_PAUSE = 30.0  # and to a model of which it is not known when it is ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,5 +154,5 @@ def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -
 
 
 def cannot_serve(model: ModelView) -> NotReadyError:
-    """The 503 at once for a model of which no worker will come; nobody knows when one will."""
+    """The 503 at once for a model of which no worker will come, as far as is known."""
     return NotReadyError(f"{model.model} cannot be served now: {model.cause}")

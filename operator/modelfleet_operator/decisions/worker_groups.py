@@ -169,7 +169,7 @@ def _drains_unasked(
 
 
 def why_altered(worker: Worker, signals: Signals, memory: Memory, key: str) -> str:
-    """How somebody else made another worker of it than was started; empty: nobody did.
+    """How it became another worker than was started, not by us; empty: it did not.
 
     `key`: `namespace/name` of the deployment.
     """

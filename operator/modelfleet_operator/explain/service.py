@@ -32,7 +32,7 @@ def add_explain(app: web.Application, snapshot_of: SnapshotOf) -> None:
 def new_runner(app: web.Application) -> web.AppRunner:
     """Answers what is no HTTP, or too long a line of it, with a 400, and without a word.
 
-    aiohttp logs a traceback for each such request: whoever reaches the port could fill the log.
+    aiohttp logs a traceback for each such request: all who reach the port could fill the log.
     """
     logging.getLogger("aiohttp.server").addFilter(_is_our_fault)  # added twice, it is one filter
     return web.AppRunner(app, access_log=None, shutdown_timeout=1, keepalive_timeout=KEEP_ALIVE)

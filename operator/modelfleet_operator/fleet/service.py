@@ -164,7 +164,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     def _begin(self, gateway: GatewayStream) -> None:
         others = [g for g in self.streams if g.id == gateway.id and not gateway.replaces(g)]
         if others:
-            # Both count: the older one may hold requests, whoever says that it is called the same.
+            # Both count: the older one may hold requests, though the new one has its id.
             log.warning("two gateways have one id", id=gateway.id)
         self.streams.append(gateway)
         self._count_gateways()

@@ -1,4 +1,4 @@
-"""What `quantize` did and what it cost, for whoever gets the checkpoint."""
+"""What `quantize` did and what it cost, for users of the checkpoint."""
 
 from __future__ import annotations
 

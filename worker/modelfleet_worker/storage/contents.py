@@ -91,7 +91,7 @@ def refuse_other_weights(where: Path | str, config: Path) -> None:
     try:
         raw = json.loads(config.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return  # whoever reads the model says what is wrong with it
+        return  # reading the model tells what is wrong with it
     quantization = raw.get("quantization") if isinstance(raw, dict) else None
     if (
         isinstance(quantization, dict)
@@ -117,7 +117,7 @@ def _is_weights(name: str) -> bool:
 
 
 class _Kind:
-    """Files by which a kind of folder is known, and what to tell whoever names one."""
+    """Files by which a kind of folder is known, and what to tell a user who names one."""
 
     def __init__(self, patterns: tuple[str, ...], text: str) -> None:
         self._patterns = patterns

@@ -1,6 +1,6 @@
 """Which addresses a worker may fetch models from. Pure: no name is looked up here.
 
-A source is written by whoever may write a ModelDeployment, and a server may redirect anywhere: so
+A source is written by all who may write a ModelDeployment, and a server may redirect anywhere: so
 that neither makes a worker ask what only its network can reach, loopback, link-local and private
 addresses are for the endpoints that the administrator lists.
 """

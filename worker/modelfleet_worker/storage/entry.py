@@ -59,7 +59,7 @@ class Entry:
         return self.model.is_dir() and self.damage() is None
 
     def damage_in_use(self) -> str | None:
-        """What somebody did to the model since it was fetched, if other processes use it."""
+        """What was done to the model since it was fetched, if other processes use it."""
         try:
             lock = self._lock(fcntl.LOCK_SH)
         except BlockingIOError:
@@ -69,7 +69,7 @@ class Entry:
         return self.damage() if self.model.is_dir() else None
 
     def damage(self) -> str | None:
-        """What somebody did to the model since it was fetched; None: nothing, by its sizes."""
+        """What was done to the model since it was fetched; None: nothing, by its sizes."""
         with contextlib.suppress(OSError, ValueError):  # of an older version, or unreadable
             for line in (self.path / "files").read_text().splitlines():
                 size, name = line.split(" ", 1)
@@ -181,7 +181,7 @@ class Entry:
 
 
 def remove_unless_file(path: Path) -> None:
-    """What somebody put where a file belongs: a folder, or a link that leads elsewhere."""
+    """What was put where a file belongs: a folder, or a link that leads elsewhere."""
     if path.is_symlink():
         path.unlink()
     elif path.is_dir():

@@ -29,7 +29,7 @@ _LARGEST_ERROR = 1 << 20  # bytes of an answer that is a redirect or an error
 _LARGEST_LIST = 64 << 20  # of one that lists files
 _PATIENCE = 120.0  # seconds for such an answer, from its first byte on
 
-# Bytes that an answer may have; None: whoever reads it counts.
+# Bytes that an answer may have; None: its reader counts.
 _limit: ContextVar[int | None] = ContextVar("limit", default=_LARGEST_LIST)
 
 

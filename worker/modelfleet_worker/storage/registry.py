@@ -69,7 +69,7 @@ class Registry:
         return digest, manifest
 
     def blob(self, digest: str, offset: int) -> Iterator[bytes]:
-        """Its bytes from an offset on, as many as there are: whoever takes them counts.
+        """Its bytes from an offset on, as many as there are: the caller counts them.
 
         BrokenTransferError where going on later may help.
         """
