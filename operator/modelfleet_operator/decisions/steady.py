@@ -35,7 +35,14 @@ def may_be_steady(deployment: Deployment, memory: Memory) -> bool:
 
 
 def decide_steady(
-    deployment: Deployment, waiting: int, running: int, now: float, memory: Memory, steady: Steady
+    deployment: Deployment,
+    *,
+    waiting: int,
+    running: int,
+    last_request: float,
+    now: float,
+    memory: Memory,
+    steady: Steady,
 ) -> tuple[Steady, ScalingDecision] | None:
     """What `make_plan` would remember and decide now; None: another count, so make that plan.
 
@@ -44,7 +51,7 @@ def decide_steady(
     gateways reach the same ones, what runs on draining ones is the same, and the plan's `wake_at`
     has not come. Then only the wanted count can change the plan.
     """
-    last_active = now if waiting + running > 0 else steady.last_active
+    last_active = now if waiting + running > 0 else max(steady.last_active, last_request)
     decision = decide_replicas(
         deployment.scaling,
         Load(

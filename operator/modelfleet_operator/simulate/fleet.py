@@ -102,7 +102,7 @@ class SimulatedFleet:
                     gateway="gateway",
                     waiting=self._gateway.waiting,
                     running=sum(w.outstanding for w in alive),
-                    last_request=last_request and last_request + START,
+                    last_request=last_request + START,
                     reachable=frozenset(w.seen.id for w in alive if w.seen.is_serving),
                     hears=frozenset(w.seen.id for w in alive),
                     taken={w.seen.id: w.outstanding for w in alive if w.outstanding},
@@ -200,7 +200,8 @@ class SimulatedFleet:
 
     def _next_phase(self, worker: SimulatedWorker, now: float) -> None:
         """Its start comes a phase further; after the last one it is ready."""
-        if worker.is_gone or worker.seen.failure is not None or worker.is_ready:
+        seen = worker.seen
+        if worker.is_gone or worker.is_ready or seen.stopping or seen.failure is not None:
             return
         self.version += 1
         while worker.phases and worker.phases[0][1] <= now:
@@ -225,8 +226,7 @@ class SimulatedFleet:
             worker.seen = replace(seen, problem=problem)
         elif phase == "Starting":
             worker.seen = replace(seen, problem=None, placed_at=now + START)
-            if seen.is_serving:
-                worker.uses(now, "cold")
+            worker.uses(now, "cold" if seen.is_serving else "draining")
             if self._interruptions is not None:
                 worker.zone = self._interruptions.zone(self._started)
                 at = self._interruptions.of_worker(seen.ordinal, now)

@@ -55,9 +55,9 @@ class History:
 
     samples: list[Sample] = field(default_factory=list)
     changes: int = 0  # of the wanted count, from the first request on
-    reversals: int = 0  # a change in the other direction than the one before
     decided_by: Counter[str] = field(default_factory=Counter)  # seconds that each part decided
     reasons: Counter[str] = field(default_factory=Counter)  # changes of the count by each part
+    longest_refused_wait: float = 0.0  # of a request whose holdTimeout was over
     met_cold: int = 0  # requests that found no ready worker
     interrupted: int = 0  # workers that were taken back
     resumed: int = 0  # streams that went on elsewhere

@@ -90,7 +90,7 @@ class Simulation:
         self._report_due = math.inf
         self._reported: object = None
         self._reported_at = -math.inf
-        self._last_request = 0.0
+        self._last_request = -START  # none yet
         self._left = len(trace)  # requests that did not end yet
         self._sampler = Sampler()
         self._lead = 2 * options.scenario.starting(options.calibration.load_seconds).median + 60
@@ -196,6 +196,7 @@ class Simulation:
         queue, arrivals = self._gateway.queue, self._arrivals
         while queue and arrivals[queue[0]] + self._hold <= now:
             self._refuse(queue.popleft(), TIMED_OUT)
+            self._history.longest_refused_wait = self._hold
         self._is_holding = bool(queue)
         if queue:
             self._call_at(arrivals[queue[0]] + self._hold, self._end_holding)
@@ -280,7 +281,13 @@ class Simulation:
             return False
         waiting, running = self._gateway.waiting, self._gateway.running
         decided = decide_steady(
-            fleet.deployment, waiting, running, now + START, self._memory, steady
+            fleet.deployment,
+            waiting=waiting,
+            running=running,
+            last_request=self._last_request + START,
+            now=now + START,
+            memory=self._memory,
+            steady=steady,
         )
         if decided is None:
             return False
