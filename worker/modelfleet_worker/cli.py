@@ -131,9 +131,8 @@ def worker(
     import structlog
 
     from modelfleet_process import parent
-    from modelfleet_process.logs import configure, console_style
-
     from modelfleet_process.calibration import Calibration
+    from modelfleet_process.logs import configure, console_style
 
     from .devices.paced import read_calibration
     from .errors import UsageError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..simulate.trace import Trace
+    from rich.progress import Progress, TaskID
+
+    from ..simulate.scenario import ColdStart
+    from ..simulate.summary import Slo
+    from ..simulate.trace import Cut, Trace
     from ..simulate.variants import Result, Variant
 
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -45,16 +50,16 @@ def simulate(
     length: Annotated[
         str,
         typer.Option(
-            "--for", metavar="DURATION", help="Simulate so much of it; default: all.",
+            "--for",
+            metavar="DURATION",
+            help="Simulate so much of it; default: all.",
             show_default=False,
         ),
     ] = "",
     load: Annotated[
         float, typer.Option(min=0.0001, max=10_000, help="Multiply the load by this.")
     ] = 1.0,
-    client: Annotated[
-        str, typer.Option(help="Of a trace of rates (ServeGen): which client.")
-    ] = "",
+    client: Annotated[str, typer.Option(help="Of a trace of rates (ServeGen): which client.")] = "",
     service: Annotated[
         str, typer.Option(help="Only the trace's requests for this model or service.")
     ] = "",
@@ -62,7 +67,8 @@ def simulate(
     baseline: Annotated[
         list[str] | None,
         typer.Option(
-            "--baseline", "--baselines",
+            "--baseline",
+            "--baselines",
             metavar="NAME[:target=N]",
             help="Compare with another autoscaler: hpa-utilization, hpa-inflight, keda-waiting, "
             "keda-inflight, kpa, kubeai, fixed, clairvoyant, or all.",
@@ -88,7 +94,8 @@ def simulate(
     price: Annotated[
         float | None,
         typer.Option(
-            min=0, help="An hour of a worker whose AcceleratorClass is not in the files.",
+            min=0,
+            help="An hour of a worker whose AcceleratorClass is not in the files.",
             show_default=False,
         ),
     ] = None,
@@ -173,26 +180,23 @@ def simulate(
         print_report(Console(highlight=False), setting, results)
 
 
-def _requests(path: Path, service: str, part: object) -> Trace:
+def _requests(path: Path, service: str, part: Cut) -> Trace:
     from ..simulate.rates import draw, is_rates, read_client
-    from ..simulate.trace import Cut, columns, cut, read_trace
+    from ..simulate.trace import columns, cut, read_trace
 
-    assert isinstance(part, Cut)  # noqa: S101  it is imported late
     if is_rates(columns(path)):
         source = f"{path} (ServeGen rates, client {part.client}, seed {part.seed})"
         return draw(read_client(path, part.client), part, source)
     return cut(read_trace(path, model=service), part)
 
 
-def _simulate(variants: Sequence[Variant], slo: object) -> list[Result]:
+def _simulate(variants: Sequence[Variant], slo: Slo) -> list[Result]:
     """One after another, with a line of progress where a person watches."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..simulate.summary import Slo
     from ..simulate.variants import simulate as run
     from ..terminal import ERRORS
 
-    assert isinstance(slo, Slo)  # noqa: S101  it is imported late
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -204,11 +208,13 @@ def _simulate(variants: Sequence[Variant], slo: object) -> list[Result]:
         results = []
         for variant in variants:
             task = bars.add_task(variant.name, total=1.0)
-            results.append(
-                run(variant, slo, lambda _, share, task=task: bars.update(task, completed=share))
-            )
+            results.append(run(variant, slo, partial(_show, bars, task)))
             bars.remove_task(task)
     return results
+
+
+def _show(bars: Progress, task: TaskID, _: str, share: float) -> None:
+    bars.update(task, completed=share)
 
 
 def _seconds(text: str, option: str) -> float:
@@ -236,10 +242,7 @@ def _tpot(text: str, unloaded: float) -> float:
     return value
 
 
-def _phases(start: object) -> str:
-    from ..simulate.scenario import ColdStart
-
-    assert isinstance(start, ColdStart)  # noqa: S101  it is imported late
+def _phases(start: ColdStart) -> str:
     parts = [
         f"{name} {spread.median:g} s" + (f" (p95 {spread.p95:g} s)" if spread.p95 else "")
         for name, spread in (

@@ -111,7 +111,7 @@ class Keda:
     _active: float = -math.inf
 
     def __post_init__(self) -> None:
-        """minReplicaCount."""
+        """MinReplicaCount."""
         self.first = self.bounds.least
 
     def decide(self, seen: Seen) -> tuple[int, str]:
@@ -172,7 +172,7 @@ class Kpa:
     _odd: bool = False
 
     def __post_init__(self) -> None:
-        """initialScale."""
+        """InitialScale."""
         self.first = max(self.bounds.least, 1)
 
     def decide(self, seen: Seen) -> tuple[int, str]:

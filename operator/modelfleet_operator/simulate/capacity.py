@@ -26,9 +26,7 @@ def find_capacity(
     lengths = list(zip(trace.prompts[::step], trace.answers[::step], strict=True))
 
     def kept(in_flight: int) -> float:
-        engine = Engine(
-            calibration, max_sequences=max_sequences, max_batch_tokens=max_batch_tokens
-        )
+        engine = Engine(calibration, max_sequences=max_sequences, max_batch_tokens=max_batch_tokens)
         return _share_kept(engine, lengths, in_flight, slo)
 
     enough = min(KEPT, kept(1) - 0.01)
@@ -42,9 +40,7 @@ def find_capacity(
     return low
 
 
-def _share_kept(
-    engine: Engine, lengths: list[tuple[int, int]], in_flight: int, slo: Slo
-) -> float:
+def _share_kept(engine: Engine, lengths: list[tuple[int, int]], in_flight: int, slo: Slo) -> float:
     begun, first = [math.nan] * len(lengths), [math.nan] * len(lengths)
     kept = ended = 0
     place = min(in_flight, len(lengths))

@@ -73,9 +73,7 @@ def schedule(demand: list[int], each: float, start: float, most: int) -> tuple[l
         is_up = [n >= level for n in needed]
         end = -math.inf  # of the interval that is open, in seconds of the demand
         begin = 0
-        for second in itertools.chain(
-            (s for s, up in enumerate(is_up) if up), (math.inf,)
-        ):
+        for second in itertools.chain((s for s, up in enumerate(is_up) if up), (math.inf,)):
             if second - end > lead + 1:
                 if end > -math.inf:
                     steps[begin] += 1
@@ -87,9 +85,7 @@ def schedule(demand: list[int], each: float, start: float, most: int) -> tuple[l
     return counts, -float(lead)
 
 
-def search(
-    low: float, high: float, attainment: Callable[[float], float], tries: int = 6
-) -> float:
+def search(low: float, high: float, attainment: Callable[[float], float], tries: int = 6) -> float:
     """The most requests in flight of a worker with which 99 % keep the SLO; else `low`.
 
     Where `low` itself keeps it for fewer, as many as with it.

@@ -27,9 +27,24 @@ class Engine:
     """Call `advance` when its `next_event` has come; `submit` at any time before that."""
 
     __slots__ = (
-        "_answering", "_busy_since", "_cached", "_completing", "_is_run", "_joined", "_kv_tokens",
-        "_decode_times", "_max_batch_tokens", "_max_sequences", "_prefill_time", "_prefilling",
-        "_run_started", "_step_seconds", "_steps", "_steps_known", "_waiting", "busy_seconds",
+        "_answering",
+        "_busy_since",
+        "_cached",
+        "_completing",
+        "_decode_times",
+        "_is_run",
+        "_joined",
+        "_kv_tokens",
+        "_max_batch_tokens",
+        "_max_sequences",
+        "_prefill_time",
+        "_prefilling",
+        "_run_started",
+        "_step_seconds",
+        "_steps",
+        "_steps_known",
+        "_waiting",
+        "busy_seconds",
         "next_event",
     )  # fmt: skip
 
@@ -103,8 +118,10 @@ class Engine:
         for last, order, request, cached in self._answering:
             answer = max(last - done, 1)
             left.append((order, request, cached - answer + 1, answer))
-        for pending in (*self._completing, *self._prefilling, *self._waiting):
-            left.append((pending[ORDER], pending[REQUEST], pending[PREFILL], pending[ANSWER]))
+        left.extend(
+            (pending[ORDER], pending[REQUEST], pending[PREFILL], pending[ANSWER])
+            for pending in (*self._completing, *self._prefilling, *self._waiting)
+        )
         self._answering.clear()
         self._prefilling.clear()
         self._waiting.clear()
@@ -154,8 +171,10 @@ class Engine:
             if left < 0:
                 return budget
             prefilling.popleft()
-        while left > 0 and waiting and len(self._answering) + len(self._completing) < (
-            self._max_sequences
+        while (
+            left > 0
+            and waiting
+            and len(self._answering) + len(self._completing) < (self._max_sequences)
         ):
             pending = waiting[0]
             if self._cached + pending[PREFILL] > self._kv_tokens:

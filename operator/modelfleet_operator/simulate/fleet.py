@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from modelfleet_process.calibration import Calibration
 
@@ -88,7 +89,7 @@ class SimulatedFleet:
             deployment=self.deployment,
             workers=tuple(w.seen for w in self.workers.values()),
             accelerators=self._options.accelerators,
-            owners={name: self.deployment.key for name in self.deployment.served_names},
+            owners=dict.fromkeys(self.deployment.served_names, self.deployment.key),
             history=tuple(PastRevision(revision=r, number=n) for r, n in self._revisions.items()),
         )
 
@@ -129,26 +130,10 @@ class SimulatedFleet:
                 self._revisions[revision] = number
             case Forget(revision=revision):
                 self._revisions.pop(revision, None)
-            case Unroute(worker=seen):
-                for worker in self._of(seen):
-                    worker.seen = replace(worker.seen, draining_since=now + START)
-                    self._leave(worker, now)
-            case Reroute(worker=seen):
-                for worker in self._of(seen):
-                    worker.seen = replace(worker.seen, draining_since=None)
-                    worker.uses(now, "ready" if worker.is_ready else "cold")
-                    self._route(worker, now)
-            case Stop(worker=seen):
-                for worker in self._of(seen):
-                    if not worker.seen.stopping:
-                        worker.seen = replace(worker.seen, stopping=True)
-                        self._leave(worker, now)
-                        self._hand_over(worker, now)
-                        end = now + self._options.scenario.stop_seconds
-                        self._schedule(end, lambda at, w=worker: self._end(w, at))
-            case Remove(worker=seen):
-                for worker in self._of(seen):
-                    self._forget(worker, now)
+            case Unroute() | Reroute() | Stop() | Remove():
+                worker = self.workers.get(action.worker.name)
+                if worker is not None and worker.seen.uid == action.worker.uid:
+                    self._change(worker, action, now)
 
     def close(self, now: float) -> None:
         """Adds what still runs to the bill."""
@@ -156,10 +141,26 @@ class SimulatedFleet:
             worker.uses(now, "")
             self._charge(worker)
 
-    def _of(self, seen: Worker) -> Iterator[SimulatedWorker]:
-        worker = self.workers.get(seen.name)
-        if worker is not None and worker.seen.uid == seen.uid:
-            yield worker
+    def _change(
+        self, worker: SimulatedWorker, action: Unroute | Reroute | Stop | Remove, now: float
+    ) -> None:
+        match action:
+            case Unroute():
+                worker.seen = replace(worker.seen, draining_since=now + START)
+                self._leave(worker, now)
+            case Reroute():
+                worker.seen = replace(worker.seen, draining_since=None)
+                worker.uses(now, "ready" if worker.is_ready else "cold")
+                self._route(worker, now)
+            case Stop():
+                if not worker.seen.stopping:
+                    worker.seen = replace(worker.seen, stopping=True)
+                    self._leave(worker, now)
+                    self._hand_over(worker, now)
+                    end = now + self._options.scenario.stop_seconds
+                    self._schedule(end, partial(self._end, worker))
+            case Remove():
+                self._forget(worker, now)
 
     def _create(self, action: Create, now: float) -> None:
         if action.name in self.workers:

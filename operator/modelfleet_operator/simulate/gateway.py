@@ -20,7 +20,16 @@ Stream = tuple[int, int, int]  # request, tokens to prefill, tokens to answer
 class Gateway:
     """`submit` starts a request on a worker that the gateway has chosen."""
 
-    __slots__ = ("_prompts", "_answers", "_submit", "max_queue", "queue", "ready", "resumed", "running")
+    __slots__ = (
+        "_answers",
+        "_prompts",
+        "_submit",
+        "max_queue",
+        "queue",
+        "ready",
+        "resumed",
+        "running",
+    )
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a simulation assumes of the world beyond trace and manifest: starts, nodes, interruptions."""
+"""What a simulation assumes beyond trace and manifest: cold starts, drains, interruptions."""
 
 from __future__ import annotations
 
@@ -111,9 +111,7 @@ class Scenario(_Part):
         try:
             return cls.model_validate(yaml.safe_load(path.read_text()) or {})
         except OSError as error:
-            raise ScenarioError(
-                f"the scenario {path} cannot be read: {error.strerror}"
-            ) from error
+            raise ScenarioError(f"the scenario {path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ScenarioError(f"{path}: expected YAML: {error}") from error
         except ValidationError as error:

@@ -55,9 +55,7 @@ class Outcome:
 class Simulation:
     """Made for one run."""
 
-    def __init__(
-        self, trace: Trace, options: FleetOptions, scaler: Scaler | None = None
-    ) -> None:
+    def __init__(self, trace: Trace, options: FleetOptions, scaler: Scaler | None = None) -> None:
         """`scaler` decides the count instead of the policy of spec.scaling."""
         self._arrivals = list(trace.arrivals)
         prompts, answers = list(trace.prompts), list(trace.answers)
@@ -313,9 +311,7 @@ class Simulation:
             running=self._gateway.running,
             replicas=fleet.deployment.scaling.replicas or 0,
             ready=len(gateway.ready),
-            starting=sum(
-                w.seen.is_serving and not w.is_ready for w in fleet.workers.values()
-            ),
+            starting=sum(w.seen.is_serving and not w.is_ready for w in fleet.workers.values()),
             busy_seconds=sum(w.engine.busy_until(now) for w in gateway.ready),
         )
         replicas, part = self._scaler.decide(seen)

@@ -172,4 +172,3 @@ def _at(ordered: Sequence[float], share: float) -> float:
     if not ordered:
         return math.nan
     return ordered[min(max(math.ceil(share * len(ordered)) - 1, 0), len(ordered) - 1)]
-

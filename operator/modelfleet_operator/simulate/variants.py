@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -142,9 +142,10 @@ def run(variant: Variant, slo: Slo, scaler: Scaler | None, progress: Progress) -
     """One simulation."""
     simulation = Simulation(variant.trace, variant.options, scaler)
     outcome = simulation.run(lambda share: progress(variant.name, share))
-    has_price = any(
-        a.price is not None for a in variant.options.accelerators.values()
-    ) or variant.options.price is not None
+    has_price = (
+        any(a.price is not None for a in variant.options.accelerators.values())
+        or variant.options.price is not None
+    )
     summary = summarize(variant.trace, outcome, slo, has_price=has_price)
     return Result(variant=variant, outcome=outcome, summary=summary)
 
@@ -210,7 +211,8 @@ def _options(
     )
     known = {
         c.metadata.name: Accelerator(
-            generation=c.metadata.generation, price=c.spec.price and c.spec.price.on_demand
+            generation=c.metadata.generation,
+            price=c.spec.price.on_demand if c.spec.price else None,
         )
         for c in classes
         if c.metadata.name in view.accelerators
@@ -270,8 +272,3 @@ def _answers(manifest: ModelDeployment, model: str) -> bool:
 def _title(name: str, settings: Mapping[str, float]) -> str:
     said = ", ".join(f"{key} {value:g}" for key, value in settings.items())
     return f"{name} ({said})" if said else name
-
-
-def names_of(results: Iterable[Result]) -> Iterator[str]:
-    """In order."""
-    return (result.variant.name for result in results)

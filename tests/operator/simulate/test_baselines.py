@@ -23,9 +23,7 @@ def story(scaler: Scaler, seconds: int, load, *, replicas: int = 1) -> list[int]
     """The count after each decision; all of it is ready at once. `load`: in flight at a time."""
     counts, now = [], 0.0
     while now < seconds:
-        replicas, _ = scaler.decide(
-            seen(now, running=load(now), replicas=replicas, ready=replicas)
-        )
+        replicas, _ = scaler.decide(seen(now, running=load(now), replicas=replicas, ready=replicas))
         counts.append(replicas)
         now += scaler.interval
     return counts

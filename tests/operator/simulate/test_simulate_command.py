@@ -32,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
     rows = "".join(f"{n * 0.1:.3f},60,30\n" for n in range(300))
     (tmp_path / "trace.csv").write_text("arrival,prompt_tokens,output_tokens\n" + rows)
     (tmp_path / "before.yaml").write_text(MANIFEST)
-    (tmp_path / "after.yaml").write_text(MANIFEST.replace("targetQueueDepth: 4", "targetQueueDepth: 2"))
+    (tmp_path / "after.yaml").write_text(
+        MANIFEST.replace("targetQueueDepth: 4", "targetQueueDepth: 2")
+    )
     (tmp_path / "classes.yaml").write_text(CLASS)
     return tmp_path
 
