@@ -27,6 +27,7 @@ from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..options import Options
 from ..routing.dispatch import Dispatcher
+from .access_log import AccessLog
 from .asgi import CloseOnDrain, request_id
 from .body import BodyReader
 from .cors import with_cors
@@ -50,6 +51,7 @@ class App:
             metrics=metrics,
             bodies=self.bodies,
             stop=self.stop,
+            access_log=AccessLog(options.access_log) if options.access_log else None,
         )
         chat = endpoint(ChatRequest)
         completions = endpoint(CompletionRequest)

@@ -23,6 +23,7 @@ from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from ..routing.stream import Event, Events, SlotClaim, answer_events
 from ..routing.view import describe_eta
+from .access_log import AccessLog
 from .asgi import Json, Reply, request_id, run_while_connected
 from .body import BodyReader
 from .budget import Hold
@@ -48,11 +49,13 @@ class GenerationEndpoint:
         *,
         bodies: BodyReader,
         stop: asyncio.Future[None],
+        access_log: AccessLog | None = None,
     ) -> None:
         self._kind = kind
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._bodies = bodies
+        self._access_log = access_log
         self._stop = stop  # done when the drain timeout is over: running requests end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +85,8 @@ class GenerationEndpoint:
             log.exception("a request met a bug", **exchange.context)
             status = await exchange.fail(InternalError(BUG))
         self._metrics.count_response(exchange.model, status)
+        if self._access_log is not None:
+            exchange.log_access(self._access_log, status)
         exchange.debug("answered", status=status)
 
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
@@ -134,6 +139,20 @@ class Exchange:
         """A line about it, with its age."""
         if self._debugs:
             log.debug(event, **fields, seconds=round(self._timer.elapsed, 4), **self.context)
+
+    def log_access(self, access_log: AccessLog, status: int) -> None:
+        """Its line, once it has ended."""
+        seconds = self._timer.elapsed
+        tokens = self.answer.tokens if self._queue is not None else (0, 0)
+        access_log.write(
+            request=self.request_id,
+            model=self.model,
+            arrival=time.time() - seconds,
+            status=status,
+            seconds=seconds,
+            ttft=self._timer.ttft,
+            tokens=tokens if any(tokens) else None,
+        )
 
     def begin(self, queue: ModelQueue, answer: Answer) -> None:
         """The request is valid and its model is known."""

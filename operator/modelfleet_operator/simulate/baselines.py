@@ -170,6 +170,7 @@ class Kpa:
     _delayed: deque[tuple[float, int]] = field(default_factory=deque)
     _zero_since: float = math.nan
     _odd: bool = False
+    _part: str = "stable"  # that decided last
 
     def __post_init__(self) -> None:
         """InitialScale."""
@@ -185,7 +186,7 @@ class Kpa:
             return self.bounds.of(1), "activator"
         self._odd = not self._odd
         if self._odd:
-            return seen.replicas, "between two decisions"
+            return seen.replicas, self._part
         ready = max(seen.ready, 1)
         recent = list(self._samples)[-int(self.panic_window) :]
         stable = math.ceil(sum(self._samples) / len(self._samples) / self.target)
@@ -208,7 +209,8 @@ class Kpa:
             most = max(n for _, n in self._delayed)
             if most > desired:
                 desired, part = most, "scale-down delay"
-        return self._to_zero(seen, desired, part)
+        replicas, self._part = self._to_zero(seen, desired, part)
+        return replicas, self._part
 
     def _to_zero(self, seen: Seen, desired: int, part: str) -> tuple[int, str]:
         """The last one goes after the window without traffic and the grace period."""
@@ -241,6 +243,7 @@ class KubeAi:
     _samples: deque[int] = field(default_factory=deque)
     _since: int = 9
     _downs: int = 0
+    _part: str = "moving average"  # that decided last
 
     def __post_init__(self) -> None:
         """minReplicas; its history begins with zeros."""
@@ -255,19 +258,17 @@ class KubeAi:
                 return self.bounds.of(1), "from zero"
             return 0, "asleep"
         if self._since < 10:
-            return seen.replicas, "between two decisions"
+            return seen.replicas, self._part
         self._since = 0
         self._samples.append(seen.in_flight)
         self._samples.popleft()
         desired = self.bounds.of(math.ceil(sum(self._samples) / len(self._samples) / self.target))
-        if desired >= seen.replicas:
-            self._downs = 0
-            return desired, "moving average"
-        self._downs += 1
-        if self._downs < math.ceil(self.scale_down_delay / 10):
-            return seen.replicas, "scale-down delay"
-        self._downs = 0
-        return desired, "moving average"
+        self._downs = self._downs + 1 if desired < seen.replicas else 0
+        if 0 < self._downs < math.ceil(self.scale_down_delay / 10):
+            desired, self._part = seen.replicas, "scale-down delay"
+        else:
+            self._downs, self._part = 0, "moving average"
+        return desired, self._part
 
 
 @dataclass(slots=True)

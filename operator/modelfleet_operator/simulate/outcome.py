@@ -14,10 +14,10 @@ from .worker import Bill
 PENDING, DONE, QUEUE_FULL, TIMED_OUT, TOO_LONG, NO_WORKER = range(6)
 OUTCOMES: Final = {
     "done": DONE,
-    "refused: the queue was full": QUEUE_FULL,
-    "refused: holdTimeout was over": TIMED_OUT,
-    "refused: no worker would come": NO_WORKER,
-    "refused: longer than the model's context or cache": TOO_LONG,
+    "refused: queue full": QUEUE_FULL,
+    "refused: holdTimeout over": TIMED_OUT,
+    "refused: no worker to come": NO_WORKER,
+    "refused: too long for context or cache": TOO_LONG,
 }
 
 

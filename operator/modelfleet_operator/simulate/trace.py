@@ -157,8 +157,11 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:
     try:
         if any(suffix in path.name for suffix in (".jsonl", ".json", ".ndjson", ".log")):
             for number, text in enumerate(file, 1):
-                if text.strip():
-                    yield number, _json(text, f"{path}, line {number}")
+                if not text.strip():
+                    continue
+                row = _json(text, f"{path}, line {number}")
+                if row.get("event", "access") == "access":  # else another line of a gateway's log
+                    yield number, row
             return
         reader = csv.reader(file)
         header = next(reader, [])
