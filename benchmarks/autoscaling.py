@@ -60,9 +60,7 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
 def trace_of(name: str, folder: Path, seed: int, calibration: Calibration, slo: Slo) -> Trace:
     """Scaled so that its peak is about PEAK replicas, with this seed's requests."""
     if name in AZURE:
-        whole = read_trace(
-            folder / "azure-llm-2023.csv.gz", model="" if name == "mix" else name
-        )
+        whole = read_trace(folder / "azure-llm-2023.csv.gz", model="" if name == "mix" else name)
 
         def make(factor: float) -> Trace:
             return cut(whole, Cut(factor=factor, seed=seed))
@@ -204,9 +202,7 @@ def table(path: Path) -> None:
             if not group:
                 cells.append("")
                 continue
-            ratios = [
-                r["hours"] / clairvoyant[r["trace"], r["seed"], r["cold"]] for r in group
-            ]
+            ratios = [r["hours"] / clairvoyant[r["trace"], r["seed"], r["cold"]] for r in group]
             cost = math.exp(statistics.fmean(map(math.log, ratios)))
             kept = [100 * r["attainment"] for r in group]
             by_trace = defaultdict(list)

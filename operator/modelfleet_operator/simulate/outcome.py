@@ -14,6 +14,7 @@ from .worker import Bill
 PENDING, DONE, QUEUE_FULL, TIMED_OUT, TOO_LONG, NO_WORKER = range(6)
 OUTCOMES: Final = {
     "done": DONE,
+    "unfinished a day after the last arrival": PENDING,
     "refused: queue full": QUEUE_FULL,
     "refused: holdTimeout over": TIMED_OUT,
     "refused: no worker to come": NO_WORKER,
@@ -55,7 +56,7 @@ class History:
 
     samples: list[Sample] = field(default_factory=list)
     changes: int = 0  # of the wanted count, from the first request on
-    decided_by: Counter[str] = field(default_factory=Counter)  # seconds that each part decided
+    decided_by: dict[str, float] = field(default_factory=dict)  # seconds that each part decided
     reasons: Counter[str] = field(default_factory=Counter)  # changes of the count by each part
     longest_refused_wait: float = 0.0  # of a request whose holdTimeout was over
     met_cold: int = 0  # requests that found no ready worker

@@ -25,7 +25,6 @@ from .gateway import Gateway
 from .outcome import (
     DONE,
     NO_WORKER,
-    PENDING,
     QUEUE_FULL,
     TIMED_OUT,
     TOO_LONG,
@@ -41,6 +40,7 @@ from .worker import SimulatedWorker
 # As the gateway has them (modelfleet_gateway/operator_link/link.py).
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
 URGENT_PAUSE: Final = 0.02  # seconds between signals at least
+LONGEST_TAIL: Final = 86_400.0  # seconds after the last arrival; what is left then never ends
 PROGRESS_EVENTS: Final = 20_000  # events between two calls of `progress`
 
 
@@ -102,7 +102,7 @@ class Simulation:
             self._call_at(-self._lead, self._scale)
         place = handled = 0
         now = -self._lead
-        while self._left:
+        while self._left and now < last + LONGEST_TAIL:
             handled += 1
             if handled % PROGRESS_EVENTS == 0:
                 progress(min(max(now / last, 0.0), 1.0) if last else 1.0)
@@ -340,8 +340,8 @@ class Simulation:
     def _note_decision(self, now: float, part: str) -> None:
         """Adds the time for which the last decision held."""
         if self._decided_by and now > 0:
-            seconds = now - max(self._decided_at, 0.0)
-            self._history.decided_by[self._decided_by] += seconds  # type: ignore[assignment]
+            decided, seconds = self._history.decided_by, now - max(self._decided_at, 0.0)
+            decided[self._decided_by] = decided.get(self._decided_by, 0.0) + seconds
         self._decided_by, self._decided_at = part or self._decided_by, now
 
     def _sample(self, now: float) -> None:
@@ -360,8 +360,3 @@ class Simulation:
 
     def _call_at(self, at: float, what: Callable[[float], None]) -> None:
         heappush(self._events, (at, next(self._order), what))
-
-
-def is_pending(requests: Requests) -> bool:
-    """Whether any request was left over."""
-    return PENDING in requests.state

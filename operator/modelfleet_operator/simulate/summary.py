@@ -108,7 +108,10 @@ def summarize(trace: Trace, outcome: Outcome, slo: Slo, *, has_price: bool) -> S
         mean_replicas=sum(hours.values()) * 3600 / span,
         most_replicas=max((sample.existing for sample in history.samples), default=0),
         actions_per_hour=history.changes * 3600 / span,
-        decided_by={part: s / decided for part, s in history.decided_by.most_common()},
+        decided_by={
+            part: history.decided_by[part] / decided
+            for part in sorted(history.decided_by, key=lambda part: -history.decided_by[part])
+        },
         changes_by=dict(history.reasons.most_common()),
         interrupted=history.interrupted,
         resumed=history.resumed,

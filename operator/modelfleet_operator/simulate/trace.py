@@ -9,7 +9,7 @@ import io
 import json
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
@@ -48,6 +48,7 @@ class Layout:
     answer: str
     model: str = ""  # a column that tells deployments apart; empty: there is none
     unit: float = 1.0  # of `arrival`, in seconds
+    is_ordered: bool = True  # False: rows come as requests end, and are sorted
     skip: str = ""  # a row is left out where this column is not empty and not 200
 
 
@@ -56,7 +57,7 @@ LAYOUTS: Final = (
     Layout(
         name="the gateway's access log",
         arrival="arrival", prompt="prompt_tokens", answer="completion_tokens", model="model",
-        skip="status",
+        skip="status", is_ordered=False,
     ),
     Layout(
         name="Azure LLM inference trace",
@@ -101,13 +102,13 @@ def read_trace(path: Path, *, model: str = "") -> Trace:
             raise TraceError(f"{path}: expected a row for each request, found none")
         layout = _layout(path, row)
         has_model = bool(layout.model) and layout.model in row
-        latest, start = -math.inf, 0.0
+        latest = -math.inf
         while row is not None:
             where = f"{path}, line {line}"
             name = str(row.get(layout.model) or "") if has_model else ""
             if not (layout.skip and str(row.get(layout.skip) or "200") != "200"):
                 at = _seconds(row, layout, where)
-                if at < latest:
+                if at < latest and layout.is_ordered:
                     raise TraceError(
                         f"{where}: {layout.arrival} is {row[layout.arrival]}, which is before the "
                         "request above it: sort the trace by arrival"
@@ -116,9 +117,7 @@ def read_trace(path: Path, *, model: str = "") -> Trace:
                 prompt = _tokens(row, layout.prompt, where)
                 answer = _tokens(row, layout.answer, where)
                 if not model or _is_model(name, model):
-                    if not arrivals:
-                        start = at
-                    arrivals.append(at - start)
+                    arrivals.append(at)
                     prompts.append(max(prompt, 1))
                     answers.append(max(answer, 1))
                     if has_model:
@@ -127,7 +126,25 @@ def read_trace(path: Path, *, model: str = "") -> Trace:
     if not arrivals:
         found = f"of model {model}" if model else "with an answer"
         raise TraceError(f"{path}: expected requests {found}, found none")
-    return Trace(arrivals, prompts, answers, tuple(names), f"{path} ({layout.name})")
+    return _from_zero(
+        Trace(arrivals, prompts, answers, tuple(names), f"{path} ({layout.name})"),
+        is_ordered=layout.is_ordered,
+    )
+
+
+def _from_zero(trace: Trace, *, is_ordered: bool) -> Trace:
+    """In order, and from its first arrival on."""
+    places: Sequence[int] = range(len(trace))
+    if not is_ordered:
+        places = sorted(places, key=trace.arrivals.__getitem__)
+    first = trace.arrivals[places[0]]
+    return Trace(
+        array("d", (trace.arrivals[place] - first for place in places)),
+        array("q", (trace.prompts[place] for place in places)),
+        array("q", (trace.answers[place] for place in places)),
+        tuple(trace.models[place] for place in places) if trace.models else (),
+        trace.source,
+    )
 
 
 def open_text(path: Path) -> TextIO:

@@ -95,6 +95,17 @@ def test_a_broken_trace_is_one_sentence_that_names_the_line(
     assert "\n" not in str(caught.value)
 
 
+def test_the_access_log_has_requests_as_they_ended(tmp_path: Path):
+    path = tmp_path / "access.jsonl"
+    other = '{"event": "connected to the operator", "level": "info"}\n'
+    path.write_text(
+        other + access_log((1e9 + 5, 200, "default/a", 5, 7), (1e9, 200, "default/b", 6, 8))
+    )
+    trace = read_trace(path)
+    assert (list(trace.arrivals), list(trace.prompts)) == ([0, 5], [6, 5])
+    assert trace.models == ("default/b", "default/a")
+
+
 def test_no_trace_and_a_broken_archive_are_one_sentence(tmp_path: Path):
     with pytest.raises(TraceError, match="cannot be read: No such file"):
         read_trace(tmp_path / "none.csv")
