@@ -13,7 +13,7 @@ from modelfleet_worker.engine.scheduler import Chunk
 from quantized_models import native_runner
 
 pytestmark = pytest.mark.skipif(
-    not library.has_bfloat16(), reason="needs a compiler and a processor with AVX-512 BF16"
+    library.load_library() is None, reason="needs a compiler"
 )
 
 VOCAB = 1003  # no multiple of anything

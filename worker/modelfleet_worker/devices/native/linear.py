@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...quantization.weights import QuantizedWeight
-from .library import LinearStruct, has_bfloat16, load_library
+from .library import LinearStruct, load_library
 
 _LANES, _PAIR = 16, 32
 _STEP = 32  # inputs that share a scale of activations
@@ -57,7 +57,7 @@ class NativeLinear:
     @staticmethod
     def takes_plain(inputs: int, dtype: torch.dtype) -> bool:
         """Whether it is made for plain weights of so many inputs."""
-        return dtype == torch.bfloat16 and inputs % _STEP == 0 and has_bfloat16()
+        return dtype == torch.bfloat16 and inputs % _STEP == 0 and load_library() is not None
 
     @property
     def nbytes(self) -> int:

@@ -41,7 +41,8 @@ _AS_THEY_ARE = (
 def takes(config: LlamaConfig, dtype: torch.dtype) -> bool:
     """Whether models of this shape can be computed here, if their weights are packed for it."""
     widths = (config.hidden_size, config.intermediate_size, config.head_dim)
-    return dtype == torch.bfloat16 and not any(w % _STEP for w in widths) and library.has_bfloat16()
+    fits = dtype == torch.bfloat16 and not any(w % _STEP for w in widths)
+    return fits and library.load_library() is not None
 
 
 class NativeRunner(Runner):
