@@ -118,6 +118,7 @@ async def operate(
                     fence=fence,
                     seen=lambda holder: fleet.follow(holder.partition("@")[2]),
                     pace=options.lease_pace,
+                    note=reconcilers.names_of_deleted,
                 )
                 sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
@@ -171,6 +172,7 @@ async def _work(
     await _indices_are_complete(api, options.namespaces, memo.first_event)
     is_warm.set()
     term = await elector.acquire()
+    memo.reconcilers.inherit_names(elector.inherited)
     log.info("leading", term=term)
     try:
         await _first_of(_lead(term, memo, fleet, sweeper), elector.keep())
