@@ -51,12 +51,3 @@ class Options:
                     f"--cors-origin: expected an origin (like https://chat.example.com) or *, "
                     f"found {origin!r}"
                 )
-
-
-def split_address(address: str, flag: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT" or "[IPv6]:PORT"; StartupError names the flag."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise StartupError(f"{flag}: expected HOST:PORT (like 127.0.0.1:8080), found {address!r}")
-    return host, int(port)

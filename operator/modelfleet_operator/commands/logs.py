@@ -11,10 +11,10 @@ import typer
 from .options import (
     Context,
     Kubeconfig,
+    Name,
     Namespace,
     StateDir,
     asks_cluster,
-    complete_model,
     full_name,
     is_local,
     no_fleet,
@@ -23,15 +23,7 @@ from .options import (
 
 
 def logs(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="[NAMESPACE/]NAME",
-            help="The ModelDeployment.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ],
+    name: Name,
     namespace: Namespace = "default",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")

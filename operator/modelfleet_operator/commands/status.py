@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import StateDir, complete_model, state_directory
+from .options import Names, StateDir, state_directory
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,15 +27,7 @@ class Output(enum.StrEnum):
 
 
 def status(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAMESPACE/]NAME...",
-            help="Only these.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    names: Names = None,
     namespace: Annotated[
         str | None,
         typer.Option("--namespace", "-n", help="Only this namespace's.", show_default=False),

@@ -9,12 +9,10 @@ from modelfleet_gateway.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
     QueueFullError,
-    StartupError,
     UnknownModelError,
     UpstreamLostError,
     retry_after,
 )
-from modelfleet_gateway.options import split_address
 from modelfleet_gateway.routing.failover import (
     MAX_FAILURES,
     MAX_LOSSES,
@@ -337,17 +335,3 @@ async def test_interleaved_streams_end_together_at_the_first_error():
     assert closed == ["good"]
     both = [item async for item in interleave([good(), good()])]
     assert sorted(both) == sorted([*range(100), *range(100)])
-
-
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), ("host:65535", ("host", 65535))],
-)
-def test_splits_addresses(address, parts):
-    assert split_address(address, "--listen") == parts
-
-
-@pytest.mark.parametrize("address", ["", "80", ":80", "host:", "host:http", "host:65536"])
-def test_names_the_flag_of_a_wrong_address(address):
-    with pytest.raises(StartupError, match="--listen: expected HOST:PORT"):
-        split_address(address, "--listen")

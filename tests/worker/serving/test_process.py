@@ -83,7 +83,7 @@ def worker(tmp_path: Path, *arguments: str, ready: bool = True) -> Iterator[Proc
     ("arguments", "message"),
     [
         (["--nonsense"], "--nonsense"),
-        (["--listen", "8080"], "expected --listen HOST:PORT, found '8080'"),
+        (["--listen", "8080"], "'--listen': expected HOST:PORT, like 127.0.0.1:8080"),
         (["--listen", "203.0.113.1:80", "--device", "paced"], "cannot listen on 203.0.113.1:80"),
         (["--model", "default/a"], "--model and --source go together"),
         (["--model", "a", "--source", "hf://a/b"], "expected the model's name as namespace/name"),
