@@ -41,7 +41,12 @@ def logs(
     key = full_name(name, namespace)
     directory = state_directory(state_dir)
     if is_local(directory, state_dir, kubeconfig, context):
-        _show_local(directory.logs, key, tail, follows=follow)
+        try:
+            _show_local(directory.logs, key, tail, follows=follow)
+        except LogsError:
+            if directory.holder() is None or key.removeprefix("default/") in directory.names():
+                raise
+            raise LogsError(directory.has_no(key)) from None
         return
     try:
         _show_of_cluster(key, kubeconfig, context, tail, follows=follow)

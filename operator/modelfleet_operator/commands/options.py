@@ -25,12 +25,7 @@ class Device(enum.StrEnum):
 
 def complete_model(incomplete: str) -> list[str]:
     """Names of the deployments that run on this machine, for the shell."""
-    names = []
-    for document in state_directory(None).read_statuses():
-        metadata = document["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        names.append(name if namespace == "default" else f"{namespace}/{name}")
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in state_directory(None).names() if name.startswith(incomplete)]
 
 
 def _named(help_text: str, metavar: str = "[NAMESPACE/]NAME") -> Any:

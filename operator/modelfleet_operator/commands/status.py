@@ -50,6 +50,10 @@ def status(
         )
         raise typer.Exit(1)
     asked = frozenset(names or ())
+    missing = sorted(asked - _names(directory, namespace))
+    if missing and len(missing) == len(asked):
+        typer.echo(directory.has_no(", ".join(missing)), err=True)
+        raise typer.Exit(1)
     if output is Output.JSON:
         if watch:
             raise typer.BadParameter("it shows one moment: no --watch", param_hint="--output json")
@@ -58,9 +62,8 @@ def status(
         _watch(directory, asked, namespace, wide=output is Output.WIDE)
     else:
         _print_table(directory, asked, namespace, wide=output is Output.WIDE)
-    missing = sorted(asked - _names(directory, namespace))
     if missing:
-        typer.echo(f"no ModelDeployment {', '.join(missing)} runs here", err=True)
+        typer.echo(directory.has_no(", ".join(missing)), err=True)
         raise typer.Exit(1)
 
 
