@@ -45,6 +45,11 @@ class Options:
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
+        if self.max_held_bytes < 2 * self.max_body_bytes:
+            raise StartupError(
+                f"--max-held-bytes: expected at least twice --max-body-bytes "
+                f"({2 * self.max_body_bytes}), found {self.max_held_bytes}"
+            )
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise StartupError(

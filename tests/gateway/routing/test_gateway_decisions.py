@@ -27,7 +27,7 @@ from modelfleet_gateway.routing.failover import (
     may_be_cause,
 )
 from modelfleet_gateway.routing.merge import interleave
-from modelfleet_gateway.routing.queue import RequestQueue
+from modelfleet_gateway.routing.queue import RequestQueue, choose_worker
 from modelfleet_gateway.routing.view import (
     ModelView,
     WorkerRoute,
@@ -36,7 +36,7 @@ from modelfleet_gateway.routing.view import (
     make_view,
     not_ready,
 )
-from modelfleet_gateway.routing.workers import Worker, choose_worker
+from modelfleet_gateway.routing.workers import Worker
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.refusals import FULL, HANDED_OVER
 
