@@ -93,7 +93,7 @@ def test_quantized_weights_too(compiled: str, bits: int, dtype: torch.dtype):
 def logits(runner: Any) -> torch.Tensor:
     sequence = Sequence(Request(request_id="a", prompt_ids=tuple(IDS), max_tokens=1))
     sequence.block_table = [0]
-    return runner.logits([Chunk.of(sequence, len(IDS))])
+    return torch.as_tensor(runner.logits([Chunk.of(sequence, len(IDS))]))
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])

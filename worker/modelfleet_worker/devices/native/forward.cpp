@@ -4,6 +4,7 @@
 // computed in one order, whatever else is in the batch and however its prompt was cut into chunks:
 // equal requests give equal bits.
 //
+#include <dlfcn.h>
 #include <immintrin.h>
 
 #include <algorithm>
@@ -401,7 +402,19 @@ extern "C" void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; 
 
 namespace modelfleet {
 
-// No OpenMP library is linked: the symbols are torch's own, so that both share one pool of threads.
+// Torch's OpenMP where torch is, so that both share one pool of threads; else only this thread.
+template <typename F>
+void in_parallel(int64_t count, F&& f) {
+  using Loop = void(void (*)(void*), void*, unsigned, unsigned);
+  static const auto parallel = reinterpret_cast<Loop*>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i; (i = next.fetch_add(1)) < count;) f(i);
+  };
+  if (!parallel) return work();
+  parallel([](void* own) { (*static_cast<decltype(work)*>(own))(); }, const_cast<void*>(static_cast<const void*>(&work)), 0, 0);
+}
+
 template <typename Y>
 void project_all(const Linear* weight, const bf16* x, int64_t rows, Y* y) {
   static thread_local Buffer buffer;
@@ -409,10 +422,10 @@ void project_all(const Linear* weight, const bf16* x, int64_t rows, Y* y) {
   std::memcpy(all.values, x, rows * weight->inputs * sizeof(bf16));
   if (weight->bits < 16)
     for (int64_t r = 0; r < rows; ++r) round_inputs(all, r, 0, weight->inputs);
-#pragma omp parallel for schedule(static)
-  for (int64_t pair = 0; pair < weight->pairs(); ++pair)
+  in_parallel(weight->pairs(), [&](int64_t pair) {
     project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)), kUnread,
             [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(y + r * weight->outputs + n, v, mask); });
+  });
 }
 
 }  // namespace modelfleet

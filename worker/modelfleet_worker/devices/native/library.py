@@ -17,7 +17,8 @@ import structlog
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("projections.h", "attention.h", "sampling.h", "thread_pool.h", "forward.cpp")
+_UNITS = ("forward.cpp", "packing.cpp")
+_SOURCES = ("projections.h", "attention.h", "sampling.h", "thread_pool.h", *_UNITS)
 _NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 # For every such processor, not only this one: an image may hold the library.
 _FLAGS = (
@@ -27,7 +28,6 @@ _FLAGS = (
     "-mavx512vnni",
     "-mavx512bf16",
     "-fPIC",
-    "-fopenmp",
 )
 _COMPILE_SECONDS = 120
 _SWITCH = "MODELFLEET_COMPILED_STEP"  # `off`: torch's operations, to compare or to rule it out
@@ -68,6 +68,25 @@ class ModelStruct(ctypes.Structure):
         ("head", LinearStruct),
         ("cache", c_void_p),
         ("cache_scales", c_void_p),
+    )
+
+
+class PartStruct(ctypes.Structure):
+    """As in packing.cpp."""
+
+    _fields_ = (("rows", c_void_p), ("outputs", c_int64), ("type", c_int64))
+
+
+class PackingStruct(ctypes.Structure):
+    """As in packing.cpp."""
+
+    _fields_ = (
+        ("parts", POINTER(PartStruct)),
+        *(
+            (name, c_int64)
+            for name in ("num_parts", "bits", "group", "inputs", "outputs", "symmetric")
+        ),
+        *((name, c_void_p) for name in ("codes", "scales", "zeros")),
     )
 
 
@@ -124,7 +143,6 @@ def _load_library() -> ctypes.CDLL | None:
     try:
         if not path.exists():
             compile_library(path)
-        # Torch has its OpenMP in the process's global scope; there the symbols are found.
         library = ctypes.CDLL(str(path))
     except OSError as error:
         log.warning("the model runs on torch's kernels, which are slower", error=str(error))
@@ -132,6 +150,8 @@ def _load_library() -> ctypes.CDLL | None:
     for project in (library.modelfleet_project, library.modelfleet_project_float32):
         project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
         project.restype = None
+    library.modelfleet_pack.argtypes = [POINTER(PackingStruct), c_int64, c_int]
+    library.modelfleet_pack.restype = None
     library.modelfleet_start.argtypes = [POINTER(ModelStruct), c_int]
     library.modelfleet_start.restype = c_void_p
     library.modelfleet_launch.argtypes = [c_void_p, POINTER(BatchStruct)]
@@ -157,12 +177,9 @@ def compile_library(path: Path) -> None:
         raise FileNotFoundError("there is no C++ compiler: install g++ to have the fast ones")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        objects, library = Path(folder, "native.o"), Path(folder, "native.so")
-        # Two steps: linked with -fopenmp it would bring a second OpenMP with threads of its own.
-        for command in (
-            [compiler, *_FLAGS, "-c", str(_FOLDER / "forward.cpp"), "-o", str(objects)],
-            [compiler, "-shared", str(objects), "-o", str(library)],
-        ):
+        library = Path(folder, "native.so")
+        units = [str(_FOLDER / name) for name in _UNITS]
+        for command in ([compiler, *_FLAGS, "-shared", *units, "-o", str(library)],):
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False
