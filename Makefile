@@ -102,6 +102,10 @@ peers: install ## Build the engines that ours is measured against: llama.cpp and
 bench: install model ## The engine beside its peers, an hour on an idle machine (docs/performance.md)
 	@$(BIN)/python benchmarks/engine.py $$($(BIN)/python tools/prepare_smollm2.py) $(if $(WRITE),--write $(WRITE))
 
+.PHONY: profile-start
+profile-start: install model ## Where a worker's start goes, as a table and start.svg; LOG=FILE: of a pod's log
+	@$(BIN)/python benchmarks/start.py --picture start.svg $(if $(LOG),--log $(LOG),$$($(BIN)/python tools/prepare_smollm2.py))
+
 .PHONY: generate
 generate: install ## Write what is generated from the code: the CRDs, their reference, the chart's copies
 	$(BIN)/python -m modelfleet_operator.api.crd

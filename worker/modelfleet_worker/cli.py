@@ -133,10 +133,8 @@ def worker(
     die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
-    import structlog
-
     from modelfleet_process import parent
-    from modelfleet_process.logs import configure, console_style
+    from modelfleet_process.logs import bind, configure, console_style
 
     from .devices.paced import Calibration
     from .errors import UsageError
@@ -190,7 +188,7 @@ def worker(
         drain_timeout=drain_timeout,
     )
     configure(logs.format, logs.level, console_style(utc=False))
-    structlog.contextvars.bind_contextvars(worker=options.worker_id)
+    bind(worker=options.worker_id)
     return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import httpx
 import structlog
 
 from modelfleet_process.addresses import dialled_here, join_address, split_address
@@ -100,6 +99,8 @@ class Gateway:
 
     async def _wait_ready(self, child: Child) -> bool:
         """False if it ends before."""
+        import httpx  # 0.1 s, in which the gateway starts
+
         address = await child.address()
         if address is None:
             return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psutil
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -122,7 +124,8 @@ async def serve(
     signalled = _on_signals(lifecycle, options.drain_timeout)
     if options.address_file is not None:
         _write_whole(options.address_file, server.address)
-    log.info("listening", address=server.address)
+    age = time.time() - psutil.Process().create_time()  # imports, most of it
+    log.info("listening", address=server.address, after=round(age, 3))
     if spec is not None:
         lifecycle.load(spec)
     preloading = asyncio.create_task(run_preload(preload)) if preload is not None else None

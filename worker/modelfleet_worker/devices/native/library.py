@@ -25,7 +25,7 @@ from .instruction_sets import OFF, SETS, InstructionSet, candidates
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_UNITS = ("forward.cpp", "project.cpp")
+_UNITS = ("forward.cpp", "project.cpp", "packing.cpp")
 _PROCESSOR = "processor.cpp"  # compiled for every processor: it says what this one has
 _FLAGS = (
     "-O3",
@@ -76,6 +76,25 @@ class ModelStruct(ctypes.Structure):
         ("head", LinearStruct),
         ("cache", c_void_p),
         ("cache_scales", c_void_p),
+    )
+
+
+class PartStruct(ctypes.Structure):
+    """As in packing.cpp."""
+
+    _fields_ = (("rows", c_void_p), ("outputs", c_int64), ("type", c_int64))
+
+
+class PackingStruct(ctypes.Structure):
+    """As in packing.cpp."""
+
+    _fields_ = (
+        ("parts", POINTER(PartStruct)),
+        *(
+            (name, c_int64)
+            for name in ("num_parts", "bits", "group", "inputs", "outputs", "symmetric")
+        ),
+        *((name, c_void_p) for name in ("codes", "scales", "zeros")),
     )
 
 
@@ -192,6 +211,8 @@ def _declare(library: ctypes.CDLL) -> None:
     for project in (library.modelfleet_project, library.modelfleet_project_float32):
         project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
         project.restype = None
+    library.modelfleet_pack.argtypes = [POINTER(PackingStruct), c_int64, c_int]
+    library.modelfleet_pack.restype = None
     library.modelfleet_processor.argtypes = []
     library.modelfleet_processor.restype = c_char_p
     library.modelfleet_start.argtypes = [POINTER(ModelStruct), c_int]
