@@ -14,7 +14,7 @@ from modelfleet_gateway.errors import (
     UpstreamLostError,
     retry_after,
 )
-from modelfleet_gateway.options import split_address
+from modelfleet_gateway.options import Options, split_address
 from modelfleet_gateway.routing.failover import (
     MAX_FAILURES,
     MAX_LOSSES,
@@ -351,3 +351,9 @@ def test_splits_addresses(address, parts):
 def test_names_the_flag_of_a_wrong_address(address):
     with pytest.raises(StartupError, match="--listen: expected HOST:PORT"):
         split_address(address, "--listen")
+
+
+def test_a_budget_of_less_than_two_bodies_is_refused_by_its_flag():
+    with pytest.raises(StartupError, match=r"--max-held-bytes: expected .* \(2000\), found 1999"):
+        Options(operator="", max_body_bytes=1000, max_held_bytes=1999)
+    assert Options(operator="", max_body_bytes=1000, max_held_bytes=2000)
