@@ -237,7 +237,8 @@ class SharedStreamDouble:
 
     def __init__(self, worker: ScriptedWorker) -> None:
         self._worker = worker
-        self._events = asyncio.Queue()  # GenerateEvents; None: end the call; an error: fail it
+        # GenerateEvents; None: end the call; an error: fail it. Few, as of a worker.
+        self._events = asyncio.Queue(maxsize=16)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._may_send: dict[int, asyncio.Event] = {}
 
@@ -283,19 +284,20 @@ class SharedStreamDouble:
                 async for response in responses:
                     await self._may_send[number].wait()
                     kind = response.WhichOneof("event")
-                    self._put(number, **{kind: getattr(response, kind)})
+                    await self._put(number, **{kind: getattr(response, kind)})
             if kind != "finished":
-                self._events.put_nowait(None)
+                await self._events.put(None)
         except RefusedError as error:
-            self._put(number, refused=error.args[0])
+            await self._put(number, refused=error.args[0])
         except RuntimeError as error:
-            self._events.put_nowait(error)
+            await self._events.put(error)
         except KeyError as error:  # as a worker that meets a bug
             unknown = grpc.StatusCode.UNKNOWN.value[0]
-            self._put(number, refused=worker_pb2.Refusal(code=unknown, details=repr(error)))
+            refused = worker_pb2.Refusal(code=unknown, details=repr(error))
+            await self._put(number, refused=refused)
 
-    def _put(self, number, **event):
-        self._events.put_nowait(worker_pb2.GenerateEvent(number=number, **event))
+    async def _put(self, number, **event):
+        await self._events.put(worker_pb2.GenerateEvent(number=number, **event))
 
 
 class OperatorDouble(fleet_pb2_grpc.FleetServicer):

@@ -99,7 +99,7 @@ async def test_a_slow_reader_holds_up_no_other_and_gets_all(takes_many):
         await eventually(lambda: slow.pauses or not takes_many)
         assert [len(text) for text in await asyncio.gather(ask(fleet, max_tokens=4))] > [20_000]
         assert slow.running == 1, "it is paused, not ended"
-        assert budget.used < 4 * calls.MAX_UNREAD
+        assert budget.used < 16 * calls.MAX_UNREAD, "what was on its way came, too"
         raw = await reader.read()
         while more := await reader.read():
             raw += more

@@ -13,6 +13,7 @@ from modelfleet_gateway.errors import (
     UpstreamLostError,
     retry_after,
 )
+from modelfleet_gateway.options import Options
 from modelfleet_gateway.routing.failover import (
     MAX_FAILURES,
     MAX_LOSSES,
@@ -335,3 +336,9 @@ async def test_interleaved_streams_end_together_at_the_first_error():
     assert closed == ["good"]
     both = [item async for item in interleave([good(), good()])]
     assert sorted(both) == sorted([*range(100), *range(100)])
+
+
+def test_a_budget_of_less_than_two_bodies_is_refused_by_its_flag():
+    with pytest.raises(StartupError, match=r"--max-held-bytes: expected .* \(2000\), found 1999"):
+        Options(operator="", max_body_bytes=1000, max_held_bytes=1999)
+    assert Options(operator="", max_body_bytes=1000, max_held_bytes=2000)
