@@ -54,11 +54,11 @@ async def ready_worker(address: str) -> AsyncIterator[worker_pb2_grpc.WorkerAsyn
         yield worker
 
 
-def request_of(ids: list[int], new_tokens: int) -> worker_pb2.GenerateRequest:
+def request_of(ids: list[int], new_tokens: int, model: str = MODEL) -> worker_pb2.GenerateRequest:
     """For a greedy answer of exactly so many tokens."""
     return worker_pb2.GenerateRequest(
         request_id=uuid.uuid4().hex,
-        model=MODEL,
+        model=model,
         prompt_token_ids=worker_pb2.TokenIds(ids=ids),
         sampling=worker_pb2.Sampling(temperature=0, top_p=1),
         stop=worker_pb2.StopConditions(max_tokens=new_tokens, ignore_eos=True),
@@ -66,13 +66,13 @@ def request_of(ids: list[int], new_tokens: int) -> worker_pb2.GenerateRequest:
 
 
 async def generate(
-    worker: worker_pb2_grpc.WorkerAsyncStub, ids: list[int], new_tokens: int
+    worker: worker_pb2_grpc.WorkerAsyncStub, ids: list[int], new_tokens: int, model: str = MODEL
 ) -> work.Timing:
     """One greedy answer of exactly so many tokens."""
     begun = time.perf_counter()
     first = last = 0.0
     count = 0
-    async for response in worker.Generate(request_of(ids, new_tokens)):
+    async for response in worker.Generate(request_of(ids, new_tokens, model)):
         if response.HasField("tokens"):
             count += len(response.tokens.ids)
             last = time.perf_counter()

@@ -90,6 +90,15 @@ def gateway(
     metrics_address_file: Annotated[
         Path | None, typer.Option(help="Gets the actual HOST:PORT of --metrics-listen.")
     ] = None,
+    access_log: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            envvar="MODELFLEET_GATEWAY_ACCESS_LOG",
+            help="Gets one JSON line for each request, without its text; - is standard output. "
+            "Default: none.",
+        ),
+    ] = "",
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -112,6 +121,7 @@ def gateway(
             cors_origins=tuple(cors_origin or ()),
             metrics_listen=metrics_listen,
             metrics_address_file=metrics_address_file,
+            access_log=access_log,
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

@@ -156,6 +156,12 @@ class RequestTimer:
         """Seconds since the request arrived."""
         return self._loop.time() - self._arrived_at
 
+    @property
+    def ttft(self) -> float | None:
+        """Seconds from the arrival to the first token of any choice; None: there was none yet."""
+        first = self._first_token_at.values()
+        return min(first) - self._arrived_at if first else None
+
     def observe(
         self, index: int, event: worker_pb2.Tokens | worker_pb2.Finished, meter: ModelMeter
     ) -> None:

@@ -42,6 +42,7 @@ class Options:
     cors_origins: tuple[str, ...] = ()  # that browsers may call from; "*": any
     metrics_listen: str = ""  # HOST:PORT of /metrics; empty: nowhere
     metrics_address_file: Path | None = None  # gets the actual HOST:PORT of /metrics
+    access_log: str = ""  # file that gets a line for each request; "-": standard output
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:

@@ -134,9 +134,10 @@ def worker(
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
     from modelfleet_process import parent
+    from modelfleet_process.calibration import Calibration
     from modelfleet_process.logs import bind, configure, console_style
 
-    from .devices.paced import Calibration
+    from .devices.paced import read_calibration
     from .errors import UsageError
     from .loading.device_loaders import cpu_loader, paced_loader
     from .loading.preload import preload_cpu
@@ -176,7 +177,7 @@ def worker(
             generation_defaults=generation_defaults,
         )
     if device is Device.PACED:
-        times = Calibration.read(calibration) if calibration else Calibration()
+        times = read_calibration(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
         cache = Cache(cache_dir() / "remote", cache_limit())

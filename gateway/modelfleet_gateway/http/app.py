@@ -27,6 +27,7 @@ from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..options import Options
 from ..routing.dispatch import Dispatcher
+from .access_log import AccessLog
 from .asgi import CloseOnDrain, request_id
 from .body import BodyReader
 from .cors import with_cors
@@ -51,6 +52,7 @@ class App:
             bodies=self.bodies,
             draining=self.draining,
             stop=self.stop,
+            access_log=AccessLog(options.access_log) if options.access_log else None,
         )
         generating: dict[str, ASGIApp] = {
             "/v1/chat/completions": endpoint(ChatRequest),

@@ -25,6 +25,7 @@ from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.view import describe_eta
+from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, Hold
 
@@ -50,12 +51,14 @@ class GenerationEndpoint:
         bodies: BodyReader,
         draining: asyncio.Event,
         stop: asyncio.Future[None],
+        access_log: AccessLog | None = None,
     ) -> None:
         self._kind = kind
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._bodies = bodies
         self._draining = draining
+        self._access_log = access_log
         self._stop = stop  # done when the drain timeout is over: running requests end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +88,8 @@ class GenerationEndpoint:
             log.exception("a request met a bug", **exchange.context)
             status = await exchange.fail(InternalError(BUG))
         self._metrics.count_response(exchange.model, status)
+        if self._access_log is not None:
+            exchange.log_access(self._access_log, status)
         exchange.debug("answered", status=status)
 
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
@@ -140,6 +145,20 @@ class Exchange:
         """A line about it, with its age."""
         if self._debugs:
             log.debug(event, **fields, seconds=round(self._timer.elapsed, 4), **self.context)
+
+    def log_access(self, access_log: AccessLog, status: int) -> None:
+        """Its line, once it has ended."""
+        seconds = self._timer.elapsed
+        tokens = self.answer.tokens if self._queue is not None else (0, 0)
+        access_log.write(
+            request=self.request_id,
+            model=self.model,
+            arrival=time.time() - seconds,
+            status=status,
+            seconds=seconds,
+            ttft=self._timer.ttft,
+            tokens=tokens if any(tokens) else None,
+        )
 
     def begin(self, queue: ModelQueue, answer: Answer) -> None:
         """The request is valid and its model is known."""

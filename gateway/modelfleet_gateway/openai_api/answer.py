@@ -157,6 +157,11 @@ class Answer(ABC):
             self._prompt_tokens += finished.prompt_tokens
             self._cached_tokens += min(finished.cached_tokens, finished.prompt_tokens)
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of the prompt and the answer, of the choices that are finished."""
+        return self._prompt_tokens, self._completion_tokens
+
     def _usage(self) -> Json:
         return {
             "prompt_tokens": self._prompt_tokens,

@@ -30,7 +30,7 @@ class Manifests:
     deployments: tuple[ModelDeployment, ...] = ()  # valid ones, in order
     homes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where each stands, by its full name: file and number of the document."""
-    classes: tuple[str, ...] = ()  # names of the AcceleratorClasses that are valid
+    classes: tuple[AcceleratorClass, ...] = ()  # valid ones
     others: tuple[str, ...] = ()  # objects of other kinds, like "Job default/fill"
     values: Values = dataclasses.field(default_factory=Values)
     """Of the Secrets and ConfigMaps among them."""
@@ -82,7 +82,7 @@ class _Reading:
     def __init__(self) -> None:
         self.deployments: list[ModelDeployment] = []
         self.homes: dict[str, str] = {}
-        self.classes: list[str] = []
+        self.classes: list[AcceleratorClass] = []
         self.others: list[str] = []
         self.kinds: list[str] = []  # of `others`
         self.values: dict[Reference, Mapping[str, str]] = {}
@@ -94,7 +94,7 @@ class _Reading:
             problems, class_ = _validated(AcceleratorClass, document)
             self._complain(where, problems)
             if class_ is not None:
-                self.classes.append(class_.metadata.name)
+                self.classes.append(class_)
         elif is_other_kind(document):
             self.others.append(describe(document))
             self.kinds.append(document["kind"])

@@ -9,6 +9,7 @@ from modelfleet_gateway.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
     QueueFullError,
+    StartupError,
     UnknownModelError,
     UpstreamLostError,
     retry_after,

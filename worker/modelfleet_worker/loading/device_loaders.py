@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..devices.paced import Calibration, load_paced
+from modelfleet_process.calibration import Calibration
+
+from ..devices.paced import load_paced
 from ..engine.device import LoadedModel
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults, sampling_defaults
 from ..progress import Report
