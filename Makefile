@@ -10,6 +10,9 @@ PYTEST = $(BIN)/pytest $(if $(DURATIONS),--durations=$(DURATIONS))
 # T=PATH[::TEST] or T=EXPRESSION for -k, which then looks in the folder $(1).
 picked = $$(test -e "$${T%%::*}" || echo $(1) -k) "$$T"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where it is set, as in many container images, each process compiles our sources again: 0.2 to
+# 0.3 s of each start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## Show this list
@@ -60,8 +63,9 @@ format: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Half of the tests wait for processes that start, end or are silent.
-IN_TWO := --numprocesses 2 --dist loadfile
+# Half of the tests wait for processes that start, end or are silent. tests/conftest.py says which
+# files come first; pytest-xdist's own order would begin the longest at the end, and alone.
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: install model ## Every test that needs no cluster; T=PATH or T=EXPRESSION: only these
@@ -101,6 +105,10 @@ peers: install ## Build the engines that ours is measured against: llama.cpp and
 .PHONY: bench
 bench: install model ## The engine beside its peers, an hour on an idle machine (docs/performance.md)
 	@$(BIN)/python benchmarks/engine.py $$($(BIN)/python tools/prepare_smollm2.py) $(if $(WRITE),--write $(WRITE))
+
+.PHONY: profile-start
+profile-start: install model ## Where a worker's start goes, as a table and start.svg; LOG=FILE: of a pod's log
+	@$(BIN)/python benchmarks/start.py --picture start.svg $(if $(LOG),--log $(LOG),$$($(BIN)/python tools/prepare_smollm2.py))
 
 .PHONY: generate
 generate: install ## Write what is generated from the code: the CRDs, their reference, the chart's copies

@@ -32,6 +32,7 @@ from modelfleet_worker.engine.request import Request
 from modelfleet_worker.engine.request import Sequence as EngineSequence
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.loading import generic, loader
+from modelfleet_worker.models.float_type import FloatType
 from modelfleet_worker.quantization.scheme import AS_STORED
 
 TOKENS = 32  # of each answer
@@ -59,8 +60,8 @@ class Runner(Protocol):
 
     num_blocks: int
 
-    def logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Float32 [R, vocab] of the chunks that sample."""
+    def logits(self, chunks: Sequence[Chunk]) -> Any:
+        """Float32 [R, vocab] of the chunks that sample, of torch or numpy."""
         ...
 
 
@@ -118,7 +119,7 @@ def read_in_steps(runner: Runner, pairs: Sequence[tuple[list[int], list[int]]]) 
     rows: list[list[Tensor]] = [[] for _ in pairs]
     for place in range(TOKENS):
         chunks = [Chunk.of(sequence, sequence.num_uncomputed) for sequence in sequences]
-        for row, logits in zip(rows, runner.logits(chunks), strict=True):
+        for row, logits in zip(rows, torch.as_tensor(runner.logits(chunks)), strict=True):
             row.append(logits.clone())
         for sequence, (_, said) in zip(sequences, pairs, strict=True):
             sequence.num_computed = len(sequence.token_ids)
@@ -146,7 +147,7 @@ def on_their_modules(folder: Path) -> Runner:
     os.environ["MODELFLEET_COMPILED_STEP"] = "off"
     config = generic.read_config(folder)
     weights = generic.load(
-        folder, config, torch.bfloat16, 1024, AS_STORED, progress=lambda *_: None
+        folder, config, FloatType.BFLOAT16, 1024, AS_STORED, progress=lambda *_: None
     )
     print(f"# {weights.computed_by}", file=sys.stderr)
     runner: Any = weights.runner(1024)

@@ -109,7 +109,7 @@ def served(folder: Path, quantization: Quantization = AS_STORED) -> Logprobs:
         )
         window.block_table = list(range(-(-len(ids) // BLOCK_SIZE)))
         chunks = [Chunk.of(window, len(ids))]
-        return runner.logits(chunks, everywhere=True)[:-1].log_softmax(-1)
+        return torch.from_numpy(runner.logits(chunks, everywhere=True))[:-1].log_softmax(-1)
 
     return of
 

@@ -123,14 +123,14 @@ def ask(client: OpenAI, question: str) -> float:
 
 
 def wait_until(up: subprocess.Popen[bytes], what: str, happened: Callable[[], bool]) -> None:
-    """Looks every 100 ms. Raises StuckError when it takes too long, or when `up` has ended."""
+    """Looks every 20 ms. Raises StuckError when it takes too long, or when `up` has ended."""
     deadline = time.monotonic() + TIMEOUT
     while not happened():
         if up.poll() is not None:
             raise StuckError(f"`modelfleet up` ended with {up.returncode} before {what}")
         if time.monotonic() > deadline:
             raise StuckError(f"waited {TIMEOUT:.0f} s and still not: {what}")
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def answers(url: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from modelfleet_process import parent
+from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
@@ -24,9 +25,21 @@ app = typer.Typer(add_completion=False, **STYLE)
 def gateway(
     *,
     logs: LogOptions,
-    operator: Annotated[str, typer.Option(help="HOST:PORT of the operator's Fleet service.")],
+    operator: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where the operator's Fleet service is.",
+        ),
+    ],
     listen: Annotated[
-        str, typer.Option(help="HOST:PORT for clients; port 0 picks one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where clients connect; port 0 picks one.",
+        ),
     ] = "127.0.0.1:8080",
     gateway_id: Annotated[
         str, typer.Option(help="Name among the gateways; default: host name and process id.")
@@ -69,6 +82,7 @@ def gateway(
         str,
         typer.Option(
             metavar="HOST:PORT",
+            callback=checked_if_given,
             envvar="MODELFLEET_GATEWAY_METRICS_LISTEN",
             help="Where /metrics, /healthz and /readyz are; port 0 picks one. Default: nowhere.",
         ),

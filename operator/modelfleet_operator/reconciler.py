@@ -105,6 +105,15 @@ class Reconcilers:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._is_running = False
 
+    def names_of_deleted(self) -> str:
+        """For the next leader, which could read it nowhere else; empty: there are none."""
+        return self._claims.dump_deleted(self._clock())
+
+    def inherit_names(self, dumped: str) -> None:
+        """What `names_of_deleted` of the leader before was."""
+        if not self._claims.load_deleted(dumped, self._clock()):
+            log.warning("the names of deleted deployments cannot be read: they are free now")
+
     async def run(self) -> None:
         """Reconciles until cancelled; then every task has ended."""
         self._is_running = True

@@ -108,15 +108,15 @@ FILES: dict[str, tuple[Spoil, str]] = {
         "does not belong to the architecture",
     ),
     "a missing tensor": (tensor(NORM, lambda _: None), f"the first is {NORM}"),
-    "integers for weights": (tensor(NORM, torch.Tensor.long), f"{NORM} is torch.int64; float32"),
-    "booleans for weights": (tensor(NORM, torch.Tensor.bool), f"{NORM} is torch.bool; float32"),
+    "integers for weights": (tensor(NORM, torch.Tensor.long), f"{NORM} is int64; float32"),
+    "booleans for weights": (tensor(NORM, torch.Tensor.bool), f"{NORM} is bool; float32"),
     "8-bit floats for weights": (
         tensor(NORM, lambda t: t.to(torch.float8_e4m3fn)),
-        f"{NORM} is torch.float8_e4m3fn; float32",
+        f"{NORM} is float8_e4m3fn; float32",
     ),
     "complex numbers for weights": (
         tensor(NORM, lambda t: t.to(torch.complex64)),
-        f"{NORM} is torch.complex64; float32",
+        f"{NORM} is complex64; float32",
     ),
     "a scalar for weights": (
         tensor(NORM, lambda t: t[0].clone()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(folder: Path, *, dtype: str = "Float32", **quantization: Any) -> Loaded
 
 
 def model_of(loaded: LoadedModel) -> Llama:
-    assert isinstance(loaded.runner, (TorchRunner, NativeRunner))
+    assert isinstance(loaded.runner, TorchRunner)
     return loaded.runner.model
 
 
@@ -93,7 +94,12 @@ def native_logits(runner: NativeRunner, ids: list[int]) -> Tensor:
     """Teacher-forced, [T, vocab]."""
     sequence = Sequence(Request(request_id="a", prompt_ids=tuple(ids), max_tokens=1))
     sequence.block_table = list(range(-(-len(ids) // BLOCK_SIZE)))
-    return runner.logits([Chunk.of(sequence, len(ids))], everywhere=True)
+    return step_logits(runner, [Chunk.of(sequence, len(ids))], everywhere=True)
+
+
+def step_logits(runner: NativeRunner, chunks: Items[Chunk], *, everywhere: bool = False) -> Tensor:
+    """Of the compiled step."""
+    return torch.from_numpy(runner.logits(chunks, everywhere=everywhere))
 
 
 def logits(loaded: LoadedModel, ids: Tensor) -> Tensor:

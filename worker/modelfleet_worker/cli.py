@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from modelfleet_process.addresses import checked_address
 from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
@@ -46,7 +46,12 @@ def worker(
     *,
     logs: LogOptions,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0 picks one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where to serve gRPC; port 0 picks one.",
+        ),
     ] = "127.0.0.1:0",
     worker_id: Annotated[
         str | None, typer.Option(help="Name in Stats and logs; default HOSTNAME-PID.")
@@ -128,11 +133,9 @@ def worker(
     die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
-    import structlog
-
     from modelfleet_process import parent
     from modelfleet_process.calibration import Calibration
-    from modelfleet_process.logs import configure, console_style
+    from modelfleet_process.logs import bind, configure, console_style
 
     from .devices.paced import read_calibration
     from .errors import UsageError
@@ -145,8 +148,6 @@ def worker(
 
     if die_with_parent:
         parent.die_with_parent()
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:]+):\d{1,5}", listen):
-        raise UsageError(f"expected --listen HOST:PORT, found {listen!r}")
     if (model is None) != (source is None):
         raise UsageError("--model and --source go together: give both, or none to wait")
     if preload and (model is not None or device is Device.PACED):
@@ -188,7 +189,7 @@ def worker(
         drain_timeout=drain_timeout,
     )
     configure(logs.format, logs.level, console_style(utc=False))
-    structlog.contextvars.bind_contextvars(worker=options.worker_id)
+    bind(worker=options.worker_id)
     return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
 
 

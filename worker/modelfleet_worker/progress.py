@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 # Called from the loading thread: (phase, share of that phase from 0 to 1). It may raise, to stop
@@ -55,6 +55,13 @@ class LoadProgress:
             eta = now + whole * (1 - share) + whole * (1 - _DOWNLOAD) / _DOWNLOAD
         percent = max(self.percent, 100 * _DOWNLOAD * share)
         return replace(begun, phase="Download", percent=percent, downloads=True, eta=eta)
+
+
+def phase_seconds(begun: Mapping[str, float], ended: float) -> dict[str, float]:
+    """How long each phase of a load took; `begun`: when each began, in their order (seconds)."""
+    ends = [*list(begun.values())[1:], ended]
+    times = zip(begun.items(), ends, strict=True)
+    return {phase.lower(): round(end - start, 3) for (phase, start), end in times}
 
 
 def _done(phase: str, share: float) -> float | None:

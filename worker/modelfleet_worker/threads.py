@@ -11,6 +11,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Transformers imports its modules when they are asked for: of two threads that do, one can find
+# half of a module. A tokenizer is read beside the weights.
+using_transformers = threading.Lock()
+
 
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
     """Calls back on the loop, from any thread; nothing happens once the loop is closed."""

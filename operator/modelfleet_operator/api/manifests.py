@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from ..errors import ManifestError
 from . import accelerator_class
 from .accelerator_class import AcceleratorClass
+from .api_model import ApiModel, Metadata
 from .documents import read_documents
-from .model_deployment import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
+from .model_deployment import API_VERSION, KIND, ModelDeployment
 from .other_kinds import Reference, Values, describe, expand_list, is_other_kind, read_values
 
 _Object = TypeVar("_Object", bound=ApiModel)

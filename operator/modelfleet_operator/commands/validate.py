@@ -18,7 +18,7 @@ def validate(
     Needs neither a fleet nor a cluster.
     """
     from ..api.manifests import read_manifests
-    from ..api.model_deployment import PodTemplate
+    from ..api.worker_spec import PodTemplate
     from ..terminal import printable
 
     read = read_manifests(files)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from ..decisions.status import ColdStartProgress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 def is_loading(cold: ColdStartProgress | None) -> bool:
@@ -21,6 +24,9 @@ class LoadBars:
 
     def __init__(self, console: Console, clock: Callable[[], float]) -> None:
         """`clock` gives Unix seconds."""
+        # Only on a terminal, and it takes 0.05 s.
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
         self._clock = clock
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import structlog
@@ -18,7 +19,6 @@ from ..decisions.observed import Observed
 from ..decisions.plan import Plan
 from ..decisions.status import ColdStartProgress, Status
 from ..errors import ManifestError
-from ..explain.service import serve_explain
 from ..explain.snapshot import Snapshot
 from ..fleet.service import FleetService, serve
 from ..reconciler import Reconcilers
@@ -74,9 +74,7 @@ async def run_fleet(options: UpOptions) -> int:
     with StateDirectory(options.state_dir).held() as state:
         fleet = _LocalFleet(options, state)
         fleet.apply(manifests)
-        async with serve_explain(fleet.snapshot) as address:
-            state.write_explain_address(address)
-            return await fleet.run(seen)
+        return await fleet.run(seen)
 
 
 class _LocalFleet:
@@ -91,6 +89,7 @@ class _LocalFleet:
         self._bars = LoadBars(ERRORS, time.time) if options.shows_bars else None
         self._is_first_ready = True
         self._stop, self._force = asyncio.Event(), asyncio.Event()
+        self._has_gateway = asyncio.Event()
         self._deployments = LocalDeployments(options.worker_flags, options.drain_timeout)
         self._body = LocalBody(
             self._deployments,
@@ -155,8 +154,9 @@ class _LocalFleet:
         stopping = asyncio.create_task(self._stop.wait())
         watching = asyncio.create_task(watch_files(self._options.files, seen, self._edited))
         progressing = asyncio.create_task(self._keep_progress())
+        explaining = asyncio.create_task(self._explain())
         try:
-            tasks = [reconciling, serving, stopping, watching, progressing]
+            tasks = [reconciling, serving, stopping, watching, progressing, explaining]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()  # raises why it ended
@@ -173,7 +173,7 @@ class _LocalFleet:
             await ending
             if self._bars is not None:
                 self._bars.end()
-            for task in (forcing, stopping, serving, watching, progressing):
+            for task in (forcing, stopping, serving, watching, progressing, explaining):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
@@ -182,6 +182,17 @@ class _LocalFleet:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)  # there is nothing left to end
         return KILLED if self._force.is_set() else 0
+
+    async def _explain(self) -> None:
+        """Answers `modelfleet explain`, once the gateway is ready; never returns.
+
+        Not before: importing aiohttp takes a third of the time until gateway and workers start.
+        """
+        await self._has_gateway.wait()
+        service = await asyncio.to_thread(import_module, "..explain.service", __package__)
+        async with service.serve_explain(self.snapshot) as address:
+            self._state.write_explain_address(address)
+            await asyncio.Event().wait()
 
     async def _end(self, gateway: Gateway, reconciling: asyncio.Task[None]) -> None:
         """The gateway drains first: requests that it holds may still need a worker to start."""
@@ -234,6 +245,7 @@ class _LocalFleet:
                 f"-H 'content-type: application/json' -d '{ask}'"
             )
         self._is_first_ready = False
+        self._has_gateway.set()
 
     def _name_to_try(self) -> str:
         """Of the first deployment: its short names are its own."""

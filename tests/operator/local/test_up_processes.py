@@ -342,6 +342,8 @@ def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: 
     eventually("a worker is ready", lambda: ask(fleet).status_code == 200)
     saved = tmp_path / "snapshot.json"
     place = ["--state-dir", str(fleet.state)]
+    # It comes once gateway and workers have started.
+    eventually("explain answers", lambda: modelfleet("explain", "smollm2", *place).returncode == 0)
     told = modelfleet("explain", "smollm2", *place, "--save", str(saved))
     assert told.returncode == 0, told.stderr
     assert "Ready=True (Serving)" in told.stdout
@@ -349,7 +351,10 @@ def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: 
     assert modelfleet("explain", "--replay", str(saved)).stdout == told.stdout
 
     none = modelfleet("explain", "none", *place)
-    assert (none.returncode, none.stderr) == (1, "There is no ModelDeployment default/none.\n")
+    assert (none.returncode, none.stderr) == (
+        1,
+        "no ModelDeployment default/none runs here; there are: smollm2\n",
+    )
 
 
 @pytest.mark.parametrize("name", ["a\nb", "tiny?x=1", "a/b/c", "a" * 99_999])

@@ -31,7 +31,7 @@ from transformers.models.opt import modeling_opt
 from transformers.models.phi import modeling_phi
 
 from generic_models import SIZES, VOCAB, load, saved, teacher_forced
-from modelfleet_worker.devices.torch.runner import warm_up
+from modelfleet_worker.devices.warm_up import warm_up
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading import sizing
 

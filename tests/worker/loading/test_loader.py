@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import hostile_checkpoints
-from modelfleet_worker.devices.torch.runner import warm_up
+from modelfleet_worker.devices.warm_up import warm_up
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading import sizing
@@ -119,7 +119,7 @@ def without(name: str) -> dict[str, Tensor]:
         (
             {**tensors(), "lm_head.weight": torch.zeros(32, 16, dtype=torch.int8)},
             {},
-            "lm_head.weight is torch.int8; float32, bfloat16 or float16 is expected",
+            "lm_head.weight is int8; float32, bfloat16 or float16 is expected",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from modelfleet_worker.engine.request import Request, SamplingParams
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import Linear, QuantizedLinear, SplitLinear
 from modelfleet_worker.models.llama import Llama
+from modelfleet_worker.models.stored_tensor import StoredTensor
 from modelfleet_worker.quantization.scheme import Quantization
 from modelfleet_worker.quantization.weights import quantize
 from quantized_models import asked, load, logits, model_of, tiny
@@ -124,26 +125,20 @@ def test_an_override_that_matches_nothing_is_an_error(tmp_path: Path):
 
 
 def test_no_more_than_one_layer_is_held_twice(tmp_path: Path, monkeypatch):
-    """Weights wait for their projection only: the most that is held beside packed ones."""
+    """Weights wait for their projection only: the most that is mapped beside packed ones."""
     from modelfleet_worker.loading import model_builder
 
     saved(tmp_path, num_hidden_layers=8)
     most = 0
-    take = model_builder.ModelBuilder.add_tensor
+    add = model_builder.ModelBuilder.add
 
-    def watched(self: model_builder.ModelBuilder, name: str, tensor: torch.Tensor) -> bool:
+    def watched(self: model_builder.ModelBuilder, name: str, tensor: StoredTensor) -> None:
         nonlocal most
-        taken = take(self, name, tensor)
-        waiting = {
-            id(t): t.nbytes
-            for projection, _, _ in self._suffixes.values()
-            for part in projection.parts
-            for t in part.found.values()
-        }
-        most = max(most, sum(waiting.values()))
-        return taken
+        add(self, name, tensor)
+        parts = (part for gathered in self._expected.gathered for part in gathered.parts)
+        most = max(most, sum(t.nbytes for part in parts for t in part.found.values()))
 
-    monkeypatch.setattr(model_builder.ModelBuilder, "add_tensor", watched)
+    monkeypatch.setattr(model_builder.ModelBuilder, "add", watched)
     load(tmp_path, weights="int8")
     layer = 4 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)
     assert 0 < most <= layer

@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
+from modelfleet_worker.devices.native import library
+from prepare_smollm2 import model_folder
 
 pytestmark = pytest.mark.integration
 
@@ -61,10 +64,12 @@ class Process:
 
 
 @contextlib.contextmanager
-def worker(tmp_path: Path, *arguments: str, ready: bool = True) -> Iterator[Process]:
+def worker(
+    tmp_path: Path, *arguments: str, ready: bool = True, stderr: Any = subprocess.PIPE
+) -> Iterator[Process]:
     file = tmp_path / "address"
     started = subprocess.Popen(
-        command("--address-file", str(file), *arguments), stderr=subprocess.PIPE, text=True
+        command("--address-file", str(file), *arguments), stderr=stderr, text=True
     )
     try:
         wait_until(lambda: file.exists() or started.poll() is not None)
@@ -83,7 +88,7 @@ def worker(tmp_path: Path, *arguments: str, ready: bool = True) -> Iterator[Proc
     ("arguments", "message"),
     [
         (["--nonsense"], "--nonsense"),
-        (["--listen", "8080"], "expected --listen HOST:PORT, found '8080'"),
+        (["--listen", "8080"], "'--listen': expected HOST:PORT, like 127.0.0.1:8080"),
         (["--listen", "203.0.113.1:80", "--device", "paced"], "cannot listen on 203.0.113.1:80"),
         (["--model", "default/a"], "--model and --source go together"),
         (["--model", "a", "--source", "hf://a/b"], "expected the model's name as namespace/name"),
@@ -145,6 +150,37 @@ def test_help_is_quick_and_needs_no_torch():
     assert not imported & {"torch", "transformers"}
 
 
+COMPILED = pytest.mark.skipif(
+    library.load_library() is None, reason="needs the compiled step for bfloat16"
+)
+
+
+@COMPILED
+def test_a_worker_of_the_compiled_step_imports_neither_torch_nor_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From its start to the last token of a chat that is drawn, penalized and has logprobs."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    log = tmp_path / "stderr"
+    model = ["--model", MODEL, "--source", model_folder().as_uri()]
+    request = pb.GenerateRequest(
+        model=MODEL,
+        chat=pb.Chat(
+            messages=[pb.ChatMessage(role="user", content="Hi")], add_generation_prompt=True
+        ),
+        sampling=pb.Sampling(temperature=1, top_p=0.9, frequency_penalty=0.5, logprobs=3),
+        stop=pb.StopConditions(max_tokens=5, ignore_eos=True),
+    )
+    with log.open("w") as stderr, worker(tmp_path, *model, stderr=stderr) as process:
+        answers = list(process.stub.Generate(request))
+        assert answers[-1].finished.completion_tokens == 5
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(timeout=10) == 0
+    imported = {line.rpartition("|")[2].strip() for line in log.read_text().splitlines()}
+    assert "tokenizers" in imported
+    assert not {name.partition(".")[0] for name in imported} & {"torch", "transformers"}
+
+
 def test_a_paced_worker_imports_no_torch(tmp_path: Path):
     with worker(tmp_path, *PACED) as process:
         maps = Path(f"/proc/{process.process.pid}/maps").read_text()
@@ -159,7 +195,7 @@ def test_a_warm_standby_has_everything_but_the_weights(tmp_path: Path, preload: 
             assert process.process.stderr is not None
             lines = iter(process.process.stderr.readline, "")
             assert any('"preloaded"' in line for line in lines)
-        assert ("libtorch" in maps.read_text()) is preload
+        assert ("libtorch" in maps.read_text()) is (preload and library.load_library() is None)
         assert ("kernels/native-" in maps.read_text()) <= preload
         assert process.stats().state == pb.WORKER_STATE_STANDBY
         process.process.send_signal(signal.SIGTERM)

@@ -1,125 +1,167 @@
-"""Reads the tensors of a safetensors folder, once and in file order, and digests them."""
+"""Reads the tensors of a safetensors folder, mapped and in file order, and digests them."""
 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 from ..models.config import read_json
+from ..models.float_type import FloatType
+from ..models.stored_tensor import TYPES, Array, StoredTensor
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class Checkpoint:
-    """The safetensors files of one folder; nothing stays mapped after it was read.
-
-    `digest` is complete when `tensors` is exhausted. It covers names, types, shapes and bytes as
-    they are stored, and does not depend on how they are spread over files.
-    """
+    """The safetensors files of one folder; none stays mapped once its tensors are let go."""
 
     def __init__(self, folder: Path) -> None:
         self._files = _files(folder)
-        self._digests: dict[str, str] = {}
+        self._headers: dict[Path, list[_Entry]] = {}
         self.folder = folder
         self.total_bytes = sum(_size(path) for path in self._files)
 
     def names(self) -> frozenset[str]:
         """Of all tensors, from the files' headers. Raises ModelError."""
-        return frozenset(name for path in self._files for name in _keys(path))
+        return frozenset(entry.name for path in self._files for entry in self._entries(path))
 
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> FloatType:
         """The type of the first tensor of the first file that is of plain floats.
 
         What transformers takes where config.json names none. Raises ModelError.
         """
-        return _first_float(min(self._files))
+        floats = set(FloatType)
+        entries = sorted(self._entries(min(self._files)), key=lambda entry: entry.name)
+        found = (FloatType(e.dtype) for e in entries if e.dtype in floats)
+        return next(found, FloatType.FLOAT32)
 
     def elements(self) -> int:
         """Numbers in all tensors together, from the files' headers. Raises ModelError."""
-        return sum(_elements(path) for path in self._files)
+        return sum(math.prod(e.shape) for path in self._files for e in self._entries(path))
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and tensor, mapped from the file: copy what you keep. Raises ModelError."""
+    def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
+        """Name and tensor, file by file. Raises ModelError."""
+        seen = set[str]()
         for path, expected in self._files.items():
-            try:
-                with safe_open(path, framework="pt") as opened:
-                    names = set(opened.keys())
-                    if missing := sorted(expected - names):
-                        raise ModelError(f"{path}: {_INDEX} promises {_some(missing)}, not there")
-                    for name in opened.offset_keys():
-                        tensor = opened.get_tensor(name)
-                        self._record(name, tensor)
-                        yield name, tensor
-            except (SafetensorError, OSError) as error:
-                raise _unsound(path, error) from error
+            entries = self._entries(path)
+            if missing := sorted(expected - {entry.name for entry in entries}):
+                raise ModelError(f"{path}: {_INDEX} promises {_some(missing)}, not there")
+            content = _mapped(path, entries)
+            for entry in entries:
+                if entry.name in seen:
+                    raise ModelError(f"the tensor {entry.name} is in two files of the folder")
+                seen.add(entry.name)
+                yield entry.name, entry.of(content)
 
-    def read(self, *names: str) -> list[torch.Tensor]:
-        """Some tensors, mapped, by their names; `digest` does not count them. Raises ModelError."""
-        found: dict[str, torch.Tensor] = {}
+    def read(self, *names: str) -> list[StoredTensor]:
+        """Some tensors by their names. Raises ModelError."""
+        found: dict[str, StoredTensor] = {}
         for path in self._files:
-            try:
-                with safe_open(path, framework="pt") as opened:
-                    for name in set(opened.keys()).intersection(names):
-                        found[name] = opened.get_tensor(name)
-            except (SafetensorError, OSError) as error:
-                raise _unsound(path, error) from error
+            wanted = [entry for entry in self._entries(path) if entry.name in names]
+            if wanted:
+                content = _mapped(path, wanted)
+                found |= {entry.name: entry.of(content) for entry in wanted}
         return [found[name] for name in names]
 
-    def _record(self, name: str, tensor: torch.Tensor) -> None:
-        if name in self._digests:
-            raise ModelError(f"the tensor {name} is in two files of the folder")
-        content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-        self._digests[name] = (
-            f"{tensor.dtype} {list(tensor.shape)} {xxhash.xxh3_128_hexdigest(content)}"
-        )
+    def _entries(self, path: Path) -> list[_Entry]:
+        if path not in self._headers:
+            self._headers[path] = _header(path)
+        return self._headers[path]
+
+
+class WeightsDigest:
+    """Of names, types, shapes and bytes as they are stored, however they are spread over files."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def add(self, name: str, tensor: StoredTensor) -> None:
+        """Reads all of it."""
+        content = xxhash.xxh3_128_hexdigest(tensor.array.reshape(-1).view(np.uint8).data)
+        self._digests[name] = f"torch.{tensor.dtype} {list(tensor.shape)} {content}"
+
+    def __str__(self) -> str:
+        """Hex, of all tensors that were added."""
+        lines = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
+        return str(xxhash.xxh3_128_hexdigest(lines.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a header says of a tensor."""
+
+    name: str
+    dtype: str  # torch's name
+    kind: Any  # numpy's type
+    shape: tuple[int, ...]
+    offset: int  # in the file
 
     @property
-    def digest(self) -> str:
-        """Hex, of all tensors read."""
-        lines = "\n".join(f"{name} {digest}" for name, digest in sorted(self._digests.items()))
-        return xxhash.xxh3_128_hexdigest(lines.encode())
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * int(np.dtype(self.kind).itemsize)
+
+    def of(self, content: mmap.mmap | bytes) -> StoredTensor:
+        if not self.nbytes:  # at the end of a file there is nothing to look at
+            return StoredTensor(self.dtype, _empty(self.name, self.shape, self.kind))
+        flat = np.frombuffer(content, self.kind, math.prod(self.shape), self.offset)
+        return StoredTensor(self.dtype, flat.reshape(self.shape))
 
 
-def _keys(path: Path) -> list[str]:
+def _header(path: Path) -> list[_Entry]:
+    """In the order of the file. Its library checks that tensors follow one another without gaps."""
     try:
-        with safe_open(path, framework="pt") as opened:
-            return list(opened.keys())
+        with path.open("rb") as file:
+            offset = 8 + int.from_bytes(file.read(8), "little")
+        entries = []
+        with safe_open(path, framework="np") as opened:
+            for name in opened.offset_keys():
+                told = opened.get_slice(name)
+                shape = tuple(told.get_shape())
+                dtype, kind = _type_of(path, name, told.get_dtype())
+                entries.append(_Entry(name, dtype, kind, shape, offset))
+                offset += entries[-1].nbytes
     except (SafetensorError, OSError) as error:
-        raise _unsound(path, error) from error
+        raise ModelError(
+            f"{path} is not a sound safetensors file ({error}): truncated or damaged? Fetch it"
+            " again"
+        ) from error
+    return entries
 
 
-def _elements(path: Path) -> int:
+def _empty(name: str, shape: tuple[int, ...], kind: Any) -> Array:
     try:
-        with safe_open(path, framework="pt") as opened:
-            return sum(math.prod(opened.get_slice(key).get_shape()) for key in opened.keys())  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
-        raise _unsound(path, error) from error
+        return np.empty(shape, kind)
+    except ValueError as error:  # zero times more than there are addresses
+        raise ModelError(f"the tensor {name} is {list(shape)}: {error}") from error
 
 
-def _first_float(path: Path) -> torch.dtype:
+def _type_of(path: Path, name: str, stored: str) -> tuple[str, Any]:
+    if stored not in TYPES:
+        raise ModelError(f"{path}: the tensor {name} is of the type {stored}, which is not read")
+    return TYPES[stored]
+
+
+def _mapped(path: Path, entries: list[_Entry]) -> mmap.mmap | bytes:
+    """Writing to it changes a copy, never the file."""
     try:
-        with safe_open(path, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118  # no mapping
-                if (dtype := _FLOATS.get(opened.get_slice(key).get_dtype())) is not None:
-                    return dtype
-    except (SafetensorError, OSError) as error:
-        raise _unsound(path, error) from error
-    return torch.float32
-
-
-def _unsound(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{path} is not a sound safetensors file ({error}): truncated or damaged? Fetch it again"
-    )
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+    if any(entry.offset + entry.nbytes > len(mapped) for entry in entries):
+        raise ModelError(f"{path} has become shorter: is it being written?")
+    return mapped
 
 
 def _files(folder: Path) -> dict[Path, set[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,39 +67,45 @@ def paced_loader(calibration: Calibration) -> Loader:
 
 
 def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
-    """Torch on this machine's processors; `model_dir` may hold local copies of hub models."""
+    """This machine's processors; `model_dir` may hold local copies of hub models."""
 
     def load(spec: ModelSpec, report: Report) -> Loaded:
         files = find_model(
             spec.source, revision=spec.revision, model_dir=model_dir, cache=cache, report=report
         )
-        # Imported here: torch and transformers take seconds, and only this device needs them.
         report("Imports", 0.0)
         from ..text.huggingface import HuggingFaceTokenizer
         from .loader import load_model
 
-        # First what shows what is wrong with it before minutes of reading weights.
-        tokenizer = HuggingFaceTokenizer(files.folder)
         defaults = NO_DEFAULTS
         if spec.generation_defaults is GenerationDefaults.CHECKPOINT:
             defaults = sampling_defaults(files.folder)
-        model = load_model(
-            files.folder,
-            dtype=spec.dtype,
-            quantization=spec.quantization,
-            context_length=spec.context_length,
-            kv_cache_bytes=spec.kv_cache_bytes,
-            max_sequences=spec.max_sequences or 64,
-            max_batch_tokens=spec.max_batch_tokens,
-            deterministic=spec.deterministic,
-            progress=report,
-        )
-        return Loaded(
-            spec=spec,
-            model=model,
-            tokenizer=tokenizer,
-            files=files,
-            sampling_defaults=defaults,
-        )
+        # Beside the weights: what shows there is wrong with it ends the load at its next report.
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+            tokenizer = pool.submit(HuggingFaceTokenizer, files.folder)
+
+            def report_unless_failed(phase: str, share: float) -> None:
+                if tokenizer.done():
+                    tokenizer.result()
+                report(phase, share)
+
+            model = load_model(
+                files.folder,
+                dtype=spec.dtype,
+                quantization=spec.quantization,
+                context_length=spec.context_length,
+                kv_cache_bytes=spec.kv_cache_bytes,
+                max_sequences=spec.max_sequences or 64,
+                max_batch_tokens=spec.max_batch_tokens,
+                deterministic=spec.deterministic,
+                progress=report_unless_failed,
+            )
+            return Loaded(
+                spec=spec,
+                model=model,
+                tokenizer=tokenizer.result(),
+                files=files,
+                sampling_defaults=defaults,
+            )
 
     return load

@@ -19,21 +19,24 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
+from ..devices.host import usable_cores
 from ..devices.torch.generic_runner import GenericRunner
 from ..devices.torch.varied_attention import AttentionLayer
 from ..errors import ModelError
 from ..models.config import architectures, read_json
+from ..models.float_type import FloatType
 from ..models.generic import GenericModel
 from ..models.interface import NAME
+from ..models.llama_tensors import HEAD_WEIGHT
 from ..models.packed_modules import pack_modules
 from ..models.rope_by_length import follow_reaches, variants_of
 from ..models.rope_config import stretched_positions
 from ..progress import Report
 from ..quantization.scheme import Quantization
 from .attention_check import check_attention
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, WeightsDigest
+from .model_builder import as_torch
 from .sizing import LoadedWeights, describe_path, refuse_weights_beyond_memory
-from .tied_head import HEAD_WEIGHT
 from .working_memory import Widths
 
 # Layers that are nothing but attention to all tokens or to the last ones.
@@ -94,12 +97,14 @@ def max_context(config: Any) -> int:
 def load(
     folder: Path,
     config: Any,
-    dtype: torch.dtype,
+    kind: FloatType,
     context: int,
     quantization: Quantization,
     progress: Report,
 ) -> LoadedWeights:
     """Reads the weights, packs them and checks the attention. Raises ModelError."""
+    torch.set_num_threads(usable_cores())
+    dtype: torch.dtype = getattr(torch, kind)
     raw = read_json(folder / "config.json")
     module, weights = _read_weights(folder, _model_class(raw, config), config, dtype, progress)
     share = pack_modules(module, quantization)
@@ -119,7 +124,7 @@ def load(
         widths=_widths(config, layers, vocab_size, dtype),
         digest=xxhash.xxh3_128_hexdigest(described.encode()),
         computed_by=describe_path(
-            f"transformers' {type(module).__name__} with our attention", dtype, quantization, share
+            f"transformers' {type(module).__name__} with our attention", kind, quantization, share
         ),
     )
 
@@ -212,10 +217,12 @@ def _read_weights(
         # Packed, the head is a copy; transformers unties one that is stored and differs.
         elements += config.vocab_size * config.hidden_size
     refuse_weights_beyond_memory(elements * dtype.itemsize)
-    mapped, read, total = {}, 0, max(1, checkpoint.total_bytes)
+    mapped, digest = {}, WeightsDigest()
+    read, total = 0, max(1, checkpoint.total_bytes)
     progress("Weights", 0.0)
     for name, tensor in checkpoint.tensors():
-        mapped[name] = tensor
+        mapped[name] = as_torch(tensor)
+        digest.add(name, tensor)
         read += tensor.nbytes
         progress("Weights", min(1.0, read / total))
     disable_progress_bar()
@@ -237,4 +244,4 @@ def _read_weights(
                 f"{folder}: the weights do not fit the architecture: {len(found)}"
                 f" {kind.replace('_', ' ')}, the first is {found[0]}"
             )
-    return module.requires_grad_(False).eval(), checkpoint.digest
+    return module.requires_grad_(False).eval(), str(digest)

@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to a runner: weights, digest, cache."""
+"""From a Hugging Face folder to a runner: weights, digest, cache. Imports no torch by itself."""
 
 from __future__ import annotations
 
@@ -6,43 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
-import xxhash
-from torch import Tensor
 
 from ..devices.host import usable_cores
-from ..devices.native.runner import NativeRunner
-from ..devices.native.runner import takes as native_takes
-from ..devices.torch.paged_attention import LayerShape
-from ..devices.torch.runner import TorchRunner, warm_up
-from ..engine.device import LoadedModel, Runner
+from ..devices.warm_up import warm_up
+from ..engine.device import LoadedModel
 from ..engine.request import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError, NotOurModulesError
 from ..models.config import LlamaConfig, eos_token_ids, is_ours, parse_config, read_json
-from ..models.linear import Linear
-from ..models.llama import Llama
-from ..models.rope_config import context_variants
+from ..models.float_type import FloatType
 from ..progress import Report
-from ..quantization.scheme import AS_STORED, HEAD, Quantization
-from ..quantization.stored import StoredFormat, stored_format
+from ..quantization.scheme import AS_STORED, Quantization
+from ..quantization.stored import stored_format
+from ..threads import using_transformers
+from . import compiled
 from .checkpoint import Checkpoint
-from .model_builder import ModelBuilder, stored_parts
-from .sizing import (
-    LoadedWeights,
-    cache_blocks,
-    context_within,
-    describe_path,
-    read_dtype,
-    refuse_weights_beyond_memory,
-)
-from .tied_head import HEAD_WEIGHT, with_stored_head
-from .working_memory import ServingLimits, Widths, working_memory
-
-# Left out by newer checkpoints, written by older ones; computed here from the config.
-_DERIVED = "rotary_emb.inv_freq"
+from .our_model import OurModel
+from .sizing import LoadedWeights, cache_blocks, context_within, read_dtype
+from .tied_head import with_stored_head
+from .working_memory import ServingLimits, working_memory
 
 log = structlog.get_logger()
+
+# Tokens: a tile of rows and a single one. Torch's kernels are made when they are first called, and
+# for some numbers of rows.
+_COMPILED_WARM_UP = 9
 
 
 def load_model(
@@ -65,16 +53,16 @@ def load_model(
     `dtype` is Auto (the checkpoint's), Float32, BFloat16 or Float16; `context_length` (tokens)
     defaults to the model's own. What `quantization` leaves alone stays in `dtype`.
     """
-    torch.set_num_threads(usable_cores())
     kind = read_dtype(dtype, folder)
     config, lacking = _our_config(read_json(folder / "config.json"))
     if config is not None:
         context = context_within(config.max_context, context_length)
-        weights = _load_llama(folder, config, kind, context, quantization, progress)
+        weights = _load_ours(folder, config, kind, context, quantization, progress)
     else:
-        context, weights = _load_generic(
-            folder, kind, context_length, quantization, progress, lacking
-        )
+        with using_transformers:
+            context, weights = _load_generic(
+                folder, kind, context_length, quantization, progress, lacking
+            )
     if deterministic and not weights.widths.native:
         raise ModelError(
             f"{folder} cannot be served deterministically: it takes the compiled step, which"
@@ -93,7 +81,8 @@ def load_model(
     blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
     runner = weights.runner(blocks)
     progress("Warmup", 0.0)
-    warm_up(runner, min(max_batch_tokens, context, 2 * BLOCK_SIZE))
+    tokens = _COMPILED_WARM_UP if weights.widths.native else 2 * BLOCK_SIZE
+    warm_up(runner, min(max_batch_tokens, context, tokens))
     progress("Warmup", 1.0)
     return LoadedModel(
         runner=runner,
@@ -119,9 +108,35 @@ def _our_config(raw: dict[str, Any]) -> tuple[LlamaConfig | None, str | None]:
         return None, str(error)
 
 
+def _load_ours(
+    folder: Path,
+    config: LlamaConfig,
+    dtype: FloatType,
+    context: int,
+    quantization: Quantization,
+    progress: Report,
+) -> LoadedWeights:
+    stored = stored_format(read_json(folder / "config.json"))
+    checkpoint = Checkpoint(folder)
+    model = OurModel(
+        config=with_stored_head(config, checkpoint, stored),
+        dtype=dtype,
+        context=context,
+        quantization=quantization,
+        stored=stored,
+    )
+    weights = compiled.load(model, checkpoint, progress)
+    if weights is None:
+        # Imported here: torch takes seconds, and the compiled step does not need it.
+        from . import torch_llama
+
+        weights = torch_llama.load(model, checkpoint, progress)
+    return weights
+
+
 def _load_generic(
     folder: Path,
-    dtype: torch.dtype,
+    dtype: FloatType,
     context_length: int | None,
     quantization: Quantization,
     progress: Report,
@@ -141,139 +156,3 @@ def _load_generic(
     if lacking is not None:
         log.info("our modules lack a setting, transformers' compute the model", setting=lacking)
     return context, weights
-
-
-def _load_llama(
-    folder: Path,
-    config: LlamaConfig,
-    dtype: torch.dtype,
-    context: int,
-    quantization: Quantization,
-    progress: Report,
-) -> LoadedWeights:
-    stored = stored_format(read_json(folder / "config.json"))
-    config = with_stored_head(config, Checkpoint(folder), stored)
-    model, weights = _read_weights(folder, config, dtype, quantization, progress)
-    kv_cache = quantization.kv_cache
-
-    by_length = context_variants(config.rope_scaling, context) is not None
-    native = NativeRunner.takes(model) and not by_length
-
-    def runner(blocks: int) -> Runner:
-        # Positions beyond the cache are never computed: what a config claims takes no tables.
-        reach = min(context, blocks * BLOCK_SIZE)
-        if not native:
-            return TorchRunner(model, num_blocks=blocks, context_length=reach, kv_cache=kv_cache)
-        return NativeRunner(
-            model,
-            num_blocks=blocks,
-            context_length=reach,
-            threads=usable_cores(),
-            kv_cache=kv_cache,
-        )
-
-    shape = LayerShape(kv_heads=config.kv_heads, key_dim=config.head_dim, value_dim=config.head_dim)
-    return LoadedWeights(
-        runner=runner,
-        token_bytes=config.layers * shape.token_bytes(dtype, kv_cache),
-        widths=Widths(
-            hidden=config.hidden_size,
-            inner=config.intermediate_size,
-            query=config.heads * config.head_dim,
-            key=config.kv_heads * config.head_dim,
-            head_dim=config.head_dim,
-            vocab=config.vocab_size,
-            itemsize=dtype.itemsize,
-            native=native,
-        ),
-        digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
-        computed_by=describe_path(
-            "our modules in the compiled step" if native else "our modules on torch's operations",
-            dtype,
-            quantization,
-            _quantized_share(config, quantization),
-        ),
-    )
-
-
-def _quantized_share(config: LlamaConfig, quantization: Quantization) -> float:
-    """Of the weights of all projections but the head."""
-    with torch.device("meta"):
-        model = Llama(config)
-    covered = total = 0
-    for name, module in model.named_modules():
-        if not isinstance(module, Linear) or name == HEAD:
-            continue
-        for full, outputs in stored_parts(config, name, module.outputs).items():
-            total += outputs * module.inputs
-            if quantization.scheme_of(full, module.inputs) is not None:
-                covered += outputs * module.inputs
-    return covered / total
-
-
-def _read_weights(
-    folder: Path,
-    config: LlamaConfig,
-    dtype: torch.dtype,
-    quantization: Quantization,
-    progress: Report,
-) -> tuple[Llama, str]:
-    stored = stored_format(read_json(folder / "config.json"))
-    checkpoint = Checkpoint(folder)
-    needed = _needed_memory(config, dtype, quantization, checkpoint, quantized=stored is not None)
-    refuse_weights_beyond_memory(needed)
-    builder = ModelBuilder(
-        config,
-        dtype=dtype,
-        quantization=quantization,
-        stored=stored,
-        names=checkpoint.names(),
-        native=native_takes(config, dtype),
-    )
-    read, total = 0, max(1, checkpoint.total_bytes)
-    progress("Weights", 0.0)
-    for name, tensor in checkpoint.tensors():
-        if not builder.add_tensor(name, tensor) and not _may_be_ignored(
-            name, tensor, config, stored
-        ):
-            raise ModelError(f"{folder}: the tensor {name} does not belong to the architecture")
-        read += tensor.nbytes
-        progress("Weights", min(1.0, read / total))
-    try:
-        return builder.build(), checkpoint.digest
-    except ModelError as error:
-        raise ModelError(f"{folder} {error}") from error
-
-
-def _may_be_ignored(
-    name: str, tensor: Tensor, config: LlamaConfig, stored: StoredFormat | None
-) -> bool:
-    if name.endswith(_DERIVED) or (config.tied_embeddings and name.endswith(HEAD_WEIGHT)):
-        return True
-    # Packers of GPTQ write a bias for every projection, of zeros where the model has none.
-    return stored is not None and name.endswith(".bias") and not tensor.any()
-
-
-def _needed_memory(
-    config: LlamaConfig,
-    dtype: torch.dtype,
-    quantization: Quantization,
-    checkpoint: Checkpoint,
-    *,
-    quantized: bool,
-) -> int:
-    """Bytes of the model as it will stand, by the numbers of config.json."""
-    with torch.device("meta"):
-        model = Llama(config)
-    embedding = config.vocab_size * config.hidden_size * dtype.itemsize
-    if quantized:  # packed, it is about as large as its files; a tied head is a copy
-        return checkpoint.total_bytes + config.tied_embeddings * embedding
-    needed = 0.0
-    for name, module in model.named_modules():
-        sizes = [p.numel() for p in module.parameters(recurse=False)]
-        scheme = None
-        if isinstance(module, Linear):
-            module_name = name if name == HEAD else f"model.{name}"
-            scheme = quantization.scheme_of(module_name, module.inputs)
-        needed += sum(sizes) * (scheme.bytes_per_weight if scheme else dtype.itemsize)
-    return int(needed)

@@ -15,19 +15,28 @@ Preload = Callable[[], None]  # runs in a thread
 
 
 def preload_cpu() -> None:
-    """Imports what loading and serving need, loads the kernels, and starts torch's threads."""
+    """Imports what loading and serving need, and loads the kernels."""
+    from ..devices.native.library import load_library
+    from ..text.huggingface import HuggingFaceTokenizer
+    from ..text.template_sandbox import prepare_templates
+    from . import loader
+
+    del HuggingFaceTokenizer, loader
+    prepare_templates()
+    if load_library() is None:
+        _preload_torch()
+
+
+def _preload_torch() -> None:
+    """And starts its threads."""
     import torch
     from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
     from ..devices.host import usable_cores
-    from ..devices.native.library import load_library
-    from ..text.template_sandbox import prepare_templates
-    from . import loader
+    from . import torch_llama
 
     # Transformers imports a name's module when the name is asked for, which these lines did.
-    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, loader
-    load_library()
-    prepare_templates()
+    del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, torch_llama
     torch.set_num_threads(usable_cores())
     torch.ones(512, 512).add(1.0).matmul(torch.ones(512, 512))
 

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ..devices.host import available_memory
 from ..engine.device import Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..models.config import read_json
+from ..models.float_type import FloatType
 from ..quantization.scheme import Quantization, Weights
 from .checkpoint import Checkpoint
 from .working_memory import Widths
 
-_DTYPES = {"Float32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
+_DTYPES = {
+    "Float32": FloatType.FLOAT32,
+    "BFloat16": FloatType.BFLOAT16,
+    "Float16": FloatType.FLOAT16,
+}
 # Unless the size is given: a share of what is available, and no more than several workers that
 # look at the same free memory of one machine can all take.
 _CACHE_SHARE, _CACHE_MOST = 0.25, 2 << 30
@@ -35,7 +38,7 @@ class LoadedWeights:
     computed_by: str  # for a person
 
 
-def read_dtype(asked: str, folder: Path) -> torch.dtype:
+def read_dtype(asked: str, folder: Path) -> FloatType:
     """The type asked for; Auto: config.json's, else the first tensor's. Raises ModelError."""
     if asked in _DTYPES:
         return _DTYPES[asked]
@@ -45,17 +48,16 @@ def read_dtype(asked: str, folder: Path) -> torch.dtype:
     stored = raw.get("dtype") or raw.get("torch_dtype")
     if stored is None:
         return Checkpoint(folder).dtype()
-    by_name = {str(d).removeprefix("torch."): d for d in _DTYPES.values()}
-    if not isinstance(stored, str) or stored not in by_name:
-        raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(by_name)} are supported")
-    return by_name[stored]
+    if not isinstance(stored, str) or stored not in set(FloatType):
+        raise ModelError(f"config.json: dtype is {stored!r}; {', '.join(FloatType)} are supported")
+    return FloatType(stored)
 
 
 def describe_path(
-    path: str, dtype: torch.dtype, quantization: Quantization, quantized_share: float
+    path: str, dtype: FloatType, quantization: Quantization, quantized_share: float
 ) -> str:
     """What computes a model, for a person: in the log and in the deployment's status."""
-    text = f"{path}, {str(dtype).removeprefix('torch.')}"
+    text = f"{path}, {dtype}"
     if quantization.weights is Weights.NONE and not quantization.overrides:
         return text
     return f"{text}, {quantized_share:.0%} of the weights beside embeddings and head quantized"

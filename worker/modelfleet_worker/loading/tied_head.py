@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import structlog
-import torch
 
 from ..models.config import LlamaConfig
+from ..models.llama_tensors import EMBEDDING, HEAD_WEIGHT
+from ..models.stored_tensor import StoredTensor
 from ..quantization.scheme import HEAD
 from ..quantization.stored import StoredFormat
 from .checkpoint import Checkpoint
 
 log = structlog.get_logger()
 
-HEAD_WEIGHT = f"{HEAD}.weight"
-EMBEDDING = "model.embed_tokens.weight"
 # With and without the prefix that checkpoints of base models lack.
 _HEADS = (HEAD_WEIGHT, f"model.{HEAD_WEIGHT}")
 _EMBEDDINGS = (EMBEDDING, EMBEDDING.removeprefix("model."))
@@ -47,7 +47,7 @@ def with_stored_head(
     return replace(config, tied_embeddings=False)
 
 
-def _equal(head: torch.Tensor, embedding: torch.Tensor) -> bool:
-    if head.shape != embedding.shape or head.dtype != embedding.dtype:
+def _equal(head: StoredTensor, embedding: StoredTensor) -> bool:
+    if head.dtype != embedding.dtype:
         return False
-    return torch.equal(head, embedding)
+    return np.array_equal(head.array, embedding.array)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..devices.torch.paged_attention import MOST_GATHERED
+from ..devices.torch import MOST_GATHERED
 
 # Bytes: a token as an int in lists, its share of a block hash, its text, its unread logprobs.
 STREAM_TOKEN = 320

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from .checkpoint_checks import check_tensor, refuse_unless
+from ..models.stored_tensor import Array, StoredTensor
+from .checkpoint_checks import FLOATS, check_tensor, refuse_unless
+from .coded_weight import CodedWeight
 from .packing import unpack
-from .weights import QuantizedWeight
 
 # Eight outputs share a word, in the order in which a CUDA kernel of AWQ's authors wants them.
 _INTERLEAVED = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -49,8 +49,8 @@ class Awq:
         return {"qweight", "qzeros", "scales"}
 
     def read(
-        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
-    ) -> QuantizedWeight:
+        self, module: str, tensors: Mapping[str, StoredTensor], outputs: int, inputs: int
+    ) -> CodedWeight:
         """The canonical form. Raises ModelError for tensors of other shapes or types."""
         group = inputs if self.group == -1 else self.group
         refuse_unless(
@@ -60,20 +60,22 @@ class Awq:
         )
         groups, words = inputs // group, -(-outputs // _OUTPUTS_IN_WORD)
 
-        def get(suffix: str, shape: tuple[int, int], *dtypes: torch.dtype) -> Tensor:
+        def get(suffix: str, shape: tuple[int, int], *dtypes: str) -> StoredTensor:
             return check_tensor(module, suffix, tensors[suffix], shape, *dtypes)
 
-        scales = get("scales", (groups, outputs), torch.float16, torch.bfloat16, torch.float32)
-        return QuantizedWeight(
+        scales = get("scales", (groups, outputs), *FLOATS).float32()
+        return CodedWeight(
             bits=4,
-            codes=_unpacked(get("qweight", (inputs, words), torch.int32))[:outputs],
-            scales=scales.t().float().contiguous(),
-            zeros=_unpacked(get("qzeros", (groups, words), torch.int32))[:outputs].to(torch.int16),
+            codes=_unpacked(get("qweight", (inputs, words), "int32").array)[:outputs],
+            scales=np.ascontiguousarray(scales.T),
+            zeros=_unpacked(get("qzeros", (groups, words), "int32").array)[:outputs].astype(
+                np.int16
+            ),
         )
 
 
-def _unpacked(words: Tensor) -> Tensor:
+def _unpacked(words: Array) -> Array:
     """[.., N / 8] as int8 [N, ..], where 8 in the checkpoint is 0."""
-    interleaved = unpack(words, 4, dim=1).view(len(words), -1, len(_PLACES))
-    codes = interleaved[:, :, _PLACES].flatten(1).t().contiguous()
-    return codes.view(torch.int8).sub_(8)
+    interleaved = unpack(words, 4, axis=1).reshape(len(words), -1, len(_PLACES))
+    codes = np.ascontiguousarray(interleaved[:, :, _PLACES].reshape(len(words), -1).T)
+    return codes.view(np.int8) - np.int8(8)

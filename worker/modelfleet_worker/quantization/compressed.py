@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ..errors import ModelError
-from .checkpoint_checks import check_tensor, order_of_groups, refuse_unless
+from ..models.stored_tensor import Array, StoredTensor
+from .checkpoint_checks import FLOATS, check_tensor, order_of_groups, refuse_unless
+from .coded_weight import CodedWeight
 from .packing import WORD, unpack
-from .weights import QuantizedWeight
 
 _FORMATS = ("pack-quantized", "int-quantized")
 _BITS = (4, 8)
 _STRATEGIES = ("group", "channel")
-_FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,68 +66,64 @@ class CompressedTensors:
         return needed | {"weight_scale"} | {s for s in optional if f"{module}.{s}" in names}
 
     def read(
-        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
-    ) -> QuantizedWeight:
+        self, module: str, tensors: Mapping[str, StoredTensor], outputs: int, inputs: int
+    ) -> CodedWeight:
         """The canonical form. Raises ModelError for tensors of other shapes or types."""
         scales = tensors["weight_scale"]
-        groups = scales.shape[-1] if scales.dim() else 0
+        groups = scales.shape[-1] if scales.shape else 0
         if groups < 1 or inputs % groups:
             raise ModelError(f"{module}: {inputs} inputs cannot be {groups} groups of equal size")
-        check_tensor(module, "weight_scale", scales, (outputs, groups), *_FLOATS)
+        check_tensor(module, "weight_scale", scales, (outputs, groups), *FLOATS)
         bits, codes = self._codes(module, tensors, outputs, inputs)
         zeros = self._zeros(module, tensors.get("weight_zero_point"), bits, (outputs, groups))
         order = None
-        if "weight_g_idx" in tensors and (tensors["weight_g_idx"] != -1).any():
+        if "weight_g_idx" in tensors and (tensors["weight_g_idx"].array != -1).any():
             order = order_of_groups(module, "weight_g_idx", tensors["weight_g_idx"], inputs, groups)
-        return QuantizedWeight(
+        return CodedWeight(
             bits=bits,
             codes=codes if order is None else codes[:, order],
-            scales=scales.float(),
+            scales=scales.float32(),
             zeros=zeros if zeros is not None and zeros.any() else None,
             order=order,
         )
 
     def _codes(
-        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
-    ) -> tuple[int, Tensor]:
+        self, module: str, tensors: Mapping[str, StoredTensor], outputs: int, inputs: int
+    ) -> tuple[int, Array]:
         if not self.packed:
-            weight = check_tensor(
-                module, "weight", tensors["weight"], (outputs, inputs), torch.int8
-            )
-            return 8, weight.clone()
+            weight = check_tensor(module, "weight", tensors["weight"], (outputs, inputs), "int8")
+            return 8, weight.array.copy()
         shape = check_tensor(
-            module, "weight_shape", tensors["weight_shape"], (2,), torch.int64, torch.int32
-        )
-        if shape.tolist() != [outputs, inputs]:
+            module, "weight_shape", tensors["weight_shape"], (2,), "int64", "int32"
+        ).array.tolist()
+        if shape != [outputs, inputs]:
             raise ModelError(
-                f"{module}.weight_shape says {shape.tolist()}, but config.json asks for"
-                f" {[outputs, inputs]}"
+                f"{module}.weight_shape says {shape}, but config.json asks for {[outputs, inputs]}"
             )
         words = tensors["weight_packed"]
         for bits in _BITS:
-            if words.shape == (outputs, -(-inputs * bits // WORD)) and words.dtype == torch.int32:
-                return bits, _signed(unpack(words, bits, dim=1)[:, :inputs], bits)
+            if words.shape == (outputs, -(-inputs * bits // WORD)) and words.dtype == "int32":
+                return bits, _signed(unpack(words.array, bits, axis=1)[:, :inputs], bits)
         raise ModelError(
             f"the tensor {module}.weight_packed is {words.dtype} {list(words.shape)}: neither 4 nor"
             f" 8 bits of {[outputs, inputs]} in int32"
         )
 
     def _zeros(
-        self, module: str, zeros: Tensor | None, bits: int, shape: tuple[int, int]
-    ) -> Tensor | None:
+        self, module: str, zeros: StoredTensor | None, bits: int, shape: tuple[int, int]
+    ) -> Array | None:
         if zeros is None:
             return None
         if not self.packed:
-            return check_tensor(module, "weight_zero_point", zeros, shape, torch.int8).to(
-                torch.int16
-            )
+            found = check_tensor(module, "weight_zero_point", zeros, shape, "int8")
+            return found.array.astype(np.int16)
         words = -(-shape[0] * bits // WORD)
-        check_tensor(module, "weight_zero_point", zeros, (words, shape[1]), torch.int32)
-        return _signed(unpack(zeros, bits, dim=0)[: shape[0]], bits).to(torch.int16)
+        found = check_tensor(module, "weight_zero_point", zeros, (words, shape[1]), "int32")
+        return _signed(unpack(found.array, bits, axis=0)[: shape[0]], bits).astype(np.int16)
 
 
-def _signed(codes: Tensor, bits: int) -> Tensor:
-    return codes.to(torch.int16).sub_(2 ** (bits - 1)).to(torch.int8)
+def _signed(codes: Array, bits: int) -> Array:
+    return np.ascontiguousarray((codes - np.uint8(2 ** (bits - 1))).view(np.int8))
 
 
 def _object(group: Mapping[str, Any], name: str) -> Mapping[str, Any]:

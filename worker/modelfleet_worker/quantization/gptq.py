@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ..errors import ModelError
-from .checkpoint_checks import check_tensor, order_of_groups, refuse_unless
+from ..models.stored_tensor import StoredTensor
+from .checkpoint_checks import FLOATS, check_tensor, order_of_groups, refuse_unless
+from .coded_weight import CodedWeight
 from .packing import WORD, unpack
-from .weights import QuantizedWeight
 
 _VERSIONS = {"gptq": 1, "gptq_v2": 2}
 _BITS = (4, 8)
@@ -49,48 +49,48 @@ class Gptq:
         return {"qweight", "qzeros", "scales"} | ordered
 
     def read(
-        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
-    ) -> QuantizedWeight:
+        self, module: str, tensors: Mapping[str, StoredTensor], outputs: int, inputs: int
+    ) -> CodedWeight:
         """The canonical form. Raises ModelError for tensors of other shapes or types."""
         # Some packers give single modules other bits or groups: the shapes say which.
         bits = _bits(module, tensors["qweight"], inputs)
-        scales = tensors["scales"]
-        if scales.dim() != 2:
+        shape = tensors["scales"].shape
+        if len(shape) != 2:
             raise ModelError(
-                f"the tensor {module}.scales is {list(scales.shape)}: one row a group is expected"
+                f"the tensor {module}.scales is {list(shape)}: one row a group is expected"
             )
-        groups = len(scales)
+        groups = shape[0]
         if groups < 1 or inputs % groups:
             raise ModelError(f"{module}: {inputs} inputs cannot be {groups} groups of equal size")
         each = WORD // bits
 
-        def get(suffix: str, shape: tuple[int, int], *dtypes: torch.dtype) -> Tensor:
+        def get(suffix: str, shape: tuple[int, int], *dtypes: str) -> StoredTensor:
             return check_tensor(module, suffix, tensors[suffix], shape, *dtypes)
 
-        scales = get("scales", (groups, outputs), torch.float16, torch.bfloat16, torch.float32)
-        words = get("qzeros", (groups, -(-outputs // each)), torch.int32)
+        scales = get("scales", (groups, outputs), *FLOATS).float32()
+        words = get("qzeros", (groups, -(-outputs // each)), "int32").array.view(np.uint32)
         if self.version == 1:
             # Version 1 keeps zero points minus one. Packers subtract it from whole words, so that
             # a zero point of 0 borrows from its neighbour: adding to whole words gives it back.
-            words = words + sum(1 << shift for shift in range(0, WORD, bits))
+            words = words + np.uint32(sum(1 << shift for shift in range(0, WORD, bits)))
         middle = 2 ** (bits - 1)
-        codes = unpack(get("qweight", (inputs // each, outputs), torch.int32), bits, dim=0)
-        zeros = unpack(words, bits, dim=1)[:, :outputs].to(torch.int16) - middle
+        codes = unpack(get("qweight", (inputs // each, outputs), "int32").array, bits, axis=0)
+        zeros = unpack(words, bits, axis=1)[:, :outputs].astype(np.int16) - np.int16(middle)
         order = None
         if "g_idx" in tensors:  # desc_act
             order = order_of_groups(module, "g_idx", tensors["g_idx"], inputs, groups)
         rows = codes if order is None else codes[order]
-        return QuantizedWeight(
+        return CodedWeight(
             bits=bits,
-            codes=(rows.t().to(torch.int16) - middle).to(torch.int8),
-            scales=scales.t().float().contiguous(),
-            zeros=zeros.t().contiguous() if zeros.any() else None,
+            codes=np.ascontiguousarray((rows - np.uint8(middle)).view(np.int8).T),
+            scales=np.ascontiguousarray(scales.T),
+            zeros=np.ascontiguousarray(zeros.T) if zeros.any() else None,
             order=order,
         )
 
 
-def _bits(module: str, qweight: Tensor, inputs: int) -> int:
-    rows = qweight.shape[0] if qweight.dim() else 0
+def _bits(module: str, qweight: StoredTensor, inputs: int) -> int:
+    rows = qweight.shape[0] if qweight.shape else 0
     for bits in _BITS:
         if rows * (WORD // bits) == inputs:
             return bits

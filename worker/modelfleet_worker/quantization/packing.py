@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from ..models.stored_tensor import Array
 
 WORD = 32
 
 
-def unpack(words: Tensor, bits: int, dim: int) -> Tensor:
-    """Words int32 as codes uint8 in [0, 2^bits), 32 / bits times as many along `dim`."""
-    shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
-    codes: Tensor = (words.unsqueeze(dim + 1) >> _along(shifts, dim, words.dim())) & (2**bits - 1)
-    return codes.to(torch.uint8).flatten(dim, dim + 1)
-
-
-def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
-    """The inverse of `unpack`; the last word is filled with zeros."""
+def unpack(words: Array, bits: int, axis: int) -> Array:
+    """Words int32 as codes uint8 in [0, 2^bits), 32 / bits times as many along `axis`."""
     each = WORD // bits
-    missing = -codes.shape[dim] % each
-    padding = [0, 0] * (codes.dim() - 1 - dim) + [0, missing]
-    padded = torch.nn.functional.pad(codes.to(torch.int32), padding)
-    shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
-    shape = padded.shape
-    words = padded.reshape(*shape[:dim], -1, each, *shape[dim + 1 :])
-    spread: Tensor = words << _along(shifts, dim, codes.dim())
-    return spread.sum(dim + 1, dtype=torch.int32)
+    unsigned, least = words.view(np.uint32), np.uint8(2**bits - 1)
+    parts = [(unsigned >> np.uint32(i * bits)).astype(np.uint8) & least for i in range(each)]
+    codes = np.stack(parts, axis + 1)
+    return codes.reshape(*words.shape[:axis], -1, *words.shape[axis + 1 :])
 
 
-def _along(shifts: Tensor, dim: int, dims: int) -> Tensor:
-    """Broadcast to a tensor that has one dimension more, behind `dim`."""
-    return shifts.view([-1 if d == dim + 1 else 1 for d in range(dims + 1)])
+def pack(codes: Array, bits: int, axis: int) -> Array:
+    """The inverse of `unpack`, int32; the last word is filled with zeros."""
+    each = WORD // bits
+    size = codes.shape[axis]
+    padding = [(0, -size % each if dim == axis else 0) for dim in range(codes.ndim)]
+    padded = np.pad(codes.astype(np.uint32), padding)
+    shape = (*codes.shape[:axis], -1, each, *codes.shape[axis + 1 :])
+    spread = np.moveaxis(padded.reshape(shape), axis + 1, 0)
+    words = sum((part << np.uint32(i * bits) for i, part in enumerate(spread)), np.uint32(0))
+    return np.ascontiguousarray(words).view(np.int32)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from ..errors import ModelError
+from ..models.stored_tensor import StoredTensor
 from .awq import Awq
+from .coded_weight import CodedWeight
 from .compressed import CompressedTensors
 from .gptq import Gptq
-from .weights import QuantizedWeight
 
 
 class StoredFormat(Protocol):
@@ -26,8 +25,8 @@ class StoredFormat(Protocol):
         ...
 
     def read(
-        self, module: str, tensors: Mapping[str, Tensor], outputs: int, inputs: int
-    ) -> QuantizedWeight:
+        self, module: str, tensors: Mapping[str, StoredTensor], outputs: int, inputs: int
+    ) -> CodedWeight:
         """The canonical form. Raises ModelError for tensors of other shapes or types."""
         ...
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .coded_weight import CodedWeight
 from .scheme import Scheme
 
 
@@ -18,8 +19,8 @@ from .scheme import Scheme
 class QuantizedWeight:
     """weight[n, order[k]] = (codes[n, k] - zeros[n, g]) * scales[n, g], where g is k's group.
 
-    Every format is read into this form and every kernel packs from it. It lives only while a
-    layer is loaded: a code takes a byte, whatever its bits.
+    Every kernel of torch packs from this form. It lives only while a layer is loaded: a code takes
+    a byte, whatever its bits.
     """
 
     bits: int  # 4 or 8; codes are in [-8, 7] or [-128, 127]
@@ -27,6 +28,17 @@ class QuantizedWeight:
     scales: Tensor  # float32 [N, G]
     zeros: Tensor | None = None  # int16 [N, G], whole steps of the same grid; None: all 0
     order: Tensor | None = None  # int64 [K], of inputs; None: as they come
+
+    @classmethod
+    def of(cls, stored: CodedWeight) -> QuantizedWeight:
+        """The same, for torch's operations."""
+        return cls(
+            bits=stored.bits,
+            codes=torch.from_numpy(stored.codes),
+            scales=torch.from_numpy(stored.scales),
+            zeros=None if stored.zeros is None else torch.from_numpy(stored.zeros),
+            order=None if stored.order is None else torch.from_numpy(stored.order),
+        )
 
     @property
     def outputs(self) -> int:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..loading.model_builder import stored_parts
 from ..models.linear import Linear
 from ..models.llama import Layer, Llama
+from ..models.llama_tensors import parts_of
 from ..quantization.scheme import Quantization, Scheme
 from ..quantization.weights import QuantizedWeight, quantize
 from .awq_scaling import best_scales
@@ -145,7 +145,7 @@ def _schemes(
     model: Llama, linear: Linear, name: str, quantization: Quantization
 ) -> dict[str, tuple[int, Scheme | None]]:
     """The parts of a projection as the checkpoint has them: outputs and scheme."""
-    parts = stored_parts(model.config, name, linear.outputs)
+    parts = parts_of(model.config, name)
     return {p: (n, quantization.scheme_of(p, linear.inputs)) for p, n in parts.items()}
 
 

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..errors import ModelError
 from ..loading.checkpoint import Checkpoint
-from ..loading.model_builder import FLOATS, stored_parts
+from ..loading.model_builder import FLOATS, as_torch
 from ..models.config import LlamaConfig, read_config, read_json
-from ..models.linear import Linear
-from ..models.llama import Llama
+from ..models.llama_tensors import projections as all_projections
 from ..quantization.scheme import HEAD, Method, Override, Quantization, Scheme, Weights
 from ..quantization.stored import stored_format
 from ..quantization.weights import quantize
@@ -79,12 +77,9 @@ def quantize_checkpoint(
 
 def projections(config: LlamaConfig, quantization: Quantization) -> dict[str, Scheme]:
     """Names as in the checkpoint of all that is quantized. Raises ModelError if nothing is."""
-    with torch.device("meta"):
-        model = Llama(config)
     names: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, Linear):
-            names |= dict.fromkeys(stored_parts(config, name, module.outputs), module.inputs)
+    for projection in all_projections(config):
+        names |= dict.fromkeys(projection.parts, projection.inputs)
     if unused := quantization.unused_overrides(list(names)):
         raise ModelError(f"the override {unused[0]} matches no module, like {next(iter(names))}")
     schemes = {name: quantization.scheme_of(name, inputs) for name, inputs in names.items()}
@@ -102,7 +97,8 @@ def _tensors(
     progress: ShareReport,
 ) -> Iterator[tuple[str, Tensor]]:
     read = 0
-    for name, tensor in checkpoint.tensors():
+    for name, stored in checkpoint.tensors():
+        tensor = as_torch(stored)
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and module in schemes:
             if tensor.dtype not in FLOATS or tensor.dim() != 2:

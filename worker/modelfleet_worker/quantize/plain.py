@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..loading.checkpoint import Checkpoint
+from ..loading.expected_tensors import ExpectedTensors
 from ..loading.model_builder import ModelBuilder
 from ..loading.tied_head import with_stored_head
 from ..models.config import LlamaConfig, read_config, read_json
@@ -48,17 +49,11 @@ def load_plain(
     """The model, quantized weights put back to `dtype`. Raises ModelError."""
     checkpoint = Checkpoint(folder)
     stored = stored_format(read_json(folder / "config.json"))
-    builder = ModelBuilder(
-        with_stored_head(read_config(folder), checkpoint, stored),
-        dtype=dtype,
-        quantization=quantization,
-        stored=stored,
-        names=checkpoint.names(),
-        kernel=None,
-        prepack=prepack,
-    )
+    config = with_stored_head(read_config(folder), checkpoint, stored)
+    expected = ExpectedTensors(config, quantization, stored, checkpoint.names())
+    builder = ModelBuilder(config, expected, dtype=dtype, kernel=None, prepack=prepack)
     for name, tensor in checkpoint.tensors():
-        builder.add_tensor(name, tensor)
+        builder.add(name, tensor)
     return builder.build()
 
 

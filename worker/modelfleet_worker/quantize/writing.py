@@ -30,13 +30,17 @@ def packed_tensors(module: str, weight: QuantizedWeight) -> Iterator[tuple[str, 
     """The tensors of one projection. Raises ValueError for an order of inputs: we make none."""
     if weight.order is not None:
         raise ValueError(f"{module} has its inputs out of order")
-    middle = 2 ** (weight.bits - 1)
-    yield f"{module}.weight_packed", pack(weight.codes.to(torch.int16) + middle, weight.bits, dim=1)
+    yield f"{module}.weight_packed", _words(weight.codes, weight.bits, axis=1)
     yield f"{module}.weight_scale", weight.scales.to(torch.bfloat16)
     yield f"{module}.weight_shape", torch.tensor([weight.outputs, weight.inputs])
     if weight.zeros is not None:
-        zeros = pack(weight.zeros + middle, weight.bits, dim=0)
-        yield f"{module}.weight_zero_point", zeros
+        yield f"{module}.weight_zero_point", _words(weight.zeros, weight.bits, axis=0)
+
+
+def _words(codes: Tensor, bits: int, axis: int) -> Tensor:
+    """Signed codes, packed."""
+    unsigned = codes.numpy().astype("int16") + 2 ** (bits - 1)
+    return torch.from_numpy(pack(unsigned, bits, axis))
 
 
 def quantization_config(schemes: dict[str, Scheme]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..loading.device_loaders import Loaded, Loader
 from ..models.generation_config import SamplingDefaults
-from ..progress import LoadProgress
+from ..progress import LoadProgress, phase_seconds
 from ..spec import ModelSpec
 from ..storage.entry import LocalModel
 from ..text.tokenizer import Tokenizer
@@ -98,9 +98,12 @@ class Lifecycle:
         self._load = asyncio.create_task(self._run_load(spec, self._cancel_load))
 
     async def _run_load(self, spec: ModelSpec, cancelled: threading.Event) -> None:
+        begun: dict[str, float] = {}  # when each phase began
+
         def report(phase: str, share: float) -> None:
             if cancelled.is_set():
                 raise LoadCancelledError
+            begun.setdefault(phase, time.monotonic())
             post(self._loop, self._advance, phase, share)
 
         began = time.monotonic()
@@ -121,6 +124,7 @@ class Lifecycle:
             reason = f"unexpected {type(error).__name__}: {error}"
         else:
             if not cancelled.is_set():
+                phases = phase_seconds(begun, time.monotonic())
                 self._serve(loaded)
                 seconds = round(time.monotonic() - began, 2)
                 log.info(
@@ -129,6 +133,7 @@ class Lifecycle:
                     digest=loaded.digest[:12],
                     computed_by=loaded.model.computed_by,
                     seconds=seconds,
+                    phases=phases,
                     kv_tokens=loaded.model.limits.kv_tokens,
                     sampling_defaults=str(loaded.sampling_defaults) or "none",
                 )

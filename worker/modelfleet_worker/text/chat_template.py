@@ -35,6 +35,10 @@ class ChatTemplate:
         """`special_tokens`: the template's names for them, like bos_token."""
         self._template, self._special_tokens = template, dict(special_tokens)
 
+    def prepare(self) -> None:
+        """What the first chat would wait for: compiles the template, and looks what it takes."""
+        _ = self._parts
+
     def render(
         self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
     ) -> str:

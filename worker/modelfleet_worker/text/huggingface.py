@@ -1,21 +1,25 @@
-"""The tokenizer of a Hugging Face folder, through transformers."""
+"""The tokenizer of a Hugging Face folder: directly, or through transformers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidRequestError, ModelError
 from ..models.config import read_json
+from ..threads import using_transformers
 from .chat_template import ChatTemplate
 from .detokenizer import DecoderPieces
 from .tokenizer import Message
+from .tokenizer_files import TokenizerFiles, read_directly
 
 _FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
 _FILES_ALSO = ("vocab.json", "merges.txt", "additional_chat_templates/*")
+_SHORT = 4096  # characters that are tokenized sooner than the longest token is found
 _EOS_FILES = ("generation_config.json", "config.json")
 
 
@@ -23,25 +27,15 @@ class HuggingFaceTokenizer(DecoderPieces):
     """A fast tokenizer and the model's chat template. Raises ModelError for a folder without."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            tokenizer = _read(folder)
-        except Exception as error:  # transformers raises whatever the files provoke
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ModelError(
-                f"cannot read the tokenizer in {folder}: expected tokenizer.json and "
-                f"tokenizer_config.json, found: {reason}"
-            ) from error
-        if not tokenizer.is_fast:
-            raise ModelError(
-                f"the tokenizer in {folder} is {type(tokenizer).__name__}, without a "
-                "tokenizer.json: only fast tokenizers are supported"
-            )
-        self._backend = tokenizer.backend_tokenizer
+        files = read_directly(folder) or _read_by_transformers(folder)
+        self._backend = files.backend
         # A tokenizer.json may ask to cut prompts short; a prompt is taken whole or refused.
         self._backend.no_truncation()
         self._backend.no_padding()
-        template = _default_template(tokenizer.chat_template)
-        self._chats = ChatTemplate(template, tokenizer.special_tokens_map) if template else None
+        template = files.chat_template
+        self._chats = ChatTemplate(template, files.special_tokens) if template else None
+        if self._chats is not None:
+            self._chats.prepare()
         added = self._backend.get_added_tokens_decoder()
         if self._backend.decoder is None:
             raise ModelError(f"the tokenizer in {folder} declares no decoder: ids have no text")
@@ -50,17 +44,21 @@ class HuggingFaceTokenizer(DecoderPieces):
             frozenset(token_id for token_id, token in added.items() if token.special),
             json.loads(self._backend.decoder.__getstate__()),
         )
-        self._longest = max(
-            (len(self.piece(i)) for i in range(self._backend.get_vocab_size())), default=1
-        )
-        self.eos_ids = _eos_ids(folder, tokenizer.eos_token_id)
+        self.eos_ids = _eos_ids(folder, files.eos_token_id)
         self.digest = _digest(folder, self.eos_ids)
 
     def least_tokens(self, text: str) -> int:
-        """No token has more bytes than the longest one."""
+        """No token has more bytes than the longest one; of a short text nothing is known."""
+        if len(text) < _SHORT:
+            return 0
         # A normalizer may shorten a text (NFKC, spaces): four times is more than any of them does.
         longest = self._longest if self._backend.normalizer is None else 4 * self._longest
         return -(-len(text.encode()) // longest)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Bytes. It looks at all tokens: 0.05 s, when the first long text comes."""
+        return max((len(self.piece(i)) for i in range(self._backend.get_vocab_size())), default=1)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """As transformers does it."""
@@ -81,25 +79,41 @@ class HuggingFaceTokenizer(DecoderPieces):
         )
 
 
-def _read(folder: Path) -> Any:
-    """What AutoTokenizer finds, sooner: its tables of all models take 0.2 s to import.
+def _read_by_transformers(folder: Path) -> TokenizerFiles:
+    try:
+        with using_transformers:
+            tokenizer = _auto_tokenizer(folder)
+    except Exception as error:  # transformers raises whatever the files provoke
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelError(
+            f"cannot read the tokenizer in {folder}: expected tokenizer.json and "
+            f"tokenizer_config.json, found: {reason}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"the tokenizer in {folder} is {type(tokenizer).__name__}, without a "
+            "tokenizer.json: only fast tokenizers are supported"
+        )
+    return TokenizerFiles(
+        backend=tokenizer.backend_tokenizer,
+        chat_template=_default_template(tokenizer.chat_template),
+        special_tokens=tokenizer.special_tokens_map,
+        eos_token_id=tokenizer.eos_token_id,
+    )
 
-    Imported here, what it needs takes a second, and the paced device never needs it.
-    """
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+def _auto_tokenizer(folder: Path) -> Any:
+    """Imported here, what it needs takes a second."""
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     path = folder / "tokenizer_config.json"
     declared = json.loads(path.read_bytes()) if path.exists() else {}
     if declared.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        model = json.loads((folder / "config.json").read_bytes())
-        if model.get("model_type") == "llama" and "auto_map" not in declared:
-            return PreTrainedTokenizerFast.from_pretrained(str(folder), **how)
         # It then looks at `model_type` alone, and importing the class of a config takes longer than
         # all the rest: it brings torch.distributed and sympy.
+        model = json.loads((folder / "config.json").read_bytes())
         how["config"] = PreTrainedConfig.from_dict(model)
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(str(folder), **how)
 
 

@@ -1,9 +1,9 @@
 """Runs chat templates, which are programs of the checkpoint's, within bounds.
 
-A template runs in transformers' sandbox, which keeps it from files, modules and attributes, and
-bounds range(). Nested loops, recursion, and arithmetic on numbers of any size would still block
-every stream of the worker: they are bounded here. Not bounded is the memory of texts that a
-template makes ever longer: such a checkpoint harms its own worker.
+A template runs in the sandbox of `template_environment`, which keeps it from files, modules and
+attributes, and bounds range(). Nested loops, recursion, and arithmetic on numbers of any size would
+still block every stream of the worker: they are bounded here. Not bounded is the memory of texts
+that a template makes ever longer: such a checkpoint harms its own worker.
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ def prepare_templates() -> None:
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
     """As transformers compiles it, with products that are bounded."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from .template_environment import chat_environment
 
-    # The environment of another template: it must be bounded before it sees this one, since a
-    # compiler computes constants.
-    environment: Any = _compile_jinja_template("").environment
+    # Bounded before it sees the template: a compiler computes constants.
+    environment: Any = chat_environment()
     environment.intercepted_binops = frozenset({"*", "**"})
     environment.call_binop = _bounded
     return environment.from_string(template)

@@ -24,17 +24,17 @@ from transformers import (
 
 from engine_run import run_engine
 from modelfleet_worker.devices.native import library
+from modelfleet_worker.devices.native.linear import NativeLinear
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import LoadedModel
 from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
+from modelfleet_worker.loading import compiled
 from modelfleet_worker.loading.loader import load_model
-from quantized_models import asked, logits, native_logits
+from quantized_models import asked, logits, native_logits, step_logits
 
-pytestmark = pytest.mark.skipif(
-    not library.has_bfloat16(), reason="needs a compiler and a processor with AVX-512 BF16"
-)
+pytestmark = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -109,11 +109,6 @@ def native(loaded: LoadedModel) -> NativeRunner:
     return loaded.runner
 
 
-def torchs(loaded: LoadedModel) -> TorchRunner:
-    """The same weights, computed with by torch's operations."""
-    return TorchRunner(native(loaded).model, num_blocks=32, context_length=256)
-
-
 def error(found: Tensor, truth: Tensor) -> float:
     return float((found - truth).norm() / truth.norm())
 
@@ -150,14 +145,14 @@ def test_a_token_is_the_same_in_every_batch_and_chunk(weights: str, family: str,
     """Bit for bit."""
     saved(family, tmp_path)
     runner = native(load(tmp_path, weights, deterministic=True))
-    alone = runner.logits([Chunk.of(sequence(IDS, 0), len(IDS))], everywhere=True)
+    alone = step_logits(runner, [Chunk.of(sequence(IDS, 0), len(IDS))], everywhere=True)
     for sizes in ([1] * 90, [16, 16, 58], [3, 40, 1, 1, 45]):
         chunked, neighbour = sequence(IDS, 20), sequence(IDS[::-1], 40)
         rows = []
         for size in sizes:
             chunks = [Chunk.of(neighbour, 5), Chunk.of(chunked, size)]
             chunks = [chunk for chunk in chunks if chunk.num_scheduled_tokens]
-            logits = runner.logits(chunks, everywhere=True)
+            logits = step_logits(runner, chunks, everywhere=True)
             rows.append(logits[-size:])
             for chunk in chunks:
                 chunk.sequence.num_computed = chunk.end
@@ -170,12 +165,14 @@ def test_a_token_is_the_same_beside_one_that_looks_back_farther(far: int, tmp_pa
     saved("far", tmp_path)
     runner = native(load(tmp_path))
     long, short = sequence((IDS * 15)[:far], 0), sequence(IDS, 100)
-    expected = [runner.logits([Chunk.of(s, far)], everywhere=True)[-3:] for s in (long, short)]
+    expected = [
+        step_logits(runner, [Chunk.of(s, far)], everywhere=True)[-3:] for s in (long, short)
+    ]
     for one in (long, short):
         one.num_computed -= 3 - len(one.token_ids)
     rows = []
     for _ in range(3):
-        rows.append(runner.logits([Chunk.of(s, 1) for s in (long, short)], everywhere=True))
+        rows.append(step_logits(runner, [Chunk.of(s, 1) for s in (long, short)], everywhere=True))
         for one in (long, short):
             one.num_computed += 1
     for of_one, whole in zip(zip(*rows, strict=True), expected, strict=True):
@@ -186,7 +183,7 @@ def test_the_likeliest_token_is_the_first_of_the_highest_logits(tmp_path: Path):
     saved("llama", tmp_path)
     runner = native(load(tmp_path))
     chunks = [Chunk.of(sequence(IDS[:n], 8 * i), n) for i, n in enumerate((3, 17, 40))]
-    expected = runner.logits(chunks).argmax(-1).tolist()
+    expected = step_logits(runner, chunks).argmax(-1).tolist()
     assert [token.id for token in runner.execute(chunks)] == expected
 
 
@@ -273,12 +270,20 @@ def test_another_shape_runs_on_torch(change: dict[str, int], tmp_path: Path):
     assert isinstance(load(tmp_path).runner, TorchRunner)
 
 
-def test_the_torch_runner_computes_with_the_same_weights(tmp_path: Path):
+@pytest.mark.parametrize("weights", ["none", "int8"])
+def test_torchs_modules_compute_the_same_with_compiled_projections(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     saved("llama", tmp_path)
-    loaded = load(tmp_path)
+    ours = load(tmp_path, weights)
+    monkeypatch.setattr(compiled, "takes", lambda *_: False)
+    theirs = load(tmp_path, weights)
+    assert isinstance(theirs.runner, TorchRunner)
+    assert isinstance(theirs.runner.model.lm_head.kernel, NativeLinear)
+    assert theirs.digest == ours.digest
     request = Request(request_id="a", prompt_ids=tuple(IDS[:20]), max_tokens=4)
     answers = [
-        run_engine(runner, [request], vocab_size=97).answers["a"].ids
-        for runner in (loaded.runner, torchs(loaded))
+        run_engine(loaded.runner, [request], vocab_size=97).answers["a"].ids
+        for loaded in (ours, theirs)
     ]
     assert answers[0] == answers[1]

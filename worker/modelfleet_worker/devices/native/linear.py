@@ -1,4 +1,4 @@
-"""Weights packed for the compiled kernels (projections.h has the layout), for bfloat16 inputs."""
+"""The compiled projections as torch's modules call them, for bfloat16 inputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...quantization.weights import QuantizedWeight
-from .library import LinearStruct, has_bfloat16, load_library
+from .library import load_library
+from .packed import Grid, PackedLinear, Rows, pack
 
-_LANES, _PAIR = 16, 32
 _STEP = 32  # inputs that share a scale of activations
 
 
@@ -23,31 +23,10 @@ class NativeLinear:
         if library is None:
             raise RuntimeError("there is no library: ask `takes` first")
         self._library = library
-        if isinstance(weight, Tensor):
-            outputs, inputs = weight.shape
-            bits, group, self.order = 16, inputs, None
-            self._tensors: tuple[Tensor | None, ...] = (_blocks(weight.detach(), 2), None, None)
-        else:
-            outputs, inputs = weight.outputs, weight.inputs
-            bits, group, self.order = weight.bits, weight.group, weight.order
-            middle = 2 ** (bits - 1)
-            codes = _blocks((weight.codes.to(torch.int16) + middle).to(torch.uint8), 4)
-            if bits == 4:
-                codes = codes[:, 0::2] | (codes[:, 1::2] << 4)
-            zeros = weight.zeros
-            self._tensors = (
-                codes,
-                _lanes(weight.scales),
-                None if zeros is None else _lanes(zeros.to(torch.int32) + middle),
-            )
-        self.struct = LinearStruct(
-            *(None if t is None else t.data_ptr() for t in self._tensors),
-            None,
-            bits,
-            group,
-            outputs,
-            inputs,
-        )
+        self.order = None if isinstance(weight, Tensor) else weight.order
+        self._packed = PackedLinear([_rows(weight)], _grid(weight))
+        self.struct = self._packed.struct
+        pack([self._packed], torch.get_num_threads())
 
     @staticmethod
     def takes(weight: QuantizedWeight, dtype: torch.dtype) -> bool:
@@ -57,12 +36,12 @@ class NativeLinear:
     @staticmethod
     def takes_plain(inputs: int, dtype: torch.dtype) -> bool:
         """Whether it is made for plain weights of so many inputs."""
-        return dtype == torch.bfloat16 and inputs % _STEP == 0 and has_bfloat16()
+        return dtype == torch.bfloat16 and inputs % _STEP == 0 and load_library() is not None
 
     @property
     def nbytes(self) -> int:
         """Memory that the packed weight takes."""
-        return sum(t.nbytes for t in self._tensors if t is not None)
+        return self._packed.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         """The projection [T, N] of x [T, K], without bias."""
@@ -80,17 +59,20 @@ class NativeLinear:
         return y
 
 
-def _lanes(values: Tensor) -> Tensor:
-    """[N, G] as [N / 16, G, 16], padded to whole pairs."""
-    return _padded(values).view(-1, _LANES, values.shape[1]).transpose(1, 2).contiguous()
+def _rows(weight: QuantizedWeight | Tensor) -> Rows:
+    if isinstance(weight, Tensor):
+        return Rows("bfloat16", weight.detach().view(torch.int16).numpy())
+    return Rows("int8", weight.codes.numpy())
 
 
-def _blocks(values: Tensor, together: int) -> Tensor:
-    """[N, K] as [N / 32, K / together, 32, together], padded to whole pairs."""
-    inputs = values.shape[1]
-    blocks = _padded(values).view(-1, _PAIR, inputs // together, together)
-    return blocks.transpose(1, 2).contiguous()
-
-
-def _padded(values: Tensor) -> Tensor:
-    return torch.nn.functional.pad(values, (0, 0, 0, -len(values) % _PAIR))
+def _grid(weight: QuantizedWeight | Tensor) -> Grid | None:
+    if isinstance(weight, Tensor):
+        return None
+    zeros = weight.zeros
+    return Grid(
+        bits=weight.bits,
+        group=weight.group,
+        symmetric=zeros is None,
+        scales=weight.scales.numpy(),
+        zeros=None if zeros is None else zeros.numpy(),
+    )

@@ -21,8 +21,15 @@ def zeros(count: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
 
     Numpy leaves zeros to the system, which gives a page when it is first written.
     """
-    items = _LINE // np.dtype(dtype).itemsize
-    padded = np.zeros(count + items, dtype)
+    return _on_a_line(np.zeros(count + _LINE // np.dtype(dtype).itemsize, dtype), count)
+
+
+def aligned(count: int, dtype: Any) -> np.ndarray[Any, Any]:
+    """The same with whatever is there."""
+    return _on_a_line(np.empty(count + _LINE // np.dtype(dtype).itemsize, dtype), count)
+
+
+def _on_a_line(padded: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
     start = -(padded.ctypes.data % -_LINE) // padded.itemsize
     return padded[start : start + count]
 

@@ -9,11 +9,9 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from ...engine.device import MAX_STEPS_IN_FLIGHT, Runner, SampledToken
@@ -21,14 +19,14 @@ from ...engine.request import SamplingParams
 from ...engine.request import Sequence as EngineSequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
 from ...models.config import LlamaConfig
-from ...models.linear import Linear, QuantizedLinear
-from ...models.llama import Layer, Llama
-from ...models.rope import rope_factors
+from ...models.float_type import FloatType
 from ...quantization.scheme import KVFormat
-from ..torch.sampler import logprobs_of
 from . import library
-from .linear import NativeLinear
+from .logprobs import logprobs_of
+from .model import NativeModel
 from .pages import Pages, zeros
+
+Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 _STEP = 32  # widths are whole steps of it
 _PREPARED = 256 << 20  # bytes of the cache
@@ -38,10 +36,11 @@ _AS_THEY_ARE = (
 )
 
 
-def takes(config: LlamaConfig, dtype: torch.dtype) -> bool:
+def takes(config: LlamaConfig, dtype: FloatType) -> bool:
     """Whether models of this shape can be computed here, if their weights are packed for it."""
     widths = (config.hidden_size, config.intermediate_size, config.head_dim)
-    return dtype == torch.bfloat16 and not any(w % _STEP for w in widths) and library.has_bfloat16()
+    fits = dtype is FloatType.BFLOAT16 and not any(w % _STEP for w in widths)
+    return fits and library.load_library() is not None
 
 
 class NativeRunner(Runner):
@@ -55,7 +54,7 @@ class NativeRunner(Runner):
 
     def __init__(
         self,
-        model: Llama,
+        model: NativeModel,
         *,
         num_blocks: int,
         context_length: int,
@@ -73,50 +72,14 @@ class NativeRunner(Runner):
         is_int8 = kv_cache is KVFormat.INT8
         self.cache = zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
         self._scales = zeros(vectors, np.float32) if is_int8 else None
-        # What the structures point to lives as long as they do.
-        cosines, sines = self._kept = rope_factors(config, torch.arange(context_length))
-        layers = [
-            _layer(cast("Layer", layer), window)
-            for layer, window in zip(model.layers, config.windows, strict=True)
-        ]
-        self._layers = (library.LayerStruct * len(layers))(*layers)
-        shape = library.ModelStruct(
-            layers=config.layers,
-            hidden=config.hidden_size,
-            heads=config.heads,
-            kv_heads=config.kv_heads,
-            head_dim=config.head_dim,
-            inner=config.intermediate_size,
-            vocab=config.vocab_size,
-            blocks=num_blocks,
-            eps=config.norm_eps,
-            embeddings=model.embed_tokens.weight.data_ptr(),
-            norm=model.norm.weight.data_ptr(),
-            cosines=cosines.data_ptr(),
-            sines=sines.data_ptr(),
-            layer=self._layers,
-            head=_struct(model.lm_head),
-            cache=self.cache.ctypes.data,
-            cache_scales=None if self._scales is None else self._scales.ctypes.data,
-        )
+        # What the structure points to lives as long as it does.
+        shape, self._kept = model.struct(num_blocks, context_length, self.cache, self._scales)
         self._pages = Pages(self.cache, config.layers)
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
-        self._logits = [torch.empty(0, self._vocab), torch.empty(0, self._vocab)]
+        self._logits = [_Logits.of(0, self._vocab), _Logits.of(0, self._vocab)]
         weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
-
-    @staticmethod
-    def takes(model: Llama) -> bool:
-        """Whether it is of a shape that is computed here, with packed weights throughout."""
-        dtype = model.norm.weight.dtype
-        projections = [m for m in model.modules() if isinstance(m, (Linear, QuantizedLinear))]
-        expected = 4 * model.config.layers + 1  # less: some are split into formats of their own
-        return (
-            takes(model.config, dtype)
-            and len(projections) == expected
-            and all(_native(module) is not None for module in projections)
-        )
 
     @override
     def launch(self, chunks: Sequence[Chunk]) -> NativeStep:
@@ -131,7 +94,7 @@ class NativeRunner(Runner):
         drawn, values = self._launch(chunks, rows, logits, drawing)
         step = NativeStep(
             wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
-            logits=logits,
+            logits=logits.values,
             drawn=drawn,
             samplings=samplings,
             kept=(values, drawing, kept, self._last),
@@ -150,21 +113,21 @@ class NativeRunner(Runner):
         """
         return self._pages.take(self.cache.nbytes // self.num_blocks * used + _PREPARED)
 
-    def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Tensor:
+    def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Logits:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""
         num_tokens = sum(chunk.num_scheduled_tokens for chunk in chunks)
         rows = list(range(num_tokens)) if everywhere else _sampled(chunks)
-        logits = torch.empty(len(rows), self._vocab)
+        logits = _Logits.of(len(rows), self._vocab)
         kept = self._launch(chunks, rows, logits, None)
         self._library.modelfleet_wait(self._stepper, self._steps)
         del kept  # it was read and written until now
-        return logits
+        return logits.values
 
     def _launch(
         self,
         chunks: Sequence[Chunk],
         rows: list[int],
-        logits: Tensor,
+        logits: _Logits,
         drawing: ctypes.Array[library.DrawStruct] | None,
     ) -> tuple[array[int], array[int]]:
         """What the step draws, and what it reads: both must outlive it.
@@ -195,18 +158,18 @@ class NativeRunner(Runner):
             *[address + values.itemsize * offset for offset in offsets],
             None if drawing is None else ctypes.addressof(drawing),
             self._last.buffer_info()[0],
-            logits.data_ptr(),
+            logits.address,
             drawn.buffer_info()[0],
         )
         self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
         self._steps += 1
         return drawn, values
 
-    def _logits_of(self, rows: int) -> Tensor:
+    def _logits_of(self, rows: int) -> _Logits:
         """Where the next step writes them: not where the step before, maybe unread, does."""
         logits = self._logits[self._steps % len(self._logits)]
-        if len(logits) < rows:
-            logits = torch.empty(rows, self._vocab)
+        if len(logits.values) < rows:
+            logits = _Logits.of(rows, self._vocab)
             self._logits[self._steps % len(self._logits)] = logits
         return logits
 
@@ -217,11 +180,24 @@ class NativeRunner(Runner):
 
 
 @dataclass(frozen=True, slots=True)
+class _Logits:
+    """Rows that a step writes. Asking numpy for an address takes longer than the rest of a call."""
+
+    values: Logits  # [R or more, vocab]
+    address: int
+
+    @classmethod
+    def of(cls, rows: int, vocab: int) -> _Logits:
+        values = np.empty((rows, vocab), np.float32)
+        return cls(values, values.ctypes.data)
+
+
+@dataclass(frozen=True, slots=True)
 class NativeStep:
     """A step that was launched, and all that it reads and writes."""
 
     wait: Callable[[], None]
-    logits: Tensor  # [R or more, vocab], until the second step after this one is launched
+    logits: Logits  # [R or more, vocab], until the second step after this one is launched
     drawn: array[int]  # [R]
     samplings: Sequence[SamplingParams]  # [R]
     kept: object
@@ -267,36 +243,3 @@ def _draw_structs(
             struct.token_ids = tokens.ctypes.data
             kept.append(tokens)
     return structs, kept
-
-
-def _layer(layer: Layer, window: int | None) -> library.LayerStruct:
-    attention, mlp = layer.self_attn, layer.mlp
-    norms = {
-        "input_norm": layer.input_layernorm,
-        "post_norm": layer.post_attention_layernorm,
-        "query_norm": getattr(attention, "q_norm", None),
-        "key_norm": getattr(attention, "k_norm", None),
-    }
-    return library.LayerStruct(
-        **{name: None if norm is None else norm.weight.data_ptr() for name, norm in norms.items()},
-        qkv=_struct(attention.qkv_proj),
-        output=_struct(attention.o_proj),
-        gate_up=_struct(mlp.gate_up_proj),
-        down=_struct(mlp.down_proj),
-        window=window or 0,
-    )
-
-
-def _native(module: Linear | QuantizedLinear) -> NativeLinear | None:
-    """Its packed weight, if it is ours and takes inputs as they come."""
-    kernel = module.kernel
-    return kernel if isinstance(kernel, NativeLinear) and kernel.order is None else None
-
-
-def _struct(module: Linear | QuantizedLinear) -> library.LinearStruct:
-    kernel = _native(module)
-    if kernel is None:
-        raise TypeError("not packed for the compiled step: ask `takes` first")
-    struct = library.LinearStruct.from_buffer_copy(kernel.struct)
-    struct.bias = None if module.bias is None else module.bias.data_ptr()
-    return struct

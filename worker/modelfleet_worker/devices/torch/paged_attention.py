@@ -18,8 +18,7 @@ from torch.nn import functional
 
 from ...engine.scheduler import BLOCK_SIZE, Chunk
 from ...quantization.scheme import KVFormat
-
-MOST_GATHERED = 2**15  # tokens whose keys and values are copied together; more for a longer one
+from . import MOST_GATHERED
 
 Slots = np.ndarray[tuple[int], np.dtype[np.int64]]
 

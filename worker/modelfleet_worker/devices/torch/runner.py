@@ -11,8 +11,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...engine.device import FinishedStep, Runner
-from ...engine.request import ContextVariants, Request, Sequence
-from ...engine.scheduler import BLOCK_SIZE, Chunk
+from ...engine.request import ContextVariants
+from ...engine.scheduler import Chunk
 from ...models.llama import Attention, Llama
 from ...models.rope import rope_factors, rope_tables, rotation
 from ...models.rope_config import context_variants
@@ -106,16 +106,6 @@ class TorchRunner(Runner):
         reaches = batch.reaches(self.variants)
         factors = rope_factors(self.model.config, batch.positions, reaches)
         return rotation(*factors, self._dtype)
-
-
-def warm_up(runner: Runner, tokens: int) -> None:
-    """One dummy prefill and decode, so that no first request waits for memory and kernels."""
-    tokens = min(tokens, runner.num_blocks * BLOCK_SIZE - 1)
-    dummy = Sequence(Request(request_id="warm-up", prompt_ids=(0,) * max(tokens, 1), max_tokens=1))
-    dummy.block_table = list(range(runner.num_blocks))[: tokens // BLOCK_SIZE + 1]
-    runner.execute([Chunk.of(dummy, tokens)])
-    dummy.num_computed = max(tokens - 1, 0)
-    runner.execute([Chunk.of(dummy, 1)])
 
 
 def _sampling_rows(chunks: Items[Chunk], order: Items[int]) -> list[int]:

@@ -1,0 +1,66 @@
+"""A model of our own families as it shall be loaded, whatever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import xxhash
+
+from ..engine.device import Runner
+from ..models.config import LlamaConfig
+from ..models.float_type import FloatType
+from ..quantization.scheme import Quantization
+from ..quantization.stored import StoredFormat
+from .checkpoint import Checkpoint
+from .expected_tensors import ExpectedTensors, needed_memory, quantized_share
+from .sizing import LoadedWeights, describe_path, refuse_weights_beyond_memory
+from .working_memory import Widths
+
+_IN_STEP, _ON_TORCH = "in the compiled step", "on torch's operations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OurModel:
+    """A Llama-family model as it shall be loaded."""
+
+    config: LlamaConfig
+    dtype: FloatType
+    context: int  # tokens
+    quantization: Quantization  # to be done
+    stored: StoredFormat | None  # done already
+
+    def expected(self, checkpoint: Checkpoint) -> ExpectedTensors:
+        """Raises ModelError, also if there is no memory for them."""
+        stored_bytes = None if self.stored is None else checkpoint.total_bytes
+        needed = needed_memory(self.config, self.dtype, self.quantization, stored_bytes)
+        refuse_weights_beyond_memory(needed)
+        return ExpectedTensors(self.config, self.quantization, self.stored, checkpoint.names())
+
+    def loaded(
+        self, runner: Callable[[int], Runner], weights: object, *, token_bytes: int, native: bool
+    ) -> LoadedWeights:
+        """`weights`: their digest."""
+        config, dtype = self.config, self.dtype
+        described = f"{weights} torch.{dtype} {config} {self.quantization}"
+        return LoadedWeights(
+            runner=runner,
+            token_bytes=token_bytes,
+            widths=Widths(
+                hidden=config.hidden_size,
+                inner=config.intermediate_size,
+                query=config.heads * config.head_dim,
+                key=config.kv_heads * config.head_dim,
+                head_dim=config.head_dim,
+                vocab=config.vocab_size,
+                itemsize=dtype.itemsize,
+                native=native,
+            ),
+            digest=xxhash.xxh3_128_hexdigest(described.encode()),
+            computed_by=describe_path(
+                f"our modules {_IN_STEP if native else _ON_TORCH}",
+                dtype,
+                self.quantization,
+                quantized_share(config, self.quantization),
+            ),
+        )

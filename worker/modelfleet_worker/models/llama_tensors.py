@@ -1,0 +1,73 @@
+"""Which tensors a Llama-family model has, by its config. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..quantization.scheme import HEAD
+from .config import LlamaConfig
+
+HEAD_WEIGHT = f"{HEAD}.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """One of our projections; in checkpoints it is one or several."""
+
+    module: str  # layers.0.self_attn.qkv_proj
+    inputs: int
+    bias: bool
+    parts: dict[str, int]  # names in checkpoints, and the outputs of each in our order
+
+    @property
+    def outputs(self) -> int:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+
+def projections(config: LlamaConfig) -> Iterator[Projection]:
+    """All of them, the head last."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    qkv = {"q_proj": query, "k_proj": key, "v_proj": key}
+    kinds = (
+        ("self_attn.qkv_proj", hidden, config.qkv_bias, qkv),
+        ("self_attn.o_proj", query, config.output_bias, {"o_proj": hidden}),
+        ("mlp.gate_up_proj", hidden, config.mlp_bias, {"gate_proj": inner, "up_proj": inner}),
+        ("mlp.down_proj", inner, config.mlp_bias, {"down_proj": hidden}),
+    )
+    for layer in range(config.layers):
+        for kind, inputs, bias, parts in kinds:
+            module = f"layers.{layer}.{kind}"
+            parent = f"model.{module.rpartition('.')[0]}"
+            named = {f"{parent}.{part}": outputs for part, outputs in parts.items()}
+            yield Projection(module=module, inputs=inputs, bias=bias, parts=named)
+    yield Projection(module=HEAD, inputs=hidden, bias=False, parts={HEAD: config.vocab_size})
+
+
+def parts_of(config: LlamaConfig, module: str) -> dict[str, int]:
+    """Of one of our projections: names in checkpoints, and the outputs of each in our order."""
+    return next(p.parts for p in projections(config) if p.module == module)
+
+
+def plain_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """What is no projection, by its name in checkpoints."""
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
+    for layer in range(config.layers):
+        name = f"model.layers.{layer}"
+        shapes[f"{name}.input_layernorm.weight"] = (config.hidden_size,)
+        shapes[f"{name}.post_attention_layernorm.weight"] = (config.hidden_size,)
+        if config.qk_norm:
+            shapes[f"{name}.self_attn.q_norm.weight"] = (config.head_dim,)
+            shapes[f"{name}.self_attn.k_norm.weight"] = (config.head_dim,)
+    shapes["model.norm.weight"] = (config.hidden_size,)
+    return shapes
+
+
+def canonical_name(name: str) -> str:
+    """As transformers: names of a base model's checkpoint lack "model.", some heads' have it."""
+    if name.startswith(("layers.", "embed_tokens.", "norm.")):
+        return f"model.{name}"
+    return name.removeprefix("model.") if name.startswith(f"model.{HEAD}.") else name
