@@ -10,6 +10,9 @@ PYTEST = $(BIN)/pytest $(if $(DURATIONS),--durations=$(DURATIONS))
 # T=PATH[::TEST] or T=EXPRESSION for -k, which then looks in the folder $(1).
 picked = $$(test -e "$${T%%::*}" || echo $(1) -k) "$$T"
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Where it is set, as in many container images, each process compiles our sources again: 0.2 to
+# 0.3 s of each start.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## Show this list
@@ -60,8 +63,9 @@ format: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Half of the tests wait for processes that start, end or are silent.
-IN_TWO := --numprocesses 2 --dist loadfile
+# Half of the tests wait for processes that start, end or are silent. tests/conftest.py says which
+# files come first; pytest-xdist's own order would begin the longest at the end, and alone.
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: install model ## Every test that needs no cluster; T=PATH or T=EXPRESSION: only these

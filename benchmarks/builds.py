@@ -2,7 +2,8 @@
 
 `benchmarks/builds.py FOLDER OLD NEW` takes two checkouts, each with its own .venv (`make install`).
 Both workers run at once and one of them is asked, so that both meet the same moods of the machine:
-a ratio is that of two measurements within seconds. Nothing else should run.
+a ratio is that of two measurements within seconds. Nothing else should run. Each is asked as
+gateways of its version ask.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from typing import Any
 
 import served
 import workload as work
-from worker_process import MODEL, generate, ready_worker
+from modelfleet_gateway.routing.calls import SharedStream
+from modelfleet_gateway.routing.channels import open_channel
+from modelfleet_proto import worker_pb2
+from worker_process import MODEL, generate, generate_shared, ready_worker
 
 WEIGHTS = ("bf16", "int8", "int4")
 WORKLOADS = ("single", "uniform", "shared")
@@ -55,9 +59,14 @@ async def running(checkout: Path, folder: str, weights: str) -> AsyncIterator[As
             while not (scratch / "address").exists():
                 assert worker.poll() is None, (scratch / "log").read_text()
                 await asyncio.sleep(0.01)
-            async with ready_worker((scratch / "address").read_text().strip()) as stub:
+            address = (scratch / "address").read_text().strip()
+            async with ready_worker(address) as stub, open_channel(address) as channel:
+                stats = await stub.GetStats(worker_pb2.StatsRequest())
+                stream = SharedStream(channel) if stats.takes_many else None
 
                 def ask(request: work.Request) -> Any:
+                    if stream is not None:
+                        return generate_shared(stream, request.ids, request.new_tokens)
                     return generate(stub, request.ids, request.new_tokens)
 
                 await ask(work.FIRST)

@@ -3,7 +3,9 @@
 python benchmarks/gateway_cpu.py [--checkout DIR ...] [--rounds 3] [--chats 500]
 
 Each checkout brings its own `.venv`; the others are compared with the first. Worker and operator
-are doubles in this process; each token is a message of its own.
+are doubles in this process. The worker is paced: in each step all requests get one token, so that
+of a gateway that calls Generate each token is a message of its own, and of one that calls
+GenerateMany all tokens of a step are one message.
 """
 
 from __future__ import annotations
@@ -21,18 +23,30 @@ from pathlib import Path
 
 import grpc
 import psutil
+from google.protobuf.message import Message
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 MODEL = "default/model"
 STREAMS = 16  # at once
 TOKENS = 32  # of each answer
+STEP = 0.01  # seconds
 WARMING = 50  # chats before those that count
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 
 class Worker(worker_pb2_grpc.WorkerServicer):
-    """Answers every request with the same tokens, at once."""
+    """Answers every request with the same tokens, one a step."""
+
+    def __init__(self) -> None:
+        self._step = asyncio.Event()
+
+    async def run(self) -> None:
+        """Takes the time of steps."""
+        while True:
+            await asyncio.sleep(STEP)
+            self._step.set()
+            self._step = asyncio.Event()
 
     async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
         while True:
@@ -42,20 +56,52 @@ class Worker(worker_pb2_grpc.WorkerServicer):
                 model=MODEL,
                 model_digest="digest",
                 slots=STREAMS,
+                takes_many=True,
             )
             await asyncio.sleep(1)
 
     async def Generate(self, request, context):  # noqa: N802 - the protocol's name
-        yield worker_pb2.GenerateResponse(
-            accepted=worker_pb2.Accepted(model_digest="digest", worker_id="w-0", prompt_tokens=9)
-        )
-        for token in range(TOKENS):
-            yield worker_pb2.GenerateResponse(tokens=worker_pb2.Tokens(ids=[token], text=" word"))
-        yield worker_pb2.GenerateResponse(
-            finished=worker_pb2.Finished(
-                reason=worker_pb2.FINISH_REASON_LENGTH, prompt_tokens=9, completion_tokens=TOKENS
-            )
-        )
+        for kind, event in answer():
+            if kind == "tokens":
+                await self._step.wait()
+            yield worker_pb2.GenerateResponse(**{kind: event})
+
+    async def GenerateMany(self, requests, context):  # noqa: N802 - the protocol's name
+        running: dict[int, Iterator[tuple[str, Message]]] = {}
+
+        async def read() -> None:
+            async for command in requests:
+                running[command.number] = answer()
+
+        reading = asyncio.create_task(read())
+        while not reading.done():
+            await self._step.wait()
+            events = worker_pb2.GenerateEvents()
+            for number, rest in list(running.items()):
+                for kind, event in rest:
+                    events.events.add(number=number, **{kind: event})
+                    if kind == "tokens" and event.ids[0] < TOKENS - 1:
+                        break
+                    if kind == "finished":
+                        del running[number]
+            if events.events:
+                yield events
+
+
+def answer() -> Iterator[tuple[str, Message]]:
+    """The events of one request; the end comes with the last token."""
+    yield (
+        "accepted",
+        worker_pb2.Accepted(model_digest="digest", worker_id="w-0", prompt_tokens=9),
+    )
+    for token in range(TOKENS):
+        yield "tokens", worker_pb2.Tokens(ids=[token], text=" word")
+    yield (
+        "finished",
+        worker_pb2.Finished(
+            reason=worker_pb2.FINISH_REASON_LENGTH, prompt_tokens=9, completion_tokens=TOKENS
+        ),
+    )
 
 
 class Operator(fleet_pb2_grpc.FleetServicer):
@@ -133,8 +179,10 @@ async def chats(address: str, count: int) -> None:
 
 async def measure(checkout: Path, count: int) -> float:
     """CPU seconds of a checkout's gateway for 1,000 chats."""
+    double = Worker()
+    stepping = asyncio.create_task(double.run())
     async with (
-        serving(worker_pb2_grpc.add_WorkerServicer_to_server, Worker()) as worker,
+        serving(worker_pb2_grpc.add_WorkerServicer_to_server, double) as worker,
         serving(fleet_pb2_grpc.add_FleetServicer_to_server, Operator(worker)) as operator,
     ):
         with gateway(checkout, operator) as (process, address):
@@ -143,6 +191,7 @@ async def measure(checkout: Path, count: int) -> float:
             before = process.cpu_times()
             await chats(address, count)
             after = process.cpu_times()
+    stepping.cancel()
     seconds = after.user + after.system - before.user - before.system
     return seconds / count * 1000
 

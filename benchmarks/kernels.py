@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from modelfleet_worker.devices.native.library import has_bfloat16
+from modelfleet_worker.devices.native.library import load_library
 from modelfleet_worker.devices.native.linear import NativeLinear
 
 SHAPES = ((576, 3072), (1536, 576), (576, 49152))  # SmolLM2's: inputs, outputs
@@ -20,7 +20,7 @@ REPEATS = 7
 
 
 def main() -> None:
-    if not has_bfloat16():
+    if load_library() is None:
         sys.exit("expected a compiler and a processor with AVX-512 BF16")
     torch.set_num_threads(1)
     for inputs, outputs in SHAPES:

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 
 import workload as work
+from modelfleet_gateway.routing.calls import SharedStream
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 MODEL = "bench/smollm2"
@@ -53,24 +54,45 @@ async def ready_worker(address: str) -> AsyncIterator[worker_pb2_grpc.WorkerAsyn
         yield worker
 
 
-async def generate(
-    worker: worker_pb2_grpc.WorkerAsyncStub, ids: list[int], new_tokens: int
-) -> work.Timing:
-    """One greedy answer of exactly so many tokens."""
-    begun = time.perf_counter()
-    first = last = 0.0
-    request = worker_pb2.GenerateRequest(
+def request_of(ids: list[int], new_tokens: int, model: str = MODEL) -> worker_pb2.GenerateRequest:
+    """For a greedy answer of exactly so many tokens."""
+    return worker_pb2.GenerateRequest(
         request_id=uuid.uuid4().hex,
-        model=MODEL,
+        model=model,
         prompt_token_ids=worker_pb2.TokenIds(ids=ids),
         sampling=worker_pb2.Sampling(temperature=0, top_p=1),
         stop=worker_pb2.StopConditions(max_tokens=new_tokens, ignore_eos=True),
     )
+
+
+async def generate(
+    worker: worker_pb2_grpc.WorkerAsyncStub, ids: list[int], new_tokens: int, model: str = MODEL
+) -> work.Timing:
+    """One greedy answer of exactly so many tokens."""
+    begun = time.perf_counter()
+    first = last = 0.0
     count = 0
-    async for response in worker.Generate(request):
+    async for response in worker.Generate(request_of(ids, new_tokens, model)):
         if response.HasField("tokens"):
             count += len(response.tokens.ids)
             last = time.perf_counter()
             first = first or last
+    assert count == new_tokens, (count, new_tokens)
+    return work.Timing(begun, first, last)
+
+
+async def generate_shared(stream: SharedStream, ids: list[int], new_tokens: int) -> work.Timing:
+    """The same over a stream that all requests share, as gateways ask."""
+    begun = time.perf_counter()
+    first = last = 0.0
+    count = 0
+    request = request_of(ids, new_tokens).SerializeToString()
+    call = stream.start(lambda: [request], lambda _: None)
+    while not call.has_ended or count < new_tokens:
+        for event in await call.read():
+            if isinstance(event, worker_pb2.Tokens):
+                count += len(event.ids)
+                last = time.perf_counter()
+                first = first or last
     assert count == new_tokens, (count, new_tokens)
     return work.Timing(begun, first, last)

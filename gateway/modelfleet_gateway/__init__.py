@@ -4,13 +4,14 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 
 - `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
   `app` has the URLs (`cors` for browsers), `generation` serves the two that generate, `asgi` is one
-  request and its response; `body` reads a request's body, within the `budget` of all of them.
+  request and its response; `body` reads requests' bodies, within a budget of all of them.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`
   are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
-  next free slot, `workers` (over `channels`) knows the workers' states and sends them a `request`,
-  `stream` reads tokens and continues on another worker as `failover` decides; `merge` reads several
-  choices.
+  next free slot of its `claim`, `workers` (over `channels`, told by `stats_watch`) knows the
+  workers' states, `calls` sends them requests over one stream each (`single_call`: to earlier
+  versions), `stream` reads a choice's tokens and continues on another worker as `failover` decides;
+  `merge` reads several choices.
 - `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
 
 Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,

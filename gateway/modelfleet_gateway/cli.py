@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from modelfleet_process import parent
+from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
@@ -24,9 +25,21 @@ app = typer.Typer(add_completion=False, **STYLE)
 def gateway(
     *,
     logs: LogOptions,
-    operator: Annotated[str, typer.Option(help="HOST:PORT of the operator's Fleet service.")],
+    operator: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where the operator's Fleet service is.",
+        ),
+    ],
     listen: Annotated[
-        str, typer.Option(help="HOST:PORT for clients; port 0 picks one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where clients connect; port 0 picks one.",
+        ),
     ] = "127.0.0.1:8080",
     gateway_id: Annotated[
         str, typer.Option(help="Name among the gateways; default: host name and process id.")
@@ -69,6 +82,7 @@ def gateway(
         str,
         typer.Option(
             metavar="HOST:PORT",
+            callback=checked_if_given,
             envvar="MODELFLEET_GATEWAY_METRICS_LISTEN",
             help="Where /metrics, /healthz and /readyz are; port 0 picks one. Default: nowhere.",
         ),
@@ -76,6 +90,15 @@ def gateway(
     metrics_address_file: Annotated[
         Path | None, typer.Option(help="Gets the actual HOST:PORT of --metrics-listen.")
     ] = None,
+    access_log: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            envvar="MODELFLEET_GATEWAY_ACCESS_LOG",
+            help="Gets one JSON line for each request, without its text; - is standard output. "
+            "Default: none.",
+        ),
+    ] = "",
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -98,6 +121,7 @@ def gateway(
             cors_origins=tuple(cors_origin or ()),
             metrics_listen=metrics_listen,
             metrics_address_file=metrics_address_file,
+            access_log=access_log,
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

@@ -85,13 +85,13 @@ class ModelMeter:
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._model = model
-        self.create_series(metrics)
         self.requests = 0
         self.refusals = 0
         self.resumed = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.last_request = 0.0  # seconds since the epoch; 0: none yet
+        self.create_series(metrics)
 
     def create_series(self, metrics: Metrics) -> None:
         """Creates its time series, again if the model came back."""
@@ -101,6 +101,7 @@ class ModelMeter:
         self._lost = metrics.lost.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
+        self._published_tokens = self.completion_tokens
         self.queue_depth = metrics.queue_depth.labels(model)
         self.in_flight = metrics.in_flight.labels(model)
         self.ready_workers = metrics.ready_workers.labels(model)
@@ -133,9 +134,13 @@ class ModelMeter:
         self._prompt_tokens.inc(tokens)
 
     def count_completion(self, tokens: int) -> None:
-        """A worker sent new tokens."""
+        """A worker sent new tokens. Prometheus gets their sum when it asks: this is a hot path."""
         self.completion_tokens += tokens
-        self._completion_tokens.inc(tokens)
+
+    def publish_tokens(self) -> None:
+        """Brings the time series of completion tokens up to date."""
+        self._completion_tokens.inc(self.completion_tokens - self._published_tokens)
+        self._published_tokens = self.completion_tokens
 
 
 class RequestTimer:
@@ -150,6 +155,12 @@ class RequestTimer:
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
         return self._loop.time() - self._arrived_at
+
+    @property
+    def ttft(self) -> float | None:
+        """Seconds from the arrival to the first token of any choice; None: there was none yet."""
+        first = self._first_token_at.values()
+        return min(first) - self._arrived_at if first else None
 
     def observe(
         self, index: int, event: worker_pb2.Tokens | worker_pb2.Finished, meter: ModelMeter

@@ -42,21 +42,18 @@ class Options:
     cors_origins: tuple[str, ...] = ()  # that browsers may call from; "*": any
     metrics_listen: str = ""  # HOST:PORT of /metrics; empty: nowhere
     metrics_address_file: Path | None = None  # gets the actual HOST:PORT of /metrics
+    access_log: str = ""  # file that gets a line for each request; "-": standard output
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:
+        if self.max_held_bytes < 2 * self.max_body_bytes:
+            raise StartupError(
+                f"--max-held-bytes: expected at least twice --max-body-bytes "
+                f"({2 * self.max_body_bytes}), found {self.max_held_bytes}"
+            )
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise StartupError(
                     f"--cors-origin: expected an origin (like https://chat.example.com) or *, "
                     f"found {origin!r}"
                 )
-
-
-def split_address(address: str, flag: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT" or "[IPv6]:PORT"; StartupError names the flag."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise StartupError(f"{flag}: expected HOST:PORT (like 127.0.0.1:8080), found {address!r}")
-    return host, int(port)

@@ -20,6 +20,7 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
   Kubernetes (`cache` of kopf's `handlers` with `overlay`, `body` with `pods` and `api`,
   `status_writer`; `run`, `lease` and `sweep` around it) and as processes of one machine
   (`body` with `deployments` and `processes`; `up` around it, `watching` for edits of its files).
+- `simulate`: the third body, on a simulated clock and fleet: what a file would cost on a trace.
 - `client`: the other side of a gateway, for `modelfleet chat` and `models`.
 - `api`: the objects that users write and read, one file each; `manifests` reads them from files,
   `views` turns a ModelDeployment into what decisions and workers read of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from .decisions.names import namespace_of
 
 HELD: Final = 3600.0  # seconds for which a deleted deployment's names stay its namespace's
+MOST_DUMPED: Final = 500  # of these names; the latest count
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,32 @@ class Claims:
         for name, holder in list(self._holders.items()):
             if holder.gone_at is not None and now - holder.gone_at >= HELD:
                 del self._holders[name]
+
+    def dump_deleted(self, now: float) -> str:
+        """The names of deleted deployments, who had each and until when; JSON, empty: none."""
+        held = sorted(
+            (round(holder.gone_at), name, holder.key)
+            for name, holder in self._holders.items()
+            if holder.gone_at is not None and now - holder.gone_at < HELD
+        )
+        if not held:
+            return ""
+        dumped = {name: [key, gone_at] for gone_at, name, key in held[-MOST_DUMPED:]}
+        return json.dumps(dumped, separators=(",", ":"))
+
+    def load_deleted(self, dumped: str, now: float) -> bool:
+        """Knows them again; False if this is no text that `dump_deleted` wrote."""
+        if not dumped:
+            return True
+        try:
+            found = {
+                name: _Holder(str(key), max(0.0, min(float(gone_at), now)))  # clocks may differ
+                for name, (key, gone_at) in json.loads(dumped).items()
+            }
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return False
+        self._holders = {**found, **self._holders}
+        return True
 
     def settled(
         self, owners: Mapping[str, str], names: Iterable[str], now: float

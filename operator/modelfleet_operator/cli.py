@@ -9,7 +9,18 @@ import typer
 
 from modelfleet_process.command_line import STYLE, run_app
 
-from .commands import chat, explain, logs, models, operator, parts, status, up, validate
+from .commands import (
+    chat,
+    explain,
+    logs,
+    models,
+    operator,
+    parts,
+    simulate,
+    status,
+    up,
+    validate,
+)
 
 app = typer.Typer(
     help="LLM fleets that cost as little as they can and never drop a request.",
@@ -18,7 +29,7 @@ app = typer.Typer(
 )
 _FLEET, _MODELS, _PARTS = "A fleet on this machine", "Any fleet", "Parts of a fleet"
 for _panel, _commands in (
-    (_FLEET, (up.up, status.status)),
+    (_FLEET, (up.up, status.status, simulate.simulate)),
     (_MODELS, (chat.chat, models.models, logs.logs, explain.explain, validate.validate)),
     (_PARTS, (operator.operator,)),
 ):

@@ -45,3 +45,11 @@ class EndpointError(ModelfleetError):
 
 class LogsError(ModelfleetError):
     """There are no logs to show: no such deployment, or no cluster that could give them."""
+
+
+class TraceError(ModelfleetError):
+    """A trace that cannot be simulated; the message names the file and the line."""
+
+
+class ScenarioError(ModelfleetError):
+    """What a simulation is told of cold starts, nodes or calibrations does not fit."""

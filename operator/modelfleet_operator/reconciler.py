@@ -19,12 +19,11 @@ from .decisions.observed import Observed, Signals
 from .decisions.plan import Plan, make_plan
 from .decisions.status import Status
 from .decisions.view import ModelView
+from .decisions.wake import TICK, next_tick
 from .errors import PassingError
 from .explain.snapshot import Snapshot, installed_version
 from .metrics import Metrics
 
-TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
-LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
 AT_ONCE = 64  # reconciles that run at the same time; more would only wait for connections
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0  # seconds after an error
 RESTART_DELAY = 5.0  # seconds until a task that failed is started again
@@ -105,6 +104,15 @@ class Reconcilers:
         self._claims = Claims()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._is_running = False
+
+    def names_of_deleted(self) -> str:
+        """For the next leader, which could read it nowhere else; empty: there are none."""
+        return self._claims.dump_deleted(self._clock())
+
+    def inherit_names(self, dumped: str) -> None:
+        """What `names_of_deleted` of the leader before was."""
+        if not self._claims.load_deleted(dumped, self._clock()):
+            log.warning("the names of deleted deployments cannot be read: they are free now")
 
     async def run(self) -> None:
         """Reconciles until cancelled; then every task has ended."""
@@ -196,8 +204,9 @@ class Reconcilers:
                 await asyncio.sleep(delay)
                 continue
             errors = 0
-            is_quiet = not was_woken and not plan.actions and not _is_busy(plan)
-            tick = min(tick * 2, LONGEST_TICK) if is_quiet else TICK
+            tick = next_tick(
+                tick, was_woken=was_woken, acted=bool(plan.actions), status=plan.status
+            )
             await self._sleep(event, tick, plan.wake_at, held_back)
         self._forget(key)
 
@@ -273,9 +282,3 @@ def _explain(key: str, plan: Plan, before: Status | None) -> None:
                 reason=condition.reason,
                 message=condition.message,
             )
-
-
-def _is_busy(plan: Plan) -> bool:
-    """Requests wait or run: the memory of the last one and of the peak must stay up to date."""
-    queue = plan.status.queue
-    return queue is not None and queue.waiting + queue.running > 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .api.formats import show_quantity
-from .api.model_deployment import ModelDeployment, Quantization
+from .api.model_deployment import ModelDeployment
+from .api.worker_spec import Quantization
 from .decisions.autoscale import ScalingPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time

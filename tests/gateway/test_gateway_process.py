@@ -144,9 +144,9 @@ async def test_a_port_that_is_taken_is_one_clear_line():
 
 def test_a_wrong_address_is_one_clear_line():
     started = start("--listen", "8080", "--operator", "127.0.0.1:1")
-    assert started.returncode == 1
+    assert started.returncode == 2
     assert started.stderr.count("\n") == 1
-    assert "--listen: expected HOST:PORT" in started.stderr
+    assert "'--listen': expected HOST:PORT" in started.stderr
 
 
 def test_a_wrong_origin_is_a_usage_error():

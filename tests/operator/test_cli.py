@@ -48,7 +48,7 @@ def test_decisions_import_nothing_that_acts():
 
 
 COMMANDS = (
-    *("up", "status", "chat", "models", "logs", "explain", "validate"),
+    *("up", "status", "simulate", "chat", "models", "logs", "explain", "validate"),
     *("operator", "gateway", "worker", "quantize"),
 )
 

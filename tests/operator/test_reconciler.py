@@ -20,8 +20,9 @@ from modelfleet_operator.decisions.observed import (
     Worker,
 )
 from modelfleet_operator.decisions.view import ModelView
+from modelfleet_operator.decisions.wake import LONGEST_TICK, TICK
 from modelfleet_operator.errors import PassingError
-from modelfleet_operator.reconciler import LONGEST_TICK, RESTART_DELAY, TICK, Reconcilers
+from modelfleet_operator.reconciler import RESTART_DELAY, Reconcilers
 from simulated_fleet import deployment, policy, report, stats, worker
 
 pytestmark = [pytest.mark.looptime]

@@ -14,7 +14,7 @@ from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
-from modelfleet_proto.refusals import FULL, refusal_metadata
+from modelfleet_proto.refusals import FULL, read_refusal, refusal_metadata
 
 MODEL = "default/tiny"
 DEFAULTS = Options(operator="")
@@ -67,6 +67,18 @@ class EndEarlyError(Exception):
     """Raised by a fault: the stream ends with OK and without Finished."""
 
 
+class RefusedError(Exception):
+    """One request of a shared stream ended with a status."""
+
+
+class OneOfMany:
+    """The context of one request on a shared stream, as far as faults use it."""
+
+    async def abort(self, code, details="", trailing_metadata=()):
+        mark = read_refusal(trailing_metadata)
+        raise RefusedError(worker_pb2.Refusal(code=code.value[0], details=details, mark=mark))
+
+
 @dataclass
 class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     """A worker whose tokens are known before; it does what its fields say at any time."""
@@ -91,8 +103,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     refusal: str = ""  # why it talks to no gateway
     stopped: bool = False  # as by SIGSTOP: its connections stay
     keeps_requests: bool = True
+    takes_many: bool = True  # False: a worker of an earlier version
 
     def __post_init__(self) -> None:
+        self.shared_streams = 0
+        self.pauses = 0
         self._changed = asyncio.Event()
         self._server: grpc.aio.Server | None = None
 
@@ -130,6 +145,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             model_digest=self.digest if ready else "",
             slots=self.slots,
             running=self.running,
+            takes_many=self.takes_many,
         )
 
     async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
@@ -190,6 +206,19 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         finally:
             self.running -= 1
 
+    async def GenerateMany(self, requests, context):  # noqa: N802 - the protocol's name
+        """What `Generate` yields for each of them."""
+        if not self.takes_many:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        self.shared_streams += 1
+        shared = SharedStreamDouble(self)
+        reader = asyncio.create_task(shared.read(requests))
+        try:
+            async for events in shared.written():
+                yield events
+        finally:
+            await shared.cancel(reader)
+
     def _tokens(self, request, position):
         drawn = token_id(request, position)
         tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} {self.filler}")
@@ -201,6 +230,74 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
                 entry.top.add(id=rank, token=b"\xe2\x82", logprob=-float(rank))
             del entry.top[request.logprobs.top :]
         return worker_pb2.GenerateResponse(tokens=tokens)
+
+
+class SharedStreamDouble:
+    """One GenerateMany call of a scripted worker."""
+
+    def __init__(self, worker: ScriptedWorker) -> None:
+        self._worker = worker
+        # GenerateEvents; None: end the call; an error: fail it. Few, as of a worker.
+        self._events = asyncio.Queue(maxsize=16)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._may_send: dict[int, asyncio.Event] = {}
+
+    async def read(self, commands):
+        async for command in commands:
+            number, kind = command.number, command.WhichOneof("command")
+            if kind == "start":
+                request = worker_pb2.GenerateRequest.FromString(command.start)
+                self._may_send[number] = asyncio.Event()
+                self._may_send[number].set()
+                self._tasks[number] = asyncio.create_task(self._serve(number, request))
+            elif kind == "cancel":
+                self._tasks[number].cancel()
+            elif command.pause:
+                self._worker.pauses += 1
+                self._may_send[number].clear()
+            else:
+                self._may_send[number].set()
+
+    async def written(self):
+        while True:
+            batch = [await self._events.get()]
+            while not self._events.empty():
+                batch.append(self._events.get_nowait())
+            together = [e for e in batch if isinstance(e, worker_pb2.GenerateEvent)]
+            yield worker_pb2.GenerateEvents(events=together)
+            if None in batch:
+                return
+            for error in (e for e in batch if isinstance(e, RuntimeError)):
+                raise error
+
+    async def cancel(self, reader):
+        tasks = [reader, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, number, request):
+        kind = None
+        try:
+            generating = self._worker.Generate(request, OneOfMany())
+            async with contextlib.aclosing(generating) as responses:
+                async for response in responses:
+                    await self._may_send[number].wait()
+                    kind = response.WhichOneof("event")
+                    await self._put(number, **{kind: getattr(response, kind)})
+            if kind != "finished":
+                await self._events.put(None)
+        except RefusedError as error:
+            await self._put(number, refused=error.args[0])
+        except RuntimeError as error:
+            await self._events.put(error)
+        except KeyError as error:  # as a worker that meets a bug
+            unknown = grpc.StatusCode.UNKNOWN.value[0]
+            refused = worker_pb2.Refusal(code=unknown, details=repr(error))
+            await self._put(number, refused=refused)
+
+    async def _put(self, number, **event):
+        await self._events.put(worker_pb2.GenerateEvent(number=number, **event))
 
 
 class OperatorDouble(fleet_pb2_grpc.FleetServicer):

@@ -151,11 +151,13 @@ class ApiServer(kmock.KubernetesEmulator):
         """Pods that are not being deleted."""
         return {n: p for n, p in self.pods().items() if "deletionTimestamp" not in p["metadata"]}
 
-    def model(self, name: str = "smol") -> dict[str, Any]:
-        return self.objects[MODELS, "default", name].raw
+    def model(self, name: str = "smol", namespace: str = "default") -> dict[str, Any]:
+        return self.objects[MODELS, namespace, name].raw
 
-    def condition(self, type_: str, name: str = "smol") -> dict[str, Any]:
-        found = self.model(name).get("status", {}).get("conditions", [])
+    def condition(
+        self, type_: str, name: str = "smol", namespace: str = "default"
+    ) -> dict[str, Any]:
+        found = self.model(name, namespace).get("status", {}).get("conditions", [])
         return next((c for c in found if c["type"] == type_), {})
 
     def asked(self, method: str, plural: str, subresource: str | None = None) -> list[Any]:
@@ -195,7 +197,7 @@ class Cluster:
         async with response as answer:
             assert answer.status < 300, await answer.text()
 
-    async def apply(self, name: str = "smol", **spec: Any) -> None:
+    async def apply(self, name: str = "smol", namespace: str = "default", **spec: Any) -> None:
         spec = {"model": {"source": "hf://owner/name"}, **spec}
         manifest = {
             "apiVersion": "modelfleet.dev/v1alpha1",
@@ -203,7 +205,7 @@ class Cluster:
             "metadata": {"name": name},
             "spec": spec,
         }
-        await self._send("POST", self._models(), manifest)
+        await self._send("POST", self._models(namespace), manifest)
 
     async def change(self, spec: dict[str, Any], name: str = "smol") -> None:
         await self._send("PATCH", f"{self._models()}/{name}", {"spec": spec})
@@ -261,14 +263,21 @@ class Cluster:
             "/apis/coordination.k8s.io/v1/namespaces/default/leases/modelfleet-operator",
         )
 
+    async def annotate_lease(self, annotations: dict[str, str]) -> None:
+        await self._send(
+            "PATCH",
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases/modelfleet-operator",
+            {"metadata": {"annotations": annotations}},
+        )
+
     async def create_pod(self, pod: dict[str, Any]) -> None:
         await self._send("POST", "/api/v1/namespaces/default/pods", pod)
 
     async def _patch_pod(self, pod: str, patch: dict[str, Any]) -> None:
         await self._send("PATCH", f"/api/v1/namespaces/default/pods/{pod}", patch)
 
-    def _models(self) -> str:
-        return "/apis/modelfleet.dev/v1alpha1/namespaces/default/modeldeployments"
+    def _models(self, namespace: str = "default") -> str:
+        return f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/modeldeployments"
 
 
 @dataclass

@@ -14,9 +14,9 @@ import grpc
 import pytest
 
 import leak_check
+from modelfleet_process.calibration import Calibration
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
-from modelfleet_worker.devices.paced import Calibration
 from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.loading.device_loaders import Loader, paced_loader
 from modelfleet_worker.serving.lifecycle import Lifecycle

@@ -2,10 +2,11 @@
 
 The rooms, in the order in which a request passes them; each may import those below it:
 
-- `serving`: `service` has the calls of worker.proto and carries a request from its arrival to its
-  last token, `requests` makes it the engine's request, `streams` holds what clients have not read
-  yet. `lifecycle` with `state` loads, drains and unloads the model, `stats` with `counters` and
-  `change_notifier` tells gateways about it, `server` is the process.
+- `serving`: `service` has the calls of worker.proto, `shared_stream` is the one over which all
+  requests of a gateway come, `generation` carries a request from its arrival to its last token,
+  `requests` makes it the engine's request and `prompts` its ids, `streams` holds what clients have
+  not read yet. `lifecycle` with `state` loads, drains and unloads the model, `stats` with
+  `counters` and `change_notifier` tells gateways about it, `server` is the process.
 - `quantize`: the command `modelfleet quantize`. `checkpoints` rounds a model by `calibration` (with
   `awq_scaling` or `gptq_rounding`), `writing` stores it, `evaluation` says what was lost.
 - `loading`: from a folder to a model with its engine's limits. `device_loaders` picks the device,

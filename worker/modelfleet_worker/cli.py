@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-import re
 import socket
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from modelfleet_process.addresses import checked_address
 from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
@@ -46,7 +46,12 @@ def worker(
     *,
     logs: LogOptions,
     listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to serve gRPC; port 0 picks one.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            help="Where to serve gRPC; port 0 picks one.",
+        ),
     ] = "127.0.0.1:0",
     worker_id: Annotated[
         str | None, typer.Option(help="Name in Stats and logs; default HOSTNAME-PID.")
@@ -129,9 +134,10 @@ def worker(
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
     from modelfleet_process import parent
+    from modelfleet_process.calibration import Calibration
     from modelfleet_process.logs import bind, configure, console_style
 
-    from .devices.paced import Calibration
+    from .devices.paced import read_calibration
     from .errors import UsageError
     from .loading.device_loaders import cpu_loader, paced_loader
     from .loading.preload import preload_cpu
@@ -142,8 +148,6 @@ def worker(
 
     if die_with_parent:
         parent.die_with_parent()
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:]+):\d{1,5}", listen):
-        raise UsageError(f"expected --listen HOST:PORT, found {listen!r}")
     if (model is None) != (source is None):
         raise UsageError("--model and --source go together: give both, or none to wait")
     if preload and (model is not None or device is Device.PACED):
@@ -173,7 +177,7 @@ def worker(
             generation_defaults=generation_defaults,
         )
     if device is Device.PACED:
-        times = Calibration.read(calibration) if calibration else Calibration()
+        times = read_calibration(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
         cache = Cache(cache_dir() / "remote", cache_limit())

@@ -43,6 +43,10 @@ class BrokenTransferError(WorkerError):
     """A connection broke in the middle of a file: go on from there."""
 
 
+class CallerLeftError(WorkerError):
+    """Who asked is gone: nothing more can be sent."""
+
+
 class RefusalError(WorkerError):
     """A call is refused; `status`, `mark` and `details` are what its caller sees."""
 
@@ -79,6 +83,12 @@ class AllSlotsTakenError(RefusalError):
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     mark = refusals.FULL
+
+
+class TooManyRequestsError(RefusalError):
+    """A caller has started far more than there are slots, and reads nothing."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class PreconditionError(RefusalError):

@@ -27,6 +27,7 @@ from ..openai_api.completions import CompletionRequest
 from ..openai_api.models import model_card, model_list
 from ..options import Options
 from ..routing.dispatch import Dispatcher
+from .access_log import AccessLog
 from .asgi import CloseOnDrain, request_id
 from .body import BodyReader
 from .cors import with_cors
@@ -49,19 +50,23 @@ class App:
             dispatcher=dispatcher,
             metrics=metrics,
             bodies=self.bodies,
+            draining=self.draining,
             stop=self.stop,
+            access_log=AccessLog(options.access_log) if options.access_log else None,
         )
-        chat = endpoint(ChatRequest)
-        completions = endpoint(CompletionRequest)
+        generating: dict[str, ASGIApp] = {
+            "/v1/chat/completions": endpoint(ChatRequest),
+            "/v1/completions": endpoint(CompletionRequest),
+        }
         health = [Route("/healthz", self._healthz), Route("/readyz", self._readyz)]
         api = _application(
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/v1/completions", completions, methods=["POST"]),
+            *(Route(path, app, methods=["POST"]) for path, app in generating.items()),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
             *health,
         )
-        self.api: ASGIApp = CloseOnDrain(with_cors(api, options.cors_origins), self.draining)
+        told = CloseOnDrain(api, self.draining, direct=generating)
+        self.api: ASGIApp = with_cors(told, options.cors_origins)
         self.probes: ASGIApp = _application(Route("/metrics", self._serve_metrics), *health)
 
     async def _models(self, request: Request) -> Response:
@@ -90,6 +95,7 @@ class App:
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What Prometheus reads now, and its content type."""
         for queue in self._dispatcher.queues.values():
+            queue.meter.publish_tokens()
             queue.meter.queue_depth.set(len(queue.requests))
             queue.meter.in_flight.set(queue.running)
             queue.meter.ready_workers.set(queue.ready_workers)

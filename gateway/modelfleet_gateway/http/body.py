@@ -1,4 +1,4 @@
-"""A request's body: read within its limit and the budget, decoded, and understood in slices."""
+"""Requests' bodies: read within a limit and the budget of all, and understood in slices."""
 
 from __future__ import annotations
 
@@ -6,22 +6,96 @@ import asyncio
 import re
 import zlib
 from collections.abc import Generator
-from typing import Final, TypeVar
+from types import TracebackType
+from typing import Final, Self, TypeVar
 
 from starlette.requests import Request
 
-from ..errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError, quoted
+from ..errors import (
+    BodyTooLargeError,
+    InvalidRequestError,
+    OverloadedError,
+    UnsupportedMediaTypeError,
+    quoted,
+)
 from ..openai_api.bulk import cut
 from ..openai_api.fields import Asked, GenerationFields, read_request
-from .budget import SMALL, ByteBudget, Hold
 
 JSON_TYPE: Final = re.compile(
     r"\s*application/([\w.+-]+\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE
 )
 PIECE: Final = 256 * 1024  # bytes that are decoded at once
+SMALL: Final = 64 * 1024  # bytes of a request that may use the last quarter of the budget
+RETRY_AFTER: Final = 2.0  # seconds
 ANY_WRAPPER: Final = 32 + zlib.MAX_WBITS  # zlib's: finds out whether it is gzip or zlib
 
 Result = TypeVar("Result")
+
+
+class ByteBudget:
+    """Refuses requests that would exceed `limit` bytes in all.
+
+    A quarter is kept for small ones, so that a few large requests cannot shut out all others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    def hold(self) -> Hold:
+        """For one request; use it as a context manager."""
+        return Hold(self)
+
+    def check(self, size: int, more: int) -> None:
+        """OverloadedError if a request of `size` bytes may not take `more` of them now."""
+        limit = self._limit if size <= SMALL else self._limit - self._limit // 4
+        if self.used + more > limit:
+            raise OverloadedError(
+                f"This gateway holds {self.used >> 20} MiB of requests, and {size} bytes more are "
+                "too many now. Try again later.",
+                retry_after=RETRY_AFTER,
+            )
+
+
+class Hold:
+    """The bytes of one request; leaving its block gives them back."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.resize(0)
+
+    def announce(self, size: int) -> None:
+        """OverloadedError if a body of this size could not be held as it is now."""
+        self._budget.check(size, size - self._size)
+
+    def grow(self, more: int) -> None:
+        """Its answer takes so many bytes more; OverloadedError when these are too many."""
+        self._budget.check(self._size, more)
+        self.add_unread(more)
+
+    def add_unread(self, more: int) -> None:
+        """So many bytes more, or fewer, wait for its client, which are few: not refused."""
+        self._budget.used += more
+        self._size += more
+
+    def resize(self, size: int) -> None:
+        """The request is now `size` bytes; OverloadedError when these are too many."""
+        more = size - self._size
+        if more > 0:
+            self._budget.check(size, more)
+        self._budget.used += more
+        self._size = size
 
 
 class BodyReader:
@@ -29,8 +103,7 @@ class BodyReader:
 
     def __init__(self, *, max_body_bytes: int, max_held_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
-        # One body of the largest size is always possible.
-        self.budget = ByteBudget(max(max_held_bytes, 2 * max_body_bytes))
+        self.budget = ByteBudget(max_held_bytes)
         self._large = asyncio.Lock()  # of large bodies one at a time is understood
 
     def hold(self) -> Hold:

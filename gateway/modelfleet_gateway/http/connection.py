@@ -12,7 +12,6 @@ import enum
 from typing import Any, Final
 
 import httptools
-import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from typing_extensions import override
@@ -26,7 +25,7 @@ from ..errors import (
     RequestTimeoutError,
 )
 from ..options import ConnectionLimits
-from .responses import ClosedByConnection, raw_response, unframed
+from .responses import ClosedByConnection, ReaderWatch, raw_response, unframed
 
 HTTP_1_0: Final = "1.0"
 HTTP_1_1: Final = "1.1"
@@ -36,8 +35,6 @@ DROP_PAUSE: Final = 0.001
 # Bytes of an answer that wait for its reader while its worker goes on: most answers are shorter, so
 # that an answer that is finished and not read holds no slot.
 MAX_UNREAD: Final = 256 * 1024
-
-log = structlog.get_logger()
 
 
 class Part(enum.Enum):
@@ -64,9 +61,8 @@ class HttpConfig(uvicorn.Config):
             timeout_graceful_shutdown=drain_timeout,
         )
         self.limits = limits
-        self.dropping: set[Connection] = (
-            set()
-        )  # connections that end, and what they send is dropped
+        # Connections that end, and what they send is dropped.
+        self.dropping: set[Connection] = set()
 
 
 class Connection(HttpToolsProtocol):
@@ -89,7 +85,7 @@ class Connection(HttpToolsProtocol):
         self._fed_bytes = 0  # while headers are incomplete
         self._refusal: GatewayError | None = None  # why a callback of the parser stopped it
         self._late: asyncio.TimerHandle | None = None  # ends an incomplete request
-        self._stalled: asyncio.TimerHandle | None = None  # ends a client that does not read
+        self._end: asyncio.TimerHandle | None = None  # ends a connection that is closed
         self._closing = False
 
     @override
@@ -97,6 +93,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._tcp = transport
         transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self._reader = ReaderWatch(transport, self._limits.stall_time)
         self.transport = ClosedByConnection(transport, self._close, lambda: self._closing)
         self.timeout_keep_alive_task = self.loop.call_later(
             self._limits.idle_time, self.timeout_keep_alive_handler
@@ -192,14 +189,12 @@ class Connection(HttpToolsProtocol):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reader()
+        self._reader.watch()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._stalled is not None and not self._closing:
-            self._stalled.cancel()
-            self._stalled = None
+        self._reader.forget()
 
     def _feed(self, data: bytes) -> bytes:
         """Parses data, and returns what is to be parsed next.
@@ -219,17 +214,6 @@ class Connection(HttpToolsProtocol):
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
             return b"".join([*head, b"\r\n", data[upgrade.args[0] :]])
         return b""
-
-    def _watch_reader(self) -> None:
-        unread = self._tcp.get_write_buffer_size()
-        self._stalled = self.loop.call_later(self._limits.stall_time, self._on_stall, unread)
-
-    def _on_stall(self, unread: int) -> None:
-        if self._tcp.get_write_buffer_size() < unread:
-            self._watch_reader()
-            return
-        log.info("a client that reads nothing is cut", unread=unread)
-        self._tcp.abort()
 
     def _on_late(self) -> None:
         self._late = None
@@ -289,11 +273,11 @@ class Connection(HttpToolsProtocol):
             self._dropping.add(self)
             self.flow.resume_reading()
             self._tcp.write_eof()
-            self._stalled = self.loop.call_later(self._limits.linger_time, self._tcp.abort)
+            self._end = self.loop.call_later(self._limits.linger_time, self._tcp.abort)
             return
         self._tcp.close()
         if self._tcp.get_write_buffer_size():
-            self._stalled = self.loop.call_later(self._limits.stall_time, self._tcp.abort)
+            self._end = self.loop.call_later(self._limits.stall_time, self._tcp.abort)
 
     def _drop_more(self) -> None:
         if self in self._dropping:
@@ -307,6 +291,7 @@ class Connection(HttpToolsProtocol):
     def _cancel_timers(self) -> None:
         self._cancel_late()
         self._unset_keepalive_if_required()
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        self._reader.forget()
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None

@@ -17,15 +17,17 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
-from ..openai_api.answer import Answer
+from ..openai_api.answer import Answer, Json
 from ..openai_api.fields import GenerationFields
+from ..routing.calls import Event
+from ..routing.claim import SlotClaim
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
-from ..routing.stream import Event, Events, SlotClaim, answer_events
+from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.view import describe_eta
-from .asgi import Json, Reply, request_id, run_while_connected
-from .body import BodyReader
-from .budget import Hold
+from .access_log import AccessLog
+from .asgi import Reply, request_id, run_while_connected
+from .body import BodyReader, Hold
 
 CLOSE: Final = {"connection": "close"}
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
@@ -47,19 +49,23 @@ class GenerationEndpoint:
         metrics: Metrics,
         *,
         bodies: BodyReader,
+        draining: asyncio.Event,
         stop: asyncio.Future[None],
+        access_log: AccessLog | None = None,
     ) -> None:
         self._kind = kind
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._bodies = bodies
+        self._draining = draining
+        self._access_log = access_log
         self._stop = stop  # done when the drain timeout is over: running requests end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes a response, a bug without its traceback."""
         request = Request(scope, receive)
         exchange = Exchange(
-            Reply(send, request_id(request)),
+            Reply(send, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
@@ -82,6 +88,8 @@ class GenerationEndpoint:
             log.exception("a request met a bug", **exchange.context)
             status = await exchange.fail(InternalError(BUG))
         self._metrics.count_response(exchange.model, status)
+        if self._access_log is not None:
+            exchange.log_access(self._access_log, status)
         exchange.debug("answered", status=status)
 
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
@@ -92,18 +100,21 @@ class GenerationEndpoint:
         model = await self._dispatcher.find(asked.model)
         queue = self._dispatcher.queues[model.model]
         exchange.begin(queue, asked.answer)
-        requests = asked.worker_requests(
+        requests = choice_requests(
+            asked.prompts,
+            asked.choices_per_prompt,
             model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
         with SlotClaim(queue, len(requests)) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
-            async with aclosing(answer_events(requests, claim, queue.meter)) as events:
+            stream = answer_events(requests, claim, queue.meter, hold.add_unread)
+            async with aclosing(stream) as events:
                 if asked.stream:
                     await exchange.stream(events, queue, claim)
                     return None
-                return await exchange.collect(events, queue.meter)
+                return await exchange.collect(events, queue.meter, hold)
 
 
 class Exchange:
@@ -135,6 +146,20 @@ class Exchange:
         if self._debugs:
             log.debug(event, **fields, seconds=round(self._timer.elapsed, 4), **self.context)
 
+    def log_access(self, access_log: AccessLog, status: int) -> None:
+        """Its line, once it has ended."""
+        seconds = self._timer.elapsed
+        tokens = self.answer.tokens if self._queue is not None else (0, 0)
+        access_log.write(
+            request=self.request_id,
+            model=self.model,
+            arrival=time.time() - seconds,
+            status=status,
+            seconds=seconds,
+            ttft=self._timer.ttft,
+            tokens=tokens if any(tokens) else None,
+        )
+
     def begin(self, queue: ModelQueue, answer: Answer) -> None:
         """The request is valid and its model is known."""
         self._queue = queue
@@ -150,24 +175,29 @@ class Exchange:
             await self.reply.open_stream()
             progress = asyncio.create_task(self._report_progress(queue))
         try:
-            async for index, event in events:
+            async for index, batch in events:
                 if progress is not None:
                     progress.cancel()
-                self._on_event(index, event, queue.meter)
+                chunks: list[str] = []
+                for event in batch:
+                    self._on_event(index, event, queue.meter)
+                    chunks += self.answer.chunks(index, event)
                 if not self.reply.streaming:
                     await self.reply.open_stream()
-                await self.reply.events(self.answer.chunks(index, event))
+                await self.reply.events(chunks)
             await self.reply.events(self.answer.last_chunks())
         finally:
             keep_alive.stop()
             if progress is not None:
                 progress.cancel()
 
-    async def collect(self, events: Events, meter: ModelMeter) -> Json:
-        """The whole answer."""
-        async for index, event in events:
-            self._on_event(index, event, meter)
-            self.answer.collect(index, event)
+    async def collect(self, events: Events, meter: ModelMeter, hold: Hold) -> Json:
+        """The whole answer. OverloadedError when it is too much beside all that is held."""
+        async for index, batch in events:
+            for event in batch:
+                self._on_event(index, event, meter)
+                hold.grow(event.ByteSize())
+                self.answer.collect(index, event)
         return self.answer.whole()
 
     async def fail(self, error: GatewayError) -> int:

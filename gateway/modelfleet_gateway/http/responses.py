@@ -1,4 +1,4 @@
-"""How responses leave a connection: closed by it, without chunks for HTTP/1.0, or raw errors."""
+"""How responses leave a connection: read in time, closed by it, without chunks, or raw errors."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from ..errors import GatewayError
+
+log = structlog.get_logger()
 
 
 class ClosedByConnection(asyncio.Transport):
@@ -41,6 +44,34 @@ class ClosedByConnection(asyncio.Transport):
     @override
     def is_closing(self) -> bool:
         return self._is_closing() or self._transport.is_closing()
+
+
+class ReaderWatch:
+    """Cuts a client that reads nothing, for `stall_time` seconds, of what is to be written."""
+
+    def __init__(self, transport: asyncio.Transport, stall_time: float) -> None:
+        self._transport = transport
+        self._stall_time = stall_time
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Much is to be written."""
+        unread = self._transport.get_write_buffer_size()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._stall_time, self._look, unread)
+
+    def forget(self) -> None:
+        """Most of it was read, or the connection ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, unread: int) -> None:
+        if self._transport.get_write_buffer_size() < unread:
+            self.watch()
+            return
+        log.info("a client that reads nothing is cut", unread=unread)
+        self._transport.abort()
 
 
 def unframed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:

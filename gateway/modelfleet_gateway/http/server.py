@@ -14,10 +14,12 @@ from typing import Final
 import structlog
 import uvicorn
 
+from modelfleet_process.addresses import join_address, split_address
+
 from ..errors import StartupError
 from ..metrics import Metrics
 from ..operator_link.link import OperatorLink
-from ..options import Options, split_address
+from ..options import Options
 from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
@@ -45,8 +47,8 @@ class HttpServer(uvicorn.Server):
 
 
 def listen(address: str, flag: str = "--listen") -> socket.socket:
-    """A listening socket; StartupError when the address is wrong or taken."""
-    host, port = split_address(address, flag)
+    """A listening socket; StartupError when the address is taken or not ours."""
+    host, port = split_address(address)
     try:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -69,7 +71,7 @@ def listen(address: str, flag: str = "--listen") -> socket.socket:
 def address_of(listener: socket.socket) -> str:
     """The actual HOST:PORT."""
     host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address(host, port)
 
 
 class Gateway:
@@ -137,7 +139,6 @@ async def serve(options: Options) -> None:
     metrics_listener = None
     if options.metrics_listen:
         metrics_listener = listen(options.metrics_listen, "--metrics-listen")
-    split_address(options.operator, "--operator")
     gateway = Gateway(options, listener, metrics_listener)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

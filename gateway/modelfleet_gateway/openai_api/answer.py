@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any, ClassVar, Final
 
 from modelfleet_proto import worker_pb2
@@ -14,10 +16,17 @@ from modelfleet_proto import worker_pb2
 Json = dict[str, Any]
 
 LOWEST_LOGPROB: Final = -9999.0  # OpenAI's for "very unlikely"; JSON has no infinity
+ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+TEXT_MARK: Final = "\0"  # stands for a chunk's text where its surroundings are encoded
 FINISH_REASONS: Final = {
     worker_pb2.FINISH_REASON_STOP: "stop",
     worker_pb2.FINISH_REASON_LENGTH: "length",
 }
+
+
+def encode(body: Json) -> str:
+    """Compact JSON."""
+    return ENCODER.encode(body)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,6 +58,7 @@ class Answer(ABC):
             "model": self.model,
             "system_fingerprint": None,
         }
+        self._around_text: dict[int, tuple[str, str]] = {}  # by choice: what chunks have in common
         # By choice, while an answer that is not streamed is collected.
         self._texts: dict[int, list[str]] = defaultdict(list)
         self._logprobs: dict[int, list[worker_pb2.TokenLogprobs]] = defaultdict(list)
@@ -76,13 +86,14 @@ class Answer(ABC):
 
     def chunks(
         self, index: int, event: worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
-    ) -> list[Json]:
-        """What a stream writes for an event; nothing for tokens whose text is held back."""
+    ) -> list[str]:
+        """What a stream writes for an event: JSON. None for tokens whose text is held back."""
         if isinstance(event, worker_pb2.Tokens):
-            logprobs = self.logprobs(index, event.logprobs) if event.logprobs else None
-            if not event.text and logprobs is None:
-                return []
-            return [self._chunk([self.part(index, event.text, logprobs)])]
+            if event.logprobs:
+                logprobs = self.logprobs(index, event.logprobs)
+                return [self._chunk([self.part(index, event.text, logprobs)])]
+            text = event.text
+            return [self._text_chunk(index, text)] if text else []
         if isinstance(event, worker_pb2.Accepted):
             choice = self.opening(index)
             return [] if choice is None else [self._chunk([choice])]
@@ -90,11 +101,11 @@ class Answer(ABC):
         closing = self._chunk([self.closing(index, FINISH_REASONS[event.reason])])
         if not event.text:
             return [closing]
-        return [self._chunk([self.part(index, event.text, None)]), closing]
+        return [self._text_chunk(index, event.text), closing]
 
-    def last_chunks(self) -> list[Json]:
+    def last_chunks(self) -> list[str]:
         """What a stream writes after all choices: the usage, if the client asked for it."""
-        return [self._chunk([]) | {"usage": self._usage()}] if self.include_usage else []
+        return [self._chunk([], self._usage())] if self.include_usage else []
 
     def collect(
         self, index: int, event: worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
@@ -123,19 +134,33 @@ class Answer(ABC):
             "usage": self._usage(),
         }
 
-    def _chunk(self, choices: list[Json]) -> Json:
+    def _chunk(self, choices: list[Json], usage: Json | None = None) -> str:
         chunk = self._envelope | {
             "object": self.chunk_object,
             "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
-        return chunk | {"usage": None} if self.include_usage else chunk
+        return encode(chunk | {"usage": usage} if self.include_usage else chunk)
+
+    def _text_chunk(self, index: int, text: str) -> str:
+        """A chunk with new text and no logprobs: all but the text is encoded once for a choice."""
+        around = self._around_text.get(index)
+        if around is None:
+            chunk = self._chunk([self.part(index, TEXT_MARK, None)])
+            before, _, after = chunk.rpartition(encode_basestring(TEXT_MARK))
+            around = self._around_text[index] = (before, after)
+        return around[0] + encode_basestring(text) + around[1]
 
     def _count_usage(self, index: int, finished: worker_pb2.Finished) -> None:
         self._completion_tokens += finished.completion_tokens
         if index % self.choices_per_prompt == 0:  # a prompt counts once, whatever n is
             self._prompt_tokens += finished.prompt_tokens
             self._cached_tokens += min(finished.cached_tokens, finished.prompt_tokens)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of the prompt and the answer, of the choices that are finished."""
+        return self._prompt_tokens, self._completion_tokens
 
     def _usage(self) -> Json:
         return {

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
@@ -178,21 +178,6 @@ def cut(body: bytearray) -> Generator[None, None, Bulk]:
             )
     bulk.skeleton += body[kept:]
     return bulk
-
-
-def nested(number: int, parts: Sequence[bytes]) -> list[bytes]:
-    """A length-delimited field of a serialized message: its key and length, then `parts`."""
-    size = sum(map(len, parts))
-    return [_varint(number << 3 | 2) + _varint(size), *parts]
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def _end(pattern: re.Pattern[bytes], body: bytearray, start: int) -> Generator[None, None, int]:

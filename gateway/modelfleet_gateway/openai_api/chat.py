@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
+from modelfleet_proto.wire import nested
 
 from .answer import Answer, Json, json_logprob, printable
-from .bulk import Bulk, nested
+from .bulk import Bulk
 from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, utf8_of
 
 ROLES: Final = {

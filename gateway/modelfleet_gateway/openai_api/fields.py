@@ -15,7 +15,6 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import MAX_QUOTED, InvalidRequestError, UnsupportedFieldError
-from ..routing.request import ChoiceRequest
 from .answer import Answer
 from .bulk import Bulk
 
@@ -241,19 +240,6 @@ class Asked:
     def size(self) -> int:
         """Bytes of all prompts."""
         return sum(map(len, self.prompts))
-
-    def worker_requests(self, *, model: str, request_id: str) -> list[ChoiceRequest]:
-        """All choices of the first prompt, then all of the second, ...; `model` is its full name.
-
-        With the id "r" theirs are "r.0", "r.1", ...
-        """
-        n = self.choices_per_prompt
-        return [
-            ChoiceRequest(
-                model=model, request_id=f"{request_id}.{number}", choice=number % n, shared=prompt
-            )
-            for number, prompt in enumerate(prompt for prompt in self.prompts for _ in range(n))
-        ]
 
 
 def read_request(

@@ -9,6 +9,7 @@ import grpc
 from modelfleet_proto.handshake import call_metadata
 
 MEBIBYTE: Final = 1024 * 1024
+MAX_MESSAGE: Final = 64 * MEBIBYTE
 METADATA: Final = call_metadata("gateway")
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 5_000),
@@ -19,8 +20,8 @@ OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Without this, the third ping of a silent connection waits for a minute.
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_send_message_length", 64 * MEBIBYTE),
-    ("grpc.max_receive_message_length", 64 * MEBIBYTE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
     # Refusals of older workers may be longer than the 8 KiB beyond which gRPC drops their status.
     ("grpc.max_metadata_size", MEBIBYTE),
     # A worker that restarts at its address is reached again within a second, not in minutes.

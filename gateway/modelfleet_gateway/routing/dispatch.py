@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Collection
 from typing import Final
 
 import structlog
 
-from ..errors import NotReadyError, UnknownModelError, quoted
+from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
 from .queue import ModelQueue
+from .stats_watch import watch
 from .view import ModelView, View, is_outdated
 from .workers import Worker
 
@@ -60,11 +62,11 @@ class Dispatcher:
         While no operator is connected, the view may be too old to have the model: waits for a new
         one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
         """
-        try:
-            return self.view_in_force().resolve(name)
-        except UnknownModelError:
-            if self.is_current.is_set():
-                raise
+        view = self.view_in_force()
+        if name in view.names:
+            return view.models[view.names[name]]
+        if self.is_current.is_set():
+            raise view.unknown(name)
         try:
             async with asyncio.timeout(UNKNOWN_MODEL_TIMEOUT):
                 await self.is_current.wait()
@@ -105,7 +107,9 @@ class Dispatcher:
             if worker_id not in queue.workers:
                 worker = Worker(route, model.model, queue.on_worker_change)
                 queue.workers[worker_id] = worker
-                self._watches[worker] = self._tasks.start(supervise(worker_id, worker.watch))
+                self._watches[worker] = self._tasks.start(
+                    supervise(worker_id, functools.partial(watch, worker))
+                )
             queue.workers[worker_id].routable = route.routable
 
     async def _remove(self, worker: Worker) -> None:

@@ -156,7 +156,7 @@ def may_be_cause(call: LostCall, others: Iterable[LostCall]) -> bool:
     them was lost with another worker before, that one alone is.
 
     A charged request is tried alone: on a worker where no other charged one waits for its first
-    token (`workers.choose_worker`), and no two of its choices at once. Its first token clears it.
+    token (`queue.choose_worker`), and no two of its choices at once. Its first token clears it.
     So the second loss finds the one to blame:
 
     Worker 1 has a (50 tokens so far), b and c (none) and goes silent -> b and c are charged. b goes

@@ -6,13 +6,13 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
 from ..metrics import ModelMeter
 from .view import ModelView, cannot_serve
-from .workers import Slot, Worker, choose_worker
+from .workers import Slot, Worker
 
 
 @dataclass(slots=True, eq=False)
@@ -264,3 +264,22 @@ class ModelQueue:
         return stream.revision in self.view.revisions and not any(
             worker.revision == stream.revision for worker in workers
         )
+
+
+def choose_worker(
+    workers: Iterable[Worker], *, digest: str = "", avoid: str = "", on_trial: bool = False
+) -> Worker | None:
+    """The least loaded worker of those with a free slot; ties go to the first.
+
+    `digest`: only a worker of this model_digest may resume a stream. `avoid`: id of the worker that
+    failed the request last; chosen only when there is no other. `on_trial`: the request may have
+    broken a worker, so it goes where no other such request has no token yet.
+    """
+    able = [
+        worker
+        for worker in workers
+        if worker.free_slots > 0
+        and (not digest or worker.model_digest == digest)
+        and not (on_trial and worker.has_trial)
+    ]
+    return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

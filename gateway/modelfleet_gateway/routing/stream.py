@@ -3,141 +3,91 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
-from types import TracebackType
-from typing import Final, Self
+from dataclasses import dataclass, replace
+from typing import Final
 
 import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2
-from modelfleet_proto.refusals import HANDED_OVER, read_refusal
+from modelfleet_proto.refusals import HANDED_OVER
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
+from .calls import Call, CallEndedError, CountUnread, Event
+from .claim import SlotClaim
 from .failover import NO_FAILURES, Blame, End, Failure, after_failure
 from .merge import interleave
-from .queue import ModelQueue, QueuedChoice
-from .request import ChoiceRequest
-from .send_gate import SendGate
-from .view import not_ready
-from .workers import GenerateCall, Slot
+from .workers import Slot
 
-Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
-Events = AsyncGenerator[tuple[int, Event], None]  # each with its choice's index
+# What came of one choice since the last time, with its index.
+Events = AsyncGenerator[tuple[int, list[Event]], None]
 
 KNOWN_REASONS: Final = frozenset(worker_pb2.FinishReason.values()) - {
     worker_pb2.FINISH_REASON_UNSPECIFIED
 }
-END_TIMEOUT: Final = 1.0  # seconds that a call may take to end after its last message
+LARGE: Final = 64 * 1024  # bytes of a request; its choices are sent one after the other
 
 log = structlog.get_logger()
 
 
-def answer_events(requests: Sequence[ChoiceRequest], claim: SlotClaim, meter: ModelMeter) -> Events:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceRequest:
+    """One choice's GenerateRequest, which is serialized only when it is sent."""
+
+    model: str  # full name
+    request_id: str
+    choice: int
+    shared: bytes  # serialized: all that choices of one prompt have in common
+
+    def serialize(self, received: Sequence[int] = (), digest: str = "") -> list[bytes]:
+        """For the wire, in pieces; with a digest it resumes after the `received` token ids.
+
+        Serialized messages that follow each other are one message with the fields of both
+        (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+        """
+        own = worker_pb2.GenerateRequest(
+            model=self.model, request_id=self.request_id, choice=self.choice
+        )
+        if digest:
+            own.resume.token_ids.extend(received)
+            own.resume.model_digest = digest
+        return [self.shared, own.SerializeToString()]
+
+
+def choice_requests(
+    prompts: Sequence[bytes], choices_per_prompt: int, *, model: str, request_id: str
+) -> list[ChoiceRequest]:
+    """All choices of the first prompt, then all of the second, ...; `model` is its full name.
+
+    With the id "r" theirs are "r.0", "r.1", ...
+    """
+    each = (prompt for prompt in prompts for _ in range(choices_per_prompt))
+    return [
+        ChoiceRequest(
+            model=model,
+            request_id=f"{request_id}.{number}",
+            choice=number % choices_per_prompt,
+            shared=prompt,
+        )
+        for number, prompt in enumerate(each)
+    ]
+
+
+def answer_events(
+    requests: Sequence[ChoiceRequest],
+    claim: SlotClaim,
+    meter: ModelMeter,
+    count_unread: CountUnread,
+) -> Events:
     """The events of all choices of one request as they come; close it when done."""
-    gate = SendGate()
+    sending = asyncio.Lock()
     streams = [
-        Choice(request, index, claim, meter, gate).events()
+        Choice(request, index, claim, meter, sending, count_unread).events()
         for index, request in enumerate(requests)
     ]
     return streams[0] if len(streams) == 1 else interleave(streams)
-
-
-class SlotClaim:
-    """One request's claim on a slot for each of its choices.
-
-    Making it queues all choices, or raises QueueFullError or NotReadyError. Leaving its block takes
-    them out of the queue and releases their slots.
-    """
-
-    def __init__(self, queue: ModelQueue, choices: int) -> None:
-        queue.check_can_serve()
-        self._queue = queue
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self._choices = queue.requests.add_request(
-            choices, limit=queue.view.max_queue, now=self._since
-        )
-        self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
-        self._timed_out = False
-        self.received: list[list[int]] = []  # token ids of each choice, as they come
-        queue.assign_slots()
-        queue.signal_if_unserved()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        for choice in self._choices:
-            self._queue.requests.remove(choice)
-            future = choice.slot_future
-            if future.done() and not future.cancelled() and not future.exception():
-                future.result().release()
-            future.cancel()
-            choice.siblings = ()  # else only the garbage collector would free them
-        self._queue.assign_slots()
-
-    async def slot(self, index: int) -> Slot:
-        """Waits for the slot of the choice with this index. NotReadyError if none comes in time."""
-        return await self._choices[index].slot_future
-
-    def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
-        """Queues a choice again: at its old place, or ahead of new ones with a `digest` to resume.
-
-        `revision`: of the worker that accepted it; empty while none has.
-        """
-        choice = self._choices[index]
-        choice.slot_future = self._loop.create_future()
-        if digest:
-            choice.queued_at = self._loop.time()
-        choice.digest, choice.revision, choice.avoid = digest, revision, avoid
-        self._queue.requeue(choice)
-        if self._timed_out:
-            self._reject(choice)
-
-    @property
-    def tokens_received(self) -> int:
-        """Tokens of all choices so far."""
-        return sum(map(len, self.received))
-
-    def on_accepted(self) -> None:
-        """A worker accepted a choice: from here on hold_timeout does not end the request."""
-        self._timer.cancel()
-        for choice in self._choices:
-            choice.is_held = True
-
-    def charge(self, index: int, slot: Slot) -> int:
-        """A choice's worker was lost: how many the request may have broken; 0: not this one."""
-        if not slot.worker.may_be_lost_by(slot):
-            return 0
-        self._choices[index].lost_with |= {slot.worker.worker_id}
-        return len(frozenset[str]().union(*(choice.lost_with for choice in self._choices)))
-
-    def on_served(self, index: int) -> None:
-        """A choice had its first token from a worker: what waits to be tried alone may go on."""
-        if any(choice.lost_with for choice in self._choices):
-            self._choices[index].lost_with = frozenset()
-            self._queue.assign_slots()
-
-    def _on_hold_timeout(self) -> None:
-        self._timed_out = True
-        for choice in self._choices:
-            self._reject(choice)
-
-    def _reject(self, choice: QueuedChoice) -> None:
-        if not choice.slot_future.done():
-            queue, waited = self._queue, self._loop.time() - self._since
-            error = not_ready(queue.view, waited, queue.ready_workers, time.time())
-            queue.requests.reject(choice, error)
 
 
 class Choice:
@@ -149,13 +99,15 @@ class Choice:
         index: int,
         claim: SlotClaim,
         meter: ModelMeter,
-        gate: SendGate,
+        sending: asyncio.Lock,
+        count_unread: CountUnread,
     ) -> None:
         self.request = request
         self.index = index
         self._claim = claim
         self._meter = meter
-        self._gate = gate
+        self._sending = sending
+        self._count_unread = count_unread
         self._digest = ""  # of the worker that began; empty until one has
         self._revision = ""  # of the worker that it was on last
         self._received: list[int] = []
@@ -166,63 +118,79 @@ class Choice:
         """First Accepted, then Tokens, then Finished, each id exactly once; close it when done.
 
         Raises the GatewayError that the client gets. Cancelling the reader cancels the
-        generation. Nothing is read ahead, so a slow reader slows the worker down, not this process.
+        generation. Little is read ahead, so a slow reader slows the worker down, not this process.
         """
         while True:
             slot = await self._claim.slot(self.index)
             try:
-                size = len(self.request.shared)
-                call = await slot.start_call(self._serialize, size, self._gate)
-                while isinstance(message := await call.read(), worker_pb2.GenerateResponse):
-                    event = self._receive(message, slot)
-                    if isinstance(event, worker_pb2.Finished):
-                        await wait_for_end(call)
+                call = await self._start_call(slot)
+                while True:
+                    events, error = self._receive_all(await call.read(), slot)
+                    has_ended = bool(events) and isinstance(events[-1], worker_pb2.Finished)
+                    if has_ended:
                         slot.release()  # a client that reads slowly holds no slot any more
-                        yield self.index, event
+                    if events:
+                        yield self.index, events
+                    if has_ended:
                         return
-                    if event is not None:
-                        yield self.index, event
-                raise WorkerProtocolError("its stream ended without Finished")
+                    if error is not None:
+                        raise error
             except WorkerProtocolError as error:
                 self._retry(slot, Failure(grpc.StatusCode.INTERNAL, str(error)))
-            except grpc.aio.AioRpcError as error:
-                mark = read_refusal(error.trailing_metadata())
-                self._retry(slot, Failure(error.code(), error.details() or "no details", mark))
-            except asyncio.CancelledError:
-                if not slot.was_aborted or is_being_cancelled():
-                    raise
-                self._retry(slot, Failure(grpc.StatusCode.UNAVAILABLE, "disconnected or failed"))
+            except CallEndedError as ended:
+                self._retry(slot, ended.failure)
             finally:
                 slot.release()
 
-    def _receive(self, message: worker_pb2.GenerateResponse, slot: Slot) -> Event | None:
-        """Checks a message and keeps what a resume needs; None if the client has it already."""
-        kind = message.WhichOneof("event")
-        if (kind == "accepted") == slot.accepted:
-            raise WorkerProtocolError(f"{kind} came out of order")
-        if kind == "tokens":
-            if message.tokens.ids:
-                self._received.extend(message.tokens.ids)
+    async def _start_call(self, slot: Slot) -> Call:
+        """Of a large request one choice after the other: each is copied while it is sent."""
+        if len(self.request.shared) <= LARGE:
+            return slot.start_call(self._serialize, self._count_unread)
+        async with self._sending:
+            call = slot.start_call(self._serialize, self._count_unread)
+            await call.sent.wait()
+        return call
+
+    def _receive_all(
+        self, received: Sequence[Event], slot: Slot
+    ) -> tuple[list[Event], WorkerProtocolError | None]:
+        """What the client gets of events that came together, and the error that follows them."""
+        events: list[Event] = []
+        try:
+            for event in received:
+                if self._receive(event, slot):
+                    events.append(event)  # noqa: PERF401 - those before an error count
+        except WorkerProtocolError as error:
+            return events, error
+        return events, None
+
+    def _receive(self, event: Event, slot: Slot) -> bool:
+        """Checks an event and keeps what a resume needs; False if the client has it already."""
+        if isinstance(event, worker_pb2.Accepted) == slot.accepted:
+            raise WorkerProtocolError(f"{type(event).__name__} came out of order")
+        if isinstance(event, worker_pb2.Tokens):
+            if ids := event.ids:
+                self._received.extend(ids)
                 if not slot.served:
                     self._on_first_token(slot)
-                self._meter.count_completion(len(message.tokens.ids))
-            return message.tokens
-        if kind == "finished":
-            if message.finished.reason not in KNOWN_REASONS:
+                self._meter.count_completion(len(ids))
+            return True
+        if isinstance(event, worker_pb2.Finished):
+            if event.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
             self._on_first_token(slot)
-            return message.finished
-        if kind != "accepted" or not message.accepted.model_digest:
+            return True
+        if not event.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
-        if slot.worker.first_digest not in ("", message.accepted.model_digest):
+        if slot.worker.first_digest not in ("", event.model_digest):
             raise WorkerProtocolError("it holds another model than it became ready with")
         slot.mark_accepted()
         self._revision = slot.worker.revision
         if self._digest:
-            return None
-        self._digest = message.accepted.model_digest
+            return False
+        self._digest = event.model_digest
         self._claim.on_accepted()
-        return message.accepted
+        return True
 
     def _on_first_token(self, slot: Slot) -> None:
         """The first of this worker, or its answer had none: the request does not break it."""
@@ -230,7 +198,7 @@ class Choice:
         self._attempts = NO_FAILURES
         self._claim.on_served(self.index)
 
-    def _serialize(self) -> bytes:
+    def _serialize(self) -> list[bytes]:
         return self.request.serialize(self._received, self._digest)
 
     def _retry(self, slot: Slot, failure: Failure) -> None:
@@ -286,21 +254,3 @@ def was_lost(slot: Slot, failure: Failure, now: float) -> bool:
     if failure.code is not grpc.StatusCode.UNAVAILABLE:
         return False
     return slot.accepted or (not failure.mark and slot.seconds(now) > 1)
-
-
-async def wait_for_end(call: GenerateCall) -> None:
-    """Waits for the status of a call that has sent Finished: the worker's slot is free then."""
-    try:
-        async with asyncio.timeout(END_TIMEOUT):
-            await call.read()
-    except (TimeoutError, grpc.aio.AioRpcError):
-        pass  # the answer is complete anyway
-    except asyncio.CancelledError:
-        if is_being_cancelled():
-            raise
-
-
-def is_being_cancelled() -> bool:
-    """Whether this task was cancelled, rather than the call that it reads."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -56,13 +56,16 @@ class View:
 
     def resolve(self, name: str) -> ModelView:
         """The model that answers to this name; UnknownModelError says which names there are."""
-        model = self.names.get(name)
-        if model is not None:
-            return self.models[model]
+        if name not in self.names:
+            raise self.unknown(name)
+        return self.models[self.names[name]]
+
+    def unknown(self, name: str) -> UnknownModelError:
+        """The error for a name that no model answers to."""
         known = ", ".join(list(self.names)[:NAMES_SHOWN]) or "none"
         if len(self.names) > NAMES_SHOWN:
             known += f" and {len(self.names) - NAMES_SHOWN} more"
-        raise UnknownModelError(
+        return UnknownModelError(
             f"The model {quoted(name)} does not exist here. Models: {known}.", param="model"
         )
 

@@ -23,7 +23,7 @@ The usual order: in the view, loading, ready, not routable, draining, removed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -31,9 +31,10 @@ import structlog
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
+from .calls import Call, CountUnread, Serialize, SharedStream
 from .channels import METADATA, open_channel
 from .failover import LostCall, may_be_cause
-from .send_gate import SendGate
+from .single_call import SingleCall
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -44,10 +45,8 @@ RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_
 
 log = structlog.get_logger()
 
-GENERATE: Final = "/modelfleet.v1alpha1.Worker/Generate"
 
-Serialize = Callable[[], bytes]
-GenerateCall = grpc.aio.UnaryStreamCall[Serialize, worker_pb2.GenerateResponse]
+StatsCall = grpc.aio.UnaryStreamCall[worker_pb2.StatsRequest, worker_pb2.Stats]
 
 
 class Slot:
@@ -62,19 +61,17 @@ class Slot:
         self.is_excused = False  # another call is why the worker is lost, if it is
         self._late = True  # not sent yet, or when the worker had been silent for a while
         self._sent_at = 0.0  # seconds on the loop's clock
-        self._call: GenerateCall | None = None
-        self._leave_gate: Callable[[], None] | None = None
+        self._call: Call | None = None
 
     @property
     def is_on_trial(self) -> bool:
         """Its request was lost with a worker before, and has no token of this one yet."""
         return self.losses > 0 and not self.served
 
-    async def start_call(self, request: Serialize, size: int, gate: SendGate) -> GenerateCall:
-        """Starts the Generate call that this slot is for, when `size` bytes may be sent."""
-        self._leave_gate = await gate.enter(size)
+    def start_call(self, request: Serialize, count_unread: CountUnread) -> Call:
+        """Sends the request that this slot is for."""
         self._sent_at, self._late = self.worker.note_call()
-        self._call = self.worker.generate(request, metadata=METADATA)
+        self._call = self.worker.call(request, count_unread)
         if self.was_aborted:
             self._call.cancel()
         return self._call
@@ -82,7 +79,6 @@ class Slot:
     def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
         self.accepted = True
-        self._leave()
         self.worker.on_accepted()
 
     def as_lost(self) -> LostCall:
@@ -94,26 +90,21 @@ class Slot:
         return now - self._sent_at
 
     def abort(self) -> None:
-        """Ends the call: its reader gets asyncio.CancelledError and sees `was_aborted`."""
+        """Ends the call, since its worker is lost; `was_aborted` says so to its reader."""
         self.was_aborted = True
         if self._call is not None:
             self._call.cancel()
 
     def release(self) -> None:
-        """Gives the slot back and cancels its call if it still runs; no-op the second time."""
-        if self._call is not None and not self._call.done():
-            self._call.cancel()
-        self._leave()
+        """Gives the slot back and ends its call if it still runs; no-op the second time."""
+        if self._call is not None:
+            self._call.close()
+            self._call = None
         self.worker.release_slot(self)
-
-    def _leave(self) -> None:
-        leave, self._leave_gate = self._leave_gate, None
-        if leave is not None:
-            leave()
 
 
 class Worker:
-    """One worker of the view. Run `watch` for as long as it is in the view or has calls."""
+    """One worker of the view: watched for as long as it is there or has calls."""
 
     def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
         self.worker_id = route.worker_id
@@ -125,13 +116,8 @@ class Worker:
         self.first_digest = ""  # the model_digest that this process was READY with first
         self._instance_id = ""  # of the process
         self._channel = open_channel(route.address)
-        self.stub = worker_pb2_grpc.WorkerStub(self._channel)
-        # A call keeps what it was made with to its end: not the request, only how to make it.
-        self.generate = self._channel.unary_stream(
-            GENERATE,
-            request_serializer=_serialized,
-            response_deserializer=worker_pb2.GenerateResponse.FromString,
-        )
+        self._stub = worker_pb2_grpc.WorkerStub(self._channel)
+        self._shared_stream: SharedStream | None = None  # of all requests; made with the first
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()
@@ -143,7 +129,6 @@ class Worker:
         self._times_full = 0  # RESOURCE_EXHAUSTED in a row
         self._full = False
         self._logged_digest = ""  # to log each change once
-        self._logged_error = ""  # of its Stats stream, to log each one once
         self._idle = asyncio.Event()
 
     @property
@@ -210,6 +195,14 @@ class Worker:
         """It accepted a request, so it is not full: the back-off starts anew."""
         self._times_full = 0
 
+    def call(self, request: Serialize, count_unread: CountUnread) -> Call:
+        """Sends a request there; use `Slot.start_call`."""
+        if self.stats is None or not self.stats.takes_many:
+            return SingleCall(self._channel, request, count_unread)
+        if self._shared_stream is None or self._shared_stream.has_ended:
+            self._shared_stream = SharedStream(self._channel)
+        return self._shared_stream.start(request, count_unread)
+
     @property
     def has_trial(self) -> bool:
         """Whether a request that may have broken another worker has no token here yet."""
@@ -256,31 +249,13 @@ class Worker:
     async def close(self) -> None:
         """Closes the channel, which ends all calls."""
         self._connected = False
+        if self._shared_stream is not None:
+            self._shared_stream.close()
         await self._channel.close()
 
-    async def watch(self) -> None:
-        """Reads the Stats stream and reconnects it, until it is cancelled."""
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                call = self.stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
-                while True:
-                    async with asyncio.timeout(STATS_TIMEOUT):
-                        stats = await call.read()
-                    if not isinstance(stats, worker_pb2.Stats):  # the end of the stream
-                        reason = "it ended its Stats stream"
-                        break
-                    pause = FIRST_PAUSE
-                    self.on_stats(stats)
-            except TimeoutError:
-                reason = f"no Stats for {STATS_TIMEOUT:.0f} s"
-            except grpc.aio.AioRpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    self._log_refusal(reason)
-            self._on_disconnect(reason)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+    def watch_stats(self) -> StatsCall:
+        """Begins to read its Stats; use `stats_watch.watch`."""
+        return self._stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
 
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats.
@@ -320,18 +295,8 @@ class Worker:
                 before=self.first_digest[:12],
             )
 
-    def _log_refusal(self, reason: str) -> None:
-        """The address answers, but refuses the stream: another version, or not a worker."""
-        if reason != self._logged_error:
-            self._logged_error = reason
-            log.error(
-                "worker refuses this gateway",
-                model=self.model,
-                worker=self.worker_id,
-                reason=reason,
-            )
-
-    def _on_disconnect(self, reason: str) -> None:
+    def on_disconnect(self, reason: str) -> None:
+        """Its Stats stream ended, or brought nothing for a while."""
         if self._connected:
             log.warning(
                 "worker disconnected", model=self.model, worker=self.worker_id, reason=reason
@@ -344,26 +309,6 @@ class Worker:
     def _abort_calls(self) -> None:
         for slot in self._taken_slots:
             slot.abort()
-
-
-def _serialized(request: Serialize) -> bytes:
-    return request()
-
-
-def choose_worker(
-    workers: Iterable[Worker], *, digest: str = "", avoid: str = "", on_trial: bool = False
-) -> Worker | None:
-    """The least loaded worker of those with a free slot; ties go to the first.
-
-    `digest`: only a worker of this model_digest may resume a stream. `avoid`: id of the worker that
-    failed the request last; chosen only when there is no other. `on_trial`: the request may have
-    broken a worker, so it goes where no other such request has no token yet.
-    """
-    able = [
-        worker
-        for worker in workers
-        if worker.free_slots > 0
-        and (not digest or worker.model_digest == digest)
-        and not (on_trial and worker.has_trial)
-    ]
-    return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)
+        if self._shared_stream is not None:
+            self._shared_stream.close()
+            self._shared_stream = None

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
+from .api_model import ApiModel, Metadata, Rule, as_tuple
 from .formats import Format, Money
-from .model_deployment import ApiModel, Metadata, Rule, as_tuple
 
 KIND, PLURAL = "AcceleratorClass", "acceleratorclasses"
 

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel
 
 from . import accelerator_class, model_deployment, status
-from .model_deployment import GROUP, VERSION, Rule
+from .api_model import Rule
+from .model_deployment import GROUP, VERSION
 from .structural import INT_OR_STRING, sentence, structural_schema
 
 ROOT = Path(__file__).parents[3]

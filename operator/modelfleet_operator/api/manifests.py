@@ -15,8 +15,9 @@ from pydantic_core import ErrorDetails
 from ..errors import ManifestError
 from . import accelerator_class
 from .accelerator_class import AcceleratorClass
+from .api_model import ApiModel, Metadata
 from .documents import read_documents
-from .model_deployment import API_VERSION, KIND, ApiModel, Metadata, ModelDeployment
+from .model_deployment import API_VERSION, KIND, ModelDeployment
 from .other_kinds import Reference, Values, describe, expand_list, is_other_kind, read_values
 
 _Object = TypeVar("_Object", bound=ApiModel)
@@ -29,7 +30,7 @@ class Manifests:
     deployments: tuple[ModelDeployment, ...] = ()  # valid ones, in order
     homes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where each stands, by its full name: file and number of the document."""
-    classes: tuple[str, ...] = ()  # names of the AcceleratorClasses that are valid
+    classes: tuple[AcceleratorClass, ...] = ()  # valid ones
     others: tuple[str, ...] = ()  # objects of other kinds, like "Job default/fill"
     values: Values = dataclasses.field(default_factory=Values)
     """Of the Secrets and ConfigMaps among them."""
@@ -81,7 +82,7 @@ class _Reading:
     def __init__(self) -> None:
         self.deployments: list[ModelDeployment] = []
         self.homes: dict[str, str] = {}
-        self.classes: list[str] = []
+        self.classes: list[AcceleratorClass] = []
         self.others: list[str] = []
         self.kinds: list[str] = []  # of `others`
         self.values: dict[Reference, Mapping[str, str]] = {}
@@ -93,7 +94,7 @@ class _Reading:
             problems, class_ = _validated(AcceleratorClass, document)
             self._complain(where, problems)
             if class_ is not None:
-                self.classes.append(class_.metadata.name)
+                self.classes.append(class_)
         elif is_other_kind(document):
             self.others.append(describe(document))
             self.kinds.append(document["kind"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from .model_deployment import ApiModel
+from .api_model import ApiModel
 
 OPAQUE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
 Text = Annotated[str, Field(max_length=1024)]

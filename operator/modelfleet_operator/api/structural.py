@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .model_deployment import ApiModel, Rule
+from .api_model import ApiModel, Rule
 
 # Types that pydantic's JSON schema shares with a CRD's; everything else is left out.
 KEPT = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -92,7 +92,17 @@ def stream_chat(
         if answer.status_code != httpx.codes.OK:
             answer.read()
             raise EndpointError(_message(answer.status_code, answer.text))
-        yield from read_events(answer.iter_lines())
+        yield from read_events(_lines(answer.iter_bytes()))
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    # Not httpx's iter_lines: it also ends lines at U+2028 and U+0085, which JSON may hold as such.
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").removesuffix("\r")
+    yield rest.decode(errors="replace")
 
 
 def read_events(lines: Iterator[str]) -> Iterator[Event]:

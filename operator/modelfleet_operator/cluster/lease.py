@@ -29,6 +29,8 @@ from .requests import answer, status_of, translated
 
 log = structlog.get_logger()
 
+NOTE = "modelfleet.dev/names-of-deleted"  # annotation: what a leader leaves to the next one
+
 
 def clock() -> float:
     """Seconds that never step back and count while the machine sleeps or the process is stopped."""
@@ -92,14 +94,21 @@ class Elector:
         fence: Fence,
         seen: Callable[[str], None],
         pace: Pace,
+        note: Callable[[], str] = str,
     ) -> None:
-        """`seen` is told of the holder's identity at each read while another one leads."""
+        """`seen` is told of the holder's identity at each read while another one leads.
+
+        `note` is what the next leader finds as `inherited`; it is written with each renewal.
+        """
         self._leases = client.CoordinationV1Api(api_client)
         self._namespace, self._name = namespace, name
         self._identity = identity
         self._fence = fence
         self._seen = seen
         self._pace = pace
+        self._note = note
+        self.inherited = ""  # the note of the leader before, once this replica leads
+        self._noted = ""  # as the Lease has it
         self._version = ""  # of the Lease as it was seen last; empty: there is none
         self._term = 0
 
@@ -118,6 +127,7 @@ class Elector:
                 if isinstance(decision, Take):
                     self._term = decision.term
                     await self._renew(acquireTime=_now())
+                    self.inherited = self._noted
                     return self._term
                 self._seen(record.holder if record else "")
                 pause = decision.seconds
@@ -146,16 +156,20 @@ class Elector:
         """Lets the next one lead at once. Call it when nothing acts any more."""
         if not self._fence.leads:
             return
+        note = self._note()
         self._fence.close()
         try:
-            await self._write(holderIdentity="", leaseDurationSeconds=1)
+            await self._write(note, holderIdentity="", leaseDurationSeconds=1)
         except (PassingError, RejectedError) as error:
             log.warning("the Lease is not released and expires", error=str(error))
 
     async def _renew(self, **spec: str) -> None:
         asked_at = clock()
         await self._write(
-            holderIdentity=self._identity, leaseDurationSeconds=int(self._pace.duration), **spec
+            self._note() if self._fence.leads else self._noted,
+            holderIdentity=self._identity,
+            leaseDurationSeconds=int(self._pace.duration),
+            **spec,
         )
         self._fence.open(asked_at + self._pace.leads_for)
 
@@ -180,11 +194,11 @@ class Elector:
         except RejectedError as error:
             if status_of(error) != 404:
                 raise
-            self._version = ""
+            self._version = self._noted = ""
             return None
-        return self._noted(text)
+        return self._read_record(text)
 
-    async def _write(self, **spec: Any) -> None:
+    async def _write(self, note: str, **spec: Any) -> None:
         """Only over the version that was seen last; PassingError with status 409 otherwise."""
         lease: Any = {
             "apiVersion": "coordination.k8s.io/v1",
@@ -192,6 +206,8 @@ class Elector:
             "metadata": {"name": self._name, "namespace": self._namespace},
             "spec": {"leaseTransitions": self._term, "renewTime": _now(), **spec},
         }
+        if note != self._noted:
+            lease["metadata"]["annotations"] = {NOTE: note or None}
         if self._version:
             lease["metadata"]["resourceVersion"] = self._version
             request = self._leases.patch_namespaced_lease_without_preload_content(
@@ -207,12 +223,13 @@ class Elector:
                 self._namespace, new, _request_timeout=self._pace.request
             )
         with translated(f"writing lease {self._namespace}/{self._name}"):
-            self._noted(await answer(request))
+            self._read_record(await answer(request))
 
-    def _noted(self, text: str) -> LeaseRecord:
+    def _read_record(self, text: str) -> LeaseRecord:
         lease = json.loads(text)
         spec = lease.get("spec", {})
         self._version = lease["metadata"]["resourceVersion"]
+        self._noted = (lease["metadata"].get("annotations") or {}).get(NOTE) or ""
         return LeaseRecord(
             holder=spec.get("holderIdentity") or "",
             term=spec.get("leaseTransitions") or 0,

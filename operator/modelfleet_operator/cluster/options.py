@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decisions.leadership import Pace
-from ..errors import StartError
-from .pods import PodSettings
+from modelfleet_process.addresses import dialled_here, join_address, split_address
 
-_EVERYWHERE = {"0.0.0.0", "[::]"}
+from ..decisions.leadership import Pace
+from .pods import PodSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +29,5 @@ class OperatorOptions:
 
 def advertised_address(listen: str, pod_ip: str) -> str:
     """Where gateways reach a server that listens here; on one machine it is that machine."""
-    host, port = split_address(listen, "--fleet-listen")
-    if pod_ip:
-        host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
-    elif host in _EVERYWHERE:
-        host = "127.0.0.1"
-    return f"{host}:{port}"
-
-
-def split_address(address: str, flag: str) -> tuple[str, int]:
-    """Host (an IPv6 one in brackets) and port; StartError names the flag."""
-    host, _, port = address.rpartition(":")
-    plain = host and (":" not in host or host.startswith("["))
-    if not plain or not port.isdecimal() or int(port) > 65535:
-        raise StartError(f"{flag}: expected HOST:PORT (like 0.0.0.0:9090), found {address!r}")
-    return host, int(port)
+    _, port = split_address(listen)
+    return join_address(pod_ip, port) if pod_ip else dialled_here(listen)

@@ -13,7 +13,7 @@ from typing import Any
 from kubernetes.aio import client
 from pydantic import ValidationError
 
-from ..api.model_deployment import PodTemplate
+from ..api.worker_spec import PodTemplate
 from ..decisions.reasons import Reason
 from .environment import OWN, Variable, under
 from .host_folders import HostFolders, read_only

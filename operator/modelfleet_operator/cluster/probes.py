@@ -9,9 +9,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from modelfleet_process.addresses import split_address
+
 from ..errors import StartError
 from ..explain.service import SnapshotOf, add_explain, new_runner
-from .options import split_address
 
 
 @contextlib.asynccontextmanager
@@ -47,11 +48,11 @@ async def probes(
     app.router.add_get("/readyz", readyz)
     add_explain(app, snapshot_of)
     runner = new_runner(app)
-    host, port = split_address(listen, "--metrics-listen")
+    host, port = split_address(listen)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), port).start()
+            await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise StartError(f"--metrics-listen: cannot listen on {listen}: {error}") from error
         yield

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import kopf
 import structlog
 
+from modelfleet_process.addresses import join_address, split_address
+
 from ..api.model_deployment import GROUP
 from ..errors import ModelfleetError, StartError
 from ..fleet.service import FleetService, serve
@@ -116,6 +118,7 @@ async def operate(
                     fence=fence,
                     seen=lambda holder: fleet.follow(holder.partition("@")[2]),
                     pace=options.lease_pace,
+                    note=reconcilers.names_of_deleted,
                 )
                 sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
@@ -169,6 +172,7 @@ async def _work(
     await _indices_are_complete(api, options.namespaces, memo.first_event)
     is_warm.set()
     term = await elector.acquire()
+    memo.reconcilers.inherit_names(elector.inherited)
     log.info("leading", term=term)
     try:
         await _first_of(_lead(term, memo, fleet, sweeper), elector.keep())
@@ -239,7 +243,7 @@ async def _first_of(*awaitables: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _serving(fleet: FleetService, listen: str) -> AsyncIterator[str]:
-    host, _, _ = listen.rpartition(":")
+    host, _ = split_address(listen)
     try:
         server, port = await serve(fleet, listen)
     except RuntimeError as error:
@@ -247,7 +251,7 @@ async def _serving(fleet: FleetService, listen: str) -> AsyncIterator[str]:
             f"expected to listen on {listen}: is the port taken, is the address ours? ({error})"
         ) from error
     try:
-        yield f"{host}:{port}"
+        yield join_address(host, port)
     finally:
         # If kopf ended by itself, it has cancelled the server's task: that is no news.
         await asyncio.gather(server.stop(GRACE), return_exceptions=True)

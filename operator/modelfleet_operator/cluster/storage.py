@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 
-from ..api.model_deployment import Model
+from ..api.model_spec import Model
 from .host_folders import CACHE, CACHE_VOLUME
 
 MODEL = "/models"  # where a claim or an image is mounted

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Endpoint, StateDir, complete_model, find_endpoint
+from .options import Endpoint, ModelName, StateDir, find_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 
 
 def chat(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A name from `modelfleet models`; needless where there is one model.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ] = "",
+    model: ModelName = "",
     message: Annotated[
         str | None,
         typer.Option("--message", "-m", metavar="TEXT", help="Ask this only.", show_default=False),

@@ -10,9 +10,9 @@ import typer
 from .options import (
     Context,
     Kubeconfig,
+    Name,
     Namespace,
     StateDir,
-    complete_model,
     full_name,
     is_local,
     no_fleet,
@@ -21,15 +21,7 @@ from .options import (
 
 
 def explain(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="[NAMESPACE/]NAME",
-            help="The ModelDeployment.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ] = "",
+    name: Name = "",
     namespace: Namespace = "default",
     save: Annotated[
         Path | None,

@@ -11,10 +11,10 @@ import typer
 from .options import (
     Context,
     Kubeconfig,
+    Name,
     Namespace,
     StateDir,
     asks_cluster,
-    complete_model,
     full_name,
     is_local,
     no_fleet,
@@ -23,15 +23,7 @@ from .options import (
 
 
 def logs(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="[NAMESPACE/]NAME",
-            help="The ModelDeployment.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ],
+    name: Name,
     namespace: Namespace = "default",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")
@@ -49,7 +41,12 @@ def logs(
     key = full_name(name, namespace)
     directory = state_directory(state_dir)
     if is_local(directory, state_dir, kubeconfig, context):
-        _show_local(directory.logs, key, tail, follows=follow)
+        try:
+            _show_local(directory.logs, key, tail, follows=follow)
+        except LogsError:
+            if directory.holder() is None or key.removeprefix("default/") in directory.names():
+                raise
+            raise LogsError(directory.has_no(key)) from None
         return
     try:
         _show_of_cluster(key, kubeconfig, context, tail, follows=follow)

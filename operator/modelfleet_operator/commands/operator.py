@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.options import LogOptions, takes_log_options
 
 from .options import Device
@@ -19,18 +20,25 @@ def operator(
     logs: LogOptions,
     worker_image: Annotated[str, typer.Option(help="Image of the worker pods.")],
     fleet_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where gateways connect.")
+        str,
+        typer.Option(metavar="HOST:PORT", callback=checked_address, help="Where gateways connect."),
     ] = "0.0.0.0:9090",
     advertise: Annotated[
         str,
         typer.Option(
             metavar="HOST:PORT",
+            callback=checked_if_given,
             help="Where gateways reach this very replica. Default: $POD_IP and the port of "
             "--fleet-listen.",
         ),
     ] = "",
     metrics_listen: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.")
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_if_given,
+            help="Where /metrics, /healthz and /readyz are.",
+        ),
     ] = "0.0.0.0:9091",
     namespace: Annotated[
         list[str] | None, typer.Option(help="Watch only this one; may be repeated. Default: all.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,22 @@ class Device(enum.StrEnum):
     PACED = "paced"
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Names of the deployments that run on this machine, for the shell."""
+    return [name for name in state_directory(None).names() if name.startswith(incomplete)]
+
+
+def _named(help_text: str, metavar: str = "[NAMESPACE/]NAME") -> Any:
+    return typer.Argument(
+        metavar=metavar, help=help_text, show_default=False, autocompletion=complete_model
+    )
+
+
+Name = Annotated[str, _named("The ModelDeployment.")]
+Names = Annotated[list[str] | None, _named("Only these.", "[NAMESPACE/]NAME...")]
+ModelName = Annotated[
+    str, _named("A name from `modelfleet models`; needless where there is one model.", "MODEL")
+]
 StateDir = Annotated[
     Path | None,
     typer.Option(
@@ -57,16 +73,6 @@ Endpoint = Annotated[
         show_default=False,
     ),
 ]
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """Names of the deployments that run on this machine, for the shell."""
-    names = []
-    for document in state_directory(None).read_statuses():
-        metadata = document["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        names.append(name if namespace == "default" else f"{namespace}/{name}")
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def state_directory(chosen: Path | None) -> StateDirectory:

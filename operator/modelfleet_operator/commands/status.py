@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import StateDir, complete_model, state_directory
+from .options import Names, StateDir, state_directory
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,15 +27,7 @@ class Output(enum.StrEnum):
 
 
 def status(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAMESPACE/]NAME...",
-            help="Only these.",
-            show_default=False,
-            autocompletion=complete_model,
-        ),
-    ] = None,
+    names: Names = None,
     namespace: Annotated[
         str | None,
         typer.Option("--namespace", "-n", help="Only this namespace's.", show_default=False),
@@ -58,6 +50,10 @@ def status(
         )
         raise typer.Exit(1)
     asked = frozenset(names or ())
+    missing = sorted(asked - _names(directory, namespace))
+    if missing and len(missing) == len(asked):
+        typer.echo(directory.has_no(", ".join(missing)), err=True)
+        raise typer.Exit(1)
     if output is Output.JSON:
         if watch:
             raise typer.BadParameter("it shows one moment: no --watch", param_hint="--output json")
@@ -66,9 +62,8 @@ def status(
         _watch(directory, asked, namespace, wide=output is Output.WIDE)
     else:
         _print_table(directory, asked, namespace, wide=output is Output.WIDE)
-    missing = sorted(asked - _names(directory, namespace))
     if missing:
-        typer.echo(f"no ModelDeployment {', '.join(missing)} runs here", err=True)
+        typer.echo(directory.has_no(", ".join(missing)), err=True)
         raise typer.Exit(1)
 
 

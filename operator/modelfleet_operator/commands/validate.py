@@ -18,7 +18,7 @@ def validate(
     Needs neither a fleet nor a cluster.
     """
     from ..api.manifests import read_manifests
-    from ..api.model_deployment import PodTemplate
+    from ..api.worker_spec import PodTemplate
     from ..terminal import printable
 
     read = read_manifests(files)
@@ -35,7 +35,7 @@ def validate(
         raise typer.Exit(1)
     for manifest in read.deployments:
         typer.echo(f"{manifest.full_name} is valid ({read.homes[manifest.full_name]})")
-    for name in read.classes:
-        typer.echo(f"AcceleratorClass {name} is valid")
+    for class_ in read.classes:
+        typer.echo(f"AcceleratorClass {class_.metadata.name} is valid")
     if read.others:
         typer.echo(f"not looked at: {', '.join(read.others)}")

@@ -44,6 +44,7 @@ class ScalingDecision:
     replicas: int
     reason: str  # shown in status.scalingHistory, so it is written for a person
     peaks: Peaks
+    decided_by: str  # the part of the policy that set the count, in a word or two
     wake_at: float | None = None  # when time alone may change the answer, Unix seconds
 
 
@@ -58,7 +59,12 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
     """
     if policy.mode == "External":
         replicas = policy.min_replicas if policy.replicas is None else policy.replicas
-        return ScalingDecision(replicas=replicas, reason="set by spec.scaling.replicas", peaks=())
+        return ScalingDecision(
+            replicas=replicas,
+            reason="set by spec.scaling.replicas",
+            peaks=(),
+            decided_by="spec.scaling.replicas",
+        )
 
     depth = load.waiting + load.running
     wanted = math.ceil(depth / policy.target_queue_depth)
@@ -66,7 +72,9 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
         # What is missing could only ask for more, and silence is not zero load.
         replicas, note = _bounded(policy, load.replicas)
         reason = note.removeprefix("; ") or "kept: not every gateway reports"
-        return ScalingDecision(replicas=replicas, reason=reason, peaks=peaks)
+        return ScalingDecision(
+            replicas=replicas, reason=reason, peaks=peaks, decided_by="silence of a gateway"
+        )
 
     # Without memory the count in force is the peak: it was there for a reason.
     most = wanted if peaks else max(wanted, load.replicas)
@@ -75,21 +83,31 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
     idle = load.now - load.last_active
     wake_at = None
     if wanted >= load.replicas:
-        replicas, reason = wanted, _demand(load, wanted)
+        replicas, reason, part = wanted, _demand(load, wanted), "queue depth"
     elif depth == 0 and policy.min_replicas == 0 and idle >= policy.idle_timeout:
         replicas, reason, recent = 0, f"idle for {policy.idle_timeout:g} s", ()
+        part = "idle timeout"
     else:
         floor = 1 if policy.min_replicas == 0 else policy.min_replicas
         replicas = min(max(wanted, peak, floor), load.replicas)
         reason = f"{_demand(load, wanted)}, {peak} at the recent peak"
+        part = "recent peak" if peak > wanted else "queue depth"
+        if floor > max(wanted, peak):
+            part = "kept until the idle timeout" if policy.min_replicas == 0 else "minReplicas"
         wake_at = _next_wake(policy, load, recent, replicas)
     bounded, note = _bounded(policy, replicas)
-    return ScalingDecision(replicas=bounded, reason=reason + note, peaks=recent, wake_at=wake_at)
+    if bounded != replicas:
+        part = "minReplicas" if bounded > replicas else "maxReplicas"
+    return ScalingDecision(
+        replicas=bounded, reason=reason + note, peaks=recent, decided_by=part, wake_at=wake_at
+    )
 
 
 def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
     size = min(BUCKET, delay / 10) or BUCKET
     bucket = now // size * size
+    if peaks and peaks[-1][0] == bucket and wanted <= peaks[-1][1] and now - peaks[0][0] < delay:
+        return peaks  # nothing new, and nothing is too old: the usual case
     recent = {t: n for t, n in peaks if n and t <= now and now - t < delay}
     if wanted:
         recent[bucket] = max(wanted, recent.get(bucket, 0))

@@ -35,6 +35,7 @@ class Plan:
     view: ModelView
     wake_at: float | None  # when to reconcile though nothing happened, Unix seconds
     verdicts: tuple[Verdict, ...]  # what each step decided, in words
+    decided_by: str  # the part of the policy that set the wanted count
 
 
 def make_plan(
@@ -94,6 +95,7 @@ def make_plan(
         view=make_view(decided, status, cause),
         wake_at=wake[0] if wake else None,
         verdicts=make_verdicts(decided, actions, status, wake),
+        decided_by=target.decided_by,
     )
 
 

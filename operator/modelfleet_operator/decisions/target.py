@@ -19,6 +19,7 @@ class Target:
     demand_reason: str
     replicas: int  # wanted: `demand`, but 1 at least while a revision must prove itself
     reason: str  # for `replicas`; shown in status.scalingHistory
+    decided_by: str  # the part of the policy that set `replicas`, in a word or two
     peaks: Peaks  # hand back to the next decision
     wake_at: float | None  # when time alone may change it, Unix seconds
 
@@ -51,15 +52,17 @@ def decide_target(
         memory.peaks,
     )
     must_prove = memory.last_ready_revision != deployment.revision
-    replicas, reason = decision.replicas, decision.reason
+    replicas, reason, part = decision.replicas, decision.reason, decision.decided_by
     if replicas == 0 and must_prove and deployment.scaling.mode == "Auto":
         replicas, reason = 1, "a new revision starts one worker to prove itself"
+        part = "proving a revision"
     return Target(
         before=before,
         demand=decision.replicas,
         demand_reason=decision.reason,
         replicas=replicas,
         reason=reason,
+        decided_by=part,
         peaks=decision.peaks,
         wake_at=decision.wake_at,
     )

@@ -7,7 +7,22 @@ from collections.abc import Iterator
 from .draining import SETTLE
 from .observed import LOST_AFTER
 from .plan_context import PlanContext
+from .status import Status
 from .worker_groups import LOST_NODE_TIMEOUT, UNASKED_DRAIN_TIMEOUT, UNHEALTHY_TIMEOUT
+
+TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
+LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
+
+
+def next_tick(tick: float, *, was_woken: bool, acted: bool, status: Status) -> float:
+    """Seconds until the next reconcile without an event or a moment that the plan named.
+
+    Quiet: it was not woken, did nothing, and nothing waits or runs -> twice as long as before.
+    Else 10 s: the memory of the last request and of the peak must stay up to date.
+    """
+    queue = status.queue
+    is_busy = queue is not None and queue.waiting + queue.running > 0
+    return TICK if was_woken or acted or is_busy else min(tick * 2, LONGEST_TICK)
 
 
 def next_wake(context: PlanContext) -> tuple[float, str] | None:

@@ -18,6 +18,8 @@ def fetch_snapshot(directory: StateDirectory, key: str) -> Snapshot:
         answer = httpx.get(url, timeout=TIMEOUT, trust_env=False)
     except httpx.HTTPError as error:
         raise ExplainError(f"`modelfleet up` did not answer at {url}: {error}") from error
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        raise ExplainError(directory.has_no(key))
     if answer.status_code != httpx.codes.OK:
         raise ExplainError(answer.text.strip())
     return load_snapshot(answer.content)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import structlog
 
+from modelfleet_process.addresses import dialled_here, join_address, split_address
+
 from ..decisions.memory import STABLE, back_off
 from ..errors import StartError
 from .processes import Child
@@ -83,10 +85,9 @@ class Gateway:
             self._child.send(signal.SIGKILL)
 
     async def _start(self) -> Child:
-        host = f"[{self._host}]" if ":" in self._host else self._host
         command = [
             *(sys.executable, "-P", "-m", "modelfleet_gateway"),
-            *("--listen", f"{host}:{self._port}", "--gateway-id", "local"),
+            *("--listen", join_address(self._host, self._port), "--gateway-id", "local"),
             *("--metrics-listen", "127.0.0.1:0"),
             *("--metrics-address-file", str(self._metrics_file)),
             *self._flags,
@@ -103,12 +104,12 @@ class Gateway:
         address = await child.address()
         if address is None:
             return False
-        self._port = int(address.rpartition(":")[2])
+        _, self._port = split_address(address)
         async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
             while child.is_running:
                 try:
                     if (await client.get("/readyz")).is_success:
-                        self._on_ready(f"http://{_reachable(address)}")
+                        self._on_ready(f"http://{dialled_here(address)}")
                         return True
                 except httpx.TransportError:
                     pass  # it does not accept yet
@@ -130,9 +131,3 @@ def check_port(host: str, port: int) -> None:
             f"cannot listen on {host}:{port}: {error.strerror}; "
             "end what listens there, or choose another --port or --host"
         ) from error
-
-
-def _reachable(address: str) -> str:
-    """The address as a client on this machine dials it."""
-    host, _, port = address.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else address

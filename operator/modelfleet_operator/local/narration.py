@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from ..decisions.actions import Create, Remove, Stop
+from ..decisions.announcements import announce
 from ..decisions.memory_update import ERROR_LENGTH
 from ..decisions.observed import Deployment, Worker
 from ..decisions.plan import Plan
+from ..decisions.reasons import Reason
 from ..decisions.status import ScalingEvent, Status
 
+_TOLD_EVENTS = frozenset({"RevisionChanged", "RolledOut", Reason.NAME_TAKEN.value})
 STEP = 25  # percent of loading between two lines
 
 
@@ -27,6 +30,7 @@ def narrate(
     return [
         *_failures(before, plan, now),
         *_scaling(deployment, before, plan),
+        *_as_events(before, plan.status),
         *(_progress(before, plan.status) if tells_progress else ()),
         *_conditions(deployment, workers, before, plan.status, now),
     ]
@@ -119,10 +123,12 @@ def _conditions(
         lines.append(f"ready in {now - born:.1f} s")
     if ready.reason == "Unreachable" != was_ready:
         lines.append(ready.message)
-    conflict = status.condition("NameConflict")
-    if before is None and conflict.status == "True":
-        lines.append(conflict.message)
     return lines
+
+
+def _as_events(before: Status | None, status: Status) -> list[str]:
+    """What a cluster's Events say of a rollout and of names."""
+    return [a.note for a in announce(before, status) if a.reason in _TOLD_EVENTS]
 
 
 def _waiting(status: Status) -> str:

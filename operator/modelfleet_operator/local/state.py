@@ -131,6 +131,15 @@ class StateDirectory:
                 found.append(yaml.safe_load(file.read_text()))
         return found
 
+    def names(self) -> list[str]:
+        """Of every deployment: `name` in the namespace default, else `namespace/name`."""
+        found = [document["metadata"] for document in self.read_statuses()]
+        return [f"{m['namespace']}/{m['name']}".removeprefix("default/") for m in found]
+
+    def has_no(self, names: str) -> str:
+        """The sentence for names that no deployment has, with those that there are."""
+        return f"no ModelDeployment {names} runs here; there are: {', '.join(self.names()) or '-'}"
+
     def _clear(self) -> None:
         shutil.rmtree(self._status, ignore_errors=True)
         shutil.rmtree(self.run, ignore_errors=True)

@@ -228,6 +228,17 @@ async def test_says_which_model_and_worker_answered():
     assert other.headers["x-request-id"].startswith("req-"), "an id that is no id is replaced"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_generated_answer_tells_the_client_to_leave_a_gateway_that_drains(stream):
+    body = {"model": "tiny", "messages": HELLO, "stream": stream}
+    async with running_fleet(ScriptedWorker()) as fleet:
+        before = await fleet.http.post("/v1/chat/completions", json=body)
+        fleet.gateway.app.draining.set()
+        while_draining = await fleet.http.post("/v1/chat/completions", json=body)
+    assert "connection" not in before.headers
+    assert while_draining.headers["connection"] == "close"
+
+
 async def test_lists_models_by_every_name():
     async with running_fleet(ScriptedWorker()) as fleet:
         models = (await fleet.client.models.list()).data

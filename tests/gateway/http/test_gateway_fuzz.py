@@ -23,6 +23,7 @@ def descriptors() -> int:
 async def test_what_is_nearly_right_harms_nothing(seed: int, capfd: pytest.CaptureFixture[str]):
     worker = ScriptedWorker(tokens=2, slots=1000)
     async with running_fleet(worker, options=QUICK) as fleet:
+        await fleet.client.completions.create(model="tiny", prompt="hi")
         await fuzz(fleet.url, seed + 100, 10)
         await eventually(lambda: not fleet.gateway.app.bodies.budget.used)
         tasks, files = len(asyncio.all_tasks()), descriptors()

@@ -14,7 +14,7 @@ from modelfleet_gateway.errors import (
     UpstreamLostError,
     retry_after,
 )
-from modelfleet_gateway.options import split_address
+from modelfleet_gateway.options import Options
 from modelfleet_gateway.routing.failover import (
     MAX_FAILURES,
     MAX_LOSSES,
@@ -29,7 +29,7 @@ from modelfleet_gateway.routing.failover import (
     may_be_cause,
 )
 from modelfleet_gateway.routing.merge import interleave
-from modelfleet_gateway.routing.queue import RequestQueue
+from modelfleet_gateway.routing.queue import RequestQueue, choose_worker
 from modelfleet_gateway.routing.view import (
     ModelView,
     WorkerRoute,
@@ -38,7 +38,7 @@ from modelfleet_gateway.routing.view import (
     make_view,
     not_ready,
 )
-from modelfleet_gateway.routing.workers import Worker, choose_worker
+from modelfleet_gateway.routing.workers import Worker
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.refusals import FULL, HANDED_OVER
 
@@ -339,15 +339,7 @@ async def test_interleaved_streams_end_together_at_the_first_error():
     assert sorted(both) == sorted([*range(100), *range(100)])
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), ("host:65535", ("host", 65535))],
-)
-def test_splits_addresses(address, parts):
-    assert split_address(address, "--listen") == parts
-
-
-@pytest.mark.parametrize("address", ["", "80", ":80", "host:", "host:http", "host:65536"])
-def test_names_the_flag_of_a_wrong_address(address):
-    with pytest.raises(StartupError, match="--listen: expected HOST:PORT"):
-        split_address(address, "--listen")
+def test_a_budget_of_less_than_two_bodies_is_refused_by_its_flag():
+    with pytest.raises(StartupError, match=r"--max-held-bytes: expected .* \(2000\), found 1999"):
+        Options(operator="", max_body_bytes=1000, max_held_bytes=1999)
+    assert Options(operator="", max_body_bytes=1000, max_held_bytes=2000)

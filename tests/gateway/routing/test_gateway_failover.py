@@ -450,7 +450,7 @@ async def test_a_refusal_that_grpc_cannot_carry_is_not_taken_for_a_full_worker()
     async def refuse(context, request, position):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "x" * 5_000_000)
 
-    worker = ScriptedWorker(before_accept=refuse)
+    worker = ScriptedWorker(before_accept=refuse, takes_many=False)
     async with running_fleet(worker) as fleet:
         async with asyncio.timeout(10):
             with pytest.raises(openai.BadRequestError, match="too large to pass on"):

@@ -80,7 +80,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._send(200, {"object": "list", "data": [{"id": "smol", "root": "default/smol"}]})
 
     def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if asked["model"] == "smol":
+            self._stream(asked["messages"][-1]["content"])
+            return
         self._send(404, {"error": {"message": "there is no model 'x'", "code": "model_not_found"}})
+
+    def _stream(self, text: str) -> None:
+        """An echo, with all characters as they are, in pieces that end in the midst of some."""
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+        event = f"data: {json.dumps({'choices': [choice]}, ensure_ascii=False)}\n\n".encode()
+        self.send_response(200)
+        self.end_headers()
+        for at in range(0, len(event), 7):
+            self.wfile.write(event[at : at + 7])
+            self.wfile.flush()
 
     def _send(self, status: int, body: object) -> None:
         data = json.dumps(body).encode()
@@ -109,6 +123,13 @@ def test_a_refusal_is_told_in_the_gateways_words(endpoint: str):
         assert list_models(gateway) == [{"id": "smol", "root": "default/smol"}]
         with pytest.raises(EndpointError, match="there is no model 'x'"):
             list(stream_chat(gateway, "x", []))
+
+
+def test_an_answer_may_hold_what_other_texts_end_their_lines_with(endpoint: str):
+    text = "a\u2028b\u2029c\x85d🙂"
+    with connect(endpoint) as gateway:
+        asked = [{"role": "user", "content": text}]
+        assert list(stream_chat(gateway, "smol", asked)) == [Token(text), Finished("stop")]
 
 
 def test_no_gateway_is_one_sentence():

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from kube_cluster import ApiServer, Gateway, eventually
-from modelfleet_operator.cluster.lease import Fence, clock, raise_lost
+from modelfleet_operator.cluster.lease import NOTE, Fence, clock, raise_lost
 from modelfleet_operator.decisions.leadership import Pace
 from modelfleet_operator.errors import LeadershipLostError, RejectedError
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
@@ -93,6 +93,35 @@ async def test_a_lease_that_was_deleted_is_made_again_by_its_leader(
         await eventually(api.holder)
         assert api.lease()["spec"]["leaseTransitions"] == term
         await cluster.apply()
+        await eventually(api.running)
+
+
+async def test_a_deleted_deployments_name_stays_its_namespaces_when_another_replica_leads(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator(pace=QUICK) as leader:
+        await leader.apply()
+        await eventually(lambda: api.condition("NameConflict").get("status") == "False")
+        await leader.delete()
+        await eventually(lambda: api.lease()["metadata"].get("annotations", {}).get(NOTE))
+    async with start_operator(pace=QUICK) as successor:
+        await successor.apply(namespace="other")
+        taken = await eventually(lambda: api.condition("NameConflict", namespace="other"))
+        assert (taken["status"], taken["reason"]) == ("True", "NameTaken")
+        assert "default/smol" in taken["message"]
+        await successor.apply()
+        await eventually(lambda: api.condition("NameConflict").get("status") == "False")
+        await eventually(lambda: NOTE not in api.lease()["metadata"].get("annotations", {}))
+
+
+async def test_a_note_on_the_lease_that_was_broken_by_hand_is_none(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator(pace=QUICK) as leader:
+        await eventually(api.holder)
+        await leader.annotate_lease({NOTE: "{chat"})
+    async with start_operator(pace=QUICK) as successor:
+        await successor.apply()
         await eventually(api.running)
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.names import owners
+from modelfleet_operator.decisions.observed import Observed, Signals
+from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.status import Status
 from modelfleet_operator.local.narration import narrate
 from simulated_fleet import SimulatedFleet, deployment, policy
@@ -110,6 +114,32 @@ def test_where_a_bar_shows_it_no_line_tells_the_progress():
     story = Story(deployment(), tells_progress=False)
     story.run(5)
     assert not [line for line in story.tell() if line.startswith("loading")]
+
+
+def test_a_rollout_is_told_when_it_begins_and_when_it_is_done():
+    story = Story(deployment(scaling=policy(min_replicas=1)), tells_progress=False)
+    story.run(10)
+    story.tell()
+    story.change(revision="bbbb")
+    story.run(30)
+    assert story.tell() == [
+        "revision bbbb follows aaaa",
+        "every worker is of revision bbbb",
+    ]
+
+
+def test_a_name_that_another_deployment_has_is_told_whenever_it_is_asked_for():
+    told = []
+    before = None
+    rival = deployment(namespace="other", name="rival", served_names=("rival",))
+    for names in (("rival",), ("rival", "tiny"), ("rival", "tiny")):
+        asking = replace(rival, served_names=names)
+        seen = Observed(deployment=asking, workers=(), owners=owners([deployment(), asking]))
+        plan = make_plan(seen, Signals(), 0, Memory(), before)
+        told.append([line for line in narrate(asking, (), before, plan, 0) if "belongs to" in line])
+        before = plan.status
+    assert [len(lines) for lines in told] == [0, 1, 0]
+    assert told[1][0].startswith("'tiny' belongs to default/tiny")
 
 
 def test_nothing_new_is_told_when_nothing_happens():

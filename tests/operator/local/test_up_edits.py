@@ -99,6 +99,12 @@ def test_an_edit_is_applied_by_the_same_decisions_and_a_bad_one_is_not(fleet, fi
     )
     assert not first.is_running()
     assert up.is_ready()
+    told = up.log.read_text()
+    assert f"revision {up.status()['revision']} follows {before}" in told
+    eventually(
+        "the end of the rollout is told",
+        lambda: f"every worker is of revision {up.status()['revision']}" in up.log.read_text(),
+    )
 
     write(file, manifest("other"))
     eventually("its worker is gone", lambda: len(up.workers()) == 1)
@@ -157,4 +163,10 @@ def test_a_newcomer_tries_a_model_without_curl(fleet):
     [item] = found["items"]
     assert item["status"]["url"] == f"{up.endpoint}/v1"
     assert item["status"]["desiredReplicas"] == 1
-    assert modelfleet("status", "none", *place).returncode == 1
+    for command in (["status"], ["status", "-o", "json"], ["logs"], ["explain"]):
+        wrong = modelfleet(*command, "none", *place)
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert "none runs here; there are: asleep, smollm2" in wrong.stderr
+    both = modelfleet("status", "none", "smollm2", *place)
+    assert both.returncode == 1
+    assert "smollm2" in both.stdout

@@ -351,7 +351,10 @@ def test_explain_asks_the_fleet_that_runs_here_and_replays_what_it_saved(start: 
     assert modelfleet("explain", "--replay", str(saved)).stdout == told.stdout
 
     none = modelfleet("explain", "none", *place)
-    assert (none.returncode, none.stderr) == (1, "There is no ModelDeployment default/none.\n")
+    assert (none.returncode, none.stderr) == (
+        1,
+        "no ModelDeployment default/none runs here; there are: smollm2\n",
+    )
 
 
 @pytest.mark.parametrize("name", ["a\nb", "tiny?x=1", "a/b/c", "a" * 99_999])

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from modelfleet_worker.devices.paced import END_OF_SEQUENCE, Calibration, PacedRunner, load_paced
+from modelfleet_process.calibration import Calibration
+from modelfleet_worker.devices.paced import (
+    END_OF_SEQUENCE,
+    PacedRunner,
+    load_paced,
+    read_calibration,
+)
 from modelfleet_worker.engine.request import Request, SamplingParams, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.errors import ModelError
@@ -97,7 +103,7 @@ def test_loading_takes_its_time_and_reports_it():
     ("content", "message"),
     [
         ('{"step_seconds": -1}', "step_seconds: Input should be greater than or equal to 0"),
-        ('{"steps": 1}', r"steps: Extra inputs are not permitted \(its fields: step_seconds,"),
+        ('{"steps": 1}', r"steps: Extra inputs are not permitted \(its fields: model, "),
         ("{", "the file: Invalid JSON"),
         (None, "cannot be read: No such file"),
     ],
@@ -107,10 +113,20 @@ def test_a_wrong_calibration_is_named(tmp_path: Path, content: str | None, messa
     if content is not None:
         path.write_text(content)
     with pytest.raises(ModelError, match=message):
-        Calibration.read(path)
+        read_calibration(path)
 
 
 def test_a_calibration_says_what_differs(tmp_path: Path):
     path = tmp_path / "calibration.json"
     path.write_text('{"max_sequences": 2}')
-    assert Calibration.read(path) == Calibration(max_sequences=2)
+    assert read_calibration(path) == Calibration(max_sequences=2)
+
+
+def test_a_step_of_decodes_is_never_shorter_than_said():
+    calibration = Calibration(
+        step_seconds=0, decode_sequence_seconds=0.01, shortest_step_seconds=0.05,
+        prefill_token_seconds=0.001,
+    )  # fmt: skip
+    assert [calibration.step_time(n, 0) for n in (1, 5, 8)] == pytest.approx([0.05, 0.05, 0.08])
+    assert calibration.step_time(1, 10) == pytest.approx(0.06)
+    assert calibration.step_time(0, 10) == pytest.approx(0.01)

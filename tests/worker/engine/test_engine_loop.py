@@ -9,7 +9,8 @@ import time
 import pytest
 
 from gated_engine import Gate, Running, add
-from modelfleet_worker.devices.paced import Calibration, PacedRunner
+from modelfleet_process.calibration import Calibration
+from modelfleet_worker.devices.paced import PacedRunner
 from modelfleet_worker.engine.messages import Abort, Add, EngineFailure
 from modelfleet_worker.engine.request import FinishReason, Request
 

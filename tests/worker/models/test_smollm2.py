@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from engine_run import run_engine
+from engine_run import Run, run_engine
+from generic_models import SIZES, VOCAB, load
 from modelfleet_worker.devices.torch.runner import TorchRunner
 from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.engine.messages import Abort
@@ -75,7 +76,7 @@ def test_alone(runner: TorchRunner, prompts, expected):
     [(1, True), (7, True), (7, False), (64, True), (64, False), (100_000, True), (100_000, False)],
 )
 def test_in_a_batch_with_others(runner: TorchRunner, prompts, expected, budget: int, caching: bool):
-    few = prompts[:4] if budget == 1 else prompts  # a step for each of their tokens
+    few = prompts[:2] if budget == 1 else prompts  # a step for each of their tokens
     run = run_engine(runner, numbered(few), budget=budget, caching=caching)
     assert ids(run, len(few)) == expected[: len(few)]
 
@@ -136,7 +137,57 @@ def test_a_drawn_answer_depends_on_nothing_but_its_request(
     assert tuple(elsewhere.answers["a"].ids) != alone
 
 
-PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 1.5}
+def check_that_penalties_notice_nothing(
+    model: Llama, counting: Ids, neighbours: list[Ids], sampling: SamplingParams
+) -> None:
+    """Neither a resume nor a preemption nor neighbours; `counting` is answered with repetition."""
+    vocab_size = model.config.vocab_size
+
+    def run(requests: list[Request], *, num_blocks: int = 100) -> Run:
+        runner = TorchRunner(model, num_blocks=num_blocks, context_length=256)
+        return run_engine(runner, requests, vocab_size=vocab_size)
+
+    length = 32  # long enough for the plain answer to repeat itself
+    handovers = range(1, length, 10)
+    whole = {"sampling": sampling, "max_tokens": length}
+    alone = tuple(run([request(counting, **whole)]).answers["a"].ids)
+    resumed = run([request(counting, k, resumed=alone[:k], **whole) for k in handovers])
+    assert {k: tuple(resumed.answers[str(k)].ids) for k in handovers} == {
+        k: alone[k:] for k in handovers
+    }
+    preempted = run(numbered([counting] * 4, **whole), num_blocks=10)
+    assert preempted.stats.preemptions > 0
+    assert ids(preempted, 4) == [alone] * 4
+    # The plain answer goes with them, as the last of the neighbours.
+    plain = [*numbered(neighbours), request(counting, len(neighbours), max_tokens=length)]
+    answers = ids(run(plain), len(plain))
+    together = run([*plain, request(counting, len(plain), **whole)])
+    assert ids(together, len(plain) + 1) == [*answers, alone]
+    assert answers[-1] != alone
+
+
+def test_penalties_do_not_notice_a_resume_or_a_preemption(model: Llama, prompts):
+    sampling = SamplingParams(
+        temperature=1.0,
+        min_p=0.05,
+        seed=5,
+        logit_bias=((28, -9.0),),
+        repetition_penalty=1.2,
+        presence_penalty=0.5,
+        frequency_penalty=1.5,
+    )
+    check_that_penalties_notice_nothing(model, prompts[3], prompts[:3], sampling)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    """Of random weights: what penalties count does not depend on what a model has learned."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("small")
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(folder)
+    runner = load(folder).runner
+    assert isinstance(runner, TorchRunner)
+    return runner.model
 
 
 @pytest.mark.parametrize(
@@ -144,44 +195,22 @@ PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_pena
     [
         pytest.param(SamplingParams(frequency_penalty=2.0), id="greedy, answer only"),
         pytest.param(SamplingParams(repetition_penalty=1.3), id="greedy, prompt too"),
-        pytest.param(
-            SamplingParams(
-                temperature=1.0, min_p=0.05, seed=5, logit_bias=((28, -9.0),), **PENALTIES
-            ),
-            id="drawn",
-        ),
     ],
 )
-def test_penalties_do_not_notice_a_resume_or_a_preemption(
-    runner: TorchRunner, model: Llama, prompts, expected, sampling: SamplingParams
-):
-    length = 32  # long enough for the plain answer to repeat itself
-    handovers = range(1, length, 10)
-    whole = {"sampling": sampling, "max_tokens": length}
-    counting = prompts[3]
-    alone = tuple(run_engine(runner, [request(counting, **whole)]).answers["a"].ids)
-    resumed = [request(counting, k, resumed=alone[:k], **whole) for k in handovers]
-    run = run_engine(runner, resumed)
-    assert {k: tuple(run.answers[str(k)].ids) for k in handovers} == {
-        k: alone[k:] for k in handovers
-    }
-    tiny = TorchRunner(model, num_blocks=10, context_length=512)
-    preempted = run_engine(tiny, numbered([counting] * 4, **whole))
-    assert preempted.stats.preemptions > 0
-    assert ids(preempted, 4) == [alone] * 4
-    neighbours = [*numbered(prompts[:3]), request(counting, 3, **whole)]
-    together = run_engine(runner, neighbours)
-    assert ids(together, 4) == [*expected[:3], alone]
-    plain = run_engine(runner, [request(counting, max_tokens=length)])
-    assert tuple(plain.answers["a"].ids) != alone
+def test_each_penalty_by_itself_notices_neither(small: Llama, sampling: SamplingParams):
+    counting, *neighbours = (
+        tuple((step * i + 1) % VOCAB for i in range(14)) for step in (3, 5, 7, 11)
+    )
+    check_that_penalties_notice_nothing(small, counting, neighbours, sampling)
 
 
 def test_the_repetition_penalty_is_that_of_transformers(
     runner: TorchRunner, reference: PreTrainedModel, prompts
 ):
-    run = run_engine(runner, numbered(prompts, sampling=SamplingParams(repetition_penalty=1.3)))
-    assert ids(run, len(prompts)) == [
-        greedy(reference, prompt, repetition_penalty=1.3) for prompt in prompts
+    some = prompts[::2]
+    run = run_engine(runner, numbered(some, sampling=SamplingParams(repetition_penalty=1.3)))
+    assert ids(run, len(some)) == [
+        greedy(reference, prompt, repetition_penalty=1.3) for prompt in some
     ]
 
 

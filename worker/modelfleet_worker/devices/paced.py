@@ -13,11 +13,11 @@ from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from pathlib import Path
-from typing import Self
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import override
+
+from modelfleet_process.calibration import Calibration, CalibrationError
 
 from ..engine.device import FinishedStep, LoadedModel, Runner, SampledToken
 from ..engine.messages import TokenLogprobs
@@ -30,43 +30,19 @@ END_OF_SEQUENCE = 0
 _SHORTEST, _LENGTHS = 16, 112  # answers end by themselves after 16 to 127 tokens
 
 
-class Calibration(BaseModel):
-    """What a device takes. Times in seconds; sizes in tokens or sequences."""
+def read_calibration(path: Path) -> Calibration:
+    """From a JSON file that says what differs from the defaults. Raises ModelError."""
+    try:
+        return Calibration.read(path)
+    except CalibrationError as error:
+        raise ModelError(str(error)) from error
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    step_seconds: float = Field(default=0.005, ge=0)  # each step
-    prefill_token_seconds: float = Field(default=0.0002, ge=0)  # each token of a prefill chunk
-    decode_sequence_seconds: float = Field(default=0.0005, ge=0)  # each decoding sequence
-    load_seconds: float = Field(default=1.0, ge=0)
-    max_sequences: int = Field(default=64, ge=1)
-    kv_tokens: int = Field(default=65536, ge=BLOCK_SIZE)
-    context_length: int = Field(default=8192, ge=2)
-    vocab_size: int = Field(default=4096, ge=2)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """From a JSON file that says what differs from the defaults. Raises ModelError."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise ModelError(f"the calibration {path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()
-            )
-            fields = ", ".join(cls.model_fields)
-            raise ModelError(f"the calibration {path}: {wrong} (its fields: {fields})") from error
-
-    def duration(self, chunks: Items[Chunk]) -> float:
-        """Seconds that a step with these chunks takes."""
-        decodes = sum(chunk.num_scheduled_tokens == 1 for chunk in chunks)
-        prefilled = sum(chunk.num_scheduled_tokens for chunk in chunks) - decodes
-        return (
-            self.step_seconds
-            + prefilled * self.prefill_token_seconds
-            + decodes * self.decode_sequence_seconds
-        )
+def step_duration(calibration: Calibration, chunks: Items[Chunk]) -> float:
+    """Seconds that a step with these chunks takes."""
+    decodes = sum(chunk.num_scheduled_tokens == 1 for chunk in chunks)
+    prefilled = sum(chunk.num_scheduled_tokens for chunk in chunks) - decodes
+    return calibration.step_time(decodes, prefilled)
 
 
 class PacedRunner(Runner):
@@ -83,7 +59,7 @@ class PacedRunner(Runner):
     @override
     def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Takes the step's time."""
-        self._sleep(self._calibration.duration(chunks))
+        self._sleep(step_duration(self._calibration, chunks))
         return FinishedStep([self._sample(chunk.sequence) for chunk in chunks if chunk.samples])
 
     def _sample(self, sequence: Sequence) -> SampledToken:

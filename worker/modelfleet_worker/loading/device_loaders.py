@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
-from ..devices.paced import Calibration, load_paced
+from modelfleet_process.calibration import Calibration
+
+from ..devices.paced import load_paced
 from ..engine.device import LoadedModel
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults, sampling_defaults
 from ..progress import Report

@@ -16,14 +16,14 @@ Preload = Callable[[], None]  # runs in a thread
 
 def preload_cpu() -> None:
     """Imports what loading and serving need, and loads the kernels."""
-    from ..devices.native.library import has_bfloat16
+    from ..devices.native.library import load_library
     from ..text.huggingface import HuggingFaceTokenizer
     from ..text.template_sandbox import prepare_templates
     from . import loader
 
     del HuggingFaceTokenizer, loader
     prepare_templates()
-    if not has_bfloat16():
+    if load_library() is None:
         _preload_torch()
 
 

@@ -1,4 +1,4 @@
-"""Requests and the ids of their prompts, made beside the event loop where that takes time."""
+"""Prompts as text and as ids, made beside the event loop where that takes time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Final
 
 from modelfleet_proto import worker_pb2 as pb
 
+from ..engine.request import EngineLimits
+from ..errors import InvalidRequestError, NeverFitsError
+from ..text.tokenizer import Tokenizer
 from .lifecycle import ServingModel
-from .requests import GenerationRequest, prompt_ids, prompt_text, read_request
+from .requests import ChatPrompt, GenerationRequest, read_request
 
 # What is read, rendered and tokenized sooner than a thread starts.
 _QUICK_CHARACTERS: Final = 4096
@@ -36,13 +39,13 @@ class PromptReader:
 
         def read() -> tuple[GenerationRequest, str | None]:
             asked = read_request(request, limits.vocab_size, serving.sampling_defaults)
-            return asked, prompt_text(asked, tokenizer, limits)
+            return asked, _prompt_text(asked, tokenizer, limits)
 
         if is_quick(request):
             asked, text = read()
-            return asked, prompt_ids(asked, text, tokenizer, limits)
+            return asked, _prompt_ids(asked, text, tokenizer, limits)
         asked, text = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        return asked, await asyncio.to_thread(prompt_ids, asked, text, tokenizer, limits)
+        return asked, await asyncio.to_thread(_prompt_ids, asked, text, tokenizer, limits)
 
 
 def is_quick(request: pb.GenerateRequest) -> bool:
@@ -59,3 +62,47 @@ def is_quick(request: pb.GenerateRequest) -> bool:
                 and sum(len(m.content) for m in messages) <= _QUICK_CHARACTERS
             )
     return True
+
+
+def _prompt_text(
+    asked: GenerationRequest, tokenizer: Tokenizer, limits: EngineLimits
+) -> str | None:
+    """The prompt's text; None if it came as ids.
+
+    Raises NeverFitsError for a text that is far too long, and what the chat template raises.
+    """
+    match asked.prompt:
+        case str(text):
+            pass
+        case ChatPrompt(messages, add_generation_prompt):
+            text = tokenizer.render_chat(
+                messages, created=asked.created, add_generation_prompt=add_generation_prompt
+            )
+        case _:
+            return None
+    least = tokenizer.least_tokens(text)
+    if least > limits.context_length:
+        raise NeverFitsError(
+            f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
+            f"holds {limits.context_length}"
+        )
+    return text
+
+
+def _prompt_ids(
+    asked: GenerationRequest, text: str | None, tokenizer: Tokenizer, limits: EngineLimits
+) -> tuple[int, ...]:
+    """The ids of the prompt, whose text is given. Raises InvalidRequestError."""
+    if text is None:
+        return asked.prompt if isinstance(asked.prompt, tuple) else ()
+    # A chat template writes the special tokens itself.
+    is_chat = isinstance(asked.prompt, ChatPrompt)
+    ids = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
+    if not ids:
+        raise InvalidRequestError("the prompt has no tokens: expected some text")
+    if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone
+        raise InvalidRequestError(
+            f"the prompt has token {max(ids)} of the tokenizer, but the model knows"
+            f" {limits.vocab_size} tokens"
+        )
+    return ids

@@ -1,9 +1,9 @@
-"""From a GenerateRequest to the engine's request: checks fields, tokenizes, checks sizes."""
+"""From a GenerateRequest to the engine's request: its fields, each checked, and its sizes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
@@ -11,13 +11,22 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.request import EngineLimits, Request, SamplingParams
 from ..errors import InvalidRequestError, NeverFitsError
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults
-from ..text.tokenizer import ROLES, Message, Tokenizer
-from .sampling import read_sampling
+from ..text.tokenizer import ROLES, Message
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
 MAX_STOP_TOKEN_IDS = 256
 MAX_REQUEST_ID = 256
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS = 100.0  # either way
+MAX_BIASED_TOKENS = 300
+_COLDEST = 1e-4  # a temperature below it divides logits by so little that only the largest counts
+_RANGES = {  # ends that float32 holds exactly, so that the gateway's are the same
+    "min_p": (0, 1),
+    "repetition_penalty": (1 / 16, 16),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+}
 _SHOWN = 40  # characters of a role that there is not
 _LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
 
@@ -84,7 +93,7 @@ def read_request(
         request_id=request.request_id,
         prompt=prompt,
         prompt_bytes=_bytes(prompt),
-        sampling=read_sampling(request, vocab_size, defaults),
+        sampling=_read_sampling(request, vocab_size, defaults),
         max_tokens=stop.max_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=frozenset(_checked_ids(stop.token_ids, vocab_size, "stop.token_ids")),
@@ -146,6 +155,70 @@ def _check_stops(stop: pb.StopConditions) -> None:
         )
 
 
+def _read_sampling(
+    request: pb.GenerateRequest, vocab_size: int, defaults: SamplingDefaults
+) -> SamplingParams:
+    """How tokens are drawn, with the model's defaults for what is not said.
+
+    Each field for itself: a request with a temperature of 0 and no word of a repetition penalty is
+    greedy under the model's own.
+    """
+    sampling, unstated = request.sampling, request.sampling.unstated
+    temperature, top_p = sampling.temperature, sampling.top_p
+    for name, (least, most) in _RANGES.items():
+        value = getattr(sampling, name)
+        if value != 0 and not least <= value <= most:  # 0 is off; NaN is in no range
+            raise InvalidRequestError(f"{name} must be from {least:g} to {most:g}, found {value}")
+    if not request.HasField("sampling"):
+        top_p = 1.0  # an absent message is greedy; a present one has to say its top_p
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InvalidRequestError(f"temperature must be 0 or more, found {temperature}")
+    if not 0 < top_p <= 1:
+        raise InvalidRequestError(f"top_p must be above 0 and at most 1, found {top_p}")
+    if request.logprobs.top > MAX_TOP_LOGPROBS:
+        raise InvalidRequestError(
+            f"at most {MAX_TOP_LOGPROBS} top logprobs a token, found {request.logprobs.top}"
+        )
+    if unstated.temperature and defaults.temperature is not None:
+        temperature = defaults.temperature
+    if unstated.top_p and defaults.top_p is not None:
+        top_p = defaults.top_p
+    top_k = defaults.top_k if unstated.top_k else None
+    min_p = defaults.min_p if unstated.min_p else None
+    penalty = defaults.repetition_penalty if unstated.repetition_penalty else None
+    return SamplingParams(
+        temperature=temperature if temperature >= _COLDEST else 0.0,
+        top_k=sampling.top_k if top_k is None else top_k,
+        top_p=top_p,
+        min_p=sampling.min_p if min_p is None else min_p,
+        logit_bias=_read_bias(sampling.logit_bias, vocab_size),
+        repetition_penalty=(sampling.repetition_penalty or 1.0) if penalty is None else penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=request.seed,
+        choice=request.choice,
+        logprobs=request.logprobs.top if request.logprobs.enabled else None,
+    )
+
+
+def _read_bias(bias: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise InvalidRequestError(
+            f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens, found {len(bias)}"
+        )
+    for token_id, value in bias.items():
+        if token_id >= vocab_size:
+            raise InvalidRequestError(
+                f"logit_bias names token {token_id}, but the vocabulary has {vocab_size} tokens"
+            )
+        if not abs(value) <= MAX_LOGIT_BIAS:  # NaN neither
+            raise InvalidRequestError(
+                f"logit_bias[{token_id}] must be from {-MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, "
+                f"found {value}"
+            )
+    return tuple(sorted(bias.items()))
+
+
 def _checked_ids(ids: Iterable[int], vocab_size: int, field: str) -> tuple[int, ...]:
     checked = tuple(ids)
     if checked and max(checked) >= vocab_size:
@@ -154,48 +227,6 @@ def _checked_ids(ids: Iterable[int], vocab_size: int, field: str) -> tuple[int, 
             f"{field}[{number}] is {checked[number]}, but the vocabulary has {vocab_size} tokens"
         )
     return checked
-
-
-def prompt_text(asked: GenerationRequest, tokenizer: Tokenizer, limits: EngineLimits) -> str | None:
-    """The prompt's text; None if it came as ids.
-
-    Raises NeverFitsError for a text that is far too long, and what the chat template raises.
-    """
-    match asked.prompt:
-        case str(text):
-            pass
-        case ChatPrompt(messages, add_generation_prompt):
-            text = tokenizer.render_chat(
-                messages, created=asked.created, add_generation_prompt=add_generation_prompt
-            )
-        case _:
-            return None
-    least = tokenizer.least_tokens(text)
-    if least > limits.context_length:
-        raise NeverFitsError(
-            f"the prompt is {len(text)} characters, at least {least} tokens, but the context "
-            f"holds {limits.context_length}"
-        )
-    return text
-
-
-def prompt_ids(
-    asked: GenerationRequest, text: str | None, tokenizer: Tokenizer, limits: EngineLimits
-) -> tuple[int, ...]:
-    """The ids of the prompt, whose text is given. Raises InvalidRequestError."""
-    if text is None:
-        return asked.prompt if isinstance(asked.prompt, tuple) else ()
-    # A chat template writes the special tokens itself.
-    is_chat = isinstance(asked.prompt, ChatPrompt)
-    ids = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
-    if not ids:
-        raise InvalidRequestError("the prompt has no tokens: expected some text")
-    if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone
-        raise InvalidRequestError(
-            f"the prompt has token {max(ids)} of the tokenizer, but the model knows"
-            f" {limits.vocab_size} tokens"
-        )
-    return ids
 
 
 def build_engine_request(

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from modelfleet_process.addresses import join_address, split_address
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
@@ -74,7 +75,7 @@ class WorkerServer:
 
     async def start(self) -> None:
         """Takes calls. Raises UsageError if the address cannot be had."""
-        host, _, port = self._options.listen.rpartition(":")
+        host, _ = split_address(self._options.listen)
         try:
             bound = self._server.add_insecure_port(self._options.listen)
         except RuntimeError as error:
@@ -82,7 +83,7 @@ class WorkerServer:
                 f"cannot listen on {self._options.listen}: is the port taken, is the host ours?"
             ) from error
         await self._server.start()
-        self.address = f"{host}:{bound if port == '0' else port}"
+        self.address = join_address(host, bound)
         self._tasks = [
             asyncio.create_task(self._lifecycle.watch_engine()),
             asyncio.create_task(self._follow_health()),

@@ -33,6 +33,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         requests_finished=counters.finished,
         requests_cancelled=counters.cancelled,
         bytes_per_token=counters.bytes_per_token,
+        takes_many=True,
     )
     if status.state is State.LOADING:
         progress = lifecycle.progress

@@ -14,8 +14,9 @@ import structlog
 from typing_extensions import override
 
 from ..errors import BrokenTransferError, ModelError, UnreachableError
+from .bucket_credentials import SENTENCE, keep_to_the_list
 from .contents import check_complete, wanted_files
-from .http import reason
+from .http import allowed_endpoints, reason
 from .names import MOST_FILES
 from .remote import Listing, Moved, Remote, RemoteFile
 from .resuming import fetch_file
@@ -55,6 +56,7 @@ class BucketModel(Remote):
         self._prefix = f"{prefix}/" if prefix else ""
         with _our_errors():
             session = botocore.session.get_session()
+            keep_to_the_list(session, allowed_endpoints())
             sender = BucketSender(session.get_config_variable("ca_bundle"))
             session.register("before-send", sender)
             self._client: Any = boto3.Session(botocore_session=session).client(
@@ -136,7 +138,7 @@ def _our_errors(*, mid_file: bool = False) -> Iterator[None]:
     except exceptions.IncompleteReadError as error:
         raise BrokenTransferError("the answer ended early") from error
     except exceptions.NoCredentialsError as error:
-        raise ModelError(f"there are no credentials: {_LOGIN}") from error
+        raise ModelError(f"there are no credentials: {_no_login()}") from error
     except exceptions.ParamValidationError as error:
         raise ModelError("there can be no such bucket: check spec.model.source") from error
     except (
@@ -146,7 +148,9 @@ def _our_errors(*, mid_file: bool = False) -> Iterator[None]:
         exceptions.ProfileNotFound,
         exceptions.ConfigParseError,
     ) as error:
-        raise ModelError(f"no credentials can be had ({type(error).__name__}): {_LOGIN}") from error
+        raise ModelError(
+            f"no credentials can be had ({type(error).__name__}): {_no_login()}"
+        ) from error
     except exceptions.NoRegionError as error:
         raise ModelError("there is no region: set AWS_REGION by spec.podTemplate") from error
     except (exceptions.BotoCoreError, httpx2.HTTPError, OSError, *_NONSENSE) as error:
@@ -154,6 +158,10 @@ def _our_errors(*, mid_file: bool = False) -> Iterator[None]:
             f"what answers is no S3 store, or a setting is wrong ({type(error).__name__}): check "
             "AWS_ENDPOINT_URL and the other AWS variables"
         ) from error
+
+
+def _no_login() -> str:
+    return f"{_LOGIN}; {SENTENCE}" if allowed_endpoints().restricts else _LOGIN
 
 
 def _explain(response: dict[str, Any]) -> str:

@@ -12,9 +12,7 @@ from modelfleet_worker.engine.request import Request, SamplingParams, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
 from quantized_models import native_runner, step_logits
 
-pytestmark = pytest.mark.skipif(
-    not library.has_bfloat16(), reason="needs a compiler and a processor with AVX-512 BF16"
-)
+pytestmark = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
 
 VOCAB = 1003  # no multiple of anything
 SEQUENCES = 60  # a block each; the cache has 64

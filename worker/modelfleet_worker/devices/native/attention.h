@@ -20,22 +20,8 @@
 
 namespace modelfleet {
 
-constexpr int kBlock = 16;   // tokens
-constexpr int kQueries = 8;  // that attention computes together
+constexpr int kBlock = 16;  // tokens
 static_assert(kBlock == kLanes);
-
-inline __m512 exponential(__m512 x) {  // relative error below 2e-7 (Cephes' expf)
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-  p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1)));
-  // Exactly 0 for what is masked out (-inf); not a number stays so.
-  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-103), _CMP_NLT_UQ);
-  return _mm512_maskz_scalef_ps(counts, p, n);
-}
 
 // The cache of one layer and KV head. `scales` is null where codes are bfloat16.
 template <typename Code>
@@ -50,29 +36,17 @@ struct HeadCache {
   float* value_scales(int64_t block) const { return key_scales(block) + kBlock; }
 };
 
-// 16 pairs of codes as bfloat16.
-inline __m512i pairs_of(const bf16* codes) { return _mm512_loadu_si512(codes); }
-inline __m512i pairs_of(const int8_t* codes) {
-  const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-  const __m512 first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(wide, 16), 16));
-  const __m512 second = _mm512_cvtepi32_ps(_mm512_srai_epi32(wide, 16));
-  return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(_mm512_castps_si512(first), 16),
-                                 _mm512_castps_si512(second));
-}
-
 // The scale of a vector's codes.
 inline float scale_of(const bf16* x, int64_t size) {
-  __m512 most = _mm512_setzero_ps();
-  for (int64_t i = 0; i < size; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(load(x + i)));
-  return _mm512_reduce_max_ps(most) / 127.0f;
+  Floats highest = set(0);
+  for (int64_t i = 0; i < size; i += kLanes) highest = max(highest, abs(load(x + i)));
+  return most(highest) / 127.0f;
 }
 
 // 16 values as codes.
 inline void encode(const bf16* x, float, bf16* codes) { std::memcpy(codes, x, kLanes * sizeof(bf16)); }
 inline void encode(const bf16* x, float scale, int8_t* codes) {
-  const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1.0f / scale : 0.0f);
-  const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load(x), inverse));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtsepi32_epi8(rounded));
+  store_codes(codes, nullptr, to_ints(mul(load(x), set(scale > 0 ? 1.0f / scale : 0.0f))));
 }
 
 // Stores a token's key and value as token `at` of a block. Of a pair of tokens both are read, one
@@ -115,31 +89,43 @@ struct Context {
 // A query of one head, and where its attention goes.
 struct Query {
   const bf16* query;
-  bf16* out;
+  Activation* out;
   int64_t seen;    // tokens of the context
   int64_t hidden;  // the first ones of them, before its window
 };
 
 struct Scratch {
   std::vector<float> scores;
-  std::vector<bf16> weights;
+  std::vector<Activation> weights;
+  std::vector<float> queries;  // [kQueries, D], where they are multiplied as float32
 };
+
+// A query as it is multiplied: where it is, or a copy as the r-th one of the scratch.
+inline const bf16* as_activations(const bf16* query, int64_t, int, const Scratch&, const bf16*) { return query; }
+inline const float* as_activations(const bf16* query, int64_t size, int r, Scratch& scratch, const float*) {
+  if (static_cast<int64_t>(scratch.queries.size()) < kQueries * size) scratch.queries.resize(kQueries * size);
+  float* const copy = scratch.queries.data() + r * size;
+  for (int64_t i = 0; i < size; i += kLanes) store(copy + i, load(query + i));
+  return copy;
+}
 
 // The attention of R queries that share the head and the sequence. What is read next is fetched
 // meanwhile, block by block.
 template <int R, typename Code>
 void attend(const Context<Code>& own, const Context<Code>& next, const Query* queries, Scratch& scratch) {
   constexpr int64_t kPairs = 64 / (kBlock * sizeof(Code));  // inputs, or tokens, on a line of the cache
+  // Registers that are summed at once, and codes that meet one: as many of R queries as fit.
+  constexpr int kTokens = is_narrow(R) ? kParts / 2 : kParts, kValues = 2 * kTokens, kCodes = 2 * kWidth;
   const HeadCache<Code>& cache = own.cache;
   const int64_t* const table = own.table;
   const int64_t d = cache.head_dim, blocks = own.blocks, stride = blocks * kBlock, last = next.blocks - 1;
-  const bf16* query[R];
-  int64_t seen[R], hidden[R], most = 0, most_hidden = 0;
+  const Activation* query[R];
+  int64_t seen[R], hidden[R], longest = 0, most_hidden = 0;
   for (int r = 0; r < R; ++r) {
-    query[r] = queries[r].query;
+    query[r] = as_activations(queries[r].query, d, r, scratch, static_cast<const Activation*>(nullptr));
     seen[r] = queries[r].seen;
     hidden[r] = queries[r].hidden;
-    most = std::max(most, seen[r]);
+    longest = std::max(longest, seen[r]);
     most_hidden = std::max(most_hidden, hidden[r]);
   }
   if (static_cast<int64_t>(scratch.scores.size()) < R * stride) {
@@ -147,79 +133,101 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
     scratch.weights.resize(R * stride);
   }
   float* const scores = scratch.scores.data();
-  bf16* const weights = scratch.weights.data();
-  const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-  const __m512 shrink = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(d)));
-  const auto seen_of = [&](int r, int64_t b) -> __mmask16 {
-    const int64_t left = seen[r] - b * kBlock;
-    const __mmask16 mask = left >= kBlock ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+  Activation* const weights = scratch.weights.data();
+  const Floats lowest = set(-std::numeric_limits<float>::infinity());
+  const Floats shrink = set(1.0f / std::sqrt(static_cast<float>(d)));
+  const auto seen_of = [&](int r, int64_t b) -> Mask {
+    const Mask mask = first_lanes(seen[r] - b * kBlock);
     if (b * kBlock >= most_hidden) return mask;
     const int64_t before = hidden[r] - b * kBlock;
     return before >= kBlock ? 0 : before > 0 ? mask & (0xffffu << before) : mask;
   };
-  __m512 highest[R];
+  Floats highest[R];
   for (int r = 0; r < R; ++r) highest[r] = lowest;
   for (int64_t b = 0; b < blocks; ++b) {
     const Code* const k = own.keys(b);
     const Code* const then = next.keys(std::min(b, last));
     if constexpr (cache.kScaled)
       for (int64_t at = 0; at < 2 * kBlock; at += kLanes)
-        _mm_prefetch(next.cache.key_scales(next.table[std::min(b, last)]) + at, _MM_HINT_T0);
-    __m512 sums[R], odd_sums[R];  // two chains of additions, so that one need not wait for the other
-    for (int r = 0; r < R; ++r) sums[r] = odd_sums[r] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < d; i += 4) {
-      const __m512i pair = pairs_of(k + i * kBlock), odd_pair = pairs_of(k + (i + 2) * kBlock);
-      for (int64_t at = i; at < i + 4; at += kPairs) _mm_prefetch(then + at * kBlock, _MM_HINT_T0);
-      for (int r = 0; r < R; ++r) {
-        sums[r] = _mm512_dpbf16_ps(sums[r], (__m512bh)pair, (__m512bh)spread(query[r] + i));
-        odd_sums[r] = _mm512_dpbf16_ps(odd_sums[r], (__m512bh)odd_pair, (__m512bh)spread(query[r] + i + 2));
+        fetch(next.cache.key_scales(next.table[std::min(b, last)]) + at);
+    Floats products[R];
+    for (int from = 0; from < kParts; from += kTokens) {
+      FloatRegister sums[R][kTokens], odd_sums[R][kTokens];  // two chains, so that one need not wait for the other
+      for (int r = 0; r < R; ++r)
+        for (int p = 0; p < kTokens; ++p) sums[r][p] = odd_sums[r][p] = set_register(0.0f);
+      for (int64_t i = 0; i < d; i += 4) {
+        if (from == 0)
+          for (int64_t at = i; at < i + 4; at += kPairs) fetch(then + at * kBlock);
+        for (int phase = 0; phase < kPhases; ++phase) {
+          Factor pair[kTokens];
+          for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + i * kBlock + (from + p) * kCodes, phase);
+          for (int r = 0; r < R; ++r) {
+            const auto two = spread(query[r] + i, phase);
+            for (int p = 0; p < kTokens; ++p) sums[r][p] = dot(sums[r][p], pair[p], two);
+          }
+          for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + (i + 2) * kBlock + (from + p) * kCodes, phase);
+          for (int r = 0; r < R; ++r) {
+            const auto two = spread(query[r] + i + 2, phase);
+            for (int p = 0; p < kTokens; ++p) odd_sums[r][p] = dot(odd_sums[r][p], pair[p], two);
+          }
+        }
       }
+      for (int r = 0; r < R; ++r)
+        for (int p = 0; p < kTokens; ++p) part(products[r], from + p) = add(sums[r][p], odd_sums[r][p]);
     }
-    for (int r = 0; r < R; ++r) sums[r] = _mm512_add_ps(sums[r], odd_sums[r]);
-    __m512 scale = shrink;
-    if constexpr (cache.kScaled) scale = _mm512_mul_ps(scale, load(cache.key_scales(table[b])));
+    Floats scale = shrink;
+    if constexpr (cache.kScaled) scale = mul(scale, load(cache.key_scales(table[b])));
     for (int r = 0; r < R; ++r) {
-      const __m512 score = _mm512_mask_mul_ps(lowest, seen_of(r, b), sums[r], scale);
-      highest[r] = _mm512_max_ps(highest[r], score);
-      _mm512_storeu_ps(scores + r * stride + b * kBlock, score);
+      const Floats score = mul_or(lowest, seen_of(r, b), products[r], scale);
+      highest[r] = max(highest[r], score);
+      store(scores + r * stride + b * kBlock, score);
     }
   }
   float inverse[R];
   for (int r = 0; r < R; ++r) {
-    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest[r]));
-    __m512 total = _mm512_setzero_ps();
+    const Floats top = set(most(highest[r]));
+    Floats total = set(0);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t t = r * stride + b * kBlock;
-      __m512 e = exponential(_mm512_sub_ps(load(scores + t), top));
-      total = _mm512_add_ps(total, e);
+      Floats e = exponential(sub(load(scores + t), top));
+      total = add(total, e);
       // What is not seen has a scale, too: another request's.
-      if constexpr (cache.kScaled) e = _mm512_maskz_mul_ps(seen_of(r, b), e, load(cache.value_scales(table[b])));
+      if constexpr (cache.kScaled) e = mul_or(set(0), seen_of(r, b), e, load(cache.value_scales(table[b])));
       store(weights + t, e);
     }
-    inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
+    inverse[r] = 1.0f / sum(total);
   }
   for (int64_t j = 0; j < d; j += 2 * kLanes) {
-    __m512 sums[R][2];
-    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-    for (int64_t b = 0; b < blocks; ++b) {
-      const Code* const v = own.values(b) + j * kBlock;
-      const Code* const then = next.values(std::min(b, last)) + j * kBlock;
-      const int64_t tokens = std::min<int64_t>(kBlock, most - b * kBlock);
-      for (int64_t t = 0; t < tokens; t += 2) {
-        __m512i pair[2];
-        for (int i = 0; i < 2; ++i) {
-          pair[i] = pairs_of(v + (i * kBlock + t) * kLanes);
-          if (t % kPairs == 0) _mm_prefetch(then + (i * kBlock + t) * kLanes, _MM_HINT_T0);
-        }
-        for (int r = 0; r < R; ++r) {
-          const __m512i two = spread(weights + r * stride + b * kBlock + t);
-          for (int i = 0; i < 2; ++i) sums[r][i] = _mm512_dpbf16_ps(sums[r][i], (__m512bh)pair[i], (__m512bh)two);
+    Floats outs[R][2];
+    for (int from = 0; from < 2 * kParts; from += kValues) {
+      FloatRegister sums[R][kValues];
+      for (int r = 0; r < R; ++r)
+        for (int n = 0; n < kValues; ++n) sums[r][n] = set_register(0.0f);
+      for (int64_t b = 0; b < blocks; ++b) {
+        const Code* const v = own.values(b) + j * kBlock;
+        const Code* const then = next.values(std::min(b, last)) + j * kBlock;
+        const int64_t tokens = std::min<int64_t>(kBlock, longest - b * kBlock);
+        for (int64_t t = 0; t < tokens; t += 2) {
+          if (from == 0 && t % kPairs == 0)
+            for (int i = 0; i < 2; ++i) fetch(then + (i * kBlock + t) * kLanes);
+          for (int phase = 0; phase < kPhases; ++phase) {
+            Factor pair[kValues];
+            for (int n = 0; n < kValues; ++n) {
+              const int i = (from + n) / kParts, p = (from + n) % kParts;
+              pair[n] = factor(v + (i * kBlock + t) * kLanes + p * kCodes, phase);
+            }
+            for (int r = 0; r < R; ++r) {
+              const auto two = spread(weights + r * stride + b * kBlock + t, phase);
+              for (int n = 0; n < kValues; ++n) sums[r][n] = dot(sums[r][n], pair[n], two);
+            }
+          }
         }
       }
+      for (int r = 0; r < R; ++r)
+        for (int n = 0; n < kValues; ++n) part(outs[r][(from + n) / kParts], (from + n) % kParts) = sums[r][n];
     }
     for (int r = 0; r < R; ++r)
-      for (int i = 0; i < 2; ++i)
-        store(queries[r].out + j + i * kLanes, _mm512_mul_ps(sums[r][i], _mm512_set1_ps(inverse[r])));
+      for (int i = 0; i < 2; ++i) store(queries[r].out + j + i * kLanes, mul(outs[r][i], set(inverse[r])));
   }
 }
 
@@ -234,8 +242,8 @@ void attend(int64_t count, const Context<Code>& own, const Context<Code>& next, 
     case 4: return attend<4>(own, next, queries, scratch);
     case 5: return attend<5>(own, next, queries, scratch);
     case 6: return attend<6>(own, next, queries, scratch);
-    case 7: return attend<7>(own, next, queries, scratch);
-    case 8: return attend<8>(own, next, queries, scratch);
+    case 7: if constexpr (kQueries > 6) return attend<7>(own, next, queries, scratch);
+    case 8: if constexpr (kQueries > 6) return attend<8>(own, next, queries, scratch);
   }
 }
 

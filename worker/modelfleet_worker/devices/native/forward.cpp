@@ -4,18 +4,16 @@
 // computed in one order, whatever else is in the batch and however its prompt was cut into chunks:
 // equal requests give equal bits.
 //
-#include <dlfcn.h>
-#include <immintrin.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <new>
 #include <vector>
 
 #include "attention.h"
+#include "buffer.h"
+#include "export.h"
 #include "projections.h"
 #include "sampling.h"
 #include "thread_pool.h"
@@ -55,55 +53,24 @@ struct Batch {
   int64_t* drawn;                           // [sampled], tokens
 };
 
-// On lines of the cache: threads that write neighbouring values do not share one, and no vector
-// lies across two.
-template <typename T>
-struct OnLines {
-  using value_type = T;
-  static constexpr std::align_val_t kLine{64};
-  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
-  void deallocate(T* values, size_t) { ::operator delete(values, kLine); }
-  friend bool operator==(OnLines, OnLines) { return true; }
-};
-template <typename T>
-using Values = std::vector<T, OnLines<T>>;
-
-struct Buffer {
-  Values<bf16> values;
-  Values<int8_t> codes;
-  Values<float> scales;
-  Values<int32_t> sums;
-  Rows rows(int64_t count, int64_t inputs) {
-    const size_t size = count * inputs;
-    if (values.size() < size) {
-      values.resize(size);
-      codes.resize(size);
-      scales.resize(size / kStep);
-      sums.resize(size / kStep);
-    }
-    return {values.data(), codes.data(), scales.data(), sums.data(), inputs};
-  }
-};
-
-template <typename T>
-void normalize(const T* x, const bf16* weight, int64_t size, double eps, bf16* y) {
-  __m512 squares = _mm512_setzero_ps();
+template <typename X, typename Y>
+void normalize(const X* x, const bf16* weight, int64_t size, double eps, Y* y) {
+  Floats squares = set(0);
   for (int64_t i = 0; i < size; i += kLanes) {
-    const __m512 v = load(x + i);
-    squares = _mm512_fmadd_ps(v, v, squares);
+    const Floats v = load(x + i);
+    squares = fma(v, v, squares);
   }
-  const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(size);
-  const __m512 factor = _mm512_set1_ps(1.0f / std::sqrt(mean + static_cast<float>(eps)));
-  for (int64_t i = 0; i < size; i += kLanes)
-    store(y + i, _mm512_mul_ps(_mm512_mul_ps(load(x + i), factor), load(weight + i)));
+  const float mean = sum(squares) / static_cast<float>(size);
+  const Floats factor = set(1.0f / std::sqrt(mean + static_cast<float>(eps)));
+  for (int64_t i = 0; i < size; i += kLanes) store(y + i, mul(mul(load(x + i), factor), load(weight + i)));
 }
 
 inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t size) {
   const int64_t half = size / 2;
   for (int64_t i = 0; i < half; i += kLanes) {
-    const __m512 a = load(x + i), b = load(x + half + i), c = load(cosines + i), s = load(sines + i);
-    store(x + i, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
-    store(x + half + i, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    const Floats a = load(x + i), b = load(x + half + i), c = load(cosines + i), s = load(sines + i);
+    store(x + i, fms(a, c, mul(b, s)));
+    store(x + half + i, fma(b, c, mul(a, s)));
   }
 }
 
@@ -127,12 +94,12 @@ class Pass {
     const auto [from, to] = share(b_.tokens);
     for (int64_t r = from; r < to; ++r)
       for (int64_t i = 0; i < m_.hidden; i += kLanes)
-        _mm512_storeu_ps(x(r) + i, load(m_.embeddings + token_of(b_.ids[r], b_.last_drawn) * m_.hidden + i));
+        store(x(r) + i, load(m_.embeddings + token_of(b_.ids[r], b_.last_drawn) * m_.hidden + i));
     thread_pool_.barrier();
     for (int64_t l = 0; l < m_.layers; ++l) {
       const Layer& layer = m_.layer[l];
       each_pair(layer.qkv, normed(layer.input_norm, layer.qkv), b_.tokens, layer.output, kUnread,
-                [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(qkv(r) + n, v, mask); });
+                [&](int64_t r, int64_t n, const Floats& v, Mask mask) { store(qkv(r) + n, v, mask); });
       thread_pool_.barrier();
       attend(layer, l);
       thread_pool_.barrier();
@@ -145,7 +112,7 @@ class Pass {
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
     each_pair(m_.head, last, b_.sampled, m_.layer[0].qkv, kUnread,
-              [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(b_.logits + r * m_.vocab + n, v, mask); });
+              [&](int64_t r, int64_t n, const Floats& v, Mask mask) { store(b_.logits + r * m_.vocab + n, v, mask); });
     thread_pool_.barrier();
     Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
@@ -201,9 +168,9 @@ class Pass {
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
     // Other threads wrote these rows, far apart: without a prefetch each access would stall.
-    const auto soon = [&](int64_t r, int64_t n) { _mm_prefetch(x(r) + n, _MM_HINT_T0); };
-    each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) {
-      store(x(r) + n, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, x(r) + n), v), mask);
+    const auto soon = [&](int64_t r, int64_t n) { fetch(x(r) + n); };
+    each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, const Floats& v, Mask mask) {
+      store(x(r) + n, add(load(x(r) + n, mask), v), mask);
     });
   }
 
@@ -216,16 +183,16 @@ class Pass {
       for (int64_t pair = first; pair < last; ++pair) {
         const int64_t next = pair + 1 < last ? pair + 1 : first;
         in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
-          __m512 gate[R][kPair], up[R][kPair];
+          Floats gate[R][kPair], up[R][kPair];
           sums_of<Bits, Grouped, R>(w, rows, row, pair, w.pair(next), part, gate);
           sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
           const int64_t n = pair * kPair * kLanes;
           for (int r = 0; r < R; ++r) {
             for (int b = 0; b < kPair; ++b) {
-              const __m512 g = gate[r][b];
-              const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), g));
-              const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e));
-              store(activated_.row(row + r) + n + b * kLanes, _mm512_mul_ps(silu, up[r][b]));
+              const Floats g = gate[r][b];
+              const Floats e = exponential(sub(set(0), g));
+              const Floats silu = div(g, add(set(1), e));
+              store(activated_.row(row + r) + n + b * kLanes, mul(silu, up[r][b]));
             }
             if (layer.down.bits < 16) round_inputs(activated_, row + r, n, n + kStep);
           }
@@ -393,46 +360,9 @@ class Stepper {
 
 }  // namespace modelfleet
 
-extern "C" modelfleet::Stepper* modelfleet_start(const modelfleet::Model* model, int threads) {
+MODELFLEET_EXPORT modelfleet::Stepper* modelfleet_start(const modelfleet::Model* model, int threads) {
   return new modelfleet::Stepper(*model, threads);
 }
-extern "C" void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet::Batch* batch) { stepper->launch(*batch); }
-extern "C" void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
-extern "C" void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }
-
-namespace modelfleet {
-
-// Torch's OpenMP where torch is, so that both share one pool of threads; else only this thread.
-template <typename F>
-void in_parallel(int64_t count, F&& f) {
-  using Loop = void(void (*)(void*), void*, unsigned, unsigned);
-  static const auto parallel = reinterpret_cast<Loop*>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
-    for (int64_t i; (i = next.fetch_add(1)) < count;) f(i);
-  };
-  if (!parallel) return work();
-  parallel([](void* own) { (*static_cast<decltype(work)*>(own))(); }, const_cast<void*>(static_cast<const void*>(&work)), 0, 0);
-}
-
-template <typename Y>
-void project_all(const Linear* weight, const bf16* x, int64_t rows, Y* y) {
-  static thread_local Buffer buffer;
-  const Rows all = buffer.rows(rows, weight->inputs);
-  std::memcpy(all.values, x, rows * weight->inputs * sizeof(bf16));
-  if (weight->bits < 16)
-    for (int64_t r = 0; r < rows; ++r) round_inputs(all, r, 0, weight->inputs);
-  in_parallel(weight->pairs(), [&](int64_t pair) {
-    project(*weight, all, 0, rows, pair, weight->pair(std::min(pair + 1, weight->pairs() - 1)), kUnread,
-            [&](int64_t r, int64_t n, __m512 v, __mmask16 mask) { store(y + r * weight->outputs + n, v, mask); });
-  });
-}
-
-}  // namespace modelfleet
-
-extern "C" void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
-  modelfleet::project_all(weight, x, rows, y);
-}
-extern "C" void modelfleet_project_float32(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, float* y) {
-  modelfleet::project_all(weight, x, rows, y);
-}
+MODELFLEET_EXPORT void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet::Batch* batch) { stepper->launch(*batch); }
+MODELFLEET_EXPORT void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
+MODELFLEET_EXPORT void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }

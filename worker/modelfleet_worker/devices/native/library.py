@@ -1,4 +1,8 @@
-"""The C++ files of this folder as a library, compiled when they are first needed."""
+"""The C++ files of this folder as a library, compiled when they are first needed.
+
+One library for each set of instructions; a process loads the best one that its processor has, and
+that can be compiled and loaded. No part of it needs torch.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,35 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
-from ctypes import POINTER, c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from .instruction_sets import OFF, SETS, InstructionSet, candidates
+
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_UNITS = ("forward.cpp", "packing.cpp")
-_SOURCES = ("projections.h", "attention.h", "sampling.h", "thread_pool.h", *_UNITS)
-_NEEDED = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
-# For every such processor, not only this one: an image may hold the library.
+_UNITS = ("forward.cpp", "project.cpp", "packing.cpp")
+_PROCESSOR = "processor.cpp"  # compiled for every processor: it says what this one has
 _FLAGS = (
     "-O3",
     "-std=c++20",
-    "-march=x86-64-v4",
-    "-mavx512vnni",
-    "-mavx512bf16",
     "-fPIC",
+    # Several libraries in one process have the same names inside, and not the same code.
+    "-fvisibility=hidden",
+    # A compiler that fuses a product and a sum where it likes gives each set bits of its own.
+    "-ffp-contract=off",
 )
-_COMPILE_SECONDS = 120
-_SWITCH = "MODELFLEET_COMPILED_STEP"  # `off`: torch's operations, to compare or to rule it out
+_COMPILE_SECONDS = 300
+_SWITCH = "MODELFLEET_ISA"  # the highest set to use, or `off`: torch's operations
+_OLD_SWITCH = "MODELFLEET_COMPILED_STEP"  # `off` is the same
 
 
 class LinearStruct(ctypes.Structure):
@@ -122,36 +130,91 @@ class BatchStruct(ctypes.Structure):
     )
 
 
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, and there is a library that lets it."""
-    return "avx512_bf16" in _flags_of_processor() and load_library() is not None
+@dataclass(frozen=True, slots=True)
+class CompiledStep:
+    """A library, and the set of instructions that it is compiled for."""
+
+    library: ctypes.CDLL
+    instruction_set: InstructionSet
 
 
 def load_library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be, or shall not."""
-    return None if os.environ.get(_SWITCH) == "off" else _load_library()
+    """The compiled step; None where it cannot be, or shall not."""
+    return None if (step := compiled_step()) is None else step.library
+
+
+def instruction_set() -> InstructionSet | None:
+    """The set that the compiled step uses here; None: there is no compiled step."""
+    return None if (step := compiled_step()) is None else step.instruction_set
+
+
+def arithmetic() -> str:
+    """How the compiled step multiplies: equal bits where this is equal. Empty: there is none."""
+    return "" if (step := compiled_step()) is None else step.instruction_set.arithmetic
+
+
+def compiled_step() -> CompiledStep | None:
+    """Of the best set of instructions that this process may use."""
+    if os.environ.get(_OLD_SWITCH) == OFF:
+        return None
+    return _best(os.environ.get(_SWITCH) or None)
 
 
 @functools.cache
-def _load_library() -> ctypes.CDLL | None:
-    if not _flags_of_processor() >= _NEEDED:
-        return None
-    path = _built_in()
+def _best(highest: str | None) -> CompiledStep | None:
+    try:
+        sets = candidates(platform.machine(), _features(), highest)
+    except ValueError as error:
+        log.warning("the switch is ignored", switch=_SWITCH, error=str(error))
+        sets = candidates(platform.machine(), _features())
+    for one in sets:
+        try:
+            step = load_set(one.name)
+        except OSError as error:
+            log.warning(
+                "the compiled step is slower than it could be: a set of instructions cannot be used",
+                instruction_set=one.name,
+                error=str(error),
+            )
+        else:
+            log.info("compiled step", instruction_set=one.name, arithmetic=one.arithmetic)
+            return step
+    if highest != OFF:
+        log.warning(
+            "the model runs on torch's operations, which are slower: there is no compiled step for"
+            " this processor",
+            tried=[one.name for one in sets],
+        )
+    return None
+
+
+@functools.cache
+def load_set(name: str) -> CompiledStep:
+    """Of one set. Raises OSError: it cannot be compiled or loaded, or the processor lacks it."""
+    chosen = next(s for s in SETS if s.name == name)
+    path = _built_in(chosen)
     if not path.exists():
         # Not $MODELFLEET_CACHE: others may write to a node's cache of models, and this is code.
         path = Path("~/.cache/modelfleet/kernels").expanduser() / path.name
-    try:
-        if not path.exists():
-            compile_library(path)
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        log.warning("the model runs on torch's kernels, which are slower", error=str(error))
-        return None
+    if not path.exists():
+        compile_library(path, chosen)
+    library = ctypes.CDLL(str(path))
+    _declare(library)
+    # The processor itself: /proc/cpuinfo is the host's where this runs in an emulator.
+    has = frozenset(library.modelfleet_processor().decode().split())
+    if lacking := chosen.needs - has:
+        raise OSError(f"the processor says that it lacks {', '.join(sorted(lacking))}")
+    return CompiledStep(library, chosen)
+
+
+def _declare(library: ctypes.CDLL) -> None:
     for project in (library.modelfleet_project, library.modelfleet_project_float32):
         project.argtypes = [POINTER(LinearStruct), c_void_p, c_int64, c_void_p]
         project.restype = None
     library.modelfleet_pack.argtypes = [POINTER(PackingStruct), c_int64, c_int]
     library.modelfleet_pack.restype = None
+    library.modelfleet_processor.argtypes = []
+    library.modelfleet_processor.restype = c_char_p
     library.modelfleet_start.argtypes = [POINTER(ModelStruct), c_int]
     library.modelfleet_start.restype = c_void_p
     library.modelfleet_launch.argtypes = [c_void_p, POINTER(BatchStruct)]
@@ -160,39 +223,67 @@ def _load_library() -> ctypes.CDLL | None:
     library.modelfleet_wait.restype = None
     library.modelfleet_stop.argtypes = [c_void_p]
     library.modelfleet_stop.restype = None
-    return library
 
 
-def _built_in() -> Path:
+def _built_in(chosen: InstructionSet) -> Path:
     """Where an image has it: beside the sources, named by all that is in it."""
-    source = b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)
-    digest = hashlib.sha256(source + " ".join(_FLAGS).encode()).hexdigest()
-    return _FOLDER / f"native-{digest[:16]}.so"
+    files = sorted(p for p in _FOLDER.iterdir() if p.suffix in (".h", ".cpp"))
+    source = b"".join(p.read_bytes() for p in files)
+    digest = hashlib.sha256(source + " ".join((*_FLAGS, *chosen.flags)).encode()).hexdigest()
+    return _FOLDER / f"{chosen.name}-{digest[:16]}.so"
 
 
-def compile_library(path: Path) -> None:
+def compile_library(path: Path, chosen: InstructionSet, compiler: str | None = None) -> None:
     """Seconds. Raises OSError with what the compiler said, or that there is none."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+    found = compiler or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if found is None:
         raise FileNotFoundError("there is no C++ compiler: install g++ to have the fast ones")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        library = Path(folder, "native.so")
-        units = [str(_FOLDER / name) for name in _UNITS]
-        for command in ([compiler, *_FLAGS, "-shared", *units, "-o", str(library)],):
-            try:
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False
-                )
-            except subprocess.TimeoutExpired as error:
-                raise OSError(f"{compiler} took longer than {_COMPILE_SECONDS} s") from error
-            if done.returncode:
-                raise OSError(f"{compiler}: {done.stderr.strip()[-500:]}")
+        objects = {unit: str(Path(folder, unit).with_suffix(".o")) for unit in _UNITS}
+        say, library = str(Path(folder, "processor.o")), Path(folder, "library.so")
+        commands = [
+            *(
+                [found, *_FLAGS, *chosen.flags, "-c", str(_FOLDER / unit), "-o", to]
+                for unit, to in objects.items()
+            ),
+            [found, *_FLAGS, "-c", str(_FOLDER / _PROCESSOR), "-o", say],
+        ]
+        _run_all(commands)
+        # Two steps: nothing that torch has, too, is to be linked here.
+        _run_all([[found, "-shared", "-Wl,-Bsymbolic", *objects.values(), say, "-o", str(library)]])
         library.replace(path)  # another worker may compile it too: both are the same
 
 
+def _run_all(commands: list[list[str]]) -> None:
+    """At the same time."""
+    running = [
+        subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for c in commands
+    ]
+    try:
+        for process in running:
+            _, said = process.communicate(timeout=_COMPILE_SECONDS)
+            if process.returncode:
+                raise OSError(f"{process.args[0]}: {said.strip()[-500:]}")
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{commands[0][0]} took longer than {_COMPILE_SECONDS} s") from error
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
 @functools.cache
-def _flags_of_processor() -> frozenset[str]:
+def _features() -> frozenset[str]:
+    """What /proc/cpuinfo says, or for ARM the system: sets that are not worth compiling here."""
+    if platform.machine() == "aarch64":
+        first, second = ctypes.CDLL(None).getauxval, 26
+        first.restype, first.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        bits = first(16) | first(second) << 64
+        names = {1: "asimd", 10: "asimdhp", 20: "asimddp", 64 + 13: "i8mm", 64 + 14: "bf16"}
+        return frozenset(name for bit, name in names.items() if bits >> bit & 1)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -200,5 +291,12 @@ def _flags_of_processor() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-if __name__ == "__main__":  # in the build of an image
-    compile_library(_built_in())
+def build_all(folder: Path = _FOLDER) -> None:
+    """All of this machine's architecture, whatever its processor has: in the build of an image."""
+    for one in SETS:
+        if one.machine == platform.machine():
+            compile_library(folder / _built_in(one).name, one)
+
+
+if __name__ == "__main__":
+    build_all()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...quantization.weights import QuantizedWeight
-from .library import has_bfloat16, load_library
+from .library import load_library
 from .packed import Grid, PackedLinear, Rows, pack
 
 _STEP = 32  # inputs that share a scale of activations
@@ -36,7 +36,7 @@ class NativeLinear:
     @staticmethod
     def takes_plain(inputs: int, dtype: torch.dtype) -> bool:
         """Whether it is made for plain weights of so many inputs."""
-        return dtype == torch.bfloat16 and inputs % _STEP == 0 and has_bfloat16()
+        return dtype == torch.bfloat16 and inputs % _STEP == 0 and load_library() is not None
 
     @property
     def nbytes(self) -> int:

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "export.h"
+
 namespace modelfleet {
 namespace {
 
@@ -22,14 +24,14 @@ enum Type : int64_t { kBFloat16, kFloat16, kFloat32, kCodes };
 }  // namespace
 
 // As in packed.py. Some outputs of a projection, [outputs, inputs] row by row.
-struct Part {
+struct StoredPart {
   const void* rows;
   int64_t outputs, type;  // kCodes: int8, rounded already
 };
 
 // As in packed.py. Where scales are given with the codes, those and the zeros are not written.
 struct Packing {
-  const Part* parts;
+  const StoredPart* parts;
   int64_t num_parts;
   int64_t bits, group, inputs, outputs, symmetric;  // bits 0: rows of bfloat16 as they come
   void* codes;
@@ -162,7 +164,7 @@ class Packer {
 
   // A row in words of 32 bits, as its lane holds them one after another.
   const uint32_t* row(const Packing& p, int64_t output, uint32_t* words) {
-    const Part* part = p.parts;
+    const StoredPart* part = p.parts;
     int64_t own = output;
     for (; own >= part->outputs; ++part) own -= part->outputs;
     if (part->type == kCodes) {
@@ -195,7 +197,7 @@ class Packer {
     }
   }
 
-  const uint16_t* bfloat16(const Part& part, int64_t row, int64_t inputs) {
+  const uint16_t* bfloat16(const StoredPart& part, int64_t row, int64_t inputs) {
     const int64_t first = row * inputs;
     if (part.type == kBFloat16) return static_cast<const uint16_t*>(part.rows) + first;
     if (part.type == kFloat16) {
@@ -247,7 +249,7 @@ class Packer {
 }  // namespace modelfleet
 
 // Packs projections, pair by pair, by as many threads.
-extern "C" void modelfleet_pack(const modelfleet::Packing* all, int64_t count, int threads) {
+MODELFLEET_EXPORT void modelfleet_pack(const modelfleet::Packing* all, int64_t count, int threads) {
   std::vector<int64_t> ends;
   int64_t total = 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -1,8 +1,8 @@
-// Projections for x86 with AVX-512: y[M, N] = x[M, K] * w[N, K]^T, weights of 16, 8 or 4 bits.
+// Projections: y[M, N] = x[M, K] * w[N, K]^T, weights of 16, 8 or 4 bits.
 //
-// bfloat16 weights meet bfloat16 activations (vdpbf16ps, float32 sums). For quantized weights the
+// bfloat16 weights meet activations as vectors.h says, with float32 sums. For quantized weights the
 // activations are rounded to 8 bits in groups of 32 inputs of one row; products are then exact
-// (vpdpbusd: unsigned weights, signed activations, 32-bit sums), sums over groups are float32.
+// (unsigned weights, signed activations, 32-bit sums), sums over groups are float32.
 // A row's result depends on nothing but the row: each sum is one chain over the inputs, in order,
 // whatever else is in the batch.
 //
@@ -12,20 +12,15 @@
 //   4 bits:  [N / 32][K / 8][32 lanes][4 inputs], code + 8; the low halves are inputs 0-3 of each 8
 //   scales: float32 [N / 16][G][16];  zeros: int32, likewise, of the unsigned codes, or null
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 #include <utility>
 
+#include "vectors.h"
+
 namespace modelfleet {
 
-using bf16 = uint16_t;
-
-constexpr int kLanes = 16;
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
-constexpr int kPair = 2;   // blocks of lanes that are computed together: 32 outputs
-
-constexpr int tile_of(int64_t bits) { return bits == 16 ? 8 : 6; }  // rows, by what fits in 32 registers
+constexpr int kPair = 2;   // blocks of lanes that lie together: 32 outputs
 
 struct Linear {
   const void* codes;
@@ -46,144 +41,138 @@ struct Part {
 
 // What a projection reads: rows of `inputs` values, and the same rounded where weights want it.
 struct Rows {
-  bf16* values;
-  int8_t* codes;    // [M, K]
-  float* scales;    // [M, K / kStep]
-  int32_t* sums;    // [M, K / kStep], of codes
+  Activation* values;
+  int8_t* codes;        // [M, K]
+  int16_t* wide_codes;  // [M, K], of each four inputs 0, 2, 1, 3; null where Products take none
+  float* scales;        // [M, K / kStep]
+  int32_t* sums;        // [M, K / kStep], of codes
   int64_t inputs;
-  bf16* row(int64_t r) const { return values + r * inputs; }
+  Activation* row(int64_t r) const { return values + r * inputs; }
 };
-
-inline __m512 load(const float* x) { return _mm512_loadu_ps(x); }
-inline __m512 load(const bf16* x) {
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-inline __m512 load(const bf16* x, __mmask16 mask) {
-  const __m256i half = _mm256_maskz_loadu_epi16(mask, x);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
-inline __m256i to_bf16(__m512 value) {  // to nearest even
-  const __m512i bits = _mm512_castps_si512(value);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
-  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-  const __m512i sound = _mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16), nan, _mm512_set1_epi32(0x7fc0));
-  return _mm512_cvtepi32_epi16(sound);
-}
-inline void store(bf16* y, __m512 value) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), to_bf16(value));
-}
-inline void store(bf16* y, __m512 value, __mmask16 mask) { _mm256_mask_storeu_epi16(y, mask, to_bf16(value)); }
-inline void store(float* y, __m512 value, __mmask16 mask) { _mm512_mask_storeu_ps(y, mask, value); }
-
-inline __m512i spread(const void* four_bytes) {
-  return _mm512_set1_epi32(*static_cast<const int32_t*>(four_bytes));
-}
 
 // Rounds inputs `from` to `to` of a row, both whole steps.
 inline void round_inputs(const Rows& x, int64_t row, int64_t from, int64_t to) {
   const int64_t steps = x.inputs / kStep;
   for (int64_t s = from / kStep; s < to / kStep; ++s) {
-    const bf16* values = x.row(row) + s * kStep;
-    int8_t* codes = x.codes + row * x.inputs + s * kStep;
-    const __m512 a = load(values), b = load(values + kLanes);
-    const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-    const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
-    const __m512i ca = _mm512_cvtps_epi32(_mm512_mul_ps(a, inverse));
-    const __m512i cb = _mm512_cvtps_epi32(_mm512_mul_ps(b, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtsepi32_epi8(ca));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + kLanes), _mm512_cvtsepi32_epi8(cb));
-    x.scales[row * steps + s] = most / 127.0f;
-    x.sums[row * steps + s] = _mm512_reduce_add_epi32(_mm512_add_epi32(ca, cb));
+    const Activation* values = x.row(row) + s * kStep;
+    const int64_t at = row * x.inputs + s * kStep;
+    const Floats a = load(values), b = load(values + kLanes);
+    const float highest = most(max(abs(a), abs(b)));
+    const Floats inverse = set(highest > 0 ? 127.0f / highest : 0.0f);
+    const Ints ca = to_ints(mul(a, inverse)), cb = to_ints(mul(b, inverse));
+    int16_t* const wide = kWideCodes ? x.wide_codes + at : nullptr;
+    store_codes(x.codes + at, wide, ca);
+    store_codes(x.codes + at + kLanes, kWideCodes ? wide + kLanes : nullptr, cb);
+    x.scales[row * steps + s] = highest / 127.0f;
+    x.sums[row * steps + s] = sum(add(ca, cb));
   }
 }
 
-// The sums of R rows and 32 outputs. Bits 16: bfloat16. Sums are local, and so is what the loops
-// read often: the compiler stores and loads what is behind a reference around each product.
-template <int Bits, bool Grouped, int R>
-inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, const uint8_t* next, Part part,
-                    __m512 (&out)[R][kPair]) {
-  constexpr int B = kPair;
-  constexpr int64_t kBytes = 64;  // of a block of lanes, at a time
-  const int64_t block = pair * B, inputs = w.inputs;
-  const uint8_t* codes = w.pair(pair);
-  const int64_t stride = B * kBytes / part.count;
+// The sums of R rows and B blocks of lanes, from the block `first` of a pair on. Bits 16: bfloat16.
+// Sums are local, and so is what the loops read often: the compiler stores and loads what is behind
+// a reference around each product.
+template <int Bits, bool Grouped, int R, int B>
+inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, int first, const uint8_t* next,
+                    Part part, Floats (&out)[R][kPair]) {
+  constexpr int N = B * kParts;               // registers
+  constexpr int64_t kBytes = kLine / kParts;  // of codes for one
+  const int64_t block = pair * kPair + first, inputs = w.inputs;
+  const uint8_t* codes = w.pair(pair) + first * kLine;
+  const int64_t stride = kPair * kLine / part.count;
   next += part.index * w.pair_bytes() / part.count;
-  __m512 sums[R][B];
+  FloatRegister sums[R][N];
   for (int r = 0; r < R; ++r)
-    for (int b = 0; b < B; ++b) sums[r][b] = _mm512_setzero_ps();
+    for (int j = 0; j < N; ++j) sums[r][j] = set_register(0.0f);
 
   if constexpr (Bits == 16) {
-    const bf16* own = x.row(row);
-    for (int64_t k = 0; k < inputs; k += 2, codes += B * kBytes, next += stride) {
-      __m512i c[B];
-      for (int b = 0; b < B; ++b) {
-        c[b] = _mm512_loadu_si512(codes + b * kBytes);
-        _mm_prefetch(next + b * stride / B, _MM_HINT_NTA);
-      }
-      for (int r = 0; r < R; ++r) {
-        const __m512i two = spread(own + r * inputs + k);
-        for (int b = 0; b < B; ++b) sums[r][b] = _mm512_dpbf16_ps(sums[r][b], (__m512bh)c[b], (__m512bh)two);
-      }
+    const Activation* own = x.row(row);
+    for (int64_t k = 0; k < inputs; k += 2, codes += kPair * kLine, next += stride) {
+      for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
+      const auto weights = reinterpret_cast<const bf16*>(codes);
+      for (int phase = 0; phase < kPhases; ++phase)
+        if constexpr (R < N) {  // the fewer ones stay in registers
+          Factor two[R];
+          for (int r = 0; r < R; ++r) two[r] = spread(own + r * inputs + k, phase);
+          for (int j = 0; j < N; ++j) {
+            const Factor c = factor(weights + j * 2 * kWidth, phase);
+            for (int r = 0; r < R; ++r) sums[r][j] = dot(sums[r][j], c, two[r]);
+          }
+        } else {
+          Factor c[N];
+          for (int j = 0; j < N; ++j) c[j] = factor(weights + j * 2 * kWidth, phase);
+          for (int r = 0; r < R; ++r) {
+            const Factor two = spread(own + r * inputs + k, phase);
+            for (int j = 0; j < N; ++j) sums[r][j] = dot(sums[r][j], c[j], two);
+          }
+        }
     }
   } else {
+    using P = Products<Bits>;
     const int64_t group = w.group, groups = inputs / group, steps = inputs / kStep;
     const float *scales = w.scales, *own_scales = x.scales + row * steps;
     const int32_t *zeros = w.zeros, *own_sums = x.sums + row * steps;
     const int8_t* own = x.codes + row * inputs;
-    const __m512i low = _mm512_set1_epi8(15);
-    for (int64_t s = 0; s < steps; ++s, own += kStep) {
+    const int16_t* wide = kWideCodes ? x.wide_codes + row * inputs : nullptr;
+    for (int64_t s = 0; s < steps; ++s, own += kStep, wide += kWideCodes ? kStep : 0) {
       const int64_t g = Grouped ? s * kStep / group : 0;
-      __m512i dots[R][B];
-      for (int b = 0; b < B; ++b) {
-        const int64_t at = ((block + b) * groups + g) * kLanes;
-        for (int r = 0; r < R; ++r) {
-          const int32_t sum = -own_sums[r * steps + s];
-          dots[r][b] = zeros ? _mm512_mullo_epi32(_mm512_loadu_si512(zeros + at), _mm512_set1_epi32(sum))
-                             : _mm512_set1_epi32(sum * (1 << (Bits - 1)));
-        }
-      }
-      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += B * kBytes, next += stride) {
-        __m512i c[B];
-        for (int b = 0; b < B; ++b) {
-          c[b] = _mm512_loadu_si512(codes + b * kBytes);
-          _mm_prefetch(next + b * stride / B, _MM_HINT_NTA);
-        }
-        for (int half = 0; half < 8 / Bits; ++half) {
-          __m512i u[B];
-          for (int b = 0; b < B; ++b)
-            u[b] = Bits == 8 ? c[b] : _mm512_and_si512(half ? _mm512_srli_epi16(c[b], 4) : c[b], low);
-          for (int r = 0; r < R; ++r) {
-            const __m512i four = spread(own + r * inputs + k + 4 * half);
-            for (int b = 0; b < B; ++b) dots[r][b] = _mm512_dpbusd_epi32(dots[r][b], u[b], four);
+      const auto at = [&](int j) { return ((block + j / kParts) * groups + g) * kLanes + j % kParts * kWidth; };
+      const auto correction = [&](int r, int j) {
+        const int32_t total = -own_sums[r * steps + s];
+        if (!zeros) return set_register(total * ((1 << (Bits - 1)) - P::kOffset));
+        const IntRegister zero = load_register(zeros + at(j));
+        return mul(P::kOffset ? add(zero, set_register(-P::kOffset)) : zero, set_register(total));
+      };
+      IntRegister dots[R][N];
+      for (int j = 0; j < N; ++j)
+        for (int r = 0; r < R; ++r) dots[r][j] = P::kFromZero ? set_register(int32_t{0}) : correction(r, j);
+      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += kPair * kLine, next += stride) {
+        for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
+        for (int half = 0; half < 8 / Bits; ++half)
+          for (int phase = 0; phase < P::kPhases; ++phase) {
+            IntRegister u[N];
+            for (int j = 0; j < N; ++j) u[j] = P::weights(codes + j * kBytes, half, phase);
+            for (int r = 0; r < R; ++r) {
+              const int64_t from = r * inputs + k + 4 * half;
+              const auto four = P::activations(own + from, kWideCodes ? wide + from : nullptr, phase);
+              for (int j = 0; j < N; ++j) dots[r][j] = P::add(dots[r][j], u[j], four);
+            }
           }
-        }
       }
-      for (int b = 0; b < B; ++b) {
-        const __m512 scale = Grouped ? load(scales + ((block + b) * groups + g) * kLanes) : _mm512_set1_ps(1);
+      for (int j = 0; j < N; ++j) {
+        const FloatRegister scale = Grouped ? load_register(scales + at(j)) : set_register(1.0f);
         for (int r = 0; r < R; ++r) {
-          const __m512 own_scale = _mm512_set1_ps(own_scales[r * steps + s]);
-          const __m512 both = Grouped ? _mm512_mul_ps(scale, own_scale) : own_scale;
-          sums[r][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][b]), both, sums[r][b]);
+          const FloatRegister own_scale = set_register(own_scales[r * steps + s]);
+          const FloatRegister both = Grouped ? mul(scale, own_scale) : own_scale;
+          IntRegister whole = P::whole(dots[r][j]);
+          if constexpr (P::kFromZero) whole = add(whole, correction(r, j));
+          sums[r][j] = fma(to_floats(whole), both, sums[r][j]);
         }
       }
     }
     if constexpr (!Grouped)
-      for (int b = 0; b < B; ++b) {
-        const __m512 scale = load(scales + (block + b) * kLanes);
-        for (int r = 0; r < R; ++r) sums[r][b] = _mm512_mul_ps(sums[r][b], scale);
+      for (int j = 0; j < N; ++j) {
+        const FloatRegister scale = load_register(scales + block * kLanes + j * kWidth);
+        for (int r = 0; r < R; ++r) sums[r][j] = mul(sums[r][j], scale);
       }
   }
-  for (int b = 0; b < B; ++b) {
-    __m512 bias = _mm512_setzero_ps();
-    if (w.bias) {
-      const int64_t left = w.outputs - (block + b) * kLanes;
-      bias = load(w.bias + (block + b) * kLanes, left >= kLanes ? 0xffff : left > 0 ? (1u << left) - 1 : 0);
+  Floats bias[B];
+  for (int b = 0; b < B; ++b)
+    bias[b] = w.bias ? load(w.bias + (block + b) * kLanes, first_lanes(w.outputs - (block + b) * kLanes)) : set(0);
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < N; ++j) {
+      const int b = j / kParts, p = j % kParts;
+      modelfleet::part(out[r][first + b], p) = add(sums[r][j], modelfleet::part(bias[b], p));
     }
-    for (int r = 0; r < R; ++r) out[r][b] = _mm512_add_ps(sums[r][b], bias);
-  }
+}
+
+// The sums of R rows and the 32 outputs of a pair, of as many blocks at once as registers hold.
+template <int Bits, bool Grouped, int R>
+inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, const uint8_t* next, Part part,
+                    Floats (&out)[R][kPair]) {
+  constexpr int B = blocks_of(Bits, R);
+  constexpr int kTimes = kPair / B;
+  for (int i = 0; i < kTimes; ++i)
+    sums_of<Bits, Grouped, R, B>(w, x, row, pair, i * B, next, {part.index * kTimes + i, part.count * kTimes}, out);
 }
 
 // Calls f<Bits, Grouped, R>(row, part) for tiles of R rows that together are `from` to `to`.
@@ -197,8 +186,8 @@ inline void in_tiles(int64_t from, int64_t to, F&& f) {
     case 1: f.template operator()<Bits, Grouped, 1>(row, part); break;
     case 2: f.template operator()<Bits, Grouped, 2>(row, part); break;
     case 3: f.template operator()<Bits, Grouped, 3>(row, part); break;
-    case 4: f.template operator()<Bits, Grouped, 4>(row, part); break;
-    case 5: f.template operator()<Bits, Grouped, 5>(row, part); break;
+    case 4: if constexpr (kMost > 4) f.template operator()<Bits, Grouped, 4>(row, part); break;
+    case 5: if constexpr (kMost > 4) f.template operator()<Bits, Grouped, 5>(row, part); break;
     case 6: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 6>(row, part); break;
     case 7: if constexpr (kMost > 6) f.template operator()<Bits, Grouped, 7>(row, part); break;
   }
@@ -226,12 +215,12 @@ inline void project(const Linear& w, const Rows& x, int64_t from, int64_t to, in
   in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
     for (int r = 0; r < R; ++r)
       for (int b = 0; b < kPair; ++b) soon(row + r, (pair * kPair + b) * kLanes);
-    __m512 sums[R][kPair];
+    Floats sums[R][kPair];
     sums_of<Bits, Grouped, R>(w, x, row, pair, next, part, sums);
     for (int b = 0; b < kPair; ++b) {
       const int64_t n = (pair * kPair + b) * kLanes;
       if (n >= w.outputs) break;
-      const __mmask16 mask = w.outputs - n >= kLanes ? 0xffff : (1u << (w.outputs - n)) - 1;
+      const Mask mask = first_lanes(w.outputs - n);
       for (int r = 0; r < R; ++r) out(row + r, n, sums[r][b], mask);
     }
   });

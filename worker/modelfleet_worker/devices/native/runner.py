@@ -39,8 +39,8 @@ _AS_THEY_ARE = (
 def takes(config: LlamaConfig, dtype: FloatType) -> bool:
     """Whether models of this shape can be computed here, if their weights are packed for it."""
     widths = (config.hidden_size, config.intermediate_size, config.head_dim)
-    is_whole = not any(width % _STEP for width in widths)
-    return dtype is FloatType.BFLOAT16 and is_whole and library.has_bfloat16()
+    fits = dtype is FloatType.BFLOAT16 and not any(w % _STEP for w in widths)
+    return fits and library.load_library() is not None
 
 
 class NativeRunner(Runner):

@@ -31,10 +31,10 @@ inline int64_t token_of(int64_t id, const int64_t* last_drawn) { return id < 0 ?
 
 // The index of the highest value, the first of equal ones.
 inline int64_t likeliest(const float* x, int64_t size) {
-  __m512 most = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  Floats highest = set(-std::numeric_limits<float>::infinity());
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) most = _mm512_max_ps(most, load(x + i));
-  float top = _mm512_reduce_max_ps(most);
+  for (; i + kLanes <= size; i += kLanes) highest = max(highest, load(x + i));
+  float top = most(highest);
   for (; i < size; ++i) top = std::max(top, x[i]);
   return std::min<int64_t>(std::find(x, x + size, top) - x, size - 1);
 }
@@ -117,12 +117,12 @@ class Sampler {
 
   // The lowest score among the fewest best tokens of at least `top_p` probability.
   float nucleus_edge(double top_p) {
-    __m512 sums = _mm512_setzero_ps();
+    Floats sums = set(0);
     double total = 0;
     int64_t i = 0;
-    for (; i + kLanes <= vocab_; i += kLanes) sums = _mm512_add_ps(sums, exponential(load(scores_.data() + i)));
+    for (; i + kLanes <= vocab_; i += kLanes) sums = add(sums, exponential(load(scores_.data() + i)));
     for (; i < vocab_; ++i) total += std::exp(scores_[i]);
-    total += _mm512_reduce_add_ps(sums);
+    total += sum(sums);
     // All tokens less likely than this are together less than 1 - top_p: none of them is inside.
     const double least = std::log((1 - top_p) * total / static_cast<double>(vocab_)) - 0.01;
     some_.clear();

@@ -1,6 +1,5 @@
 // Threads that run one job together and synchronize at some hundred barriers.
 #pragma once
-#include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -15,6 +14,8 @@
 #include <limits>
 #include <thread>
 #include <vector>
+
+#include "vectors.h"
 
 namespace modelfleet {
 
@@ -42,7 +43,7 @@ class Counter {
     do
       for (int i = 0; i < 64; ++i) {
         if (now() != seen) return true;
-        _mm_pause();
+        pause();
       }
     while (std::chrono::steady_clock::now() < end);
     return false;

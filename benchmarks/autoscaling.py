@@ -1,0 +1,238 @@
+"""Scores autoscalers on ServeGen's clients and Azure's hour, as issue 17's bars are defined.
+
+Each trace is cut to its liveliest 6 hours of days 8-14 and scaled so that the clairvoyant's peak is
+about 20 replicas of the engine in `autoscaling_engine.json` (assumed, not measured: decode
+min(25 b, 400) tokens/s at batch b, prefill 16,000 tokens/s). Kept: TTFT 2 s, TPOT twice the
+unloaded. One line of JSON for each run goes to the output file; what is there already is not run
+again.
+
+    .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl [--seeds 1] [--cold 8 60 300]
+    .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.simulate.clairvoyant import in_flight
+from modelfleet_operator.simulate.fleet import FleetOptions
+from modelfleet_operator.simulate.rates import draw, liveliest, read_client
+from modelfleet_operator.simulate.scenario import ColdStart, Scenario, Spread
+from modelfleet_operator.simulate.summary import Slo, area_bound
+from modelfleet_operator.simulate.trace import Cut, Trace, cut, read_trace
+from modelfleet_operator.simulate.variants import Result, Variant, capacity, simulate
+from modelfleet_process.calibration import Calibration
+
+ENGINE = Path(__file__).with_name("autoscaling_engine.json")
+CLIENTS = ("91", "49", "12", "149", "116", "137", "104", "20")
+AZURE = ("conv", "mix")
+TRACES = (*CLIENTS, *AZURE)
+DAY, HOURS = 86_400.0, 6 * 3600.0
+PEAK = 20  # replicas of the clairvoyant, about
+SLOTS, BATCH_TOKENS = 64, 512
+# Name, the baseline behind it and its target as a share of what keeps the SLO; empty: our own.
+POLICIES: dict[str, tuple[str, dict[str, float]]] = {
+    "clairvoyant": ("clairvoyant", {}),
+    "today": ("", {}),
+    "fixed at the peak": ("fixed", {}),
+    "hpa-inflight 0.55 C": ("hpa-inflight", {"share": 0.55}),
+    "hpa-utilization 0.8": ("hpa-utilization", {}),
+    "keda-waiting 5": ("keda-waiting", {}),
+    "keda-inflight 0.55 C": ("keda-inflight", {"share": 0.55}),
+    "kpa 0.55 C, delay 5 min": ("kpa", {"share": 0.55, "delay": 300}),
+    "kpa 0.4 C, delay 5 min": ("kpa", {"share": 0.4, "delay": 300}),
+    "kpa as documented": ("kpa", {}),
+    "kubeai 0.55 C": ("kubeai", {"share": 0.55}),
+    "kubeai as documented": ("kubeai", {}),
+}
+
+
+def trace_of(name: str, folder: Path, seed: int, calibration: Calibration, slo: Slo) -> Trace:
+    """Scaled so that its peak is about PEAK replicas, with this seed's requests."""
+    if name in AZURE:
+        whole = read_trace(folder / "azure-llm-2023.csv.gz", model="" if name == "mix" else name)
+
+        def make(factor: float) -> Trace:
+            return cut(whole, Cut(factor=factor, seed=seed))
+    else:
+        client = read_client(folder / "servegen-m-large-14d-rates.csv.gz", name)
+        start = liveliest(client, HOURS, 7 * DAY, 14 * DAY)
+
+        def make(factor: float) -> Trace:
+            part = Cut(start=start, length=HOURS, factor=factor, seed=seed)
+            return draw(client, part, f"client {name}")
+
+    factor = 1.0
+    for _ in range(6):
+        trace = make(factor)
+        variant = variant_of(name, trace, calibration, 8.0, 0)
+        keeps = capacity(variant, slo)
+        seconds = in_flight(trace, calibration, keeps)
+        # The peak of what lasts a minute: bursts of seconds are not what a fleet is sized for.
+        minutes = [statistics.fmean(seconds[n : n + 60]) for n in range(0, len(seconds), 60)]
+        peak = max(minutes) / keeps
+        if abs(peak / PEAK - 1) < 0.05:
+            break
+        factor *= PEAK / peak
+    return trace
+
+
+def variant_of(
+    name: str, trace: Trace, calibration: Calibration, cold: float, seed: int
+) -> Variant:
+    """Today's defaults, from 0 to 40 replicas, a queue of 3,000."""
+    deployment = Deployment(
+        namespace="default",
+        name="model",
+        created=1.0,
+        revision="aaaa",
+        served_names=("model",),
+        scaling=ScalingPolicy(min_replicas=0, max_replicas=2 * PEAK),
+        max_queue=3000,
+    )
+    start = ColdStart(load=Spread(median=cold))
+    return Variant(
+        name=name,
+        trace=trace,
+        options=FleetOptions(
+            deployment=deployment,
+            calibration=calibration,
+            scenario=Scenario(cold_start=start),
+            max_sequences=SLOTS,
+            max_batch_tokens=BATCH_TOKENS,
+            seed=seed,
+        ),
+    )
+
+
+def run(policy: str, variant: Variant, keeps: int, most: int, slo: Slo) -> Result:
+    """One policy; `most`: the clairvoyant's peak, which a fixed fleet has."""
+    baseline, settings = POLICIES[policy]
+    chosen = {key: value for key, value in settings.items() if key != "share"}
+    if "share" in settings:
+        chosen["target"] = max(settings["share"] * keeps, 1.0)
+    if baseline == "fixed":
+        chosen["replicas"] = most
+    return simulate(
+        replace(variant, baseline=baseline, settings=chosen), slo, lambda name, share: None
+    )
+
+
+def measure(options: argparse.Namespace) -> None:
+    calibration = Calibration.read(ENGINE)
+    slo = Slo(2.0, 2 * calibration.step_time(1, 0))
+    known = {(r["trace"], r["seed"], r["cold"], r["policy"]): r for r in rows(options.out)}
+    for seed in range(options.seeds):
+        for name in options.traces:
+            trace = trace_of(name, options.folder, seed, calibration, slo)
+            for cold in options.cold:
+                variant = variant_of(name, trace, calibration, cold, seed)
+                keeps = capacity(variant, slo)
+                most = 2 * PEAK
+                for policy in options.policies:
+                    key = (name, seed, cold, policy)
+                    if key not in known:
+                        begun = time.process_time()
+                        result = run(policy, variant, keeps, most, slo)
+                        known[key] = row(key, trace, result, keeps, time.process_time() - begun)
+                        with options.out.open("a") as file:
+                            file.write(json.dumps(known[key]) + "\n")
+                        print(key, known[key]["attainment"], known[key]["hours"], flush=True)
+                    if policy == "clairvoyant":
+                        most = known[key]["most"]
+
+
+def row(key: tuple, trace: Trace, result: Result, keeps: int, seconds: float) -> dict:
+    summary, options = result.summary, result.variant.options
+    return {
+        "trace": key[0],
+        "seed": key[1],
+        "cold": key[2],
+        "policy": key[3],
+        "requests": len(trace),
+        "capacity": keeps,
+        "attainment": summary.attainment,
+        "hours": summary.replica_hours,
+        "bound": area_bound(trace, options.calibration, options.max_sequences),
+        "most": summary.most_replicas,
+        "ttft_p99": summary.ttft.p99,
+        "oldest": summary.oldest_wait,
+        "actions": summary.actions_per_hour,
+        "met_cold": summary.met_cold,
+        "decided_by": summary.decided_by,
+        "cpu_seconds": round(seconds, 2),
+    }
+
+
+def rows(path: Path) -> Iterator[dict]:
+    if path.exists():
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+def table(path: Path) -> None:
+    """Cost over the clairvoyant's (geometric mean), mean and worst attainment, p99, oldest wait."""
+    found = list(rows(path))
+    clairvoyant = {
+        (r["trace"], r["seed"], r["cold"]): r["hours"]
+        for r in found
+        if r["policy"] == "clairvoyant"
+    }
+    groups: dict[tuple[str, float], list[dict]] = defaultdict(list)
+    for r in found:
+        if (r["trace"], r["seed"], r["cold"]) in clairvoyant:
+            groups[r["policy"], r["cold"]].append(r)
+    colds = sorted({cold for _, cold in groups})
+    print(f"{len({(r['trace'], r['seed']) for r in found})} traces with seeds")
+    print("| policy | " + " | ".join(f"{cold:g} s" for cold in colds) + " |")
+    print("|---" * (len(colds) + 1) + "|")
+    for policy in POLICIES:
+        cells = []
+        for cold in colds:
+            group = groups.get((policy, cold))
+            if not group:
+                cells.append("")
+                continue
+            ratios = [r["hours"] / clairvoyant[r["trace"], r["seed"], r["cold"]] for r in group]
+            cost = math.exp(statistics.fmean(map(math.log, ratios)))
+            kept = [100 * r["attainment"] for r in group]
+            by_trace = defaultdict(list)
+            for r in group:
+                by_trace[r["trace"]].append(100 * r["attainment"])
+            worst = min(statistics.fmean(values) for values in by_trace.values())
+            p99 = statistics.median(r["ttft_p99"] for r in group)
+            oldest = max(r["oldest"] for r in group)
+            cells.append(
+                f"{cost:.2f} / {statistics.fmean(kept):.1f} / {worst:.1f} / {p99:.1f} s / "
+                f"{oldest:.0f} s"
+            )
+        print(f"| {policy} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("folder", type=Path, help="with the traces")
+    arguments.add_argument("out", type=Path)
+    arguments.add_argument("--table", action="store_true")
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--cold", type=float, nargs="+", default=[8.0, 60.0, 300.0])
+    arguments.add_argument("--traces", nargs="+", default=TRACES, choices=TRACES)
+    arguments.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    options = arguments.parse_args()
+    if options.table:
+        table(options.out)
+    else:
+        measure(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""A request's places in the queue of its model, and the slots that they become."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+from .queue import ModelQueue, QueuedChoice
+from .view import not_ready
+from .workers import Slot
+
+
+class SlotClaim:
+    """One request's claim on a slot for each of its choices.
+
+    Making it queues all choices, or raises QueueFullError or NotReadyError. Leaving its block takes
+    them out of the queue and releases their slots.
+    """
+
+    def __init__(self, queue: ModelQueue, choices: int) -> None:
+        queue.check_can_serve()
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._choices = queue.requests.add_request(
+            choices, limit=queue.view.max_queue, now=self._since
+        )
+        self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
+        self._timed_out = False
+        self.received: list[list[int]] = []  # token ids of each choice, as they come
+        queue.assign_slots()
+        queue.signal_if_unserved()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        for choice in self._choices:
+            self._queue.requests.remove(choice)
+            future = choice.slot_future
+            if future.done() and not future.cancelled() and not future.exception():
+                future.result().release()
+            future.cancel()
+            choice.siblings = ()  # else only the garbage collector would free them
+        self._queue.assign_slots()
+
+    async def slot(self, index: int) -> Slot:
+        """Waits for the slot of the choice with this index. NotReadyError if none comes in time."""
+        return await self._choices[index].slot_future
+
+    def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
+        """Queues a choice again: at its old place, or ahead of new ones with a `digest` to resume.
+
+        `revision`: of the worker that accepted it; empty while none has.
+        """
+        choice = self._choices[index]
+        choice.slot_future = self._loop.create_future()
+        if digest:
+            choice.queued_at = self._loop.time()
+        choice.digest, choice.revision, choice.avoid = digest, revision, avoid
+        self._queue.requeue(choice)
+        if self._timed_out:
+            self._reject(choice)
+
+    @property
+    def tokens_received(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(map(len, self.received))
+
+    def on_accepted(self) -> None:
+        """A worker accepted a choice: from here on hold_timeout does not end the request."""
+        self._timer.cancel()
+        for choice in self._choices:
+            choice.is_held = True
+
+    def charge(self, index: int, slot: Slot) -> int:
+        """A choice's worker was lost: how many the request may have broken; 0: not this one."""
+        if not slot.worker.may_be_lost_by(slot):
+            return 0
+        self._choices[index].lost_with |= {slot.worker.worker_id}
+        return len(frozenset[str]().union(*(choice.lost_with for choice in self._choices)))
+
+    def on_served(self, index: int) -> None:
+        """A choice had its first token from a worker: what waits to be tried alone may go on."""
+        if any(choice.lost_with for choice in self._choices):
+            self._choices[index].lost_with = frozenset()
+            self._queue.assign_slots()
+
+    def _on_hold_timeout(self) -> None:
+        self._timed_out = True
+        for choice in self._choices:
+            self._reject(choice)
+
+    def _reject(self, choice: QueuedChoice) -> None:
+        if not choice.slot_future.done():
+            queue, waited = self._queue, self._loop.time() - self._since
+            error = not_ready(queue.view, waited, queue.ready_workers, time.time())
+            queue.requests.reject(choice, error)

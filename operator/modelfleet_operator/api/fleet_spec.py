@@ -1,0 +1,133 @@
+"""How many workers there are, on which nodes, and how they come and go."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from .api_model import DNS_LABEL, ApiModel, Rule, as_tuple, unique
+from .formats import Duration, Format, Portion
+
+ClassName = Annotated[
+    str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
+]
+
+
+class Scaling(ApiModel):
+    """How many workers, and when."""
+
+    rules = (
+        Rule(
+            rule="!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+            message="minReplicas must not be greater than maxReplicas",
+        ),
+        Rule(
+            rule="!has(self.replicas) || self.mode == 'External'",
+            message="replicas is obeyed in mode External only: set mode to External, or remove "
+            "replicas and use minReplicas and maxReplicas",
+        ),
+    )
+
+    mode: Literal["Auto", "External"] = "Auto"
+    """Auto: Modelfleet decides the count from the queue. External: `replicas` says it, written by a
+    person, kubectl scale, an HPA or KEDA. Default: Auto."""
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Workers kept in mode Auto even without requests; 0 lets the model sleep. In mode External the
+    count until `replicas` is written. Default: 1."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Workers at most in mode Auto; mode External ignores it. Default: minReplicas, at least 1."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Workers wanted in mode External, where the scale subresource writes. An HPA reads it before
+    it writes, so give it a first value. Default: minReplicas."""
+    target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] = 16
+    """Requests, waiting in gateways and running on workers together, that one worker should have;
+    mode Auto adds workers above it. Default: 16."""
+    idle_timeout: Duration = 300.0
+    """Time without any request after which mode Auto lets the last worker sleep, if minReplicas is
+    0. A duration (90s, 1h30m). Default: 5m."""
+    scale_down_delay: Duration = 300.0
+    """Mode Auto keeps as many workers as were needed at the peak of this past time. A duration
+    (90s, 1h30m). Default: 5m."""
+
+    @property
+    def ceiling(self) -> int:
+        """Workers at most in mode Auto."""
+        return max(self.min_replicas, 1) if self.max_replicas is None else self.max_replicas
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if self.min_replicas > self.ceiling:
+            raise ValueError(
+                f"minReplicas must not be greater than maxReplicas, found {self.min_replicas} > "
+                f"{self.max_replicas}"
+            )
+        if self.replicas is not None and self.mode != "External":
+            raise ValueError(self.rules[1].message)
+        return self
+
+
+class Placement(ApiModel):
+    """On which nodes workers run; one machine (`modelfleet up`) ignores it."""
+
+    rules = (
+        Rule(
+            # The API server checks `default: {}` by the rules before it fills in what is in it.
+            rule="!has(self.accelerators) || "
+            "self.accelerators.all(a, self.accelerators.exists_one(b, a == b))",
+            message="accelerators must name each class once",
+        ),
+    )
+
+    accelerators: Annotated[
+        tuple[ClassName, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        AfterValidator(unique),
+        BeforeValidator(as_tuple),
+    ] = ()
+    """Names of AcceleratorClasses, best first; a worker that finds no node of one class is placed
+    on the next. Default: none, the scheduler and spec.podTemplate alone choose."""
+    fallback_after: Duration = 60.0
+    """Time that a worker waits for a node of one class before the next class is tried; a class that
+    was short is tried again for new workers 5 minutes later. Longer than an autoscaler of nodes
+    needs, where there is one. A duration (90s, 1h30m). Default: 1m."""
+
+
+class ColdStart(ApiModel):
+    """What happens to requests while no worker is ready."""
+
+    hold_timeout: Duration = 600.0
+    """Time that a request waits for a worker before it is refused with 503. A duration (90s,
+    1h30m). Default: 10m."""
+    max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Requests that may wait in one gateway; one more is refused with 429. Default: 1000."""
+
+
+class Rollout(ApiModel):
+    """How a change of what runs in a worker replaces the workers that are there."""
+
+    rules = (
+        Rule(
+            rule="!has(self.maxSurge) || !has(self.maxUnavailable) || "
+            "!(string(self.maxSurge) in ['0', '0%'] && "
+            "string(self.maxUnavailable) in ['0', '0%'])",
+            message="maxSurge and maxUnavailable must not both be 0: nothing could be replaced",
+        ),
+    )
+
+    max_surge: Annotated[int | str, Portion(1000)] = 1
+    """Workers beyond those wanted that may exist while a change rolls, draining ones included since
+    each has its accelerator: a count, or percent of the wanted ones rounded up ("25%"). 0 where no
+    accelerator is to spare: old workers drain first then. Default: 1."""
+    max_unavailable: Annotated[int | str, Portion(1000)] = 0
+    """Ready workers that may be missing because a change rolls: a count, or percent of the wanted
+    ones rounded down ("25%"). Default: 0."""
+    revision_history_limit: Annotated[int, Field(ge=0, le=100)] = 10
+    """Old revisions that are kept as ControllerRevisions, beside those that are in use. Default:
+    10."""
+
+    @model_validator(mode="after")
+    def _something_moves(self) -> Self:
+        if {self.max_surge, self.max_unavailable} <= {0, "0%"}:
+            raise ValueError(self.rules[0].message)
+        return self

@@ -1,0 +1,10 @@
+"""The third body: the same plan on a simulated clock and fleet (`modelfleet simulate`).
+
+- `trace` and `rates` give the requests; `scenario` with `interruptions` what is assumed of the
+  world; `variants` what is compared.
+- `simulation` is the loop: arrivals and events in order of time, and when the operator plans.
+  `gateway` queues and chooses, `engine` computes, `worker` is one worker with its bill, `fleet`
+  carries the plan's actions out, as `cluster.body` and `local.body` do.
+- `scaler`, `baselines` and `clairvoyant` are other policies than ours, with `capacity`.
+- `outcome` is what happened, `summary` its numbers, `report` and `chart` show them.
+"""

@@ -1,0 +1,254 @@
+"""A whole simulation: nothing is lost, everything is paid for, and the plans are make_plan's."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelfleet_gateway.operator_link import link
+from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.simulate import simulation as module
+from modelfleet_operator.simulate.baselines import BASELINES, Bounds
+from modelfleet_operator.simulate.fleet import FleetOptions
+from modelfleet_operator.simulate.outcome import DONE, NO_WORKER, OUTCOMES, PENDING, TIMED_OUT
+from modelfleet_operator.simulate.scenario import Burst, ColdStart, Scenario, Spot, Spread
+from modelfleet_operator.simulate.simulation import Simulation
+from modelfleet_operator.simulate.summary import Slo, area_bound, summarize
+from modelfleet_operator.simulate.trace import Trace
+from modelfleet_process.calibration import Calibration
+
+CALIBRATION = Calibration(
+    step_seconds=0.02,
+    decode_sequence_seconds=0.002,
+    prefill_token_seconds=0.001,
+    kv_tokens=4000,
+    context_length=2000,
+)
+
+
+def requests(*each: tuple[float, int, int]) -> Trace:
+    """Arrival, prompt and answer tokens."""
+    ordered = sorted(each)
+    return Trace(
+        array("d", (at for at, _, _ in ordered)),
+        array("q", (prompt for _, prompt, _ in ordered)),
+        array("q", (answer for _, _, answer in ordered)),
+        (),
+        "test",
+    )
+
+
+def fleet(**changes) -> FleetOptions:
+    scaling = {
+        "min_replicas": 0, "max_replicas": 5, "target_queue_depth": 4, "idle_timeout": 20.0,
+        "scale_down_delay": 10.0,
+    } | changes.pop("scaling", {})  # fmt: skip
+    deployment = Deployment(
+        namespace="default",
+        name="tiny",
+        created=1.0,
+        revision="aaaa",
+        served_names=("tiny",),
+        scaling=ScalingPolicy(**scaling),
+        max_queue=changes.pop("max_queue", 1000),
+        hold_timeout=changes.pop("hold_timeout", 600.0),
+    )
+    start = changes.pop("start", 5.0)
+    defaults = {
+        "calibration": CALIBRATION,
+        "scenario": Scenario(cold_start=ColdStart(load=Spread(median=start))),
+        "max_sequences": 8,
+        "max_batch_tokens": 256,
+    }
+    return FleetOptions(deployment=deployment, **(defaults | changes))
+
+
+REQUESTS = st.lists(
+    st.tuples(st.floats(0, 120), st.integers(1, 900), st.integers(1, 80)), min_size=1, max_size=60
+)
+FLEETS = st.builds(
+    fleet,
+    scaling=st.fixed_dictionaries(
+        {
+            "min_replicas": st.integers(0, 2),
+            "target_queue_depth": st.sampled_from([1, 4, 16]),
+            "idle_timeout": st.sampled_from([0.0, 5.0, 30.0]),
+            "scale_down_delay": st.sampled_from([0.0, 3.0, 60.0]),
+        }
+    ),
+    start=st.sampled_from([0.0, 2.0, 30.0]),
+    hold_timeout=st.sampled_from([1.0, 20.0, 600.0]),
+    max_queue=st.sampled_from([0, 3, 1000]),
+    scenario=st.builds(
+        Scenario,
+        cold_start=st.builds(
+            ColdStart,
+            node=st.sampled_from([Spread(median=0), Spread(median=8, p95=20)]),
+            weights=st.sampled_from([Spread(median=0), Spread(median=2, p95=6)]),
+            load=st.just(Spread(median=3)),
+        ),
+        drain_timeout=st.sampled_from([0.0, 2.0, 60.0]),
+        spot=st.sampled_from(
+            [Spot(), Spot(per_hour=60, zones=2, burst=Burst(per_hour=20, share=0.7))]
+        ),
+    ),
+    seed=st.integers(0, 3),
+)
+
+
+@given(REQUESTS, FLEETS)
+@settings(max_examples=50, deadline=None)
+def test_no_request_is_lost_and_every_second_is_paid_once(each, options: FleetOptions):
+    trace = requests(*each)
+    outcome = Simulation(trace, options).run()
+    found, history = outcome.requests, outcome.history
+    assert PENDING not in found.state
+    counts = Counter(found.state)
+    assert sum(counts[code] for code in OUTCOMES.values()) == len(trace)
+    for place, at in enumerate(trace.arrivals):
+        if found.state[place] == DONE:
+            assert at <= found.taken[place] < found.first[place] <= found.last[place]
+        else:
+            assert math.isnan(found.last[place])
+    summary = summarize(trace, outcome, Slo(2.0, 0.1), has_price=False)
+    assert summary.oldest_wait >= 0
+    assert sum(summary.outcomes.values()) == len(trace)
+    bill = history.bill
+    for seconds in (bill.serving, bill.idle, bill.cold, bill.draining):
+        assert seconds >= 0
+    done = [
+        r for r, s in zip(zip(trace.arrivals, trace.prompts, trace.answers, strict=True),
+                          found.state, strict=True) if s == DONE
+    ]  # fmt: skip
+    bound = area_bound(requests(*done), CALIBRATION, options.max_sequences) if done else 0.0
+    assert summary.replica_hours >= bound - 1e-9
+
+
+class Watched(Simulation):
+    """Counts the workers that hold a node after each event."""
+
+    def __init__(self, *arguments) -> None:
+        self.held: list[tuple[float, int]] = []
+        super().__init__(*arguments)
+
+    def _call_at(self, at, what):
+        def then(now: float) -> None:
+            what(now)
+            workers = self._fleet.workers.values()
+            placed = [w for w in workers if w.seen.placed_at is not None and not w.seen.failure]
+            self.held.append((now, len(placed)))
+
+        super()._call_at(at, then)
+
+    def seconds(self, end: float) -> float:
+        """From the first request on."""
+        ends = [*(at for at, _ in self.held[1:]), end]
+        return sum(
+            count * max(min(later, end) - max(at, 0.0), 0.0)
+            for (at, count), later in zip(self.held, ends, strict=True)
+        )
+
+
+@given(REQUESTS, FLEETS)
+@settings(max_examples=30, deadline=None)
+def test_replica_hours_are_the_replicas_over_time(each, options: FleetOptions):
+    simulated = Watched(requests(*each), options)
+    history = simulated.run().history
+    assert history.bill.total == pytest.approx(simulated.seconds(history.ended), abs=1e-6)
+
+
+@given(REQUESTS, FLEETS)
+@settings(max_examples=60, deadline=None)
+def test_a_steady_plan_is_the_plan_that_make_plan_makes(each, options: FleetOptions):
+    class Compared(Simulation):
+        compared = 0
+
+        def _decide_steady(self, now: float) -> bool:
+            memory = self._steady.into(self._memory) if self._steady else self._memory
+            whole = module.make_plan(
+                self._fleet.observe(),
+                self._fleet.signals(self._last_request),
+                now + module.START,
+                memory,
+                self._status,
+            )
+            is_steady = super()._decide_steady(now)
+            if is_steady:
+                self.compared += 1
+                assert whole.actions == ()
+                assert self._steady.into(self._memory) == whole.memory
+            return is_steady
+
+    Compared(requests(*each), options).run()
+
+
+@given(REQUESTS, FLEETS)
+@settings(max_examples=20, deadline=None)
+def test_the_same_input_gives_the_same_outcome(each, options: FleetOptions):
+    trace = requests(*each)
+    one, other = Simulation(trace, options).run(), Simulation(trace, options).run()
+    assert one.requests.state == other.requests.state
+    assert list(map(repr, one.requests.last)) == list(map(repr, other.requests.last))
+    assert one.history == other.history
+
+
+@given(REQUESTS)
+@settings(max_examples=30, deadline=None)
+def test_requests_are_taken_first_in_first_out(each):
+    options = fleet(scaling={"max_replicas": 2}, max_sequences=2)
+    trace = requests(*each)
+    found = Simulation(trace, options).run().requests
+    taken = [at for at in found.taken if not math.isnan(at)]
+    assert taken == sorted(taken)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@given(each=REQUESTS)
+@settings(max_examples=8, deadline=None)
+def test_another_policy_loses_nothing_and_stays_within_its_bounds(name: str, each):
+    options = fleet(scaling={"min_replicas": 1, "max_replicas": 3})
+    scaler = BASELINES[name](Bounds(least=1, most=3, target=4), {"slots": 8.0})
+    outcome = Simulation(requests(*each), options, scaler).run()
+    assert set(outcome.requests.state) == {DONE}
+    assert all(1 <= sample.wanted <= 3 for sample in outcome.history.samples)
+
+
+def test_a_sleeping_fleet_wakes_for_a_request_and_sleeps_again():
+    outcome = Simulation(requests((0, 10, 5), (200, 10, 5), (400, 10, 5)), fleet()).run()
+    first = outcome.requests.first
+    assert first[1] - 200 == pytest.approx(5.05, abs=0.1)  # the start, then one step
+    assert outcome.history.met_cold == 3
+    assert outcome.history.bill.cold == pytest.approx(15, abs=1)
+    assert outcome.history.bill.total == pytest.approx(60, abs=1)  # 5 s, then 20 s idle, twice
+
+
+def test_a_request_waits_no_longer_than_hold_timeout():
+    options = fleet(start=60.0, hold_timeout=20.0)
+    outcome = Simulation(requests((0, 10, 5), (250, 10, 5)), options).run()
+    assert list(outcome.requests.state) == [TIMED_OUT] * 2 or outcome.requests.state[1] == TIMED_OUT
+    summary = summarize(requests((0, 10, 5), (250, 10, 5)), outcome, Slo(2, 1), has_price=False)
+    assert summary.oldest_wait == 20.0
+
+
+def test_an_interrupted_worker_is_replaced_and_its_streams_go_on():
+    spot = Spot(per_hour=200, zones=2)
+    options = fleet(
+        scenario=Scenario(cold_start=ColdStart(load=Spread(median=3)), spot=spot),
+        scaling={"min_replicas": 2},
+    )
+    trace = requests(*((n * 2.0, 50, 60) for n in range(100)))
+    outcome = Simulation(trace, options).run()
+    assert outcome.history.interrupted > 3
+    assert outcome.history.resumed > 0
+    # Interruptions count as failures: after three in a row the plan says that none will come.
+    assert set(outcome.requests.state) <= {DONE, NO_WORKER}
+
+
+def test_signals_come_as_often_as_a_gateway_sends_them():
+    assert (module.SIGNAL_PAUSE, module.URGENT_PAUSE) == (link.SIGNAL_PAUSE, link.URGENT_PAUSE)
