@@ -1,6 +1,6 @@
 """Scores autoscalers on ServeGen's clients and Azure's hour, as issue 17's bars are defined.
 
-Each trace is cut to its liveliest 6 hours of days 8-14 and scaled so that the clairvoyant's peak is
+Each trace is cut to its liveliest 6 hours (--hours) of days 8-14 and scaled so that the clairvoyant's peak is
 about 20 replicas of the engine in `autoscaling_engine.json` (assumed, not measured: decode
 min(25 b, 400) tokens/s at batch b, prefill 16,000 tokens/s). Kept: TTFT 2 s, TPOT twice the
 unloaded. One line of JSON for each run goes to the output file; what is there already is not run
@@ -37,7 +37,7 @@ ENGINE = Path(__file__).with_name("autoscaling_engine.json")
 CLIENTS = ("91", "49", "12", "149", "116", "137", "104", "20")
 AZURE = ("conv", "mix")
 TRACES = (*CLIENTS, *AZURE)
-DAY, HOURS = 86_400.0, 6 * 3600.0
+DAY = 86_400.0
 PEAK = 20  # replicas of the clairvoyant, about
 SLOTS, BATCH_TOKENS = 64, 512
 # Name, the baseline behind it and its target as a share of what keeps the SLO; empty: our own.
@@ -57,7 +57,9 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
 }
 
 
-def trace_of(name: str, folder: Path, seed: int, calibration: Calibration, slo: Slo) -> Trace:
+def trace_of(
+    name: str, folder: Path, seed: int, hours: float, calibration: Calibration, slo: Slo
+) -> Trace:
     """Scaled so that its peak is about PEAK replicas, with this seed's requests."""
     if name in AZURE:
         whole = read_trace(folder / "azure-llm-2023.csv.gz", model="" if name == "mix" else name)
@@ -66,10 +68,10 @@ def trace_of(name: str, folder: Path, seed: int, calibration: Calibration, slo: 
             return cut(whole, Cut(factor=factor, seed=seed))
     else:
         client = read_client(folder / "servegen-m-large-14d-rates.csv.gz", name)
-        start = liveliest(client, HOURS, 7 * DAY, 14 * DAY)
+        start = liveliest(client, 3600 * hours, 7 * DAY, 14 * DAY)
 
         def make(factor: float) -> Trace:
-            part = Cut(start=start, length=HOURS, factor=factor, seed=seed)
+            part = Cut(start=start, length=3600 * hours, factor=factor, seed=seed)
             return draw(client, part, f"client {name}")
 
     factor = 1.0
@@ -134,7 +136,7 @@ def measure(options: argparse.Namespace) -> None:
     known = {(r["trace"], r["seed"], r["cold"], r["policy"]): r for r in rows(options.out)}
     for seed in range(options.seeds):
         for name in options.traces:
-            trace = trace_of(name, options.folder, seed, calibration, slo)
+            trace = trace_of(name, options.folder, seed, options.hours, calibration, slo)
             for cold in options.cold:
                 variant = variant_of(name, trace, calibration, cold, seed)
                 keeps = capacity(variant, slo)
@@ -223,6 +225,7 @@ def main() -> None:
     arguments.add_argument("folder", type=Path, help="with the traces")
     arguments.add_argument("out", type=Path)
     arguments.add_argument("--table", action="store_true")
+    arguments.add_argument("--hours", type=float, default=6.0, help="of each trace; 6 are scored")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--cold", type=float, nargs="+", default=[8.0, 60.0, 300.0])
     arguments.add_argument("--traces", nargs="+", default=TRACES, choices=TRACES)

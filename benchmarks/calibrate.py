@@ -53,13 +53,16 @@ async def measure(address: str, source: str, started: float) -> dict[str, Any]:
         short = statistics.median([await first_token(SHORT, 31 * r) for r in range(1, REPEATS + 1)])
         long = statistics.median([await first_token(LONG, 37 * r) for r in range(1, REPEATS + 1)])
     sequence = (many - few) / (MANY - FEW)
+    prefill = (long - short) / (LONG - SHORT)
+    step = max(few - FEW * sequence, 0.0)
     return {
         "model": source,
         "measured_on": f"{processor()}, {stats.computed_by}, {datetime.date.today()}",
-        "step_seconds": round(max(few - FEW * sequence, 0.0), 6),
+        "step_seconds": round(step, 6),
         "shortest_step_seconds": round(few, 6),
         "decode_sequence_seconds": round(max(sequence, 0.0), 6),
-        "prefill_token_seconds": round((long - short) / (LONG - SHORT), 6),
+        "prefill_token_seconds": round(prefill, 6),
+        "request_seconds": round(max(short - step - SHORT * prefill, 0.0), 6),
         **({"load_seconds": round(load, 2)} if started else {}),
         "max_sequences": stats.slots,
         "kv_tokens": stats.kv_blocks * 16,

@@ -1,4 +1,4 @@
-"""Is what `modelfleet simulate` says what happens? A real `modelfleet up` on paced workers beside it.
+"""Does a real `modelfleet up` on paced workers do what `modelfleet simulate` says it would?
 
 Requests come as waves of a Poisson process for so many minutes; the gateway's access log is then
 the trace that is simulated, with the same file, the paced workers' calibration, and the start that
@@ -16,6 +16,7 @@ import math
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,10 +57,11 @@ CALIBRATION = {
     "model": SOURCE,
     "step_seconds": 0.03,
     "decode_sequence_seconds": 0.004,
-    "prefill_token_seconds": 0.002,
+    "prefill_token_seconds": 0.001,
     "load_seconds": 5,
     "max_sequences": 16,
 }
+PROBES = 10
 LEAST, MOST, WAVE = 0.6, 3.5, 150.0  # requests a second, and seconds from peak to peak
 
 
@@ -74,7 +76,7 @@ def arrivals(seconds: float, seed: int) -> list[float]:
 
 
 async def ask(client: httpx.AsyncClient, number: int, chance: random.Random) -> None:
-    words = " ".join(f"w{chance.randrange(1000)}" for _ in range(chance.randrange(10, 60)))
+    words = " ".join(f"w{chance.randrange(1000)}" for _ in range(chance.randrange(40, 300)))
     body = {"model": "paced", "prompt": f"{number} {words}", "max_tokens": 90, "stream": True}
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         async for _ in answer.aiter_raw():
@@ -96,7 +98,10 @@ async def load(endpoint: str, seconds: float, state: Path, seed: int) -> list[tu
     limits = httpx.Limits(max_connections=500, max_keepalive_connections=500)
     async with httpx.AsyncClient(base_url=endpoint, timeout=300, limits=limits) as client:
         watching = asyncio.create_task(watch())
-        begun, chance, asked = time.monotonic(), random.Random(seed), []
+        chance, asked = random.Random(seed), []
+        for number in range(PROBES):  # one after another: what a request takes beside its steps
+            await ask(client, -number, chance)
+        begun = time.monotonic()
         for number, at in enumerate(arrivals(seconds, seed)):
             await asyncio.sleep(max(begun + at - time.monotonic(), 0))
             asked.append(asyncio.create_task(ask(client, number, chance)))
@@ -140,8 +145,14 @@ def wait_until_ready(up: subprocess.Popen[bytes], state: Path) -> str:
     raise SystemExit("the fleet did not get ready")
 
 
-def simulated(folder: Path, start: float) -> Result:
+def simulated(folder: Path, start: float, lines: list[dict]) -> Result:
     calibration, _ = read_calibration(folder / "calibration.json")
+    probes = sorted(lines, key=lambda line: line["arrival"])[:PROBES]
+    beside = statistics.median(
+        line["ttft"] - calibration.step_time(0, line["prompt_tokens"]) for line in probes
+    )
+    print(f"a request takes {1000 * beside:.1f} ms beside its steps")
+    calibration = calibration.model_copy(update={"request_seconds": beside})
     [variant] = make_variants(
         read_files([folder / "paced.yaml"]),
         read_trace(folder / "access.jsonl"),
@@ -174,7 +185,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         seen, start = real_run(folder, 60 * options.minutes, options.seed)
         lines = [json.loads(line) for line in (folder / "access.jsonl").read_text().splitlines()]
-        result = simulated(folder, start)
+        result = simulated(folder, start, lines)
     begin = min(line["arrival"] for line in lines)
     end = begin + 60 * options.minutes
     real = Percentiles.of(line["ttft"] for line in lines if line["ttft"] is not None)

@@ -20,6 +20,7 @@ from helm import CHART, find_helm
 from modelfleet_operator.api.accelerator_class import KIND as ACCELERATOR_CLASS
 from modelfleet_operator.api.manifests import check_manifest, observed_class
 from modelfleet_operator.api.model_deployment import KIND as MODEL_DEPLOYMENT
+from modelfleet_operator.simulate.scenario import Scenario
 from pages import EXAMPLES, PAGES, ROOT, commands, documents, helm_flags, of
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -136,6 +137,8 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
     match document.get("kind"):
         case None if document.keys() == {"spec"}:  # a part of a ModelDeployment
             check_deployment({"metadata": {"name": "a"}, **document})
+        case None if page == "docs/simulate.md":
+            Scenario.model_validate(document)
         case None:
             check_values(document, tmp_path)
         case str(kind) if kind == MODEL_DEPLOYMENT:

@@ -85,7 +85,7 @@ def schedule(demand: list[int], each: float, start: float, most: int) -> tuple[l
     return counts, -float(lead)
 
 
-def search(low: float, high: float, attainment: Callable[[float], float], tries: int = 6) -> float:
+def search(low: float, high: float, attainment: Callable[[float], float], tries: int = 5) -> float:
     """The most requests in flight of a worker with which 99 % keep the SLO; else `low`.
 
     Where `low` itself keeps it for fewer, as many as with it.

@@ -65,6 +65,7 @@ class Simulation:
         self._events: list[tuple[float, int, object]] = []
         self._order = itertools.count()
         self._chance = random.Random(options.seed + 1)
+        self._overhead = options.calibration.request_seconds
         self._longest = min(options.calibration.context_length, options.calibration.kv_tokens)
         deployment = options.deployment
         self._hold = deployment.hold_timeout
@@ -172,13 +173,13 @@ class Simulation:
         requests = self._requests
         for request in first:
             if requests.first[request] != requests.first[request]:
-                requests.first[request] = now
+                requests.first[request] = now + self._overhead
         if ended:
             worker.outstanding -= len(ended)
             self._gateway.running -= len(ended)
             self._left -= len(ended)
             for request in ended:
-                requests.last[request] = now
+                requests.last[request] = now + self._overhead
                 requests.state[request] = DONE
             if self._gateway.queue or self._gateway.resumed:
                 self._gateway.assign(now)
