@@ -1,6 +1,6 @@
 """Scores autoscalers on ServeGen's clients and Azure's hour, as issue 17's bars are defined.
 
-Each trace is cut to its liveliest 6 hours (--hours) of days 8-14 and scaled so that the clairvoyant's peak is
+Each trace is cut to its liveliest 6 hours (--hours) of days 8-14 and scaled so that its peak is
 about 20 replicas of the engine in `autoscaling_engine.json` (assumed, not measured: decode
 min(25 b, 400) tokens/s at batch b, prefill 16,000 tokens/s). Kept: TTFT 2 s, TPOT twice the
 unloaded. One line of JSON for each run goes to the output file; what is there already is not run
@@ -38,7 +38,6 @@ CLIENTS = ("91", "49", "12", "149", "116", "137", "104", "20")
 AZURE = ("conv", "mix")
 TRACES = (*CLIENTS, *AZURE)
 DAY = 86_400.0
-PEAK = 20  # replicas of the clairvoyant, about
 SLOTS, BATCH_TOKENS = 64, 512
 # Name, the baseline behind it and its target as a share of what keeps the SLO; empty: our own.
 POLICIES: dict[str, tuple[str, dict[str, float]]] = {
@@ -58,9 +57,10 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
 
 
 def trace_of(
-    name: str, folder: Path, seed: int, hours: float, calibration: Calibration, slo: Slo
+    name: str, options: argparse.Namespace, seed: int, calibration: Calibration, slo: Slo
 ) -> Trace:
-    """Scaled so that its peak is about PEAK replicas, with this seed's requests."""
+    """Scaled so that its peak is about `options.peak` replicas, with this seed's requests."""
+    folder, length = options.folder, 3600 * options.hours
     if name in AZURE:
         whole = read_trace(folder / "azure-llm-2023.csv.gz", model="" if name == "mix" else name)
 
@@ -68,38 +68,38 @@ def trace_of(
             return cut(whole, Cut(factor=factor, seed=seed))
     else:
         client = read_client(folder / "servegen-m-large-14d-rates.csv.gz", name)
-        start = liveliest(client, 3600 * hours, 7 * DAY, 14 * DAY)
+        start = liveliest(client, length, 7 * DAY, 14 * DAY)
 
         def make(factor: float) -> Trace:
-            part = Cut(start=start, length=3600 * hours, factor=factor, seed=seed)
+            part = Cut(start=start, length=length, factor=factor, seed=seed)
             return draw(client, part, f"client {name}")
 
     factor = 1.0
     for _ in range(6):
         trace = make(factor)
-        variant = variant_of(name, trace, calibration, 8.0, 0)
+        variant = variant_of(name, trace, calibration, 8.0, 0, options.peak)
         keeps = capacity(variant, slo)
         seconds = in_flight(trace, calibration, keeps)
         # The peak of what lasts a minute: bursts of seconds are not what a fleet is sized for.
         minutes = [statistics.fmean(seconds[n : n + 60]) for n in range(0, len(seconds), 60)]
         peak = max(minutes) / keeps
-        if abs(peak / PEAK - 1) < 0.05:
+        if abs(peak / options.peak - 1) < 0.05:
             break
-        factor *= PEAK / peak
+        factor *= options.peak / peak
     return trace
 
 
 def variant_of(
-    name: str, trace: Trace, calibration: Calibration, cold: float, seed: int
+    name: str, trace: Trace, calibration: Calibration, cold: float, seed: int, peak: int
 ) -> Variant:
-    """Today's defaults, from 0 to 40 replicas, a queue of 3,000."""
+    """Today's defaults, from 0 to twice the peak's replicas, a queue of 3,000."""
     deployment = Deployment(
         namespace="default",
         name="model",
         created=1.0,
         revision="aaaa",
         served_names=("model",),
-        scaling=ScalingPolicy(min_replicas=0, max_replicas=2 * PEAK),
+        scaling=ScalingPolicy(min_replicas=0, max_replicas=2 * peak),
         max_queue=3000,
     )
     start = ColdStart(load=Spread(median=cold))
@@ -136,11 +136,11 @@ def measure(options: argparse.Namespace) -> None:
     known = {(r["trace"], r["seed"], r["cold"], r["policy"]): r for r in rows(options.out)}
     for seed in range(options.seeds):
         for name in options.traces:
-            trace = trace_of(name, options.folder, seed, options.hours, calibration, slo)
+            trace = trace_of(name, options, seed, calibration, slo)
             for cold in options.cold:
-                variant = variant_of(name, trace, calibration, cold, seed)
+                variant = variant_of(name, trace, calibration, cold, seed, options.peak)
                 keeps = capacity(variant, slo)
-                most = 2 * PEAK
+                most = 2 * options.peak
                 for policy in options.policies:
                     key = (name, seed, cold, policy)
                     if key not in known:
@@ -226,6 +226,7 @@ def main() -> None:
     arguments.add_argument("out", type=Path)
     arguments.add_argument("--table", action="store_true")
     arguments.add_argument("--hours", type=float, default=6.0, help="of each trace; 6 are scored")
+    arguments.add_argument("--peak", type=int, default=20, help="replicas; 20 are scored")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--cold", type=float, nargs="+", default=[8.0, 60.0, 300.0])
     arguments.add_argument("--traces", nargs="+", default=TRACES, choices=TRACES)

@@ -26,7 +26,7 @@ class Calibration(BaseModel):
     shortest_step_seconds: float = Field(default=0.0, ge=0)  # a decode step is never shorter
     prefill_token_seconds: float = Field(default=0.0002, ge=0)  # each token of a prefill chunk
     decode_sequence_seconds: float = Field(default=0.0005, ge=0)  # each decoding sequence
-    # Of each request outside the engine's steps, until its first token; the paced device has its own.
+    # Of each request outside the engine's steps; the paced device has its own.
     request_seconds: float = Field(default=0.0, ge=0)
     load_seconds: float = Field(default=1.0, ge=0)
     max_sequences: int = Field(default=64, ge=1)
