@@ -48,6 +48,7 @@ class Worker(worker_pb2_grpc.WorkerServicer):
                 model=self._model,
                 model_digest="digest",
                 slots=SLOTS,
+                takes_many=True,
             )
             await asyncio.sleep(1)
 
@@ -63,6 +64,28 @@ class Worker(worker_pb2_grpc.WorkerServicer):
             reason=worker_pb2.FINISH_REASON_STOP, prompt_tokens=1, completion_tokens=count
         )
         yield worker_pb2.GenerateResponse(finished=finished)
+
+    async def GenerateMany(self, requests, context):  # noqa: N802 - the protocol's name
+        events: asyncio.Queue[worker_pb2.GenerateEvent] = asyncio.Queue(maxsize=16)
+        tasks: dict[int, asyncio.Task[None]] = {}
+
+        async def serve(number: int, request: worker_pb2.GenerateRequest) -> None:
+            async for response in self.Generate(request, None):
+                kind = response.WhichOneof("event")
+                event = {kind: getattr(response, kind)}
+                await events.put(worker_pb2.GenerateEvent(number=number, **event))
+
+        async def read() -> None:
+            async for command in requests:
+                if command.WhichOneof("command") == "start":
+                    request = worker_pb2.GenerateRequest.FromString(command.start)
+                    tasks[command.number] = asyncio.create_task(serve(command.number, request))
+                elif command.cancel:
+                    tasks.pop(command.number).cancel()
+
+        reading = asyncio.create_task(read())
+        while not reading.done():
+            yield worker_pb2.GenerateEvents(events=[await events.get()])
 
 
 class Fleet(Operator):

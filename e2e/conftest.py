@@ -25,8 +25,28 @@ from failures import pytest_runtest_makereport  # noqa: F401  pytest finds it he
 from installation import Installation
 from kube import Kube, eventually
 
+# The longest files, the longest of all first: begun at the end, one would run alone.
+FIRST = (
+    "test_operator_availability.py",
+    "test_storage.py",
+    "test_upgrade.py",
+    "test_rollout.py",
+    "test_gitops.py",
+    "test_cluster.py",
+    "test_nodes.py",
+    "test_faults.py",
+    "test_chart_release.py",
+    "test_story.py",
+)
+
 _numbers = itertools.count(1)
 _leaving: list[str] = []  # namespaces that were deleted and may still be there
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; within a file, and among all others, the order stays."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(FIRST)))
 
 
 @pytest.fixture(scope="session")

@@ -165,5 +165,8 @@ def sleeper(name: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
-        "spec": {"containers": [{"name": "main", "image": "localhost/modelfleet/pause:1"}]},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": "localhost/modelfleet/pause:1"}],
+        },
     }

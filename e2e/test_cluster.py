@@ -30,14 +30,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def gone_afterwards() -> Iterator[None]:
-    yield
+@pytest.fixture(scope="module", autouse=True)
+def before() -> Iterator[dict[str, object]]:
+    """What there was without the cluster; it is gone when the tests have ended."""
+    cluster("down")
+    yield traces()
     cluster("down")
 
 
-def test_a_cluster_has_names_volumes_metrics_logs_and_a_way_in():
+@pytest.fixture
+def up() -> None:
+    """One cluster for the tests that leave it whole: it is started where it is not there."""
     cluster("up")
+
+
+def test_a_cluster_has_names_volumes_metrics_logs_and_a_way_in(up: None):
     run("kubectl", "apply", "--filename", "-", stdin=json.dumps(SERVER))
     run("kubectl", "wait", "--for=condition=Available", "deployment/server", "--timeout=60s")
     pods = run("kubectl", "get", "pods", "--output", "name").split()
@@ -56,40 +63,7 @@ def test_a_cluster_has_names_volumes_metrics_logs_and_a_way_in():
     eventually(lambda: "server" in run("kubectl", "top", "pods", check=False))
 
 
-def test_it_comes_down_without_a_trace():
-    before = traces()
-    cluster("up")
-    assert traces() != before
-    cluster("down")
-    assert traces() == before
-    assert cluster("down").strip() == "No cluster is up."
-
-
-@pytest.mark.parametrize("part", ["network", "node-1-containerd"])
-def test_it_comes_down_without_a_trace_after_a_crash_of(part: str):
-    before = traces()
-    cluster("up")
-    for pid in processes():
-        if f"MODELFLEET_CLUSTER_PART={part}".encode() in environment_of(pid):
-            os.kill(pid, signal.SIGKILL)
-    cluster("down")
-    assert traces() == before
-
-
-def test_a_start_that_was_killed_leaves_nothing_that_down_does_not_remove():
-    before = traces()
-    starting = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "up"], env=ENVIRONMENT, start_new_session=True
-    )
-    eventually((RUN / "node-1" / "kubelet.yaml").exists)
-    starting.kill()
-    starting.wait()
-    cluster("down")
-    assert traces() == before
-
-
-def test_a_second_start_repairs_what_is_missing_and_keeps_the_rest():
-    cluster("up")
+def test_a_second_start_repairs_what_is_missing_and_keeps_the_rest(up: None):
     run("kubectl", "create", "configmap", "kept")
     for part in (b"kube-apiserver", b"coredns", b"node-1-kubelet", b"node-2"):
         for pid in processes():
@@ -98,6 +72,38 @@ def test_a_second_start_repairs_what_is_missing_and_keeps_the_rest():
     assert "ready" in cluster("up")
     assert run("kubectl", "get", "configmap", "kept", "--output", "name") == "configmap/kept\n"
     assert "is up" in cluster("up")
+
+
+def test_it_comes_down_without_a_trace(up: None, before: dict[str, object]):
+    assert traces() != before
+    cluster("down")
+    assert traces() == before
+    assert cluster("down").strip() == "No cluster is up."
+
+
+@pytest.mark.parametrize("part", ["network", "node-1-containerd"])
+def test_it_comes_down_without_a_trace_after_a_crash_of(
+    part: str, up: None, before: dict[str, object]
+):
+    for pid in processes():
+        if f"MODELFLEET_CLUSTER_PART={part}".encode() in environment_of(pid):
+            os.kill(pid, signal.SIGKILL)
+    cluster("down")
+    assert traces() == before
+
+
+def test_a_start_that_was_killed_leaves_nothing_that_down_does_not_remove(
+    before: dict[str, object],
+):
+    cluster("down")
+    starting = subprocess.Popen(
+        [sys.executable, "-m", "cluster", "up"], env=ENVIRONMENT, start_new_session=True
+    )
+    eventually((RUN / "node-1" / "kubelet.yaml").exists)
+    starting.kill()
+    starting.wait()
+    cluster("down")
+    assert traces() == before
 
 
 def traces() -> dict[str, object]:

@@ -19,6 +19,9 @@ from .layout import LOGS, RUN
 
 OWNER_VARIABLE = "MODELFLEET_CLUSTER"
 PART_VARIABLE = "MODELFLEET_CLUSTER_PART"
+# Go collects its garbage when there is four times as much of it as of what is used: memory for
+# time, of which an API server's start takes a quarter less.
+GARBAGE = "400"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def start(
     with (LOGS / f"{part}.log").open("ab") as log:
         subprocess.Popen(
             [*prefix, *map(str, arguments)],
-            env={"PATH": os.environ["PATH"], "HOME": str(RUN), **own, **marks},
+            env={"PATH": os.environ["PATH"], "HOME": str(RUN), "GOGC": GARBAGE, **own, **marks},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -109,7 +112,7 @@ def is_alive(pid: int) -> bool:
 def wait_until(
     what: str, true: Callable[[], object], *, needs: Set[str] = frozenset(), timeout: float = 60.0
 ) -> None:
-    """Asks every tenth of a second; raises NotReadyError after `timeout` seconds.
+    """Asks four times a second; raises NotReadyError after `timeout` seconds.
 
     When a part that it needs has ended, waiting is in vain: raises NotReadyError at once.
     """
@@ -120,4 +123,4 @@ def wait_until(
             raise NotReadyError(f"{part} has ended: {''.join(words) or 'it said nothing'}")
         if time.monotonic() > deadline:
             raise NotReadyError(f"Waited {timeout:.0f} s for {what}; see the logs in {LOGS}.")
-        time.sleep(0.1)
+        time.sleep(0.25)

@@ -72,7 +72,9 @@ class Call(ABC):
         return events
 
     def put(self, event: Event) -> None:
-        """The next event came."""
+        """The next event came; dropped if the call has ended."""
+        if self.has_ended:
+            return
         self._events.append(event)
         if isinstance(event, worker_pb2.Finished):
             self.has_ended = True
@@ -210,6 +212,10 @@ class SharedStream:
                     self._has_commands.clear()
                     await self._has_commands.wait()
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # `_read` knows why
+                return
+            except Exception:
+                log.exception("a stream of requests met a bug")
+                self.close()
                 return
 
     async def _send(self, call: _SharedCall) -> None:

@@ -81,11 +81,13 @@ async def test_headers_over_32_kib_are_a_431(sent: bytes):
 
 
 async def test_a_client_that_does_not_read_is_cut_and_its_slot_serves_the_next():
-    worker = ScriptedWorker(slots=2, tokens=200, filler="x" * 20_000)
+    # More than the kernel keeps for a reader, which may be 4 MB for each.
+    worker = ScriptedWorker(slots=2, tokens=2000, filler="x" * 20_000)
     async with running_fleet(worker, options=QUICK) as fleet, asyncio.timeout(TIMEOUT):
         stalled = [await connect(fleet.url, receive_buffer=8192) for _ in range(2)]
+        asked = {"model": "tiny", "prompt": "hi", "stream": True, "max_tokens": 2000}
         for _, writer in stalled:
-            writer.write(request(body=STREAM))
+            writer.write(request(body=json.dumps(asked).encode()))
         await eventually(lambda: worker.running == 2)
         answer = await fleet.client.completions.create(model="tiny", prompt="p", max_tokens=1)
         assert answer.choices[0].finish_reason == "length"
@@ -104,6 +106,38 @@ async def test_an_answer_that_is_finished_and_not_read_holds_no_slot():
         assert not worker.cancelled
         assert (await reader.read()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"), "it is all there"
         writer.close()
+
+
+async def test_the_last_words_of_an_answer_wait_for_their_reader_without_a_slot():
+    worker = ScriptedWorker(slots=1, tokens=3)
+    last_words, asked = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> dict[str, object]:
+        if asked.is_set():
+            await asyncio.Event().wait()
+        asked.set()
+        return {"type": "http.request", "body": STREAM, "more_body": False}
+
+    async def send(message) -> None:
+        if b'finish_reason":"' in message.get("body", b""):
+            last_words.set()
+            await asyncio.Event().wait()  # the connection takes nothing more
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/completions",
+        "raw_path": b"/v1/completions",
+        "query_string": b"",
+        "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+    }
+    async with running_fleet(worker) as fleet, asyncio.timeout(TIMEOUT):
+        answering = asyncio.create_task(fleet.gateway.app.api(scope, receive, send))
+        await last_words.wait()
+        await fleet.client.completions.create(model="tiny", prompt="p", max_tokens=1)
+        answering.cancel()
 
 
 async def test_a_slow_reader_that_reads_is_not_cut():

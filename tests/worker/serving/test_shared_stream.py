@@ -238,6 +238,8 @@ async def test_a_worker_that_ends_ends_the_call_when_all_is_written(paced):
     lifecycle.load(ModelSpec(model=MODEL, source="hf://a/b"))
     async with grpc.aio.insecure_channel(server.address) as channel:
         caller = Caller(WorkerStub(channel))
+        idle = Caller(WorkerStub(channel))
+        await idle.command(1, start=b"")
         while lifecycle.serving is None:
             await lifecycle.changed.wait_after(lifecycle.changed.count)
         await caller.start(1, stop=limits())
@@ -246,6 +248,8 @@ async def test_a_worker_that_ends_ends_the_call_when_all_is_written(paced):
         await caller.answers(1)
         assert await caller.call.read() is grpc.aio.EOF
         assert await caller.call.code() is Code.OK
+        assert await idle.refusal(1)
+        assert await idle.call.code() is Code.OK
         await stopping
 
 

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 from modelfleet_process.calibration import Calibration
 
@@ -14,7 +16,7 @@ from ..devices.paced import load_paced
 from ..engine.device import LoadedModel
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults, sampling_defaults
 from ..progress import Report
-from ..spec import GenerationDefaults, ModelSpec
+from ..spec import Dtype, GenerationDefaults, ModelSpec
 from ..storage.cache import Cache
 from ..storage.entry import LocalModel
 from ..storage.sources import find_model, parse_source
@@ -46,6 +48,8 @@ class Loaded:
         return self.model.eos_token_ids | self.tokenizer.eos_ids
 
 
+_COMPILED = (Dtype.AUTO, Dtype.BFLOAT16)  # types that the compiled step may compute
+
 # Runs in a thread; raises ModelError, and what `report` raises.
 Loader = Callable[[ModelSpec, Report], Loaded]
 
@@ -70,6 +74,8 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
     """This machine's processors; `model_dir` may hold local copies of hub models."""
 
     def load(spec: ModelSpec, report: Report) -> Loaded:
+        if spec.dtype not in _COMPILED:  # what it takes to compute comes while files are fetched
+            Thread(target=import_module, args=(".torch_llama", __package__), daemon=True).start()
         files = find_model(
             spec.source, revision=spec.revision, model_dir=model_dir, cache=cache, report=report
         )

@@ -128,6 +128,7 @@ def _load_ours(
     weights = compiled.load(model, checkpoint, progress)
     if weights is None:
         # Imported here: torch takes seconds, and the compiled step does not need it.
+        checkpoint.prefetch()
         from . import torch_llama
 
         weights = torch_llama.load(model, checkpoint, progress)

@@ -19,8 +19,8 @@ from .generation import Event, Send
 # Requests of one call, those included whose end was not read yet. A gateway has as many as there
 # are slots, and those that are refused.
 MAX_REQUESTS: Final = 4096
-# In one message: with 256 tokens each and 20 logprobs a token it has 8 to 24 MiB.
-MAX_EVENTS: Final = 32
+# In one message, and those of one more request: with 20 logprobs a token it has some 1.5 MiB.
+MAX_TOKENS: Final = 1024
 
 Serve = Callable[[pb.GenerateRequest, Send], Awaitable[RefusalError | None]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -50,10 +50,10 @@ class SharedStream:
         reading = asyncio.create_task(self._read())
         try:
             while True:
+                if reading.done():
+                    reading.result()
                 if events := self._take():
                     await self._context.write(pb.GenerateEvents(events=events))
-                elif reading.done() and reading.exception():
-                    reading.result()
                 elif self._closing and not self._requests:
                     return
                 else:
@@ -93,8 +93,9 @@ class SharedStream:
         match command.WhichOneof("command"):
             case "cancel":
                 request.task.cancel()
-                request.events.clear()
+                request.events = ()
                 del self._requests[number]
+                self._changed.set()  # it may have been the last one
             case "pause":
                 request.pause(command.pause)
             case _:
@@ -123,9 +124,12 @@ class SharedStream:
     def _take(self) -> list[pb.GenerateEvent]:
         """The events of the next message."""
         events: list[pb.GenerateEvent] = []
-        while self._ready and len(events) < MAX_EVENTS:
+        tokens = 0
+        while self._ready and tokens < MAX_TOKENS:
             request = self._ready.popleft()
-            events += request.take()
+            taken = request.take()
+            tokens += sum(len(event.tokens.ids) for event in taken)
+            events += taken
             if request.has_ended:
                 self._requests.pop(request.number, None)
         return events
@@ -138,7 +142,7 @@ class _SharedRequest:
 
     def __init__(self, number: int, gather: Callable[[_SharedRequest], None]) -> None:
         self.number = number
-        self.events: list[pb.GenerateEvent] = []
+        self.events: Sequence[Event | pb.Refusal] = ()
         self.has_ended = False
         self._gather = gather
         self._may_send = asyncio.Event()
@@ -156,14 +160,15 @@ class _SharedRequest:
 
     def take(self) -> list[pb.GenerateEvent]:
         """The events, for a message; more may come now."""
-        events, self.events = self.events, []
+        events = [_event(self.number, event) for event in self.events]
+        self.events = ()
         self._update()
         return events
 
     async def _run(self, serialized: bytes, serve: Serve) -> None:
         error: RefusalError | None
         try:
-            error = await serve(pb.GenerateRequest.FromString(serialized), self._send)
+            error = await serve(pb.GenerateRequest.FromString(serialized), self._put)
         except DecodeError:
             error = InvalidRequestError("these bytes are no GenerateRequest")
         except Exception as bug:
@@ -171,15 +176,11 @@ class _SharedRequest:
             error = RefusalError(f"unexpected {type(bug).__name__}: {bug}")
         if error is not None:
             code: int = error.status.value[0]
-            refusal = pb.Refusal(code=code, details=error.details, mark=error.mark)
-            await self._put([pb.GenerateEvent(number=self.number, refused=refusal)])
+            await self._put([pb.Refusal(code=code, details=error.details, mark=error.mark)])
         self.has_ended = True
         self._gather(self)
 
-    async def _send(self, events: Sequence[Event]) -> None:
-        await self._put([_event(self.number, event) for event in events])
-
-    async def _put(self, events: list[pb.GenerateEvent]) -> None:
+    async def _put(self, events: Sequence[Event | pb.Refusal]) -> None:
         await self._may_send.wait()
         self.events = events
         self._update()
@@ -192,9 +193,11 @@ class _SharedRequest:
             self._may_send.set()
 
 
-def _event(number: int, event: Event) -> pb.GenerateEvent:
+def _event(number: int, event: Event | pb.Refusal) -> pb.GenerateEvent:
     if isinstance(event, pb.Tokens):
         return pb.GenerateEvent(number=number, tokens=event)
     if isinstance(event, pb.Accepted):
         return pb.GenerateEvent(number=number, accepted=event)
-    return pb.GenerateEvent(number=number, finished=event)
+    if isinstance(event, pb.Finished):
+        return pb.GenerateEvent(number=number, finished=event)
+    return pb.GenerateEvent(number=number, refused=event)

@@ -98,7 +98,7 @@ def lanes_of_zeros(zeros: Tensor, middle: int) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_numbers_become_bfloat16_as_torch_rounds_them(dtype: torch.dtype):
     values = weights(dtype)
-    values[7, :2] = torch.tensor([float("inf"), 3e38])
+    values[7, :5] = torch.tensor([float("inf"), 3e38, -float("inf"), 6e-8, -1e-7])
     for shaped in (values, values[7]):
         [given] = rows(shaped)
         numbers = PlainNumbers(given.dtype, given.array)

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "export.h"
@@ -51,6 +52,14 @@ uint16_t to_bfloat16(float value) {  // to nearest even
   std::memcpy(&bits, &value, sizeof bits);
   const uint32_t up = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return value == value ? static_cast<uint16_t>(up) : 0x7fc0;
+}
+
+// Compilers before GCC 12 have no type for it.
+float from_float16(uint16_t bits) {
+  const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
+  const bool finite = (bits & 0x7c00) != 0x7c00;
+  const float value = finite ? as_float(magnitude) * 0x1p112f : as_float(magnitude | 0x7f800000);
+  return bits & 0x8000 ? -value : value;
 }
 
 float from_bfloat16(uint16_t bits) { return as_float(static_cast<uint32_t>(bits) << 16); }
@@ -192,8 +201,8 @@ class Packer {
     const int64_t first = row * inputs;
     if (part.type == kBFloat16) return static_cast<const uint16_t*>(part.rows) + first;
     if (part.type == kFloat16) {
-      const _Float16* values = static_cast<const _Float16*>(part.rows) + first;
-      for (int64_t i = 0; i < inputs; ++i) values_[i] = to_bfloat16(static_cast<float>(values[i]));
+      const uint16_t* values = static_cast<const uint16_t*>(part.rows) + first;
+      for (int64_t i = 0; i < inputs; ++i) values_[i] = to_bfloat16(from_float16(values[i]));
     } else {
       const float* values = static_cast<const float*>(part.rows) + first;
       for (int64_t i = 0; i < inputs; ++i) values_[i] = to_bfloat16(values[i]);
