@@ -168,7 +168,8 @@ def test_a_worker_of_the_compiled_step_imports_neither_torch_nor_transformers(
         chat=pb.Chat(
             messages=[pb.ChatMessage(role="user", content="Hi")], add_generation_prompt=True
         ),
-        sampling=pb.Sampling(temperature=1, top_p=0.9, frequency_penalty=0.5, logprobs=3),
+        sampling=pb.Sampling(temperature=1, top_p=0.9, frequency_penalty=0.5),
+        logprobs=pb.Logprobs(enabled=True, top=3),
         stop=pb.StopConditions(max_tokens=5, ignore_eos=True),
     )
     with log.open("w") as stderr, worker(tmp_path, *model, stderr=stderr) as process:

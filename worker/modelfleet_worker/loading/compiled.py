@@ -23,7 +23,7 @@ from .sizing import LoadedWeights
 
 log = structlog.get_logger()
 
-_BATCH = 64 << 20  # bytes of the files that are laid out in one call
+_BATCH = 256 << 20  # bytes of the files that are laid out in one call
 
 
 def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWeights | None:
@@ -77,9 +77,10 @@ def _read(
             digesting.append(pool.submit(digest.add, name, tensor))
             read += tensor.nbytes
             if read - laid_out >= _BATCH:
+                progress("Weights", min(1.0, (read + laid_out) / 2 / total))
                 builder.lay_out(threads)
                 laid_out = read
-                progress("Weights", min(1.0, read / total))
+        progress("Weights", min(1.0, (read + laid_out) / 2 / total))
         built = builder.build(threads)
         for future in digesting:
             future.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -87,12 +87,18 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
         if spec.generation_defaults is GenerationDefaults.CHECKPOINT:
             defaults = sampling_defaults(files.folder)
         # Beside the weights: what shows there is wrong with it ends the load at its next report.
+        # Not before they are laid out: reading it holds the GIL, which gathering them needs.
         with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
-            tokenizer = pool.submit(HuggingFaceTokenizer, files.folder)
+            tokenizers: list[Future[HuggingFaceTokenizer]] = []
+
+            def tokenizer() -> Future[HuggingFaceTokenizer]:
+                if not tokenizers:
+                    tokenizers.append(pool.submit(HuggingFaceTokenizer, files.folder))
+                return tokenizers[0]
 
             def report_unless_failed(phase: str, share: float) -> None:
-                if tokenizer.done():
-                    tokenizer.result()
+                if share > 0 and tokenizer().done():
+                    tokenizer().result()
                 report(phase, share)
 
             model = load_model(
@@ -109,7 +115,7 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
             return Loaded(
                 spec=spec,
                 model=model,
-                tokenizer=tokenizer.result(),
+                tokenizer=tokenizer().result(),
                 files=files,
                 sampling_defaults=defaults,
             )
