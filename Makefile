@@ -83,8 +83,9 @@ cluster-down: install ## Remove that Kubernetes without a trace
 images: install ## Build the images for the cluster on this machine (docs/images.md)
 	@$(BIN)/python e2e/images.py
 
-# Two clusters: the tests mostly wait.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# So many clusters side by side, up to nine: the tests wait for about as long as they compute.
+CLUSTERS ?= 2
+SIDE_BY_SIDE := --numprocesses $(CLUSTERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: e2e
 e2e: install model ## The product on a real Kubernetes, see docs/cluster.md; T as above

@@ -23,7 +23,6 @@ FIRST = (
     "operator/local/test_up_processes.py",
     "worker/serving/test_process.py",
     "operator/cluster/test_operator_process.py",
-    "integration/test_bad_input.py",
     "worker/quantize/test_quantize_command.py",
 )
 

@@ -35,7 +35,11 @@ def called(folder: Path, target: str, *variables: str, **environment: str) -> st
 @pytest.mark.parametrize(
     ("call", "arguments"),
     [
-        pytest.param(["test"], "[--numprocesses][2][--dist][loadfile]", id="all tests"),
+        pytest.param(
+            ["test"],
+            "[--numprocesses][2][--dist][loadfile][--no-loadscope-reorder]",
+            id="all tests",
+        ),
         pytest.param(["test", "T=tests/worker"], "[tests/worker]", id="a folder"),
         pytest.param(
             ["test", "T=tests/test_layout.py::test_x[a b]"],

@@ -6,9 +6,10 @@ Texts are compared with transformers' own greedy output in float32.
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import openai
 import psutil
@@ -18,12 +19,12 @@ from local_fleet import Fleet, StartFleet, eventually, manifest
 
 pytestmark = pytest.mark.integration
 
-TOPICS = [
+TOPICS = (
     "the sea", "a mountain", "an old clock", "winter", "a loaf of bread", "the moon", "a violin",
     "rain in the city", "a lighthouse", "the desert", "a paper boat", "an orchard", "thunder",
     "a train at night", "a library", "the first snow", "a bicycle", "a garden wall", "a harbour",
     "an empty road",
-]  # fmt: skip
+)  # fmt: skip
 
 
 def question(topic: str) -> list[openai.types.chat.ChatCompletionMessageParam]:
@@ -56,8 +57,8 @@ async def stream(
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[[Iterable[str], int], list[str]]:
-    """What transformers answers, greedy, in float32."""
+def reference() -> Callable[[tuple[str, ...], int], list[str]]:
+    """What transformers answers, greedy, in float32; computed once for the same topics."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -66,7 +67,8 @@ def reference() -> Callable[[Iterable[str], int], list[str]]:
     model = AutoModelForCausalLM.from_pretrained(model_folder(), dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder(), padding_side="left")
 
-    def answers(topics: Iterable[str], tokens: int) -> list[str]:
+    @functools.cache
+    def answers(topics: tuple[str, ...], tokens: int) -> list[str]:
         ids = tokenizer.apply_chat_template(
             [question(topic) for topic in topics],
             add_generation_prompt=True,
@@ -140,7 +142,7 @@ def generated(fleet: Fleet) -> float:
 
 
 async def test_sixty_four_streams_each_get_their_own_text(start_fleet: StartFleet, reference):
-    topics = [f"{topic} {number}" for number in (1, 2, 3, 4) for topic in TOPICS][:64]
+    topics = tuple(f"{topic} {number}" for number in (1, 2, 3, 4) for topic in TOPICS)[:64]
     expected = reference(topics, 8)
     fleet = start_fleet(manifest())
     async with fleet.client() as client:
@@ -170,7 +172,7 @@ async def test_leaves_no_process_and_no_port(start_fleet: StartFleet, number: si
 
 
 async def test_a_stopped_worker_does_not_stop_the_gateway(start_fleet: StartFleet, reference):
-    expected = reference(TOPICS[:4], 16)
+    expected = reference(TOPICS, 16)[:4]
     fleet = start_fleet(manifest(scaling={"minReplicas": 2, "maxReplicas": 2}))
     eventually("both are ready", lambda: fleet.status().get("readyReplicas") == 2)
     frozen = fleet.workers()[0]

@@ -28,7 +28,7 @@ CACHE_TOKEN = 2 * 30 * 3 * 64 * 2  # bytes: keys and values, layers, KV heads, h
 WIDTHS = Widths(
     hidden=576, inner=1536, query=576, key=192, head_dim=64, vocab=49152, itemsize=2, native=False
 )
-STREAMS, PROMPT, ANSWER = 16, 448, 32  # tokens
+STREAMS, PROMPT, ANSWER = 16, 448, 12  # tokens
 ENGINE = [f"--context-length={PROMPT + ANSWER}", f"--max-sequences={STREAMS}"]
 
 

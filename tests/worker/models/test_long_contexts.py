@@ -147,15 +147,18 @@ def requests() -> list[Request]:
     [(1, 8, True), (7, 8, True), (100_000, 8, False), (100_000, 1, True)],
 )
 def test_says_what_transformers_says(pair: Pair, budget: int, sequences: int, caching: bool):
+    # The last two are left out where each of their tokens is a step: one is there to be in a batch
+    # with another of its length, and the other to be long, as others are.
+    few = requests()[:4] if budget == 1 else requests()
     run = run_engine(
         pair.ours.runner,
-        requests(),
+        few,
         budget=budget,
         sequences=sequences,
         caching=caching,
         vocab_size=VOCAB,
     )
-    assert [run.answers[str(i)].ids for i in range(len(PROMPTS))] == pair.expected
+    assert [run.answers[r.request_id].ids for r in few] == pair.expected[: len(few)]
 
 
 @pytest.mark.parametrize("done", [1, 4, 6, 11])

@@ -133,7 +133,7 @@ async def test_resumed_anywhere_it_is_the_same_answer(start_worker, received):
 async def test_sampling_resumes_with_the_same_draws(start_worker, options):
     worker = await start(start_worker)
     request = {
-        "stop": limits(max_tokens=24, ignore_eos=True),
+        "stop": limits(max_tokens=16, ignore_eos=True),
         "sampling": pb.Sampling(temperature=1.0, top_p=0.95, top_k=50, **options),
         "seed": 42,
     }
