@@ -26,9 +26,7 @@ from modelfleet_worker.quantization.weights import QuantizedWeight, quantize
 from quantized_models import asked, tiny
 
 IDS = [3, 14, 15, 92, 65, 35, 89]
-COMPILED = pytest.mark.skipif(
-    library.load_library() is None, reason="needs a compiler"
-)
+COMPILED = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
 
 
 @pytest.fixture(params=[pytest.param("on", marks=COMPILED), "off"])

@@ -10,7 +10,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from ..devices.host import usable_cores
+from ..devices.host import available_memory, usable_cores
+from ..devices.native import library
 from ..devices.native.runner import NativeRunner
 from ..devices.native.runner import takes as native_takes
 from ..devices.torch.paged_attention import LayerShape
@@ -27,6 +28,7 @@ from ..progress import Report
 from ..quantization.scheme import AS_STORED, HEAD, Quantization
 from ..quantization.stored import StoredFormat, stored_format
 from .checkpoint import Checkpoint
+from .fastest_dtype import fastest_dtype
 from .model_builder import ModelBuilder, stored_parts
 from .sizing import (
     LoadedWeights,
@@ -68,6 +70,8 @@ def load_model(
     torch.set_num_threads(usable_cores())
     kind = read_dtype(dtype, folder)
     config, lacking = _our_config(read_json(folder / "config.json"))
+    if dtype == "Auto":
+        kind = _fastest(folder, config, kind, context_length, quantization)
     if config is not None:
         context = context_within(config.max_context, context_length)
         weights = _load_llama(folder, config, kind, context, quantization, progress)
@@ -79,8 +83,8 @@ def load_model(
         raise ModelError(
             f"{folder} cannot be served deterministically: it takes the compiled step, which"
             " computes models of the Llama, Mistral and Qwen families in bfloat16, on processors"
-            " with AVX-512 BF16 and with a C++ compiler; load it elsewhere, or without"
-            " `deterministic`"
+            " with AVX2 or with ARM's dot products, and takes a C++ compiler or an image that has"
+            " it; load it elsewhere, or without `deterministic`"
         )
     progress("Cache", 0.0)
     most = ServingLimits(
@@ -117,6 +121,39 @@ def _our_config(raw: dict[str, Any]) -> tuple[LlamaConfig | None, str | None]:
         return parse_config(raw), None
     except NotOurModulesError as error:
         return None, str(error)
+
+
+def _fastest(
+    folder: Path,
+    config: LlamaConfig | None,
+    stored: torch.dtype,
+    context_length: int | None,
+    quantization: Quantization,
+) -> torch.dtype:
+    """The checkpoint's type, or float32 where that is faster on torch's operations."""
+    context = context_length or (config.max_context if config is not None else 0)
+    compiled = config is not None and native_takes(config, stored) and _keeps_rope(config, context)
+    quantized = quantization != AS_STORED or stored_format(read_json(folder / "config.json"))
+    as_float32 = Checkpoint(folder).total_bytes // stored.itemsize * torch.float32.itemsize
+    kind = fastest_dtype(
+        stored,
+        library.processor_features(),
+        compiled=compiled,
+        quantized=bool(quantized),
+        fits_float32=as_float32 < available_memory(),
+    )
+    if kind != stored:
+        log.info(
+            "the processor emulates the checkpoint's type, another one is faster",
+            stored=str(stored),
+            dtype=str(kind),
+        )
+    return kind
+
+
+def _keeps_rope(config: LlamaConfig, context: int) -> bool:
+    """Whether the rope does not change with the length of the sequence."""
+    return context_variants(config.rope_scaling, context) is None
 
 
 def _load_generic(
@@ -156,8 +193,7 @@ def _load_llama(
     model, weights = _read_weights(folder, config, dtype, quantization, progress)
     kv_cache = quantization.kv_cache
 
-    by_length = context_variants(config.rope_scaling, context) is not None
-    native = NativeRunner.takes(model) and not by_length
+    native = NativeRunner.takes(model) and _keeps_rope(config, context)
 
     def runner(blocks: int) -> Runner:
         # Positions beyond the cache are never computed: what a config claims takes no tables.
@@ -186,14 +222,40 @@ def _load_llama(
             itemsize=dtype.itemsize,
             native=native,
         ),
-        digest=xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}".encode()),
+        digest=_digest(
+            weights, dtype, config, quantization, library.arithmetic() if native else ""
+        ),
         computed_by=describe_path(
-            "our modules in the compiled step" if native else "our modules on torch's operations",
+            f"our modules in the compiled step ({_described_step()})"
+            if native
+            else "our modules on torch's operations",
             dtype,
             quantization,
             _quantized_share(config, quantization),
         ),
     )
+
+
+def _digest(
+    weights: str,
+    dtype: torch.dtype,
+    config: LlamaConfig,
+    quantization: Quantization,
+    arithmetic: str,
+) -> str:
+    """Equal where a stream may be resumed: other arithmetic rounds in another way.
+
+    Torch's operations and the arithmetic that there was first have no name in it, so that workers
+    of older versions have the same digest.
+    """
+    other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
+    return xxhash.xxh3_128_hexdigest(f"{weights} {dtype} {config} {quantization}{other}".encode())
+
+
+def _described_step() -> str:
+    chosen = library.instruction_set()
+    name = "" if chosen is None else chosen.name
+    return f"{name}, {usable_cores()} threads"
 
 
 def _quantized_share(config: LlamaConfig, quantization: Quantization) -> float:
