@@ -7,9 +7,8 @@ import platform
 from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.instruction_sets import SETS, candidates
 
-HERE = [
-    s.name for s in candidates(platform.machine(), library.processor_features())
-]  # from the fastest
+# From the fastest.
+HERE = [s.name for s in candidates(platform.machine(), library.processor_features())]
 _ARITHMETIC = {s.name: s.arithmetic for s in SETS}
 # The slowest set of each arithmetic: the others give its bits (test_instruction_sets.py).
 ONE_OF_EACH_ARITHMETIC = list({_ARITHMETIC[name]: name for name in HERE}.values())
