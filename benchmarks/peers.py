@@ -1,7 +1,8 @@
 """Builds the engines that ours is measured against, once: llama.cpp and vLLM's CPU build.
 
 `make peers` runs it (about 5 minutes on two cores). Versions are pinned with hashes in locks/;
-everything stands in ~/.cache/modelfleet/peers. transformers is in .venv already.
+everything stands in ~/.cache/modelfleet/peers. transformers is in .venv already. With
+`MODELFLEET_ISA=avx2` llama.cpp is built for AVX2 alone, beside the other build.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ LOCKS = Path(__file__).parent / "locks"
 PEERS = Path(os.environ.get("MODELFLEET_CACHE", "~/.cache/modelfleet")).expanduser() / "peers"
 
 LLAMA_VERSION = "11434.0.0"  # of the package whose sdist carries the source
-LLAMA = PEERS / f"llama.cpp-{LLAMA_VERSION}"
+# As our worker, which obeys the same variable: so both are held to one set of instructions.
+ISA = os.environ.get("MODELFLEET_ISA", "")
+LLAMA_SETS = {
+    "": {"NATIVE": True},
+    "avx2": {
+        "NATIVE": False,
+        **dict.fromkeys(("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2"), True),
+    },
+}
+LLAMA = PEERS / f"llama.cpp-{LLAMA_VERSION}{ISA and f'-{ISA}'}"
 LLAMA_SERVER = LLAMA / "bin" / "llama-server"
 LLAMA_WITHOUT = (
     *("LLAMA_CURL", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES"),
@@ -82,7 +92,13 @@ def build_llama(target: Path) -> None:
         source = next(Path(scratch).glob("*/llama.cpp"))
         tools = build_tools(Path(scratch) / "tools")
         off = [f"-D{option}=OFF" for option in LLAMA_WITHOUT]
-        native = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]
+        wanted = LLAMA_SETS.get(ISA)
+        if wanted is None:
+            raise SystemExit(
+                f"expected MODELFLEET_ISA to be one of {list(LLAMA_SETS)}, found {ISA}"
+            )
+        sets = [f"-DGGML_{name}={'ON' if on else 'OFF'}" for name, on in wanted.items()]
+        native = ["-DCMAKE_BUILD_TYPE=Release", *sets]
         build = Path(scratch) / "build"
         run("cmake", "-S", source, "-B", build, "-G", "Ninja", *native, *off, path=tools)
         programs = ["llama-server", "llama-quantize"]

@@ -13,6 +13,7 @@ from ..devices.native.runner import NativeRunner, takes
 from ..engine.device import Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..models.config import LlamaConfig
+from ..models.float_type import FloatType
 from ..models.rope_config import context_variants
 from ..progress import Report
 from ..quantization.scheme import KVFormat
@@ -29,8 +30,7 @@ _BATCH = 256 << 20  # bytes of the files that are laid out in one call
 def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWeights | None:
     """None: the compiled step does not compute it. Raises ModelError."""
     config, context = model.config, model.context
-    by_length = context_variants(config.rope_scaling, context) is not None
-    if by_length or not takes(config, model.dtype):
+    if not may_take(config, model.dtype, context):
         return None
     try:
         built, digest = _read(model, checkpoint, progress)
@@ -44,6 +44,12 @@ def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWei
         token_bytes=2 * config.layers * config.kv_heads * _vector_bytes(config, kv_cache),
         native=True,
     )
+
+
+def may_take(config: LlamaConfig, dtype: FloatType, context: int) -> bool:
+    """Whether the compiled step computes such models, if their weights are of one format."""
+    rope_changes_with_length = context_variants(config.rope_scaling, context) is not None
+    return not rope_changes_with_length and takes(config, dtype)
 
 
 def _runner(model: NativeModel, context: int, kv_cache: KVFormat, blocks: int) -> Runner:

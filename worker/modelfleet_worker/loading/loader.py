@@ -7,7 +7,8 @@ from typing import Any
 
 import structlog
 
-from ..devices.host import usable_cores
+from ..devices.host import available_memory, usable_cores
+from ..devices.native import library
 from ..devices.warm_up import warm_up
 from ..engine.device import LoadedModel
 from ..engine.request import EngineLimits
@@ -21,6 +22,7 @@ from ..quantization.stored import stored_format
 from ..threads import using_transformers
 from . import compiled
 from .checkpoint import Checkpoint
+from .fastest_dtype import fastest_dtype
 from .our_model import OurModel
 from .sizing import LoadedWeights, cache_blocks, context_within, read_dtype
 from .tied_head import with_stored_head
@@ -55,6 +57,8 @@ def load_model(
     """
     kind = read_dtype(dtype, folder)
     config, lacking = _our_config(read_json(folder / "config.json"))
+    if dtype == "Auto":
+        kind = _fastest(folder, config, kind, context_length, quantization)
     if config is not None:
         context = context_within(config.max_context, context_length)
         weights = _load_ours(folder, config, kind, context, quantization, progress)
@@ -67,8 +71,8 @@ def load_model(
         raise ModelError(
             f"{folder} cannot be served deterministically: it takes the compiled step, which"
             " computes models of the Llama, Mistral and Qwen families in bfloat16, on processors"
-            " with AVX-512 BF16 and with a C++ compiler; load it elsewhere, or without"
-            " `deterministic`"
+            " with AVX2 or with ARM's dot products, and takes a C++ compiler or an image that has"
+            " it; load it elsewhere, or without `deterministic`"
         )
     progress("Cache", 0.0)
     most = ServingLimits(
@@ -106,6 +110,33 @@ def _our_config(raw: dict[str, Any]) -> tuple[LlamaConfig | None, str | None]:
         return parse_config(raw), None
     except NotOurModulesError as error:
         return None, str(error)
+
+
+def _fastest(
+    folder: Path,
+    config: LlamaConfig | None,
+    stored: FloatType,
+    context_length: int | None,
+    quantization: Quantization,
+) -> FloatType:
+    """The checkpoint's type, or float32 where that is faster on torch's operations."""
+    context = context_length or (config.max_context if config is not None else 0)
+    quantized = quantization != AS_STORED or stored_format(read_json(folder / "config.json"))
+    as_float32 = Checkpoint(folder).total_bytes // stored.itemsize * FloatType.FLOAT32.itemsize
+    kind = fastest_dtype(
+        stored,
+        library.processor_features(),
+        compiled=config is not None and compiled.may_take(config, stored, context),
+        quantized=bool(quantized),
+        fits_float32=as_float32 < available_memory(),
+    )
+    if kind is not stored:
+        log.info(
+            "the processor emulates the checkpoint's type, another one is faster",
+            stored=stored,
+            dtype=kind,
+        )
+    return kind
 
 
 def _load_ours(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import xxhash
 
+from ..devices.host import usable_cores
+from ..devices.native import library
 from ..engine.device import Runner
 from ..models.config import LlamaConfig
 from ..models.float_type import FloatType
@@ -17,7 +19,7 @@ from .expected_tensors import ExpectedTensors, needed_memory, quantized_share
 from .sizing import LoadedWeights, describe_path, refuse_weights_beyond_memory
 from .working_memory import Widths
 
-_IN_STEP, _ON_TORCH = "in the compiled step", "on torch's operations"
+_ON_TORCH = "on torch's operations"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,11 @@ class OurModel:
     ) -> LoadedWeights:
         """`weights`: their digest."""
         config, dtype = self.config, self.dtype
-        described = f"{weights} torch.{dtype} {config} {self.quantization}"
+        # Other arithmetic rounds in another way. Torch's operations and the arithmetic that there
+        # was first have no name here, so that workers of older versions have the same digest.
+        arithmetic = library.arithmetic() if native else ""
+        other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
+        described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
         return LoadedWeights(
             runner=runner,
             token_bytes=token_bytes,
@@ -58,9 +64,15 @@ class OurModel:
             ),
             digest=xxhash.xxh3_128_hexdigest(described.encode()),
             computed_by=describe_path(
-                f"our modules {_IN_STEP if native else _ON_TORCH}",
+                f"our modules {_compiled_step() if native else _ON_TORCH}",
                 dtype,
                 self.quantization,
                 quantized_share(config, self.quantization),
             ),
         )
+
+
+def _compiled_step() -> str:
+    chosen = library.instruction_set()
+    name = "" if chosen is None else chosen.name
+    return f"in the compiled step ({name}, {usable_cores()} threads)"

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.quantization.scheme import KVFormat
 from quantized_models import int8_cache_logits, load, model_of, native_logits, step_logits, tiny
 
-pytestmark = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
+pytestmark = pytest.mark.usefixtures("instruction_set")
 
 PROMPT = tuple(int(i) for i in torch.randint(96, (40,), generator=torch.Generator().manual_seed(3)))
 

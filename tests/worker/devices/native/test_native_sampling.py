@@ -5,21 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.devices.torch.sampler import Draw, sample
 from modelfleet_worker.engine.request import Request, SamplingParams, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
 from quantized_models import native_runner, step_logits
 
-pytestmark = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
+pytestmark = pytest.mark.usefixtures("arithmetic")
 
 VOCAB = 1003  # no multiple of anything
 SEQUENCES = 60  # a block each; the cache has 64
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
+def runner(arithmetic: str, tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
     return native_runner(tmp_path_factory.mktemp("model"), VOCAB)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from engine_run import run_engine
-from modelfleet_worker.devices.native import library
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.device import FinishedStep, Runner
 from modelfleet_worker.engine.engine import Engine
@@ -18,7 +17,7 @@ from modelfleet_worker.engine.request import EngineLimits, FinishReason, Request
 from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from quantized_models import native_runner
 
-pytestmark = pytest.mark.skipif(library.load_library() is None, reason="needs a compiler")
+pytestmark = pytest.mark.usefixtures("arithmetic")
 
 VOCAB = 503
 REQUESTS = 12
@@ -35,7 +34,7 @@ class OneByOne(Runner):
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
+def runner(arithmetic: str, tmp_path_factory: pytest.TempPathFactory) -> NativeRunner:
     return native_runner(tmp_path_factory.mktemp("model"), VOCAB)
 
 

@@ -151,29 +151,29 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
       for (int64_t at = 0; at < 2 * kBlock; at += kLanes)
         fetch(next.cache.key_scales(next.table[std::min(b, last)]) + at);
     Floats products[R];
-    for (int from = 0; from < kParts; from += kTokens) {
+    UNROLLED for (int from = 0; from < kParts; from += kTokens) {
       FloatRegister sums[R][kTokens], odd_sums[R][kTokens];  // two chains, so that one need not wait for the other
-      for (int r = 0; r < R; ++r)
-        for (int p = 0; p < kTokens; ++p) sums[r][p] = odd_sums[r][p] = set_register(0.0f);
+      UNROLLED for (int r = 0; r < R; ++r)
+        UNROLLED for (int p = 0; p < kTokens; ++p) sums[r][p] = odd_sums[r][p] = set_register(0.0f);
       for (int64_t i = 0; i < d; i += 4) {
         if (from == 0)
           for (int64_t at = i; at < i + 4; at += kPairs) fetch(then + at * kBlock);
-        for (int phase = 0; phase < kPhases; ++phase) {
+        UNROLLED for (int phase = 0; phase < kPhases; ++phase) {
           Factor pair[kTokens];
-          for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + i * kBlock + (from + p) * kCodes, phase);
-          for (int r = 0; r < R; ++r) {
+          UNROLLED for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + i * kBlock + (from + p) * kCodes, phase);
+          UNROLLED for (int r = 0; r < R; ++r) {
             const auto two = spread(query[r] + i, phase);
-            for (int p = 0; p < kTokens; ++p) sums[r][p] = dot(sums[r][p], pair[p], two);
+            UNROLLED for (int p = 0; p < kTokens; ++p) sums[r][p] = dot(sums[r][p], pair[p], two);
           }
-          for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + (i + 2) * kBlock + (from + p) * kCodes, phase);
-          for (int r = 0; r < R; ++r) {
+          UNROLLED for (int p = 0; p < kTokens; ++p) pair[p] = factor(k + (i + 2) * kBlock + (from + p) * kCodes, phase);
+          UNROLLED for (int r = 0; r < R; ++r) {
             const auto two = spread(query[r] + i + 2, phase);
-            for (int p = 0; p < kTokens; ++p) odd_sums[r][p] = dot(odd_sums[r][p], pair[p], two);
+            UNROLLED for (int p = 0; p < kTokens; ++p) odd_sums[r][p] = dot(odd_sums[r][p], pair[p], two);
           }
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int p = 0; p < kTokens; ++p) part(products[r], from + p) = add(sums[r][p], odd_sums[r][p]);
+      UNROLLED for (int r = 0; r < R; ++r)
+        UNROLLED for (int p = 0; p < kTokens; ++p) part(products[r], from + p) = add(sums[r][p], odd_sums[r][p]);
     }
     Floats scale = shrink;
     if constexpr (cache.kScaled) scale = mul(scale, load(cache.key_scales(table[b])));
@@ -199,10 +199,10 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
   }
   for (int64_t j = 0; j < d; j += 2 * kLanes) {
     Floats outs[R][2];
-    for (int from = 0; from < 2 * kParts; from += kValues) {
+    UNROLLED for (int from = 0; from < 2 * kParts; from += kValues) {
       FloatRegister sums[R][kValues];
-      for (int r = 0; r < R; ++r)
-        for (int n = 0; n < kValues; ++n) sums[r][n] = set_register(0.0f);
+      UNROLLED for (int r = 0; r < R; ++r)
+        UNROLLED for (int n = 0; n < kValues; ++n) sums[r][n] = set_register(0.0f);
       for (int64_t b = 0; b < blocks; ++b) {
         const Code* const v = own.values(b) + j * kBlock;
         const Code* const then = next.values(std::min(b, last)) + j * kBlock;
@@ -210,21 +210,21 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
         for (int64_t t = 0; t < tokens; t += 2) {
           if (from == 0 && t % kPairs == 0)
             for (int i = 0; i < 2; ++i) fetch(then + (i * kBlock + t) * kLanes);
-          for (int phase = 0; phase < kPhases; ++phase) {
+          UNROLLED for (int phase = 0; phase < kPhases; ++phase) {
             Factor pair[kValues];
-            for (int n = 0; n < kValues; ++n) {
+            UNROLLED for (int n = 0; n < kValues; ++n) {
               const int i = (from + n) / kParts, p = (from + n) % kParts;
               pair[n] = factor(v + (i * kBlock + t) * kLanes + p * kCodes, phase);
             }
-            for (int r = 0; r < R; ++r) {
+            UNROLLED for (int r = 0; r < R; ++r) {
               const auto two = spread(weights + r * stride + b * kBlock + t, phase);
-              for (int n = 0; n < kValues; ++n) sums[r][n] = dot(sums[r][n], pair[n], two);
+              UNROLLED for (int n = 0; n < kValues; ++n) sums[r][n] = dot(sums[r][n], pair[n], two);
             }
           }
         }
       }
-      for (int r = 0; r < R; ++r)
-        for (int n = 0; n < kValues; ++n) part(outs[r][(from + n) / kParts], (from + n) % kParts) = sums[r][n];
+      UNROLLED for (int r = 0; r < R; ++r)
+        UNROLLED for (int n = 0; n < kValues; ++n) part(outs[r][(from + n) / kParts], (from + n) % kParts) = sums[r][n];
     }
     for (int r = 0; r < R; ++r)
       for (int i = 0; i < 2; ++i) store(queries[r].out + j + i * kLanes, mul(outs[r][i], set(inverse[r])));

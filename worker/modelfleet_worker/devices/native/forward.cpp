@@ -14,6 +14,7 @@
 #include "attention.h"
 #include "buffer.h"
 #include "export.h"
+#include "project.h"
 #include "projections.h"
 #include "sampling.h"
 #include "thread_pool.h"
@@ -366,3 +367,9 @@ MODELFLEET_EXPORT modelfleet::Stepper* modelfleet_start(const modelfleet::Model*
 MODELFLEET_EXPORT void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet::Batch* batch) { stepper->launch(*batch); }
 MODELFLEET_EXPORT void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
 MODELFLEET_EXPORT void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }
+MODELFLEET_EXPORT void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
+  modelfleet::project_all(weight, x, rows, y);
+}
+MODELFLEET_EXPORT void modelfleet_project_float32(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, float* y) {
+  modelfleet::project_all(weight, x, rows, y);
+}

@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from ctypes import POINTER, c_char_p, c_double, c_int, c_int64, c_uint32, c_uint64, c_void_p
@@ -25,7 +26,7 @@ from .instruction_sets import OFF, SETS, InstructionSet, candidates
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_UNITS = ("forward.cpp", "project.cpp", "packing.cpp")
+_UNITS = ("forward.cpp", "packing.cpp")
 _PROCESSOR = "processor.cpp"  # compiled for every processor: it says what this one has
 _FLAGS = (
     "-O3",
@@ -36,7 +37,7 @@ _FLAGS = (
     # A compiler that fuses a product and a sum where it likes gives each set bits of its own.
     "-ffp-contract=off",
 )
-_COMPILE_SECONDS = 300
+_COMPILE_SECONDS = 600
 _SWITCH = "MODELFLEET_ISA"  # the highest set to use, or `off`: torch's operations
 _OLD_SWITCH = "MODELFLEET_COMPILED_STEP"  # `off` is the same
 
@@ -163,16 +164,16 @@ def compiled_step() -> CompiledStep | None:
 @functools.cache
 def _best(highest: str | None) -> CompiledStep | None:
     try:
-        sets = candidates(platform.machine(), _features(), highest)
+        sets = candidates(platform.machine(), processor_features(), highest)
     except ValueError as error:
         log.warning("the switch is ignored", switch=_SWITCH, error=str(error))
-        sets = candidates(platform.machine(), _features())
+        sets = candidates(platform.machine(), processor_features())
     for one in sets:
         try:
             step = load_set(one.name)
         except OSError as error:
             log.warning(
-                "the compiled step is slower than it could be: a set of instructions cannot be used",
+                "a set of instructions cannot be used, the step is slower than it could be",
                 instruction_set=one.name,
                 error=str(error),
             )
@@ -258,26 +259,32 @@ def compile_library(path: Path, chosen: InstructionSet, compiler: str | None = N
 def _run_all(commands: list[list[str]]) -> None:
     """At the same time."""
     running = [
-        subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for c in commands
+        subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # with what the compiler starts, to end all of it
+        )
+        for command in commands
     ]
     try:
         for process in running:
             _, said = process.communicate(timeout=_COMPILE_SECONDS)
             if process.returncode:
-                raise OSError(f"{process.args[0]}: {said.strip()[-500:]}")
+                raise OSError(f"{commands[0][0]}: {said.strip()[-500:]}")
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{commands[0][0]} took longer than {_COMPILE_SECONDS} s") from error
     finally:
         for process in running:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
 @functools.cache
-def _features() -> frozenset[str]:
-    """What /proc/cpuinfo says, or for ARM the system: sets that are not worth compiling here."""
+def processor_features() -> frozenset[str]:
+    """What the system says that the processor has, by the names of /proc/cpuinfo."""
     if platform.machine() == "aarch64":
         first, second = ctypes.CDLL(None).getauxval, 26
         first.restype, first.argtypes = ctypes.c_ulong, [ctypes.c_ulong]

@@ -70,9 +70,9 @@ inline void round_inputs(const Rows& x, int64_t row, int64_t from, int64_t to) {
 
 // The sums of R rows and B blocks of lanes, from the block `first` of a pair on. Bits 16: bfloat16.
 // Sums are local, and so is what the loops read often: the compiler stores and loads what is behind
-// a reference around each product.
+// a reference around each product. Not inline: once in the library, not once for each caller.
 template <int Bits, bool Grouped, int R, int B>
-inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, int first, const uint8_t* next,
+[[gnu::noinline]] void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, int first, const uint8_t* next,
                     Part part, Floats (&out)[R][kPair]) {
   constexpr int N = B * kParts;               // registers
   constexpr int64_t kBytes = kLine / kParts;  // of codes for one
@@ -81,28 +81,28 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, i
   const int64_t stride = kPair * kLine / part.count;
   next += part.index * w.pair_bytes() / part.count;
   FloatRegister sums[R][N];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < N; ++j) sums[r][j] = set_register(0.0f);
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int j = 0; j < N; ++j) sums[r][j] = set_register(0.0f);
 
   if constexpr (Bits == 16) {
     const Activation* own = x.row(row);
     for (int64_t k = 0; k < inputs; k += 2, codes += kPair * kLine, next += stride) {
       for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
       const auto weights = reinterpret_cast<const bf16*>(codes);
-      for (int phase = 0; phase < kPhases; ++phase)
+      UNROLLED for (int phase = 0; phase < kPhases; ++phase)
         if constexpr (R < N) {  // the fewer ones stay in registers
           Factor two[R];
-          for (int r = 0; r < R; ++r) two[r] = spread(own + r * inputs + k, phase);
-          for (int j = 0; j < N; ++j) {
+          UNROLLED for (int r = 0; r < R; ++r) two[r] = spread(own + r * inputs + k, phase);
+          UNROLLED for (int j = 0; j < N; ++j) {
             const Factor c = factor(weights + j * 2 * kWidth, phase);
-            for (int r = 0; r < R; ++r) sums[r][j] = dot(sums[r][j], c, two[r]);
+            UNROLLED for (int r = 0; r < R; ++r) sums[r][j] = dot(sums[r][j], c, two[r]);
           }
         } else {
           Factor c[N];
-          for (int j = 0; j < N; ++j) c[j] = factor(weights + j * 2 * kWidth, phase);
-          for (int r = 0; r < R; ++r) {
+          UNROLLED for (int j = 0; j < N; ++j) c[j] = factor(weights + j * 2 * kWidth, phase);
+          UNROLLED for (int r = 0; r < R; ++r) {
             const Factor two = spread(own + r * inputs + k, phase);
-            for (int j = 0; j < N; ++j) sums[r][j] = dot(sums[r][j], c[j], two);
+            UNROLLED for (int j = 0; j < N; ++j) sums[r][j] = dot(sums[r][j], c[j], two);
           }
         }
     }
@@ -123,24 +123,24 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, i
         return mul(P::kOffset ? add(zero, set_register(-P::kOffset)) : zero, set_register(total));
       };
       IntRegister dots[R][N];
-      for (int j = 0; j < N; ++j)
-        for (int r = 0; r < R; ++r) dots[r][j] = P::kFromZero ? set_register(int32_t{0}) : correction(r, j);
+      UNROLLED for (int j = 0; j < N; ++j)
+        UNROLLED for (int r = 0; r < R; ++r) dots[r][j] = P::kFromZero ? set_register(int32_t{0}) : correction(r, j);
       for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += kPair * kLine, next += stride) {
         for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
-        for (int half = 0; half < 8 / Bits; ++half)
-          for (int phase = 0; phase < P::kPhases; ++phase) {
-            IntRegister u[N];
-            for (int j = 0; j < N; ++j) u[j] = P::weights(codes + j * kBytes, half, phase);
-            for (int r = 0; r < R; ++r) {
+        UNROLLED for (int half = 0; half < 8 / Bits; ++half)
+          UNROLLED for (int phase = 0; phase < P::kPhases; ++phase) {
+            typename P::Weights u[N];
+            UNROLLED for (int j = 0; j < N; ++j) u[j] = P::weights(codes + j * kBytes, half, phase);
+            UNROLLED for (int r = 0; r < R; ++r) {
               const int64_t from = r * inputs + k + 4 * half;
               const auto four = P::activations(own + from, kWideCodes ? wide + from : nullptr, phase);
-              for (int j = 0; j < N; ++j) dots[r][j] = P::add(dots[r][j], u[j], four);
+              UNROLLED for (int j = 0; j < N; ++j) dots[r][j] = P::add(dots[r][j], u[j], four);
             }
           }
       }
-      for (int j = 0; j < N; ++j) {
+      UNROLLED for (int j = 0; j < N; ++j) {
         const FloatRegister scale = Grouped ? load_register(scales + at(j)) : set_register(1.0f);
-        for (int r = 0; r < R; ++r) {
+        UNROLLED for (int r = 0; r < R; ++r) {
           const FloatRegister own_scale = set_register(own_scales[r * steps + s]);
           const FloatRegister both = Grouped ? mul(scale, own_scale) : own_scale;
           IntRegister whole = P::whole(dots[r][j]);
@@ -150,16 +150,16 @@ inline void sums_of(const Linear& w, const Rows& x, int64_t row, int64_t pair, i
       }
     }
     if constexpr (!Grouped)
-      for (int j = 0; j < N; ++j) {
+      UNROLLED for (int j = 0; j < N; ++j) {
         const FloatRegister scale = load_register(scales + block * kLanes + j * kWidth);
-        for (int r = 0; r < R; ++r) sums[r][j] = mul(sums[r][j], scale);
+        UNROLLED for (int r = 0; r < R; ++r) sums[r][j] = mul(sums[r][j], scale);
       }
   }
   Floats bias[B];
   for (int b = 0; b < B; ++b)
     bias[b] = w.bias ? load(w.bias + (block + b) * kLanes, first_lanes(w.outputs - (block + b) * kLanes)) : set(0);
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < N; ++j) {
+  UNROLLED for (int r = 0; r < R; ++r)
+    UNROLLED for (int j = 0; j < N; ++j) {
       const int b = j / kParts, p = j % kParts;
       modelfleet::part(out[r][first + b], p) = add(sums[r][j], modelfleet::part(bias[b], p));
     }

@@ -26,6 +26,9 @@ using bf16 = uint16_t;
 constexpr int kLanes = 16;
 constexpr int kLine = 64;  // bytes of codes for 16 lanes, and of a line of the cache
 
+// Of a loop over registers: they have no index.
+#define UNROLLED _Pragma("GCC unroll 16")
+
 // Fetched for all caches, or past them for what is read once.
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
 inline void fetch_once(const void* line) { __builtin_prefetch(line, 0, 0); }

@@ -87,6 +87,7 @@ inline __m256i spread_four(const void* bytes) { return _mm256_set1_epi32(*static
 constexpr bool kWideCodes = false;
 template <int Bits>
 struct Products {  // unsigned weights, signed activations, four of each to a lane
+  using Weights = IntRegister;
   static constexpr int kPhases = 1;
   static constexpr bool kFromZero = false;  // sums start with what corrects them
   static constexpr int kOffset = 0;         // what is taken from the weights' codes
@@ -105,6 +106,7 @@ struct Products {  // unsigned weights, signed activations, four of each to a la
 constexpr bool kWideCodes = true;
 template <int Bits>
 struct Products {
+  using Weights = IntRegister;
   static constexpr int kPhases = 2;
   static constexpr bool kFromZero = false;
   static constexpr int kOffset = 0;
@@ -121,6 +123,7 @@ struct Products {
 // Of 4 bits, 16 bits hold the sum over a whole step: 16 products of at most 15 * 127.
 template <>
 struct Products<4> {
+  using Weights = IntRegister;
   static constexpr int kPhases = 1;
   static constexpr bool kFromZero = true;
   static constexpr int kOffset = 0;

@@ -112,6 +112,7 @@ inline __m512 dot(__m512 sum, __m512 a, __m512 b) { return _mm512_fmadd_ps(a, b,
 constexpr bool kWideCodes = false;
 template <int Bits>
 struct Products {
+  using Weights = IntRegister;
   static constexpr int kPhases = 1;
   static constexpr bool kFromZero = false;  // sums start with what corrects them
   static constexpr int kOffset = 0;         // what is taken from the weights' codes

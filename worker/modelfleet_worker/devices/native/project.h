@@ -3,17 +3,16 @@
 // Its threads are torch's own, so that both share one pool: no OpenMP library is linked, and what
 // torch has brought into the process is found when it is first needed. Without one, the thread that
 // asks computes all.
+#pragma once
 #include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdint>
 
 #include "buffer.h"
-#include "export.h"
 #include "projections.h"
 
 namespace modelfleet {
-namespace {
 
 template <typename F>
 F find(const char* name) {
@@ -48,12 +47,4 @@ void project_all(const Linear* weight, const bf16* x, int64_t rows, Y* y) {
   });
 }
 
-}  // namespace
 }  // namespace modelfleet
-
-MODELFLEET_EXPORT void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {
-  modelfleet::project_all(weight, x, rows, y);
-}
-MODELFLEET_EXPORT void modelfleet_project_float32(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, float* y) {
-  modelfleet::project_all(weight, x, rows, y);
-}
