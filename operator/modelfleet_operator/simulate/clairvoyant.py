@@ -41,7 +41,10 @@ class Clairvoyant:
 
 
 def in_flight(trace: Trace, calibration: Calibration, batch: int) -> list[int]:
-    """Most requests in flight in each second, if each is served at once in a batch of this size."""
+    """Most requests in flight in each second, if each is served at once in a batch of this size.
+
+    Such a batch shares its worker: each waits for the prefills of all others, too.
+    """
     step = calibration.step_time(batch, 0)
     ends: list[float] = []
     place, most = 0, []
@@ -52,7 +55,7 @@ def in_flight(trace: Trace, calibration: Calibration, batch: int) -> list[int]:
         while place < len(trace) and (at := trace.arrivals[place]) < second + 1:
             while ends and ends[0] <= at:
                 heappop(ends)
-            prefill = trace.prompts[place] * calibration.prefill_token_seconds
+            prefill = batch * trace.prompts[place] * calibration.prefill_token_seconds
             heappush(ends, at + prefill + trace.answers[place] * step)
             peak = max(peak, len(ends))
             place += 1

@@ -57,7 +57,7 @@ def read_calibration(path: Path | None) -> tuple[Calibration, str]:
     try:
         if path is not None:
             return Calibration.read(path), str(path)
-        with as_file(files(__package__) / DEFAULT_CALIBRATION) as shipped:
+        with as_file(files("modelfleet_operator.simulate") / DEFAULT_CALIBRATION) as shipped:
             calibration = Calibration.read(shipped)
     except CalibrationError as error:
         raise ScenarioError(str(error)) from error

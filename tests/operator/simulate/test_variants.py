@@ -72,7 +72,7 @@ def test_the_area_bound_is_the_work_at_the_best_batch():
 
 
 def test_demand_is_what_runs_when_none_waits():
-    # Each takes 20 / 16000 + 100 * 0.04 = 4.00125 s.
+    # Each takes 16 * 20 / 16000 + 100 * 0.04 = 4.02 s.
     assert in_flight(trace(0, 1, 2, 9.5), ENGINE, 16) == [1, 2, 3, 3, 3, 2, 1, 0, 0, 1, 1]
 
 
