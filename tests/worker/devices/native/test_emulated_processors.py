@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -40,6 +41,7 @@ def said(*command: str | Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.skipif("MODELFLEET_TEST_ARM" not in os.environ, reason="takes a minute: ask for it")
 @pytest.mark.skipif(
     ARM_COMPILER is None or ARM_EMULATOR is None or "avx2" not in HERE,
     reason="needs aarch64-linux-gnu-g++, qemu-aarch64 and a processor with AVX2",
