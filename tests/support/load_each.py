@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
+import structlog
 
 from memory_group import peak, reset_peak
 
@@ -22,6 +23,7 @@ _ROOM = 768 << 20  # bytes of addresses that a load may add, threads and mapped 
 
 
 def main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     from modelfleet_worker.loading.loader import load_model
     from modelfleet_worker.text.huggingface import HuggingFaceTokenizer
 

@@ -114,7 +114,7 @@ def test_the_worst_load_that_is_admitted_fits(group: MemoryGroup, tmp_path: Path
 def test_a_cache_that_leaves_no_room_to_compute_is_refused_with_the_numbers(
     group: MemoryGroup, tmp_path: Path
 ):
-    with worker(group, tmp_path, "--kv-cache-memory=220Mi") as (stub, _):
+    with worker(group, tmp_path, "--max-sequences=64", "--kv-cache-memory=600Mi") as (stub, _):
         failed = stats_when(stub, lambda s: s.state != pb.WORKER_STATE_LOADING)
         assert failed.state == pb.WORKER_STATE_FAILED
         assert "to compute with are" in failed.message

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleet_worker.progress import LoadProgress
+from modelfleet_worker.progress import LoadProgress, phase_seconds
 
 PHASES = st.sampled_from(["Download", "Imports", "Weights", "Cache", "Warmup", "Unknown"])
 T0 = 1000.0
@@ -62,3 +62,15 @@ def test_the_end_is_a_hundred():
     for phase in ("Download", "Imports", "Weights", "Cache", "Warmup"):
         progress = progress.advance(phase, 1.0, T0 + 1)
     assert round(progress.percent, 6) == 100
+
+
+def test_the_seconds_of_phases_end_where_the_next_begins():
+    assert phase_seconds({"Imports": 10.0, "Weights": 10.5, "Cache": 12.25}, 12.5) == {
+        "imports": 0.5,
+        "weights": 1.75,
+        "cache": 0.25,
+    }
+
+
+def test_a_load_that_reports_no_phase_has_none():
+    assert phase_seconds({}, 12.5) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -59,9 +60,9 @@ class LoadProgress:
 
 def phase_seconds(begun: Mapping[str, float], ended: float) -> dict[str, float]:
     """How long each phase of a load took; `begun`: when each began, in their order (seconds)."""
-    ends = [*list(begun.values())[1:], ended]
-    times = zip(begun.items(), ends, strict=True)
-    return {phase.lower(): round(end - start, 3) for (phase, start), end in times}
+    times = itertools.pairwise([*begun.values(), ended])
+    seconds = (round(end - start, 3) for start, end in times)
+    return dict(zip(map(str.lower, begun), seconds, strict=True))
 
 
 def _done(phase: str, share: float) -> float | None:
