@@ -10,11 +10,9 @@ GenerateMany all tokens of a step are one message.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
-import statistics
 import subprocess
 import tempfile
 import time
@@ -25,6 +23,7 @@ import grpc
 import psutil
 from google.protobuf.message import Message
 
+from alternation import compare
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 MODEL = "default/model"
@@ -207,26 +206,5 @@ async def wait_until_ready(address: str) -> None:
         writer.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    here = Path(__file__).resolve().parents[1]
-    parser.add_argument("--checkout", type=Path, action="append", help="with its own .venv")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chats", type=int, default=500, help="in each round")
-    args = parser.parse_args()
-    checkouts: list[Path] = args.checkout or [here]
-
-    seconds: dict[Path, list[float]] = {checkout: [] for checkout in checkouts}
-    for number in range(args.rounds):
-        for checkout in checkouts:
-            seconds[checkout].append(asyncio.run(measure(checkout, args.chats)))
-            print(f"round {number + 1}: {checkout}: {seconds[checkout][-1]:.2f} s")
-    print("\n| checkout | CPU seconds for 1,000 chats, median | of the first's |\n|---|---|---|")
-    first = statistics.median(seconds[checkouts[0]])
-    for checkout, values in seconds.items():
-        median = statistics.median(values)
-        print(f"| {checkout} | {median:.2f} | {median / first:.3f} |")
-
-
 if __name__ == "__main__":
-    main()
+    compare(measure, (__doc__ or "").partition("\n")[0], "chats", 500)

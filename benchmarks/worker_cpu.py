@@ -8,10 +8,8 @@ so that all CPU time is that of serving. Each is asked as gateways of its versio
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import statistics
 import subprocess
 import tempfile
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 import grpc
 import psutil
 
+from alternation import compare
 from modelfleet_gateway.routing.calls import SharedStream
 from modelfleet_gateway.routing.channels import open_channel
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
@@ -92,26 +91,5 @@ async def of_answers(
     return (after.user + after.system - before.user - before.system) / count * 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    here = Path(__file__).resolve().parents[1]
-    parser.add_argument("--checkout", type=Path, action="append", help="with its own .venv")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--answers", type=int, default=320, help="in each round")
-    args = parser.parse_args()
-    checkouts: list[Path] = args.checkout or [here]
-
-    seconds: dict[Path, list[float]] = {checkout: [] for checkout in checkouts}
-    for number in range(args.rounds):
-        for checkout in checkouts:
-            seconds[checkout].append(asyncio.run(measure(checkout, args.answers)))
-            print(f"round {number + 1}: {checkout}: {seconds[checkout][-1]:.2f} s", flush=True)
-    print("\n| checkout | CPU seconds for 1,000 answers, median | of the first's |\n|---|---|---|")
-    first = statistics.median(seconds[checkouts[0]])
-    for checkout, values in seconds.items():
-        median = statistics.median(values)
-        print(f"| {checkout} | {median:.2f} | {median / first:.3f} |")
-
-
 if __name__ == "__main__":
-    main()
+    compare(measure, (__doc__ or "").partition("\n")[0], "answers", 320)

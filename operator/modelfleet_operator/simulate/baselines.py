@@ -46,7 +46,7 @@ class Hpa:
     tolerance: float = 0.1
     stabilization: float = 300.0
     first: int = 0
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
     _busy: float = 0.0
     _pods: int = 0
 
@@ -65,7 +65,7 @@ class Hpa:
         else:
             total = float(seen.running)
         if not pods:
-            return self._stabilized(seen, max(seen.replicas, 1), "no metric")
+            return _stabilized(self, seen, max(seen.replicas, 1), "no metric")
         desired, part = seen.replicas, "within the tolerance"
         ratio = total / pods / self.target
         if ratio > 1 and seen.starting:
@@ -74,18 +74,7 @@ class Hpa:
         if abs(ratio - 1) > self.tolerance:
             desired = math.ceil(ratio * pods)
             part = "the metric above its target" if ratio > 1 else "the metric below its target"
-        return self._stabilized(seen, desired, part)
-
-    def _stabilized(self, seen: Seen, desired: int, part: str) -> tuple[int, str]:
-        self._recent.append((seen.now, desired))
-        while self._recent[0][0] <= seen.now - self.stabilization:
-            self._recent.popleft()
-        if desired < seen.replicas:
-            held = min(max(n for _, n in self._recent), seen.replicas)
-            if held > desired:
-                desired, part = held, "the stabilization window"
-        limit = max(seen.replicas * 2, seen.replicas + 4)
-        return max(self.bounds.of(min(desired, limit)), 1), part
+        return _stabilized(self, seen, desired, part)
 
 
 @dataclass(slots=True)
@@ -106,7 +95,7 @@ class Keda:
     tolerance: float = 0.1
     stabilization: float = 300.0
     first: int = 0
-    _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
     _polled: float = -math.inf
     _active: float = -math.inf
 
@@ -131,15 +120,20 @@ class Keda:
         if abs(value / (self.threshold * seen.replicas) - 1) > self.tolerance:
             desired = math.ceil(value / self.threshold)
             part = "the metric"
-        self._recent.append((seen.now, desired))
-        while self._recent[0][0] <= seen.now - self.stabilization:
-            self._recent.popleft()
-        if desired < seen.replicas:
-            held = min(max(n for _, n in self._recent), seen.replicas)
-            if held > desired:
-                desired, part = held, "the stabilization window"
-        limit = max(seen.replicas * 2, seen.replicas + 4)
-        return max(self.bounds.of(min(desired, limit)), 1), part
+        return _stabilized(self, seen, desired, part)
+
+
+def _stabilized(hpa: Hpa | Keda, seen: Seen, desired: int, part: str) -> tuple[int, str]:
+    """As an HPA: the highest of its window, and at most twice the replicas or 4 more."""
+    hpa.recent.append((seen.now, desired))
+    while hpa.recent[0][0] <= seen.now - hpa.stabilization:
+        hpa.recent.popleft()
+    if desired < seen.replicas:
+        held = min(max(n for _, n in hpa.recent), seen.replicas)
+        if held > desired:
+            desired, part = held, "the stabilization window"
+    limit = max(seen.replicas * 2, seen.replicas + 4)
+    return max(hpa.bounds.of(min(desired, limit)), 1), part
 
 
 @dataclass(slots=True)
