@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clients import tls
 from cluster.cluster import Cluster
 from images import operator_image, tree_of, worker_image
 from installation import Installation
@@ -69,7 +70,9 @@ def test_an_upgrade_from_an_earlier_version_keeps_every_model_serving(
 
 def all_know(installation: Installation, model: str) -> bool:
     gateways = installation.gateways().values()
-    return all(model in httpx.get(f"{gateway}/v1/models").text for gateway in gateways)
+    return all(
+        model in httpx.get(f"{gateway}/v1/models", verify=tls()).text for gateway in gateways
+    )
 
 
 def rolled(kube: Kube, image: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import openai
 
 from background import Background
+from clients import openai_client
 
 _REFUSALS = (429, 503)
 
@@ -73,12 +74,7 @@ class Traffic(Background):
         asyncio.run(self._run())
 
     async def _run(self) -> None:
-        async with openai.AsyncOpenAI(
-            base_url=f"{self._endpoint}/v1",
-            api_key="none",
-            max_retries=0,  # a retry would hide what is to be counted
-            timeout=self._timeout,
-        ) as client:
+        async with openai_client(self._endpoint, timeout=self._timeout) as client:
             await asyncio.gather(*(self._ask(client, number) for number in range(self._clients)))
 
     async def _ask(self, client: openai.AsyncOpenAI, number: int) -> None:

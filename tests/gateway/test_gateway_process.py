@@ -14,6 +14,7 @@ import openai
 import psutil
 import pytest
 
+from clients import tls
 from gateway_doubles import ScriptedWorker, eventually, expected_text
 from gateway_processes import GatewayProcess, gateway_process, operator_of
 
@@ -36,7 +37,7 @@ async def test_sigterm_finishes_what_runs_and_takes_nothing_new(tmp_path):
         refused = False
         while not refused and worker.running:
             try:
-                async with httpx.AsyncClient() as other:
+                async with httpx.AsyncClient(verify=tls()) as other:
                     answer = await other.get(f"{gateway.url}/readyz")
                     refused = answer.status_code == 503
             except httpx.ConnectError:
@@ -51,7 +52,9 @@ async def test_a_gateway_that_lingers_answers_and_lets_each_client_go(tmp_path):
     async with (
         operator_of(worker) as operator,
         gateway_process(operator, tmp_path, "--linger", "1") as gateway,
-        httpx.AsyncClient(base_url=gateway.url) as client,  # one connection, kept alive
+        httpx.AsyncClient(
+            base_url=gateway.url, verify=tls()
+        ) as client,  # one connection, kept alive
     ):
         assert "connection" not in (await client.get("/v1/models")).headers
         gateway.process.send_signal(signal.SIGTERM)
@@ -117,7 +120,7 @@ async def test_metrics_have_a_port_of_their_own(tmp_path):
     async with (
         operator_of(ScriptedWorker(tokens=2)) as operator,
         gateway_process(operator, tmp_path, *flags) as gateway,
-        httpx.AsyncClient(base_url=f"http://{at.read_text()}") as probes,
+        httpx.AsyncClient(base_url=f"http://{at.read_text()}", verify=tls()) as probes,
     ):
         await gateway.client.completions.create(model="tiny", prompt="p")
         text = (await probes.get("/metrics")).text

@@ -10,10 +10,12 @@ import httpx
 import pytest
 import yaml
 
+from clients import tls
 from local_fleet import Fleet, StartFleet, eventually, free_port, manifest
 
 pytestmark = pytest.mark.integration
 
+JSON = {"content-type": "application/json"}
 CHAT = {"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 
 
@@ -47,7 +49,7 @@ def test_answers_bad_requests_and_goes_on(
 ):
     url = f"{served_smollm2.endpoint}/v1/chat/completions"
     sent = {"content": body} if isinstance(body, str) else {"json": body}
-    refused = httpx.post(url, timeout=30, headers={"content-type": "application/json"}, **sent)
+    refused = httpx.post(url, headers=JSON, timeout=30, verify=tls(), **sent)
     assert refused.status_code == status, refused.text
     error = refused.json()["error"]
     assert says in error["message"]
@@ -55,7 +57,7 @@ def test_answers_bad_requests_and_goes_on(
     if code is not None:
         assert error["code"] == code
 
-    served = httpx.post(url, json=CHAT, timeout=60)
+    served = httpx.post(url, json=CHAT, timeout=60, verify=tls())
     assert served.status_code == httpx.codes.OK, served.text
 
 

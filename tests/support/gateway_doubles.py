@@ -10,6 +10,7 @@ import grpc
 import httpx
 import openai
 
+from clients import openai_client, tls
 from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
@@ -458,8 +459,8 @@ async def running_fleet(
     running = asyncio.create_task(gateway.run())
     try:
         async with (
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-            httpx.AsyncClient(base_url=url, timeout=30) as http,
+            openai_client(url) as client,
+            httpx.AsyncClient(base_url=url, timeout=30, verify=tls()) as http,
         ):
             fleet = Fleet(operator, gateway, url, client, http)
             await fleet.ready(sum(w.state == worker_pb2.WORKER_STATE_READY for w in workers))

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import openai
 
+from clients import openai_client, tls
 from gateway_doubles import OperatorDouble, ScriptedWorker, eventually, model_view
 
 
@@ -37,8 +38,8 @@ async def gateway_process(
         await eventually(address.exists, within=20)
         url = f"http://{address.read_text()}"
         async with (
-            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-            httpx.AsyncClient(base_url=url) as http,
+            openai_client(url) as client,
+            httpx.AsyncClient(base_url=url, verify=tls()) as http,
         ):
             deadline = time.monotonic() + 10
             while (await http.get("/readyz")).status_code != 200:

@@ -17,6 +17,8 @@ import openai
 import psutil
 import yaml
 
+from clients import openai_client, tls
+
 SMOLLM2 = "hf://HuggingFaceTB/SmolLM2-135M-Instruct"
 
 Manifest = dict[str, Any]
@@ -44,15 +46,13 @@ class Fleet:
 
     def client(self) -> openai.AsyncOpenAI:
         """Never retries by itself: a refusal that it would hide is a failure of the test."""
-        return openai.AsyncOpenAI(
-            base_url=f"{self.endpoint}/v1", api_key="none", max_retries=0, timeout=240
-        )
+        return openai_client(self.endpoint, timeout=240)
 
     def gateway_is_ready(self) -> bool:
         """Fails at once, with the log, when `up` has ended."""
         assert self.up.poll() is None, f"`up` ended:\n{self.log.read_text()}"
         try:
-            return httpx.get(f"{self.endpoint}/readyz").status_code == httpx.codes.OK
+            return httpx.get(f"{self.endpoint}/readyz", verify=tls()).is_success
         except httpx.TransportError:
             return False
 
@@ -74,7 +74,7 @@ class Fleet:
     def status(self, name: str = "smollm2") -> dict[str, Any]:
         """What `kubectl get -o yaml` would show on a cluster; empty before the first write."""
         for file in self.state.rglob(f"{name}.yaml"):
-            return dict((yaml.safe_load(file.read_text()) or {}).get("status") or {})
+            return dict((yaml.load(file.read_text(), yaml.CSafeLoader) or {}).get("status") or {})
         return {}
 
     def condition(self, kind: str, name: str = "smollm2") -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Fleet:
     def gateway_metric(self, name: str) -> float:
         """The sum of a metric of the gateway over its labels."""
         address = (self.state / "run" / "gateway-metrics").read_text()
-        text = httpx.get(f"http://{address}/metrics").text
+        text = httpx.get(f"http://{address}/metrics", verify=tls()).text
         lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 

@@ -6,6 +6,7 @@ import httpx
 import openai
 import pytest
 
+from clients import tls
 from gateway_doubles import (
     MODEL,
     OperatorDouble,
@@ -217,7 +218,7 @@ async def test_follows_a_redirect_to_the_leader():
     listener = listen("127.0.0.1:0")
     gateway = Gateway(Options(operator=follower.address, gateway_id="gw-1"), listener)
     running = asyncio.create_task(gateway.run())
-    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}", verify=tls()) as http:
         await eventually(lambda: gateway.dispatcher.view is not None)
         assert leader.hellos == ["gw-1"]
         assert (await http.get("/v1/models")).json()["data"][0]["id"] == MODEL
@@ -231,7 +232,7 @@ async def test_is_not_ready_before_its_first_view_and_when_it_drains():
     listener = listen("127.0.0.1:0")
     gateway = Gateway(Options(operator="127.0.0.1:1"), listener)
     running = asyncio.create_task(gateway.run())
-    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}") as http:
+    async with httpx.AsyncClient(base_url=f"http://{address_of(listener)}", verify=tls()) as http:
         assert (await http.get("/healthz")).status_code == 200
         early = await http.get("/readyz")
         assert (early.status_code, early.text) == (503, "waiting for the operator's first view\n")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import openai
 import pytest
 
+from clients import openai_client
 from gateway_doubles import (
     DEFAULTS,
     MODEL,
@@ -204,8 +205,7 @@ async def test_two_gateways_use_a_worker_side_by_side():
         running = asyncio.create_task(second.run())
         await eventually(lambda: MODEL in second.dispatcher.queues)
         await eventually(lambda: second.dispatcher.queues[MODEL].ready_workers)
-        url = f"http://{address_of(listener)}/v1"
-        async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:
+        async with openai_client(f"http://{address_of(listener)}") as client:
             other = replace(fleet, client=client)
             both = [fleet, other] * 8
             texts = await asyncio.gather(*(ask(f, f"p{i}") for i, f in enumerate(both)))

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from clients import tls
 from local_fleet import SMOLLM2, Fleet, eventually, free_port, manifest
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.worker_pb2_grpc import WorkerStub
@@ -69,7 +70,7 @@ def sleepy(**scaling):
 
 def ask(fleet: Fleet, tokens: int = 4, model: str = "smollm2") -> httpx.Response:
     body = {"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hi"}]}
-    return httpx.post(f"{fleet.endpoint}/v1/chat/completions", json=body, timeout=30)
+    return httpx.post(f"{fleet.endpoint}/v1/chat/completions", json=body, timeout=30, verify=tls())
 
 
 def modelfleet(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -288,7 +289,7 @@ def test_several_models_in_one_fleet_and_the_first_keeps_a_shared_name(start: St
     second = manifest("two", model={"servedNames": ["chat"]})
     fleet = start(first, second)
     eventually("both are ready", lambda: fleet.is_ready("one") and fleet.is_ready("two"))
-    models = httpx.get(f"{fleet.endpoint}/v1/models").json()["data"]
+    models = httpx.get(f"{fleet.endpoint}/v1/models", verify=tls()).json()["data"]
     assert {"chat", "default/one", "default/two"} <= {model["id"] for model in models}
     assert fleet.condition("NameConflict", "two")["status"] == "True"
     assert ask(fleet, model="chat").status_code == 200
