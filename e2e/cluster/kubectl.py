@@ -5,7 +5,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from .commands import command
+from .commands import BRIEF, command
 from .components import program
 from .layout import DNS_SERVICE_ADDRESS, HOST_ADDRESS, KUBECONFIG
 
@@ -14,7 +14,8 @@ MANIFESTS = Path(__file__).parent / "manifests"
 
 def kubectl(*arguments: str | Path, stdin: str | None = None) -> str:
     """Returns what kubectl printed; raises CommandError with its words."""
-    return command(program("kubectl"), "--kubeconfig", KUBECONFIG, *arguments, stdin=stdin)
+    program_and_place = (program("kubectl"), "--kubeconfig", KUBECONFIG)
+    return command(*program_and_place, *arguments, stdin=stdin, environment=BRIEF)
 
 
 def get(*arguments: str) -> Any:

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cluster.commands import BRIEF
+
 CHART = Path(__file__).parents[2] / "charts" / "modelfleet"
 BUILT = Path.home() / ".cache" / "modelfleet" / "cluster" / "bin" / "helm"
 
@@ -23,7 +25,7 @@ def helm(
     """Runs to its end, whatever its exit code."""
     found = find_helm()
     assert found, "helm is missing: `make cluster` builds it"
-    environment = dict(os.environ)
+    environment = {**os.environ, **BRIEF}
     if kubeconfig is not None:
         environment["KUBECONFIG"] = str(kubeconfig)
     return subprocess.run(

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from api_reads import is_read_here, read
+from cluster.commands import BRIEF
 
 T = TypeVar("T")
 Object = dict[str, Any]
@@ -59,7 +60,7 @@ class Kube:
         """Kubectl as it is, whatever its exit code."""
         return subprocess.run(
             [str(self.kubectl_binary), "-n", self.namespace, *arguments],
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig)},
+            env={**os.environ, **BRIEF, "KUBECONFIG": str(self.kubeconfig)},
             input=stdin,
             text=True,
             capture_output=True,
