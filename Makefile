@@ -93,7 +93,15 @@ ifndef KUBECONFIG
 	@PYTHONPATH=e2e $(BIN)/python -m cluster build
 	@$(BIN)/python e2e/images.py
 endif
-	$(PYTEST) $(if $(T),$(call picked,e2e),e2e $(if $(KUBECONFIG),,$(SIDE_BY_SIDE)))
+	$(PYTEST) $(if $(T),$(call picked,e2e),-m "not keda" e2e $(if $(KUBECONFIG),,$(SIDE_BY_SIDE)))
+
+# What the cluster needs, and KEDA, which takes as long to build as all of that.
+KEDA_COMPONENTS := kubernetes coredns metrics-server helm keda
+.PHONY: e2e-keda
+e2e-keda: install model ## A real KEDA scales a model on a real Kubernetes (docs/keda.md); builds it the first time
+	@PYTHONPATH=e2e $(BIN)/python -m cluster build $(KEDA_COMPONENTS:%=--component %)
+	@$(BIN)/python e2e/images.py
+	$(PYTEST) -m keda -rP e2e/test_keda.py
 
 .PHONY: demo
 demo: install model ## One YAML to a fleet that answers, sleeps and wakes

@@ -2,7 +2,12 @@
 
 Needs a cluster (`make cluster`, or any with KUBECONFIG), its CRDs, and kwok, which plays nodes and
 kubelets: `python benchmarks/operator_scale.py --kwok PATH [--deployments 1000]`. Everything it
-makes is gone at the end.
+makes is gone at the end. Without `--traffic` no gateway is connected; with it, one reaches every
+worker, and the load of so many models a second changes, so that the autoscaler has what it learns
+from.
+
+To measure another build beside this one, run this file with that build's Python and commands:
+`PATH=OTHER/.venv/bin:$PATH python benchmarks/operator_scale.py ...`, after applying its `crds/`.
 """
 
 from __future__ import annotations
@@ -23,8 +28,10 @@ from typing import Any
 from kubernetes.aio import client, config
 
 import scale_cluster as sc
+from scale_gateway import FakeGateway
 
 REPLICAS = 5
+FLEET = "127.0.0.1:19090"
 LISTEN = "127.0.0.1:19091"
 TICKS = os.sysconf("SC_CLK_TCK")
 SETTLED_WITHIN = 1800.0  # seconds
@@ -94,7 +101,7 @@ def operator(namespace: str, kubeconfig: Path, log: Path, profile: Path | None):
                 f"--kubeconfig={kubeconfig}",
                 f"--namespace={namespace}",
                 f"--lease-namespace={namespace}",
-                "--fleet-listen=127.0.0.1:0",
+                f"--fleet-listen={FLEET}",
                 f"--metrics-listen={LISTEN}",
                 "--log-format=json",
             ],
@@ -135,7 +142,9 @@ def print_latencies(what: str, made: list[sc.Edit]) -> None:
     print(f"| {what}: edit to status, p50 / p99 / worst | {shown} ms of {len(took)} |")
 
 
-async def measure(options: argparse.Namespace, fleet: sc.Fleet, under_test: Operator) -> None:
+async def measure(
+    options: argparse.Namespace, fleet: sc.Fleet, under_test: Operator, gateway: FakeGateway
+) -> None:
     count = options.deployments
 
     def step_replicas(seen: sc.Seen, _: int) -> dict[str, Any]:
@@ -155,11 +164,18 @@ async def measure(options: argparse.Namespace, fleet: sc.Fleet, under_test: Oper
     print(f"| {what} | {created:.0f} / {bound:.0f} / {settled:.0f} s |")
     under_test.end("building up")
 
+    if options.traffic:
+        under_test.begin()
+        gateway.rate = options.traffic
+        await asyncio.sleep(options.idle)
+        under_test.end(f"{options.traffic:g} models a second change their load")
+        gateway.rate = 0.0
     await asyncio.sleep(options.settle)
     under_test.begin()
     await asyncio.sleep(options.idle)
     under_test.end("idle")
 
+    gateway.rate = options.traffic
     under_test.begin()
     made = await edits(fleet, options.rate, options.seconds, step_replicas)
     under_test.end("edits of minReplicas")
@@ -196,8 +212,10 @@ async def run(options: argparse.Namespace) -> None:
                     options.namespace, kubeconfig, options.logs / "operator.log", options.profile
                 ) as under_test,
             ):
-                async with fleet.watched():
-                    await measure(options, fleet, under_test)
+                gateway = FakeGateway(FLEET)
+                link = gateway.connected() if options.traffic else contextlib.nullcontext()
+                async with fleet.watched(), link:
+                    await measure(options, fleet, under_test, gateway)
                 print("cleaning up", flush=True)
                 await clean_up(fleet, len(nodes))
         except BaseException:
@@ -247,6 +265,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="how long")
     parser.add_argument("--rolling-rate", type=float, default=1, help="rolling edits a second")
     parser.add_argument("--rolling-seconds", type=float, default=60)
+    parser.add_argument(
+        "--traffic", type=float, default=0, help="models a second whose load changes; 0: no gateway"
+    )
     parser.add_argument("--settle", type=float, default=60, help="seconds before the idle time")
     parser.add_argument("--idle", type=float, default=60, help="seconds of idle time measured")
     parser.add_argument("--logs", type=Path, default=Path("/tmp/operator-scale"))

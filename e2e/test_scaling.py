@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
-from kube import Kube, eventually, model_deployment
+from installation import Installation
+from kube import Kube, Object, eventually, model_deployment
+from processes import processes
 from traffic import Traffic
 
 
@@ -31,6 +34,73 @@ def test_kubectl_scale_says_the_count_in_mode_external(kube: Kube):
 def path(kube: Kube) -> str:
     group = "/apis/modelfleet.dev/v1alpha1"
     return f"{group}/namespaces/{kube.namespace}/modeldeployments/model/scale"
+
+
+def test_ten_scale_cycles_with_changes_of_leaders_between_lose_no_request(
+    kube: Kube, gateway: str, installation: Installation
+):
+    """A leader is killed, two leave, and all operators restart, each in the middle of a step."""
+    kube.apply(model_deployment(scaling={"mode": "External", "replicas": 1}))
+    kube.wait("Ready", "modeldeployment/model")
+    disturbed = {3: ("killed", "leaves"), 6: ("leaves", "all restart")}
+    asked: list[tuple[int, int]] = []
+    with Traffic(gateway, f"{kube.namespace}/model", clients=4) as traffic:
+        for cycle in range(10):
+            many = 3 if cycle in disturbed else 2
+            steps = ((1, many), (many, 1))
+            for (before, after), how in zip(steps, disturbed.get(cycle, ("", "")), strict=True):
+                step = Step(kube, before, after)
+                disturb(installation, how)
+                step.check()
+                traffic.wait_for_answers(4)
+            asked += steps
+    traffic.check()
+    history = [(s["from"], s["to"]) for s in status(kube)["scalingHistory"]]
+    assert history == asked[-len(history) :], "a count that was not asked for"
+
+
+class Step:
+    """`kubectl scale` to another count, begun when this returns, and what must become of it."""
+
+    def __init__(self, kube: Kube, before: int, after: int) -> None:
+        self._kube, self._after = kube, after
+        self._there = uids(kube)
+        assert len(self._there) == before
+        kube("scale", "modeldeployment/model", f"--replicas={after}")
+        if after > before:
+            eventually("it has begun", lambda: uids(kube) > self._there)
+        else:
+            eventually("it has begun", lambda: status(kube).get("desiredReplicas") == after)
+
+    def check(self) -> None:
+        """The count is reached by exactly the workers that it takes."""
+        kube, after = self._kube, self._after
+        eventually("as asked", lambda: ready(kube) == len(uids(kube)) == after, 90)
+        eventually("it says so", lambda: status(kube).get("replicas") == after)
+        larger, smaller = sorted((self._there, uids(kube)), key=len, reverse=True)
+        assert smaller < larger, "a worker that was to stay is gone, or another one came"
+
+
+def disturb(installation: Installation, how: str) -> None:
+    """Ends operators while they act; nothing if `how` is empty."""
+    if how == "leaves":
+        system = installation.kube.within(installation.namespace)
+        system("delete", "pod", installation.leader()["metadata"]["name"], "--wait=false")
+    elif how:
+        pods = [installation.leader()] if how == "killed" else installation.pods("operator")
+        victims = [p for pod in pods for p in processes(pod["metadata"]["uid"], "operator")]
+        assert victims
+        for victim in victims:
+            victim.send_signal(signal.SIGKILL)
+
+
+def uids(kube: Kube) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in kube.workers("model")}
+
+
+def status(kube: Kube) -> Object:
+    found: Object = kube.model("model").get("status", {})
+    return found
 
 
 def test_a_real_autoscaler_of_kubernetes_drives_it(kube: Kube, gateway: str):

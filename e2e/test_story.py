@@ -65,7 +65,7 @@ def test_a_leader_that_stands_still_costs_no_request(
 ):
     kube.apply(model_deployment("story"))
     kube.wait("Ready", "modeldeployment/story")
-    leader = leading(installation)
+    leader = installation.leader()
     with Traffic(gateway, f"{kube.namespace}/story", clients=2) as traffic:
         traffic.wait_for_answers(4)
         stopped = processes(leader["metadata"]["uid"], "operator")
@@ -79,17 +79,9 @@ def test_a_leader_that_stands_still_costs_no_request(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
         traffic.wait_for_answers(4)
-        assert leading(installation)["metadata"]["uid"] != leader["metadata"]["uid"]
+        assert installation.leader()["metadata"]["uid"] != leader["metadata"]["uid"]
         assert (replicas(kube), len(kube.workers("story"))) == (2, 2)
     traffic.check()
-
-
-def leading(installation: Installation) -> Object:
-    """The operator's pod that has the Lease."""
-    system = installation.kube.within(installation.namespace)
-    lease = system.get("lease", f"{installation.release}-operator")
-    name = lease["spec"]["holderIdentity"].partition("@")[0]
-    return next(pod for pod in installation.pods("operator") if pod["metadata"]["name"] == name)
 
 
 def replicas(kube: Kube) -> int:

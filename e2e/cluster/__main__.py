@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from . import argocd, build, down, kwok, up
+from . import argocd, build, down, keda, kwok, up
 from .cluster import Cluster
 from .commands import say
-from .components import COMPONENTS
+from .components import COMPONENTS, OPTIONAL
 from .errors import ClusterError
 from .layout import CACHE, KUBECONFIG
 
@@ -35,14 +35,17 @@ def down_command() -> None:
 def build_command(
     component: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(COMPONENTS)}; all if none is named."),
+        typer.Option(
+            help=f"One of {', '.join(COMPONENTS)}; if none is named, "
+            f"all but {', '.join(sorted(OPTIONAL))}."
+        ),
     ] = None,
     drop_caches: Annotated[
         bool, typer.Option(help="Afterwards drop Go's own module and build caches (gigabytes).")
     ] = False,
 ) -> None:
     """Install the packages and build the components that are missing."""
-    up.prepare(component or COMPONENTS)
+    up.prepare(component or (name for name in COMPONENTS if name not in OPTIONAL))
     if drop_caches:
         build.drop_go_caches()
 
@@ -79,6 +82,19 @@ def argocd_command(
     else:
         pairs = (each.partition("=") for each in setting or [])
         argocd.start_argocd({key: Path(file).read_text() for key, _, file in pairs})
+
+
+@app.command("keda")
+def keda_command(
+    stop: Annotated[
+        bool, typer.Option(help="End it; ScaledObjects stay, and nothing acts.")
+    ] = False,
+) -> None:
+    """Start KEDA beside the cluster; builds it the first time."""
+    if stop:
+        keda.stop_keda()
+    else:
+        keda.start_keda()
 
 
 def main() -> None:

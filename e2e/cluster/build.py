@@ -35,13 +35,14 @@ def build(component: Component) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{component.name}-", dir=target.parent) as parent:
         output = Path(parent) / "build"
         output.mkdir()
-        binary = output / component.programs[0]
         # The linker strips debugging information, so compiling it would be for nothing.
         flags = ["-trimpath", "-mod=readonly", "-gcflags=all=-dwarf=false"]
         flags += ["-ldflags", component.linker_flags]
-        go(component, "build", *flags, "-o", str(binary), component.package)
-        for other in component.programs[1:]:
-            (output / other).symlink_to(binary.name)
+        packages = component.packages
+        for package, program in zip(packages, component.programs, strict=False):
+            go(component, "build", *flags, "-o", str(output / program), package)
+        for other in component.programs[len(packages) :]:
+            (output / other).symlink_to(component.programs[0])
         if component.files:
             module = go(component, "list", "-m", "-f", "{{.Dir}}", component.module).strip()
             shutil.copytree(

@@ -72,12 +72,16 @@ def new_key(name: str) -> tuple[str | Path, ...]:
     )
 
 
-def kubeconfig(user: str, path: Path) -> None:
-    """A kubeconfig (JSON is YAML) that holds the certificates by their paths."""
+def kubeconfig(user: str, path: Path, *, impersonate: str = "") -> None:
+    """A kubeconfig (JSON is YAML) that holds the certificates by their paths.
+
+    With `impersonate` it has the rights of that user alone, which `user` may act as.
+    """
     cluster = {"server": API_SERVER, "certificate-authority": str(AUTHORITY)}
     credentials = {
         "client-certificate": str(PKI / f"{user}.crt"),
         "client-key": str(PKI / f"{user}.key"),
+        **({"as": impersonate} if impersonate else {}),
     }
     content = {
         "apiVersion": "v1",

@@ -16,7 +16,9 @@ class Component:
 
     name: str
     module: str  # the upstream module whose version names the build
-    package: str = "."  # what `go build` builds: our main, or upstream's through a tool directive
+    # What `go build` builds: our main, or upstream's through a tool directive; several: one each
+    # for the first programs.
+    package: str | tuple[str, ...] = "."
     programs: tuple[str, ...]
     files: str = ""  # a folder of the upstream module to keep beside the programs
     version_variable: str = ""  # set by the linker, where upstream wants it so
@@ -47,6 +49,11 @@ class Component:
     def is_built(self) -> bool:
         """Builds appear by one rename, so a folder that exists is complete."""
         return self.folder.is_dir()
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is built, one program each; the programs beyond are links to the first."""
+        return (self.package,) if isinstance(self.package, str) else self.package
 
     @property
     def linker_flags(self) -> str:
@@ -112,8 +119,20 @@ COMPONENTS = {
             ),
             files="manifests/crds",
         ),
+        Component(
+            name="keda",
+            module="github.com/kedacore/keda/v2",
+            package=(
+                "github.com/kedacore/keda/v2/cmd/operator",
+                "github.com/kedacore/keda/v2/cmd/adapter",
+            ),
+            programs=("keda-operator", "keda-adapter"),
+            files="config",
+        ),
     )
 }
+# Built by those who use them: they have a `make` target of their own.
+OPTIONAL = frozenset({"keda"})
 
 
 def program(name: str) -> Path:

@@ -6,7 +6,7 @@ import signal
 from . import network, processes
 from .cgroups import remove_cgroups
 from .commands import say
-from .layout import ARGO_CD, NODES, RUN
+from .layout import ARGO_CD, KEDA, NODES, RUN
 from .tunables import restore_tunables
 
 
@@ -28,7 +28,7 @@ def remove_cluster() -> None:
 
 def stop_processes() -> None:
     """Kills the holders of namespaces first: with them the kernel ends all that runs inside."""
-    holders = {ARGO_CD, *(node.name for node in NODES)}
+    holders = {ARGO_CD, KEDA, *(node.name for node in NODES)}
     while found := list(processes.running()):
         first = [p.pid for p in found if p.part in holders]
         processes.stop(first or [p.pid for p in found], with_signal=signal.SIGKILL)

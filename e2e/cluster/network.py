@@ -36,6 +36,12 @@ def connect(part: str, address: str) -> None:
     inside_network(part, "ip", "link", "set", "eth0", "up")
 
 
+def connect_to_pods(part: str) -> None:
+    """Lets a part that is connected reach pods, as the host does."""
+    for node in NODES:
+        inside_network(part, "ip", "route", "add", node.pods, "via", node.address)
+
+
 def connect_node(node: Node) -> None:
     """Gives a node its cable, its address and the routes to the pods of the others."""
     connect(node.name, node.address)

@@ -88,6 +88,12 @@ class Installation:
         )
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
+    def leader(self) -> dict[str, Any]:
+        """The operator's pod that has the Lease."""
+        lease = self.kube.within(self.namespace).get("lease", f"{self.release}-operator")
+        name = lease["spec"]["holderIdentity"].partition("@")[0]
+        return next(pod for pod in self.pods("operator") if pod["metadata"]["name"] == name)
+
 
 def _image(reference: str) -> dict[str, str]:
     repository, _, tag = reference.rpartition(":")

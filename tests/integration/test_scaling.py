@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import json
 import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
-from local_fleet import StartFleet, eventually, manifest
+from local_fleet import Fleet, StartFleet, eventually, manifest
 
 pytestmark = pytest.mark.integration
 
@@ -56,6 +62,85 @@ async def test_nothing_is_dropped_while_it_scales_up_and_down_under_traffic(
     assert most_replicas == 3
     assert trickle > 0, "no request ran while it scaled down"
     assert fleet.gateway_metric("modelfleet_gateway_refusals_total") == 0
+
+
+async def test_ten_scale_cycles_under_traffic_refuse_and_lose_no_request(
+    start_fleet: StartFleet, tmp_path: Path
+):
+    """From one worker to two and back, or from none; each begins while the last one's drain."""
+    scaling = {
+        "minReplicas": 0,
+        "maxReplicas": 2,
+        "targetQueueDepth": 2,
+        "scaleDownDelay": "500ms",
+        "idleTimeout": "500ms",
+    }
+    quick = tmp_path / "quick.json"
+    quick.write_text(json.dumps({"load_seconds": 0.05, "step_seconds": 0.01}))
+    flags = ("--device", "paced", "--calibration", str(quick))
+    fleet = start_fleet(manifest(scaling=scaling), *flags)
+    eventually("it is ready", fleet.is_ready)
+    clients = Clients(fleet)
+    for cycle in range(10):
+        fewest = 1 if cycle % 2 == 0 else 0
+        async with clients.asking(12):
+            await status_says(fleet, "two serve", lambda s: s.get("readyReplicas") == 2)
+        async with clients.asking(fewest):
+            await status_says(fleet, "few are left", at_most(fewest))
+    assert clients.answered >= 10 * 12
+    assert fleet.gateway_metric("modelfleet_gateway_refusals_total") == 0
+    assert fleet.gateway_metric("modelfleet_gateway_lost_total") == 0
+
+
+class Clients:
+    """Ask without pause, and count; a request that fails in any way fails the test."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._texts: dict[int, str] = {}
+        self.answered = 0
+
+    @contextlib.asynccontextmanager
+    async def asking(self, count: int) -> AsyncIterator[None]:
+        """So many while the block runs; each then gets its last answer."""
+        ending = asyncio.Event()
+        async with self._fleet.client() as client, asyncio.TaskGroup() as group:
+            for number in range(count):
+                group.create_task(self._ask(client, number, ending))
+            try:
+                yield
+            finally:
+                ending.set()
+
+    async def _ask(self, client: openai.AsyncOpenAI, first: int, ending: asyncio.Event) -> None:
+        for turn in itertools.count(first):
+            question = turn % 8
+            answer = await client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": f"question {question}"}],
+                max_tokens=16,
+                temperature=0,
+            )
+            text = answer.choices[0].message.content
+            assert text
+            assert self._texts.setdefault(question, text) == text
+            self.answered += 1
+            if ending.is_set():
+                return
+
+
+def at_most(count: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda status: status.get("replicas", 0) <= count
+
+
+async def status_says(
+    fleet: Fleet, what: str, condition: Callable[[dict[str, Any]], bool], within: float = 60
+) -> None:
+    """`eventually` for a test whose clients ask meanwhile."""
+    deadline = time.monotonic() + within
+    while not condition(fleet.status()):
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        await asyncio.sleep(0.05)
 
 
 async def test_a_client_that_goes_away_stops_its_generation(start_fleet: StartFleet):

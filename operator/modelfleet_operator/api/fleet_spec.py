@@ -34,7 +34,8 @@ class Scaling(ApiModel):
     person, kubectl scale, an HPA or KEDA. Default: Auto."""
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Workers kept in mode Auto even without requests; 0 lets the model sleep. In mode External the
-    count until `replicas` is written. Default: 1."""
+    count until `replicas` is written, and 0 says that whoever writes it wakes the model: requests
+    wait then (`coldStart.holdTimeout`), while otherwise `replicas: 0` refuses them. Default: 1."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Workers at most in mode Auto; mode External ignores it. Default: minReplicas, at least 1."""
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None

@@ -24,6 +24,15 @@ class ScalingPolicy:
     idle_timeout: float = 300.0
     scale_down_delay: float = 300.0
 
+    @property
+    def is_woken_by_requests(self) -> bool:
+        """Whether a waiting request brings the first worker, by us or by what writes `replicas`.
+
+        In mode External, minReplicas 0 says so: KEDA reads the queue and raises the count. Without
+        it 0 is what a person decided, and a request would wait in vain.
+        """
+        return self.mode == "Auto" or self.min_replicas == 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:

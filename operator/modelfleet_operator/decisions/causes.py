@@ -59,7 +59,8 @@ def why_nothing_comes(context: PlanContext, cause: Cause | None) -> str:
         if not cause.is_lasting or (_may_get_ready(context) and not fails):
             return ""
         return f"{cause.reason.value}: {cause.message}"
-    if target.replicas == 0 and not groups.serving:
+    is_woken = context.seen.deployment.scaling.is_woken_by_requests
+    if target.replicas == 0 and not groups.serving and not is_woken:
         return f"{Reason.SCALED_TO_ZERO.value}: {SCALED_TO_ZERO}"
     return ""
 

@@ -105,10 +105,10 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
             f"{', '.join(behind)} has not taken the latest view yet",
         )
     if context.is_asleep:
-        return "True", Reason.ASLEEP, "no worker runs; the first request wakes one"
+        return "True", Reason.ASLEEP, f"no worker runs; {_what_wakes(context)}"
     new, old = context.revision, context.previous_revision
     if context.is_previous_asleep:
-        wakes = f"no worker runs; the first request wakes one of revision {old}"
+        wakes = f"no worker runs; {_what_wakes(context)} of revision {old}"
         return "True", Reason.ASLEEP, f"{wakes}, since revision {new} is not ready"
     unserved = [gateway.gateway for gateway in gateways if not _is_served(context, gateway)]
     if not unserved:
@@ -122,10 +122,18 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
     if cause is not None:
         return "False", cause.reason, cause.message
     if context.target.replicas == 0 and not context.groups.serving:
-        return "False", Reason.SCALED_TO_ZERO, SCALED_TO_ZERO
+        is_woken = context.seen.deployment.scaling.is_woken_by_requests
+        waits = ", and requests wait until it is raised" if is_woken else ""
+        return "False", Reason.SCALED_TO_ZERO, f"{SCALED_TO_ZERO}{waits}"
     reason = Reason.WAKING if context.is_proven else Reason.STARTING
     progress = f"{cold.phase}, {cold.percent} %" if cold else "no worker is ready yet"
     return "False", reason, progress
+
+
+def _what_wakes(context: PlanContext) -> str:
+    if context.seen.deployment.scaling.mode == "Auto":
+        return "the first request wakes one"
+    return "requests wait until spec.scaling.replicas is raised, which starts one"
 
 
 def _computed_by(context: PlanContext) -> str:

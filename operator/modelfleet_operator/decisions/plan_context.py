@@ -80,7 +80,7 @@ class PlanContext:
         """Nothing runs, on purpose, and a request would wake it."""
         deployment = self.seen.deployment
         return (
-            deployment.scaling.mode == "Auto"
+            deployment.scaling.is_woken_by_requests
             and not deployment.error
             and self.placement.is_possible
             and self.target.replicas == 0
@@ -93,6 +93,7 @@ class PlanContext:
         """Only the new revision is being proven; a request would wake the previous one."""
         return (
             self.target.demand == 0
+            and self.seen.deployment.scaling.is_woken_by_requests
             and self.placement.is_possible
             and not self.is_proven
             and self.previous_revision in self.history

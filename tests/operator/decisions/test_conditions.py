@@ -125,12 +125,29 @@ def test_a_fleet_without_requests_has_nothing_new_to_write(minimum: int):
     assert len(kept) == 1
 
 
+OFF = policy(mode="External", min_replicas=1, replicas=0)  # a person decided it
+WOKEN = policy(mode="External", min_replicas=0, replicas=0)  # KEDA, say, raises it
+
+
 def test_nothing_wanted_in_mode_external_is_not_asleep():
-    status = status_of(
-        signals=Signals(gateways=(report(),)), scaling=policy(mode="External", replicas=0)
-    )
+    status = status_of(signals=Signals(gateways=(report(),)), scaling=OFF)
     ready = status.condition("Ready")
     assert (ready.status, ready.reason) == ("False", "ScaledToZero")
+
+
+@pytest.mark.parametrize("deployed", ["served before", "never ready"])
+def test_requests_wait_for_what_scales_it_from_zero(deployed: str):
+    """Refused, they would not be counted, and nothing would ever wake it."""
+    memory = replace(PROVEN, target=0) if deployed == "served before" else Memory()
+    seen = Observed(deployment=deployment(scaling=WOKEN))
+    plan = make_plan(seen, Signals(gateways=(report(),)), 1000, memory, None)
+    started = [action for action in plan.actions if isinstance(action, Create)]
+    assert not started, "only a raised count starts a worker"
+    assert plan.view.cause == ""
+    ready = plan.status.condition("Ready")
+    reason = "Asleep" if deployed == "served before" else "ScaledToZero"
+    assert (ready.reason, plan.view.phase) == (reason, reason)
+    assert "requests wait until" in ready.message
 
 
 def test_conditions_keep_their_time_until_they_change():
@@ -270,9 +287,8 @@ def test_names_move_within_a_namespace_at_once():
         pytest.param(
             {"accelerators": ("h100",)}, "AcceleratorClassMissing", id="its class does not exist"
         ),
-        pytest.param(
-            {"scaling": policy(mode="External", replicas=0)}, "ScaledToZero", id="wanted at zero"
-        ),
+        pytest.param({"scaling": OFF}, "ScaledToZero", id="wanted at zero"),
+        pytest.param({"scaling": WOKEN}, "Asleep", id="at zero, and woken from outside"),
     ],
 )
 def test_gateways_are_told_the_reason_that_the_status_gives(spec, phase):
