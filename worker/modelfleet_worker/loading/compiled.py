@@ -18,6 +18,7 @@ from ..models.rope_config import context_variants
 from ..progress import Report
 from ..quantization.scheme import KVFormat
 from .checkpoint import Checkpoint, WeightsDigest
+from .expert_names import are_ours
 from .native_builder import NativeBuilder, OtherLayoutError
 from .our_model import OurModel
 from .sizing import LoadedWeights
@@ -31,6 +32,10 @@ def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWei
     """None: the compiled step does not compute it. Raises ModelError."""
     config, context = model.config, model.context
     if not may_take(config, model.dtype, context):
+        return None
+    if config.experts is not None and model.stored is not None and not are_ours(checkpoint.names()):
+        # Which of them are quantized is told by names.
+        log.info("the compiled step does not take it", reason="quantized experts of other names")
         return None
     try:
         built, digest = _read(model, checkpoint, progress)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..devices.native.experts import NativeExperts
 from ..devices.native.model import NativeLayer, NativeModel
 from ..devices.native.packed import Grid, PackedLinear, PlainNumbers, Rows, pack
 from ..models.config import LlamaConfig
@@ -18,6 +19,7 @@ from ..models.stored_tensor import Array, StoredTensor
 from ..quantization.coded_weight import can_stack
 from ..quantization.scheme import HEAD
 from .expected_tensors import ExpectedTensors, Gathered, Part, Plain
+from .expert_names import separate
 
 _STEP = 32  # inputs that share a scale of activations: groups are whole steps
 
@@ -42,6 +44,13 @@ class NativeBuilder:
 
     def add(self, name: str, tensor: StoredTensor) -> None:
         """Raises ModelError for a tensor without a place, and OtherLayoutError."""
+        if self._config.experts is None:
+            self._add(name, tensor)
+        else:
+            for own, part in separate(name, tensor):
+                self._add(own, part)
+
+    def _add(self, name: str, tensor: StoredTensor) -> None:
         match self._expected.take(name, tensor):
             case Plain(canonical, plain):
                 self._plain[canonical] = self._numbers(plain.dtype, plain.array)
@@ -89,8 +98,23 @@ class NativeBuilder:
             key_norm=norm("self_attn.k_norm") if has_norms else None,
             qkv=self._packed[f"{name}.self_attn.qkv_proj"],
             output=self._packed[f"{name}.self_attn.o_proj"],
-            gate_up=self._packed[f"{name}.mlp.gate_up_proj"],
-            down=self._packed[f"{name}.mlp.down_proj"],
+            gate_up=self._packed.get(f"{name}.mlp.gate_up_proj"),
+            down=self._packed.get(f"{name}.mlp.down_proj"),
+            experts=self._experts(index),
+        )
+
+    def _experts(self, index: int) -> NativeExperts | None:
+        experts = self._config.experts
+        if experts is None or not experts.layers[index]:
+            return None
+        name = f"layers.{index}.mlp"
+        networks = [f"{name}.experts.{i}" for i in range(experts.count)]
+        if experts.shared_inner is not None:
+            networks.append(f"{name}.shared_expert")
+        return NativeExperts(
+            experts,
+            self._packed[f"{name}.router"],
+            [(self._packed[f"{n}.gate_up_proj"], self._packed[f"{n}.down_proj"]) for n in networks],
         )
 
     def _build(self, gathered: Gathered) -> None:

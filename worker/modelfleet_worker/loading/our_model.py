@@ -49,12 +49,14 @@ class OurModel:
         arithmetic = library.arithmetic() if native else ""
         other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
         described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
+        if config.experts is not None:
+            described += f" {config.experts}"
         return LoadedWeights(
             runner=runner,
             token_bytes=token_bytes,
             widths=Widths(
                 hidden=config.hidden_size,
-                inner=config.intermediate_size,
+                inner=config.taken_inner,
                 query=config.heads * config.head_dim,
                 key=config.kv_heads * config.head_dim,
                 head_dim=config.head_dim,

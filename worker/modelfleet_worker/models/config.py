@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ModelError, NotOurModulesError
 from .config_fields import LONGEST_CONTEXT, WIDEST, Fields
+from .experts import Experts
 from .rope_config import RopeScaling, parse_rope, stretched_context
 
 # What differs between the families, beside the numbers in their config.json.
@@ -55,6 +56,28 @@ class LlamaConfig:
     qk_norm: bool
     windows: tuple[int | None, ...]  # of each layer: the last tokens that it sees; None: all
     max_context: int  # tokens
+    # Not in the text, which is part of digests: those of models without experts stay as they were.
+    experts: Experts | None = field(default=None, repr=False)
+
+    @property
+    def inner_sizes(self) -> tuple[int, ...]:
+        """Widths of the layers' networks between two projections, each once."""
+        experts = self.experts
+        sizes = (self.dense_inner,)
+        if experts is not None:
+            sizes = (*sizes, experts.inner, experts.shared_inner or 0)
+        return tuple(size for size in sizes if size)
+
+    @property
+    def dense_inner(self) -> int:
+        """Of layers without experts; 0: there are none."""
+        has_dense = self.experts is None or not all(self.experts.layers)
+        return self.intermediate_size if has_dense else 0
+
+    @property
+    def taken_inner(self) -> int:
+        """The most that a token has between two projections, in all networks that it takes."""
+        return max(self.dense_inner, 0 if self.experts is None else self.experts.taken_inner)
 
 
 def read_json(path: Path) -> dict[str, Any]:

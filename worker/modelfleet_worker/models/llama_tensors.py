@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..quantization.scheme import HEAD
+from ..quantization.scheme import HEAD, Quantization, Scheme
 from .config import LlamaConfig
+from .experts import Experts
 
 HEAD_WEIGHT = f"{HEAD}.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -20,11 +21,19 @@ class Projection:
     inputs: int
     bias: bool
     parts: dict[str, int]  # names in checkpoints, and the outputs of each in our order
+    is_router: bool = False  # it keeps 16 bits: all that comes after it depends on its choice
+    stack: str | None = None  # the experts that it belongs to, as transformers names all of a layer
 
     @property
     def outputs(self) -> int:
         """Of all parts."""
         return sum(self.parts.values())
+
+    def scheme_of(self, part: str, quantization: Quantization) -> Scheme | None:
+        """What one of the parts is rounded to; None: it stays as it is."""
+        if self.is_router:
+            return None
+        return quantization.scheme_of(part, self.inputs, self.stack)
 
 
 def projections(config: LlamaConfig) -> Iterator[Projection]:
@@ -35,16 +44,46 @@ def projections(config: LlamaConfig) -> Iterator[Projection]:
     kinds = (
         ("self_attn.qkv_proj", hidden, config.qkv_bias, qkv),
         ("self_attn.o_proj", query, config.output_bias, {"o_proj": hidden}),
+    )
+    network = (
         ("mlp.gate_up_proj", hidden, config.mlp_bias, {"gate_proj": inner, "up_proj": inner}),
         ("mlp.down_proj", inner, config.mlp_bias, {"down_proj": hidden}),
     )
     for layer in range(config.layers):
-        for kind, inputs, bias, parts in kinds:
+        has_experts = config.experts is not None and config.experts.layers[layer]
+        for kind, inputs, bias, parts in kinds if has_experts else (*kinds, *network):
             module = f"layers.{layer}.{kind}"
             parent = f"model.{module.rpartition('.')[0]}"
             named = {f"{parent}.{part}": outputs for part, outputs in parts.items()}
             yield Projection(module=module, inputs=inputs, bias=bias, parts=named)
+        if config.experts is not None and has_experts:
+            yield from _experts(config.experts, hidden, f"layers.{layer}.mlp")
     yield Projection(module=HEAD, inputs=hidden, bias=False, parts={HEAD: config.vocab_size})
+
+
+def _experts(experts: Experts, hidden: int, name: str) -> Iterator[Projection]:
+    """The router first; a shared expert, and its gate, last."""
+    stack = f"model.{name}.experts"
+    routed = {f"model.{name}.gate": experts.count}
+    networks = {f"{name}.experts.{i}": experts.inner for i in range(experts.count)}
+    if experts.shared_inner is not None:
+        routed[f"model.{name}.shared_expert_gate"] = 1
+        networks[f"{name}.shared_expert"] = experts.shared_inner
+    yield Projection(
+        module=f"{name}.router", inputs=hidden, bias=False, parts=routed, is_router=True
+    )
+    for network, inner in networks.items():
+        for module, inputs, parts in (
+            ("gate_up_proj", hidden, {"gate_proj": inner, "up_proj": inner}),
+            ("down_proj", inner, {"down_proj": hidden}),
+        ):
+            yield Projection(
+                module=f"{network}.{module}",
+                inputs=inputs,
+                bias=False,
+                parts={f"model.{network}.{part}": outputs for part, outputs in parts.items()},
+                stack=stack if network.startswith(f"{name}.experts.") else None,
+            )
 
 
 def parts_of(config: LlamaConfig, module: str) -> dict[str, int]:

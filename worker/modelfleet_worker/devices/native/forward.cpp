@@ -13,6 +13,7 @@
 
 #include "attention.h"
 #include "buffer.h"
+#include "experts.h"
 #include "export.h"
 #include "project.h"
 #include "projections.h"
@@ -23,12 +24,12 @@ namespace modelfleet {
 
 constexpr int kNear = 256 << 10;  // bytes of keys and values that may be fetched one task ahead; of more,
 constexpr int kAhead = 2;         // so many blocks ahead, or they push out what is used
-constexpr int kChunk = 128;       // rows, about, that stay in a core's cache while weights pass by
 
 struct Layer {
   const bf16 *input_norm, *post_norm, *query_norm, *key_norm;  // the last two may be null
   Linear qkv, output, gate_up, down;
   int64_t window;  // the last tokens that a token sees; 0: all
+  const Experts* experts;  // in the place of gate_up and down, or null
 };
 
 struct Model {
@@ -52,6 +53,7 @@ struct Batch {
   const int64_t* last_drawn;                // of the step before; ids below 0 are -1 - its row
   float* logits;                            // [sampled, vocab]
   int64_t* drawn;                           // [sampled], tokens
+  int32_t* choices;  // [layers, tokens, chosen], experts, or null; of layers without experts as it is
 };
 
 template <typename X, typename Y>
@@ -80,6 +82,7 @@ struct Shared {
   Values<float> x;   // [tokens, hidden], the residual stream
   Values<bf16> qkv;  // [tokens, heads and KV heads twice, D]
   Buffer normed, attended, activated;
+  Values<Choice> choices;  // [tokens, experts that a token takes]
 };
 
 class Pass {
@@ -87,7 +90,8 @@ class Pass {
   Pass(const Model& model, const Batch& batch, Shared& shared, ThreadPool& thread_pool, int thread)
       : m_(model), b_(batch), s_(shared), thread_pool_(thread_pool), thread_(thread), threads_(thread_pool.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
-        attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)) {
+        attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)),
+        experts_(b_.tokens, thread, threads_) {
     deal();
   }
 
@@ -104,11 +108,16 @@ class Pass {
       thread_pool_.barrier();
       attend(layer, l);
       thread_pool_.barrier();
-      add_to_residual(layer.output, attended_, layer.gate_up);
+      add_to_residual(layer.output, attended_, layer.experts ? layer.experts->router : layer.gate_up);
       thread_pool_.barrier();
-      activate(layer, normed(layer.post_norm, layer.gate_up));
-      thread_pool_.barrier();
-      add_to_residual(layer.down, activated_, l + 1 < m_.layers ? m_.layer[l + 1].qkv : m_.head);
+      const Linear& then = l + 1 < m_.layers ? m_.layer[l + 1].qkv : m_.head;
+      if (layer.experts) {
+        through_experts(layer, l, then);
+      } else {
+        activate(layer, normed(layer.post_norm, layer.gate_up));
+        thread_pool_.barrier();
+        add_to_residual(layer.down, activated_, then);
+      }
       thread_pool_.barrier();
     }
     const Rows last = normed_rows(b_.sampled, m_.norm, m_.head, [&](int64_t r) { return x(b_.rows[r]); });
@@ -158,13 +167,6 @@ class Pass {
     });
   }
 
-  // Equal parts of rows, in whole tiles: a last part of few rows would still read all weights.
-  template <typename F>
-  static void each_chunk(int64_t count, int64_t tile, F&& f) {
-    const int64_t chunks = std::max<int64_t>(1, (count + kChunk / 2) / kChunk), tiles = (count + tile - 1) / tile;
-    for (int64_t i = 0; i < chunks; ++i) f(tiles * i / chunks * tile, std::min(tiles * (i + 1) / chunks * tile, count));
-  }
-
   const uint8_t* first_of(const Linear& w) const { return w.pair(share(w.pairs()).first); }
 
   void add_to_residual(const Linear& w, const Rows& rows, const Linear& then) {
@@ -173,6 +175,33 @@ class Pass {
     each_pair(w, rows, b_.tokens, then, soon, [&](int64_t r, int64_t n, const Floats& v, Mask mask) {
       store(x(r) + n, add(load(x(r) + n, mask), v), mask);
     });
+  }
+
+  // Each thread norms and routes its rows; one row is done by each thread for itself.
+  void through_experts(const Layer& layer, int64_t l, const Linear& then) {
+    const Experts& experts = *layer.experts;
+    const bool alone = b_.tokens == 1;
+    const Rows rows = (alone ? own_ : s_.normed).rows(alone ? 1 : 0, m_.hidden);
+    Values<Choice>& choices = alone ? own_choices_ : s_.choices;
+    if (alone) choices.resize(experts.taken());
+    const auto [from, to] = alone ? std::pair<int64_t, int64_t>{0, 1} : share(b_.tokens);
+    for (int64_t r = from; r < to; ++r) {
+      normalize(x(r), layer.post_norm, m_.hidden, m_.eps, rows.row(r));
+      if (experts.rounded) round_inputs(rows, r, 0, m_.hidden);
+    }
+    experts_.route(experts, rows, from, to, choices.data());
+    if (b_.choices && (!alone || thread_ == 0))
+      for (int64_t r = from; r < to; ++r)
+        for (int64_t i = 0; i < experts.chosen; ++i)
+          b_.choices[(l * b_.tokens + r) * experts.chosen + i] = choices[r * experts.taken() + i].expert;
+    if (!alone) thread_pool_.barrier();
+    experts_.activate(experts, rows, choices.data(), activated_);
+    thread_pool_.barrier();
+    experts_.project_down(
+        experts, activated_, first_of(then), [&](int64_t r, int64_t n) { fetch(x(r) + n); },
+        [&](int64_t r, float weight, int64_t n, const Floats& v, Mask mask) {
+          store(x(r) + n, fma(set(weight), v, load(x(r) + n, mask)), mask);
+        });
   }
 
   // silu(gate) * up. The gate's outputs come first, and a pair of blocks is a step of `down`.
@@ -321,13 +350,21 @@ class Pass {
   std::vector<Task> tasks_;
   size_t alone_ = 0;  // of them are single rows
   Buffer own_;
+  ExpertPass experts_;
+  Values<Choice> own_choices_;
   Scratch scratch_;
 };
 
 // A model and the threads that compute it. One thread at a time may call it.
 class Stepper {
  public:
-  Stepper(const Model& model, int threads) : model_(model), thread_pool_(threads) {}
+  Stepper(const Model& model, int threads) : model_(model), inner_(model.inner), thread_pool_(threads) {
+    for (int64_t l = 0; l < model.layers; ++l)
+      if (const Experts* const experts = model.layer[l].experts) {
+        inner_ = std::max(inner_, experts->inner());
+        taken_ = std::max(taken_, experts->taken());
+      }
+  }
 
   void launch(const Batch& batch) {
     thread_pool_.launch([this, batch](int thread) {
@@ -346,7 +383,8 @@ class Stepper {
     at_least(shared_.qkv, tokens * heads * model_.head_dim);
     shared_.normed.rows(tokens, model_.hidden);
     shared_.attended.rows(tokens, model_.heads * model_.head_dim);
-    shared_.activated.rows(tokens, model_.inner);
+    shared_.activated.rows(tokens, inner_);
+    at_least(shared_.choices, tokens * taken_);
   }
 
   template <typename T>
@@ -355,6 +393,7 @@ class Stepper {
   }
 
   const Model model_;
+  int64_t inner_, taken_ = 0;  // the most that a token has between two projections, and experts
   Shared shared_;  // grows to the largest step
   ThreadPool thread_pool_;
 };

@@ -51,6 +51,22 @@ class LinearStruct(ctypes.Structure):
     )
 
 
+class ExpertStruct(ctypes.Structure):
+    """As in experts.h."""
+
+    _fields_ = (("gate_up", LinearStruct), ("down", LinearStruct))
+
+
+class ExpertsStruct(ctypes.Structure):
+    """As in experts.h."""
+
+    _fields_ = (
+        ("router", LinearStruct),
+        ("expert", c_void_p),
+        *((name, c_int64) for name in ("count", "chosen", "shared", "normalized", "rounded")),
+    )
+
+
 class LayerStruct(ctypes.Structure):
     """As in forward.cpp."""
 
@@ -58,6 +74,7 @@ class LayerStruct(ctypes.Structure):
         *((name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
         *((name, LinearStruct) for name in ("qkv", "output", "gate_up", "down")),
         ("window", c_int64),
+        ("experts", c_void_p),
     )
 
 
@@ -125,7 +142,7 @@ class BatchStruct(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                *("draws", "last_drawn", "logits", "drawn"),
+                *("draws", "last_drawn", "logits", "drawn", "choices"),
             )
         ),
     )

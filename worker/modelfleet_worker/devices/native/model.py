@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from ...models.config import LlamaConfig
 from ...models.rope_factors import rope_factors
 from . import library
+from .experts import NativeExperts
 from .packed import Array, PackedLinear, PlainNumbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeLayer:
-    """Norms [hidden] and [head_dim], and packed projections."""
+    """Norms [hidden] and [head_dim], and packed projections; a network or experts."""
 
     input_norm: PlainNumbers
     post_norm: PlainNumbers
@@ -21,16 +22,19 @@ class NativeLayer:
     key_norm: PlainNumbers | None
     qkv: PackedLinear
     output: PackedLinear
-    gate_up: PackedLinear
-    down: PackedLinear
+    gate_up: PackedLinear | None
+    down: PackedLinear | None
+    experts: NativeExperts | None = None
 
     def struct(self, window: int | None) -> library.LayerStruct:
         """Points into this: it must live as long."""
         norms = {name: getattr(self, name) for name in _NORMS}
+        projections = {name: getattr(self, name) for name in _PROJECTIONS}
         return library.LayerStruct(
             **{name: None if norm is None else norm.address for name, norm in norms.items()},
-            **{name: getattr(self, name).struct for name in _PROJECTIONS},
+            **{n: library.LinearStruct() if p is None else p.struct for n, p in projections.items()},
             window=window or 0,
+            experts=None if self.experts is None else self.experts.address,
         )
 
 
@@ -66,7 +70,7 @@ class NativeModel:
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
-            inner=config.intermediate_size,
+            inner=config.dense_inner,
             vocab=config.vocab_size,
             blocks=num_blocks,
             eps=config.norm_eps,

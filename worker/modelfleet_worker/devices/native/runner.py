@@ -24,6 +24,7 @@ from ...quantization.scheme import KVFormat
 from . import library
 from .logprobs import logprobs_of
 from .model import NativeModel
+from .packed import Array
 from .pages import Pages, zeros
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -38,7 +39,7 @@ _AS_THEY_ARE = (
 
 def takes(config: LlamaConfig, dtype: FloatType) -> bool:
     """Whether models of this shape can be computed here, if their weights are packed for it."""
-    widths = (config.hidden_size, config.intermediate_size, config.head_dim)
+    widths = (config.hidden_size, config.head_dim, *config.inner_sizes)
     fits = dtype is FloatType.BFLOAT16 and not any(w % _STEP for w in widths)
     return fits and library.load_library() is not None
 
@@ -123,12 +124,29 @@ class NativeRunner(Runner):
         del kept  # it was read and written until now
         return logits.values
 
+    def chosen_experts(self, chunks: Sequence[Chunk]) -> Array:
+        """What the routers choose for all tokens of the chunks, int32 [layers, T, chosen].
+
+        -1 in layers without experts. From the likeliest expert on.
+        """
+        config = self.model.config
+        experts = config.experts
+        tokens = sum(chunk.num_scheduled_tokens for chunk in chunks)
+        each = 0 if experts is None else experts.chosen
+        chosen = np.full((config.layers, tokens, each), -1, np.int32)
+        logits = _Logits.of(0, self._vocab)
+        kept = self._launch(chunks, [], logits, None, chosen.ctypes.data)
+        self._library.modelfleet_wait(self._stepper, self._steps)
+        del kept  # it was read and written until now
+        return chosen
+
     def _launch(
         self,
         chunks: Sequence[Chunk],
         rows: list[int],
         logits: _Logits,
         drawing: ctypes.Array[library.DrawStruct] | None,
+        chosen_experts: int | None = None,
     ) -> tuple[array[int], array[int]]:
         """What the step draws, and what it reads: both must outlive it.
 
@@ -160,6 +178,7 @@ class NativeRunner(Runner):
             self._last.buffer_info()[0],
             logits.address,
             drawn.buffer_info()[0],
+            chosen_experts,
         )
         self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
         self._steps += 1
