@@ -14,7 +14,7 @@ from ..devices.native.experts import NativeExperts
 from ..devices.native.model import NativeLayer, NativeModel
 from ..devices.native.packed import Grid, PackedLinear, PlainNumbers, Rows, pack
 from ..models.config import LlamaConfig
-from ..models.llama_tensors import EMBEDDING
+from ..models.llama_tensors import EMBEDDING, FINAL_NORM, layer_norms
 from ..models.stored_tensor import Array, StoredTensor
 from ..quantization.coded_weight import can_stack
 from ..quantization.scheme import HEAD
@@ -36,6 +36,7 @@ class NativeBuilder:
         self._config, self._expected = config, expected
         self._plain: dict[str, PlainNumbers] = {}
         self._packed: dict[str, PackedLinear] = {}
+        self._ones: PlainNumbers | None = None  # the weights of all norms, if they have none
         self._waiting: list[PackedLinear | PlainNumbers] = []
         for gathered in expected.gathered:
             first, *others = gathered.parts
@@ -70,11 +71,14 @@ class NativeBuilder:
             embedding = StoredTensor("bfloat16", self._plain[EMBEDDING].array)
             head.parts[0].found["weight"] = embedding
             self._build(head)
+        if not self._config.design.norm_weights:
+            ones = np.ones(self._config.hidden_size, np.float32)
+            self._ones = self._numbers("float32", ones)
         self.lay_out(threads)
         return NativeModel(
             config=self._config,
             embeddings=self._plain[EMBEDDING],
-            norm=self._plain["model.norm.weight"],
+            norm=self._ones or self._plain[FINAL_NORM],
             layers=[self._layer(i) for i in range(self._config.layers)],
             head=self._packed[HEAD],
         )
@@ -87,13 +91,17 @@ class NativeBuilder:
     def _layer(self, index: int) -> NativeLayer:
         name = f"layers.{index}"
 
-        def norm(kind: str) -> PlainNumbers:
-            return self._plain[f"model.{name}.{kind}.weight"]
+        def norm(kind: str | None) -> PlainNumbers | None:
+            if kind is None:
+                return None
+            return self._ones or self._plain[f"model.{name}.{kind}.weight"]
 
-        has_norms = self._config.qk_norm
+        norms, has_norms = layer_norms(self._config), self._config.qk_norm
         return NativeLayer(
-            input_norm=norm("input_layernorm"),
-            post_norm=norm("post_attention_layernorm"),
+            input_norm=norm(norms.input),
+            output_norm=norm(norms.output),
+            network_norm=norm(norms.network),
+            down_norm=norm(norms.down),
             query_norm=norm("self_attn.q_norm") if has_norms else None,
             key_norm=norm("self_attn.k_norm") if has_norms else None,
             qkv=self._packed[f"{name}.self_attn.qkv_proj"],

@@ -11,6 +11,7 @@ from ..devices.host import usable_cores
 from ..devices.native import library
 from ..engine.device import Runner
 from ..models.config import LlamaConfig
+from ..models.design import LLAMA, Norms
 from ..models.float_type import FloatType
 from ..quantization.scheme import Quantization
 from ..quantization.stored import StoredFormat
@@ -48,6 +49,8 @@ class OurModel:
         # was first have no name here, so that workers of older versions have the same digest.
         arithmetic = library.arithmetic() if native else ""
         other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
+        if config.design != LLAMA:
+            other += f" {config.design}"
         described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
         if config.experts is not None:
             described += f" {config.experts}"
@@ -63,6 +66,7 @@ class OurModel:
                 vocab=config.vocab_size,
                 itemsize=dtype.itemsize,
                 native=native,
+                norms_after=config.design.norms is not Norms.BEFORE,
             ),
             digest=xxhash.xxh3_128_hexdigest(described.encode()),
             computed_by=describe_path(

@@ -23,6 +23,7 @@ class ExpertRules:
     shared_inner: int | None = None  # None: there is no shared expert
     normalized: bool | None = None  # None: norm_topk_prob says it
     dense_layers: bool = False  # some may have none: mlp_only_layers, decoder_sparse_step
+    always: tuple[str, ...] = ()  # flags: if one is off, only transformers computes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ QWEN2_MOE = ExpertRules(
     inner=1408,
     shared_inner=5632,
     dense_layers=True,
+    always=("qkv_bias",),
 )
 QWEN3_MOE = ExpertRules(
     count=128, chosen=8, inner_field="moe_intermediate_size", inner=768, dense_layers=True
@@ -65,6 +67,8 @@ GRANITE_MOE = ExpertRules(
 
 def parse_experts(rules: ExpertRules, fields: Fields, layers: int) -> Experts | None:
     """None: no layer has any. Raises NotOurModulesError for what is not computed here."""
+    if off := [name for name in rules.always if not fields.flag(name, default=True)]:
+        raise NotOurModulesError(f"config.json: {off[0]} is off; ours is on")
     having = _layers(fields, layers) if rules.dense_layers else (True,) * layers
     if not any(having):
         return None

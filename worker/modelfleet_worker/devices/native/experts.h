@@ -11,6 +11,7 @@
 #include <limits>
 #include <vector>
 
+#include "activations.h"
 #include "buffer.h"
 #include "projections.h"
 
@@ -203,11 +204,8 @@ class ExpertPass {
       sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
       const int64_t n = pair * kPair * kLanes;
       for (int r = 0; r < R; ++r) {
-        for (int b = 0; b < kPair; ++b) {
-          const Floats g = gate[r][b];
-          const Floats silu = div(g, add(set(1), exponential(sub(set(0), g))));
-          store(activated.row(row + r) + n + b * kLanes, mul(silu, up[r][b]));
-        }
+        for (int b = 0; b < kPair; ++b)
+          store(activated.row(row + r) + n + b * kLanes, mul(silu(gate[r][b]), up[r][b]));
         if (expert.down.bits < 16) round_inputs(activated, row + r, n, n + kStep);
       }
     });
