@@ -137,7 +137,7 @@ def test_knows_what_sets_the_families_apart():
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0: a positive number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes': true or false"),
         ({"num_key_value_heads": 3}, "4 attention heads cannot share 3 KV heads"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; ours is only silu"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; ours are silu, swish, gelu"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional' is not one of"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; ours is 1"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "a list of 8 numbers"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from engine_run import run_engine
 from generic_models import VOCAB, load, runner_of, saved, teacher_forced
@@ -17,29 +17,13 @@ from modelfleet_worker.engine.request import Request
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.models.linear import QuantizedLinear
 from modelfleet_worker.models.packed_modules import FlatLinear
-from modelfleet_worker.quantization.scheme import KVFormat, Quantization
-from modelfleet_worker.quantization.weights import quantize
+from modelfleet_worker.quantization.scheme import KVFormat
 from quantized_models import asked
+from rounded_models import rounded
 
 IDS = torch.randint(VOCAB, (200,), generator=torch.Generator().manual_seed(0)).tolist()
 MOE = ["mixtral", "qwen3-moe"]
 ROUTERS = ("MixtralTopKRouter", "Qwen3MoeTopKRouter")
-
-
-def rounded(model: PreTrainedModel, quantization: Quantization) -> PreTrainedModel:
-    """The same weights rounded and put back: what a quantized model shall say."""
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            scheme = quantization.scheme_of(name, module.in_features)
-            assert scheme
-            module.weight.data = quantize(module.weight.data, scheme).dequantized()
-        if isinstance(getattr(module, "down_proj", None), torch.nn.Parameter):
-            for stacked in (module.gate_up_proj.data, module.down_proj.data):
-                scheme = quantization.scheme_of(name, stacked.shape[2])
-                assert scheme
-                for expert in stacked:
-                    expert.copy_(quantize(expert.contiguous(), scheme).dequantized())
-    return model
 
 
 @pytest.mark.parametrize("name", [*MOE, "gemma 2", "phi 3", "gpt-neox"])

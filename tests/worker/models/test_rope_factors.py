@@ -11,7 +11,13 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from modelfleet_worker.models.config import parse_config
-from modelfleet_worker.models.rope_factors import attention_factor, frequencies, rope_factors
+from modelfleet_worker.models.rope import rope_factors as torchs_factors
+from modelfleet_worker.models.rope_factors import (
+    attention_factor,
+    frequencies,
+    rope_factors,
+    rope_factors_by_length,
+)
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -54,17 +60,42 @@ def test_frequencies_are_transformers(kind: str, theta: float, head_dim: int):
     if kind != "default":
         expected, factor = ROPE_INIT_FUNCTIONS[KINDS[kind]["rope_type"]](theirs, "cpu")
     ulps = 8 if kind == "llama3" else 0
-    with_torch = frequencies(ours, (theta**even).numpy())
+    with_torch = frequencies(ours.rope, (theta**even).numpy())
     np.testing.assert_array_max_ulp(with_torch, expected.numpy(), ulps)
-    np.testing.assert_array_max_ulp(frequencies(ours), expected.numpy(), ulps + 2)
-    assert attention_factor(ours) == factor
+    np.testing.assert_array_max_ulp(frequencies(ours.rope), expected.numpy(), ulps + 2)
+    assert attention_factor(ours.rope) == factor
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cosines_and_sines_are_right_to_the_last_place(kind: str):
     ours = parse_config(configs(kind, 1e4, 64)[1])
-    angles = torch.arange(9000).float()[:, None] * torch.from_numpy(frequencies(ours))
+    angles = torch.arange(9000).float()[:, None] * torch.from_numpy(frequencies(ours.rope))
     exact = (angles.double().cos(), angles.double().sin())
-    for found, truth in zip(rope_factors(ours, 9000), exact, strict=True):
+    for found, truth in zip(rope_factors(ours.rope, 9000), exact, strict=True):
         assert found.dtype == np.float32
-        assert np.array_equal(found, (truth * attention_factor(ours)).float().numpy())
+        assert np.array_equal(found, (truth * attention_factor(ours.rope)).float().numpy())
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 4.0},
+        {
+            "rope_type": "longrope",
+            "short_factor": [1 + 0.1 * i for i in range(16)],
+            "long_factor": [2 + 0.5 * i for i in range(16)],
+            "original_max_position_embeddings": 64,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_by_length_they_are_those_of_torch(rope: dict[str, Any]):
+    raw = {**configs("default", 1e4, 32)[1], "max_position_embeddings": 64}
+    ours = parse_config({**raw, "rope_parameters": {**rope, "rope_theta": 1e4}})
+    positions, reaches = [0, 5, 63, 64, 200, 200], [40, 64, 64, 65, 201, 900]
+    expected = torchs_factors(ours, torch.tensor(positions), torch.tensor(reaches))
+    for found, truth in zip(
+        rope_factors_by_length(ours.rope, positions, reaches), expected, strict=True
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, truth.numpy(), atol=2e-5)

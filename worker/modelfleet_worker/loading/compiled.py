@@ -13,11 +13,10 @@ from ..devices.native.runner import NativeRunner, takes
 from ..engine.device import Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..models.config import LlamaConfig
-from ..models.float_type import FloatType
-from ..models.rope_config import context_variants
 from ..progress import Report
 from ..quantization.scheme import KVFormat
 from .checkpoint import Checkpoint, WeightsDigest
+from .expert_names import are_ours
 from .native_builder import NativeBuilder, OtherLayoutError
 from .our_model import OurModel
 from .sizing import LoadedWeights
@@ -30,7 +29,11 @@ _BATCH = 256 << 20  # bytes of the files that are laid out in one call
 def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWeights | None:
     """None: the compiled step does not compute it. Raises ModelError."""
     config, context = model.config, model.context
-    if not may_take(config, model.dtype, context):
+    if not takes(config, model.dtype):
+        return None
+    if config.experts is not None and model.stored is not None and not are_ours(checkpoint.names()):
+        # Which of them are quantized is told by names.
+        log.info("the compiled step does not take it", reason="quantized experts of other names")
         return None
     try:
         built, digest = _read(model, checkpoint, progress)
@@ -44,12 +47,6 @@ def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWei
         token_bytes=2 * config.layers * config.kv_heads * _vector_bytes(config, kv_cache),
         native=True,
     )
-
-
-def may_take(config: LlamaConfig, dtype: FloatType, context: int) -> bool:
-    """Whether the compiled step computes such models, if their weights are of one format."""
-    rope_changes_with_length = context_variants(config.rope_scaling, context) is not None
-    return not rope_changes_with_length and takes(config, dtype)
 
 
 def _runner(model: NativeModel, context: int, kv_cache: KVFormat, blocks: int) -> Runner:

@@ -87,8 +87,10 @@ class ExpectedTensors:
         if config.tied_embeddings and EMBEDDING not in names and HEAD_WEIGHT in names:
             self._embedding = HEAD_WEIGHT
             self._plain[HEAD_WEIGHT] = self._plain.pop(EMBEDDING)
-        modules = [part.name for gathered in self.gathered for part in gathered.parts]
-        if unused := quantization.unused_overrides(modules):
+        quantizable = [g for g in self.gathered if not g.projection.is_router]
+        modules = [part.name for gathered in quantizable for part in gathered.parts]
+        stacks = {g.projection.stack for g in quantizable if g.projection.stack is not None}
+        if unused := quantization.unused_overrides([*modules, *stacks]):
             raise ModelError(
                 f"the override {unused[0]} matches no module; there are {modules[0]} and so"
                 f" on to {modules[-1]}"
@@ -100,7 +102,7 @@ class ExpectedTensors:
         parts = []
         for name, outputs in projection.parts.items():
             missing, stored = {"weight"}, None
-            scheme = quantization.scheme_of(name, projection.inputs)
+            scheme = projection.scheme_of(name, quantization)
             if self._stored is not None and self._stored.holds(name, names):
                 stored, missing = self._stored, self._stored.suffixes(name, names)
                 if scheme is not None:
@@ -193,7 +195,7 @@ def needed_memory(
     needed = float(embedding)
     for projection in projections(config):
         for name, outputs in projection.parts.items():
-            scheme = quantization.scheme_of(name, projection.inputs)
+            scheme = projection.scheme_of(name, quantization)
             size = scheme.bytes_per_weight if scheme else dtype.itemsize
             needed += outputs * projection.inputs * size
     return int(needed)
@@ -205,6 +207,6 @@ def quantized_share(config: LlamaConfig, quantization: Quantization) -> float:
     for projection in projections(config):
         for name, outputs in projection.parts.items() if projection.module != HEAD else ():
             total += outputs * projection.inputs
-            if quantization.scheme_of(name, projection.inputs) is not None:
+            if projection.scheme_of(name, quantization) is not None:
                 covered += outputs * projection.inputs
     return covered / total

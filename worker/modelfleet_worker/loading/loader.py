@@ -9,6 +9,7 @@ import structlog
 
 from ..devices.host import available_memory, usable_cores
 from ..devices.native import library
+from ..devices.native.runner import takes
 from ..devices.warm_up import warm_up
 from ..engine.device import LoadedModel
 from ..engine.request import EngineLimits
@@ -58,11 +59,12 @@ def load_model(
     kind = read_dtype(dtype, folder)
     config, lacking = _our_config(read_json(folder / "config.json"))
     if dtype == "Auto":
-        kind = _fastest(folder, config, kind, context_length, quantization)
-    if config is not None:
+        kind = _fastest(folder, config, kind, quantization)
+    context, weights = 0, None
+    if config is not None and (config.on_torch or takes(config, kind)):
         context = context_within(config.max_context, context_length)
         weights = _load_ours(folder, config, kind, context, quantization, progress)
-    else:
+    if weights is None:
         with using_transformers:
             context, weights = _load_generic(
                 folder, kind, context_length, quantization, progress, lacking
@@ -70,9 +72,9 @@ def load_model(
     if deterministic and not weights.widths.native:
         raise ModelError(
             f"{folder} cannot be served deterministically: it takes the compiled step, which"
-            " computes models of the Llama, Mistral and Qwen families in bfloat16, on processors"
-            " with AVX2 or with ARM's dot products, and takes a C++ compiler or an image that has"
-            " it; load it elsewhere, or without `deterministic`"
+            " computes Llama and the families of docs/models.md in bfloat16, on processors with"
+            " AVX2 or with ARM's dot products, and takes a C++ compiler or an image that has it;"
+            " load it elsewhere, or without `deterministic`"
         )
     progress("Cache", 0.0)
     most = ServingLimits(
@@ -116,17 +118,15 @@ def _fastest(
     folder: Path,
     config: LlamaConfig | None,
     stored: FloatType,
-    context_length: int | None,
     quantization: Quantization,
 ) -> FloatType:
     """The checkpoint's type, or float32 where that is faster on torch's operations."""
-    context = context_length or (config.max_context if config is not None else 0)
     quantized = quantization != AS_STORED or stored_format(read_json(folder / "config.json"))
     as_float32 = Checkpoint(folder).total_bytes // stored.itemsize * FloatType.FLOAT32.itemsize
     kind = fastest_dtype(
         stored,
         library.processor_features(),
-        compiled=config is not None and compiled.may_take(config, stored, context),
+        compiled=config is not None and takes(config, stored),
         quantized=bool(quantized),
         fits_float32=as_float32 < available_memory(),
     )
@@ -146,7 +146,8 @@ def _load_ours(
     context: int,
     quantization: Quantization,
     progress: Report,
-) -> LoadedWeights:
+) -> LoadedWeights | None:
+    """None: neither the compiled step nor our modules on torch compute it."""
     stored = stored_format(read_json(folder / "config.json"))
     checkpoint = Checkpoint(folder)
     model = OurModel(
@@ -157,7 +158,7 @@ def _load_ours(
         stored=stored,
     )
     weights = compiled.load(model, checkpoint, progress)
-    if weights is None:
+    if weights is None and config.on_torch:
         # Imported here: torch takes seconds, and the compiled step does not need it.
         checkpoint.prefetch()
         from . import torch_llama

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..devices.native.experts import NativeExperts
 from ..devices.native.model import NativeLayer, NativeModel
 from ..devices.native.packed import Grid, PackedLinear, PlainNumbers, Rows, pack
 from ..models.config import LlamaConfig
-from ..models.llama_tensors import EMBEDDING
+from ..models.llama_tensors import EMBEDDING, FINAL_NORM, layer_norms
 from ..models.stored_tensor import Array, StoredTensor
 from ..quantization.coded_weight import can_stack
 from ..quantization.scheme import HEAD
 from .expected_tensors import ExpectedTensors, Gathered, Part, Plain
+from .expert_names import separate
 
 _STEP = 32  # inputs that share a scale of activations: groups are whole steps
 
@@ -34,6 +36,7 @@ class NativeBuilder:
         self._config, self._expected = config, expected
         self._plain: dict[str, PlainNumbers] = {}
         self._packed: dict[str, PackedLinear] = {}
+        self._ones: PlainNumbers | None = None  # the weights of all norms, if they have none
         self._waiting: list[PackedLinear | PlainNumbers] = []
         for gathered in expected.gathered:
             first, *others = gathered.parts
@@ -42,6 +45,13 @@ class NativeBuilder:
 
     def add(self, name: str, tensor: StoredTensor) -> None:
         """Raises ModelError for a tensor without a place, and OtherLayoutError."""
+        if self._config.experts is None:
+            self._add(name, tensor)
+        else:
+            for own, part in separate(name, tensor):
+                self._add(own, part)
+
+    def _add(self, name: str, tensor: StoredTensor) -> None:
         match self._expected.take(name, tensor):
             case Plain(canonical, plain):
                 self._plain[canonical] = self._numbers(plain.dtype, plain.array)
@@ -61,11 +71,14 @@ class NativeBuilder:
             embedding = StoredTensor("bfloat16", self._plain[EMBEDDING].array)
             head.parts[0].found["weight"] = embedding
             self._build(head)
+        if not self._config.design.norm_weights:
+            ones = np.ones(self._config.hidden_size, np.float32)
+            self._ones = self._numbers("float32", ones)
         self.lay_out(threads)
         return NativeModel(
             config=self._config,
             embeddings=self._plain[EMBEDDING],
-            norm=self._plain["model.norm.weight"],
+            norm=self._ones or self._plain[FINAL_NORM],
             layers=[self._layer(i) for i in range(self._config.layers)],
             head=self._packed[HEAD],
         )
@@ -78,19 +91,38 @@ class NativeBuilder:
     def _layer(self, index: int) -> NativeLayer:
         name = f"layers.{index}"
 
-        def norm(kind: str) -> PlainNumbers:
-            return self._plain[f"model.{name}.{kind}.weight"]
+        def norm(kind: str | None) -> PlainNumbers | None:
+            if kind is None:
+                return None
+            return self._ones or self._plain[f"model.{name}.{kind}.weight"]
 
-        has_norms = self._config.qk_norm
+        norms, has_norms = layer_norms(self._config), self._config.qk_norm
         return NativeLayer(
-            input_norm=norm("input_layernorm"),
-            post_norm=norm("post_attention_layernorm"),
+            input_norm=norm(norms.input),
+            output_norm=norm(norms.output),
+            network_norm=norm(norms.network),
+            down_norm=norm(norms.down),
             query_norm=norm("self_attn.q_norm") if has_norms else None,
             key_norm=norm("self_attn.k_norm") if has_norms else None,
             qkv=self._packed[f"{name}.self_attn.qkv_proj"],
             output=self._packed[f"{name}.self_attn.o_proj"],
-            gate_up=self._packed[f"{name}.mlp.gate_up_proj"],
-            down=self._packed[f"{name}.mlp.down_proj"],
+            gate_up=self._packed.get(f"{name}.mlp.gate_up_proj"),
+            down=self._packed.get(f"{name}.mlp.down_proj"),
+            experts=self._experts(index),
+        )
+
+    def _experts(self, index: int) -> NativeExperts | None:
+        experts = self._config.experts
+        if experts is None or not experts.layers[index]:
+            return None
+        name = f"layers.{index}.mlp"
+        networks = [f"{name}.experts.{i}" for i in range(experts.count)]
+        if experts.shared_inner is not None:
+            networks.append(f"{name}.shared_expert")
+        return NativeExperts(
+            experts,
+            self._packed[f"{name}.router"],
+            [(self._packed[f"{n}.gate_up_proj"], self._packed[f"{n}.down_proj"]) for n in networks],
         )
 
     def _build(self, gathered: Gathered) -> None:

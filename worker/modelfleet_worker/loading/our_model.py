@@ -11,6 +11,7 @@ from ..devices.host import usable_cores
 from ..devices.native import library
 from ..engine.device import Runner
 from ..models.config import LlamaConfig
+from ..models.design import LLAMA, Norms
 from ..models.float_type import FloatType
 from ..quantization.scheme import Quantization
 from ..quantization.stored import StoredFormat
@@ -48,19 +49,24 @@ class OurModel:
         # was first have no name here, so that workers of older versions have the same digest.
         arithmetic = library.arithmetic() if native else ""
         other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
+        if config.design != LLAMA:
+            other += f" {config.design}"
         described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
+        if config.experts is not None:
+            described += f" {config.experts}"
         return LoadedWeights(
             runner=runner,
             token_bytes=token_bytes,
             widths=Widths(
                 hidden=config.hidden_size,
-                inner=config.intermediate_size,
+                inner=config.taken_inner,
                 query=config.heads * config.head_dim,
                 key=config.kv_heads * config.head_dim,
                 head_dim=config.head_dim,
                 vocab=config.vocab_size,
                 itemsize=dtype.itemsize,
                 native=native,
+                norms_after=config.design.norms is not Norms.BEFORE,
             ),
             digest=xxhash.xxh3_128_hexdigest(described.encode()),
             computed_by=describe_path(

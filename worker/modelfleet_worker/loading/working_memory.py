@@ -38,6 +38,7 @@ class Widths:
     vocab: int
     itemsize: int  # bytes of an activation
     native: bool  # attention reads the cache where it lies; torch's gathers what it reads
+    norms_after: bool = False  # what is added to the residual stream is kept to be normed
 
 
 def working_memory(model: Widths, limits: ServingLimits, tokens: int) -> int:
@@ -47,6 +48,7 @@ def working_memory(model: Widths, limits: ServingLimits, tokens: int) -> int:
     # The residual stream in float32; norms, projections and their quantized copies.
     row = 4 * model.hidden + itemsize * (2 * model.hidden + 5 * width + 4 * model.inner)
     row += 5 * (model.hidden + model.query + model.inner) // 4
+    row += 4 * model.hidden if model.norms_after else 0
     rows = min(limits.max_batch_tokens, limits.max_sequences * tokens)
     step = rows * row
     if model.native:

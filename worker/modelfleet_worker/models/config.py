@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ..errors import ModelError, NotOurModulesError
 from .config_fields import LONGEST_CONTEXT, WIDEST, Fields
-from .rope_config import RopeScaling, parse_rope, stretched_context
-
-# What differs between the families, beside the numbers in their config.json.
-_FAMILIES: Final = {
-    "LlamaForCausalLM": "llama",
-    "InternLM3ForCausalLM": "internlm3",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-# What transformers takes for a number that config.json leaves out, where families differ.
-_DEFAULTS: Final[dict[str, dict[str, int]]] = {
-    "llama": {},
-    "internlm3": {"num_key_value_heads": 2, "head_dim": 128},
-    "mistral": {"num_key_value_heads": 8},
-    "qwen2": {"num_key_value_heads": 32},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-}
-_SILU = ("silu", "swish")  # of transformers' names for activations: the same function
-_WINDOW, _WINDOW_LAYERS = 4096, 28  # defaults of transformers
+from .design import LLAMA, Activation, Design
+from .experts import Experts, parse_experts
+from .families import FAMILIES, Bias, Family, QKNorm
+from .family_design import read_design
+from .layer_kinds import read_local_rope, read_rope, read_rotated, read_windows, slides
+from .rope_config import Rope, RopeScaling, stretched_context
 
 _MOST_LAYERS = 1024
 _LARGEST_JSON = 64 << 20  # bytes
@@ -55,6 +41,45 @@ class LlamaConfig:
     qk_norm: bool
     windows: tuple[int | None, ...]  # of each layer: the last tokens that it sees; None: all
     max_context: int  # tokens
+    # Not in what digests are made of: where it is Llama's, they are those of older versions.
+    design: Design = field(default=LLAMA, repr=False)
+    experts: Experts | None = field(default=None, repr=False)
+
+    @property
+    def on_torch(self) -> bool:
+        """Whether models/llama.py computes it; else only the compiled step does."""
+        return self.design == LLAMA and self.experts is None
+
+    @property
+    def rope(self) -> Rope:
+        """Of all layers, or of those that see all tokens."""
+        dim = self.design.rotary_dim or self.head_dim
+        return Rope(theta=self.rope_theta, scaling=self.rope_scaling, dim=dim)
+
+    @property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """Of each layer; None: it is not rotated."""
+        return self.design.ropes or (self.rope,) * self.layers
+
+    @property
+    def inner_sizes(self) -> tuple[int, ...]:
+        """Widths of the layers' networks between two projections, each once."""
+        experts = self.experts
+        sizes = (self.dense_inner,)
+        if experts is not None:
+            sizes = (*sizes, experts.inner, experts.shared_inner or 0)
+        return tuple(size for size in sizes if size)
+
+    @property
+    def dense_inner(self) -> int:
+        """Of layers without experts; 0: there are none."""
+        has_dense = self.experts is None or not all(self.experts.layers)
+        return self.intermediate_size if has_dense else 0
+
+    @property
+    def taken_inner(self) -> int:
+        """The most that a token has between two projections, in all networks that it takes."""
+        return max(self.dense_inner, 0 if self.experts is None else self.experts.taken_inner)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,16 +103,21 @@ def read_config(folder: Path) -> LlamaConfig:
 
 
 def parse_config(raw: dict[str, Any]) -> LlamaConfig:
-    """A Llama-family config.json of transformers 4 or 5.
+    """A config.json of one of our families, of transformers 4 or 5.
 
     Raises NotOurModulesError for what only transformers' modules compute, else ModelError.
     """
     family = _family(raw)
-    fields = Fields(raw)
-    activation = raw.get("hidden_act", "silu")
-    if activation not in _SILU:
-        raise NotOurModulesError(f"config.json: hidden_act is {activation!r}; ours is only silu")
-    defaults = _DEFAULTS[family]
+    try:
+        return _parse(family, raw)
+    except ModelError as error:
+        if family.strict:
+            raise
+        raise NotOurModulesError(str(error)) from error
+
+
+def _parse(family: Family, raw: dict[str, Any]) -> LlamaConfig:
+    fields, defaults = Fields(raw), family.defaults
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
     # A null is "as many as heads", as transformers reads it; only what is left out has a default.
@@ -104,8 +134,32 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
         raise ModelError(f"config.json: {heads} heads of {head_dim} are wider than {WIDEST}")
     layers = fields.integer("num_hidden_layers", most=_MOST_LAYERS)
     context = fields.integer("max_position_embeddings", most=LONGEST_CONTEXT)
-    theta, scaling = parse_rope(raw, context, head_dim)
-    attention_bias, mlp_bias = _biases(family, fields)
+    rope = read_rope(family.ropes, raw, context, head_dim)
+    local_rope = read_local_rope(family.ropes, raw, context, head_dim)
+    rotated = read_rotated(family.ropes, fields, layers)
+    windows = read_windows(family.windows, fields, rotated)
+    if family.ropes.windows_only and slides(family.windows, fields):
+        rotated = tuple(window is not None for window in windows)
+    if local_rope is not None and not any(windows):
+        raise NotOurModulesError("config.json: there is a rope for windows, but no window")
+    ropes = tuple(
+        (local_rope or rope if window else rope) if is_rotated else None
+        for window, is_rotated in zip(windows, rotated, strict=True)
+    )
+    qkv_bias, output_bias, mlp_bias = (
+        _bias(bias, fields) for bias in (family.qkv_bias, family.output_bias, family.mlp_bias)
+    )
+    if family.equal_biases and qkv_bias != mlp_bias:
+        raise ModelError("config.json: qkv_bias and bias differ, which is not supported")
+    design = read_design(
+        family,
+        fields,
+        ropes=() if all(one == rope for one in ropes) else ropes,
+        rotary_dim=None if rope.dim == head_dim else rope.dim,
+    )
+    experts = None if family.experts is None else parse_experts(family.experts, fields, layers)
+    if experts is not None and design.activation is not Activation.SILU:
+        raise NotOurModulesError("config.json: experts of ours have silu only")
     return LlamaConfig(
         vocab_size=fields.integer("vocab_size"),
         hidden_size=hidden,
@@ -114,69 +168,33 @@ def parse_config(raw: dict[str, Any]) -> LlamaConfig:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=fields.number("rms_norm_eps", 1e-5 if family == "internlm3" else 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tied_embeddings=fields.flag("tie_word_embeddings", default=False),
-        qkv_bias=family == "qwen2" or attention_bias,
-        output_bias=family != "qwen2" and attention_bias,
+        norm_eps=fields.number(family.eps_field, family.norm_eps)
+        if family.eps_field
+        else family.norm_eps,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        tied_embeddings=fields.flag("tie_word_embeddings", default=family.tied),
+        qkv_bias=qkv_bias,
+        output_bias=output_bias,
         mlp_bias=mlp_bias,
-        qk_norm=family == "qwen3",
-        windows=_windows(family, fields, layers),
-        max_context=stretched_context(context, scaling),
+        qk_norm=family.qk_norm is not QKNorm.NONE,
+        windows=windows,
+        max_context=context if local_rope else stretched_context(context, rope.scaling),
+        design=design,
+        experts=experts,
     )
 
 
-def _biases(family: str, fields: Fields) -> tuple[bool, bool]:
-    """Of attention and of the network; a field that the family does not know says nothing."""
-    if family == "internlm3":
-        qkv, others = (
-            fields.flag(new, default=fields.flag(old, default=False))
-            for new, old in (("attention_bias", "qkv_bias"), ("mlp_bias", "bias"))
-        )
-        if qkv != others:
-            raise ModelError("config.json: qkv_bias and bias differ, which is not supported")
-        return qkv, others
-    return (
-        family in ("llama", "qwen3") and fields.flag("attention_bias", default=False),
-        family == "llama" and fields.flag("mlp_bias", default=False),
-    )
-
-
-def _window(fields: Fields) -> int | None:
-    """Nothing is a default, null is none."""
-    if "sliding_window" in fields.raw and fields.raw["sliding_window"] is None:
-        return None
-    return fields.integer("sliding_window", _WINDOW, most=LONGEST_CONTEXT)
-
-
-def _windows(family: str, fields: Fields, layers: int) -> tuple[int | None, ...]:
-    """By the rules of transformers' configs: Mistral's layers all slide, Qwen's from one on."""
-    raw = fields.raw
-    if family == "mistral":
-        return (_window(fields),) * layers
-    if family not in ("qwen2", "qwen3"):
-        return (None,) * layers
-    slides = fields.flag("use_sliding_window", default=False)
-    window = _window(fields) if slides else None
-    kinds = raw.get("layer_types")
-    if kinds is None:
-        first = raw.get("max_window_layers", _WINDOW_LAYERS)
-        if type(first) is not int:
-            raise ModelError(f"config.json: max_window_layers is {first!r}: a number is expected")
-        return tuple(window if i >= first else None for i in range(layers))
-    known = {"full_attention": None, "sliding_attention": window}
-    fits = isinstance(kinds, list) and len(kinds) == layers
-    if not fits or not all(isinstance(kind, str) and kind in known for kind in kinds):
-        raise NotOurModulesError("config.json: layer_types is not one type for each layer of ours")
-    if window is None and "sliding_attention" in kinds:
-        raise NotOurModulesError("config.json: layer_types has windows, but no size of them")
-    return tuple(known[kind] for kind in kinds)
+def _bias(bias: Bias, fields: Fields) -> bool:
+    if isinstance(bias, bool):
+        return bias
+    named = next((name for name in bias if fields.raw.get(name) is not None), None)
+    return named is not None and fields.flag(named, default=False)
 
 
 def is_ours(raw: dict[str, Any]) -> bool:
     """Whether a config.json is of an architecture that we have modules for. Raises ModelError."""
-    return any(name in _FAMILIES for name in architectures(raw))
+    return any(name in FAMILIES for name in architectures(raw))
 
 
 def architectures(raw: dict[str, Any]) -> list[str]:
@@ -200,13 +218,13 @@ def eos_token_ids(folder: Path) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _family(raw: dict[str, Any]) -> str:
+def _family(raw: dict[str, Any]) -> Family:
     names = architectures(raw)
     for name in names:
-        if name in _FAMILIES:
-            return _FAMILIES[name]
+        if name in FAMILIES:
+            return FAMILIES[name]
     found = ", ".join(names) or f"none (model_type {raw.get('model_type')!r})"
     raise ModelError(
         f"unsupported architecture in config.json: {found};"
-        f" supported are {', '.join(sorted(_FAMILIES))}"
+        f" supported are {', '.join(sorted(FAMILIES))}"
     )

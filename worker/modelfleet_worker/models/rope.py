@@ -22,7 +22,7 @@ def frequencies(config: LlamaConfig, reaches: Tensor | None = None) -> Tensor:
     even = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     if reaches is None or not isinstance(scaling, DynamicScaling | LongRopeScaling):
         # Torch's powers are transformers' to the bit.
-        return torch.from_numpy(whole.frequencies(config, (config.rope_theta**even).numpy()))
+        return torch.from_numpy(whole.frequencies(config.rope, (config.rope_theta**even).numpy()))
     if isinstance(scaling, DynamicScaling):
         longer = reaches.clamp(min=scaling.original_context)[:, None]
         ratio = scaling.factor * longer / scaling.original_context - (scaling.factor - 1)
@@ -41,7 +41,7 @@ def rope_factors(
     `reaches` [T]: how long the sequence of each is, where that decides.
     """
     angles = positions.to(torch.float32)[:, None] * frequencies(config, reaches)
-    factor = whole.attention_factor(config)
+    factor = whole.attention_factor(config.rope)
     return angles.cos() * factor, angles.sin() * factor
 
 

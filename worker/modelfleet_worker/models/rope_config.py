@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ..engine.request import ContextVariants
@@ -71,30 +73,56 @@ class LongRopeScaling:
 RopeScaling = Llama3Scaling | LinearScaling | DynamicScaling | YarnScaling | LongRopeScaling
 
 
-def parse_rope(
-    raw: dict[str, Any], max_positions: int, head_dim: int
-) -> tuple[float, RopeScaling | None]:
-    """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rope:
+    """One rotation; a model may have several, each of some layers."""
 
-    Raises NotOurModulesError for a type that our modules lack, else ModelError.
+    theta: float
+    scaling: RopeScaling | None
+    dim: int  # numbers of a head that it rotates, the first ones
+
+
+def parse_rope(
+    raw: dict[str, Any],
+    max_positions: int,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    original: int | None = None,
+    partial: bool = False,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> Rope:
+    """From `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+
+    `theta` and `original` are for fields that are left out, `renamed` is for types; if not
+    `partial`, all of a head is rotated. Raises NotOurModulesError for what our modules lack, else
+    ModelError.
     """
     rope: Any = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ModelError(f"config.json: rope is {rope!r}: an object is expected")
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise NotOurModulesError("config.json: layers have ropes of their own; ours are all alike")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta", raw.get("rope_theta", 10000.0))
-    fields = Fields({**rope, "rope_theta": theta})
+    fields = Fields({**rope, "rope_theta": rope.get("rope_theta", raw.get("rope_theta", theta))})
     base = fields.number("rope_theta")
+    dim = head_dim
     for found in (raw, rope):
-        if found.get("partial_rotary_factor") not in (None, 1, 1.0):
+        factor = found.get("partial_rotary_factor")
+        if factor in (None, 1, 1.0):
+            continue
+        if not partial or not isinstance(factor, float):
             raise NotOurModulesError(
-                f"config.json: partial_rotary_factor is {found['partial_rotary_factor']!r}; ours"
-                " is 1"
+                f"config.json: partial_rotary_factor is {factor!r}; ours is 1"
             )
-    original = raw.get("original_max_position_embeddings")
+        dim = int(head_dim * factor)
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise ModelError(f"config.json: {dim} of {head_dim} numbers are rotated: an even number is")
+    original = raw.get("original_max_position_embeddings", original)
     if original is not None:  # beside the rope it counts more than within
         fields.raw["original_max_position_embeddings"] = original
-    return base, _scaling(kind, fields, max_positions, head_dim)
+    kind = renamed.get(kind, kind) if isinstance(kind, str) else kind
+    return Rope(theta=base, scaling=_scaling(kind, fields, max_positions, dim), dim=dim)
 
 
 def _scaling(kind: object, fields: Fields, max_positions: int, head_dim: int) -> RopeScaling | None:
@@ -184,13 +212,19 @@ def stretched_positions(kind: object, max_positions: int, factor: float, origina
     return max(max_positions, int(min(LONGEST_CONTEXT, base * factor)))
 
 
-def context_variants(scaling: RopeScaling | None, context: int) -> ContextVariants | None:
-    """How keys depend on the length of their sequence; None: they do not, within `context`."""
+def context_variants(
+    scaling: RopeScaling | None, context: int, *, recomputes: bool = False
+) -> ContextVariants | None:
+    """How keys depend on the length of their sequence; None: they do not, within `context`.
+
+    `recomputes`: all of them anew where longrope's long factors begin.
+    """
     match scaling:
         case DynamicScaling() | LongRopeScaling() if context > scaling.original_context:
             return ContextVariants(
                 original_context=scaling.original_context,
                 by_length=isinstance(scaling, DynamicScaling),
+                recomputes=recomputes,
             )
         case _:
             return None

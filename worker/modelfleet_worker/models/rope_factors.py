@@ -1,39 +1,45 @@
-"""Rope of a whole context, for models whose keys do not depend on the length. Imports no torch.
+"""Cosines and sines of rope: of a whole context, or of tokens by the length of their sequence.
 
-Shapes: D head_dim. Everything is float32, as transformers computes it, but for the powers and the
-cosines and sines: those are correctly rounded, where torch is off by a unit in the last place now
-and then.
+Imports no torch. Shapes: D rotated numbers of a head, T tokens. Everything is float32, as
+transformers computes it, but for the powers and the cosines and sines: those are correctly rounded,
+where torch is off by a unit in the last place now and then.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .config import LlamaConfig
-from .rope_config import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
+from .rope_config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    YarnScaling,
+)
 
 Array = np.ndarray[Any, Any]  # here: of float32
 
 _ONE = np.float32(1)
 
 
-def frequencies(config: LlamaConfig, periods: Array | None = None) -> Array:
+def frequencies(rope: Rope, periods: Array | None = None) -> Array:
     """Radians per token, [D / 2], within the original context.
 
-    `periods`: the powers of rope_theta, if they were computed elsewhere.
+    `periods`: the powers of theta, if they were computed elsewhere.
     """
-    scaling = config.rope_scaling
+    scaling = rope.scaling
     if periods is None:
-        even = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-        periods = np.power(config.rope_theta, even.astype(np.float64)).astype(np.float32)
+        periods = _powers(rope.dim, rope.theta)
     match scaling:
         case LongRopeScaling():
             return _ONE / (np.array(scaling.short_factor, np.float32) * periods)
         case YarnScaling():
-            return _yarn(config, scaling, periods)
+            return _yarn(rope, scaling, periods)
     plain: Array = _ONE / periods
     match scaling:
         case LinearScaling():
@@ -44,8 +50,15 @@ def frequencies(config: LlamaConfig, periods: Array | None = None) -> Array:
             return plain
 
 
-def _yarn(config: LlamaConfig, scaling: YarnScaling, periods: Array) -> Array:
-    dim, base = config.head_dim, config.rope_theta
+def _powers(dim: int, base: float | Array) -> Array:
+    """[D / 2] of a base, [T, D / 2] of bases [T, 1]."""
+    even = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
+    powers: Array = np.power(base, even.astype(np.float64))
+    return powers.astype(np.float32)
+
+
+def _yarn(rope: Rope, scaling: YarnScaling, periods: Array) -> Array:
+    dim, base = rope.dim, rope.theta
 
     def dimension(turns: float) -> float:
         """Which one turns so often within the original context."""
@@ -67,22 +80,51 @@ def _yarn(config: LlamaConfig, scaling: YarnScaling, periods: Array) -> Array:
     return found
 
 
-def attention_factor(config: LlamaConfig) -> float:
+def attention_factor(rope: Rope) -> float:
     """What queries and keys are multiplied by."""
-    scaling = config.rope_scaling
+    scaling = rope.scaling
     if isinstance(scaling, YarnScaling | LongRopeScaling):
         return scaling.attention_factor
     return 1.0
 
 
-def rope_factors(config: LlamaConfig, context: int) -> tuple[Array, Array]:
+def rope_factors(rope: Rope, context: int) -> tuple[Array, Array]:
     """Cosines and sines by which pair (i, i + D / 2) is rotated at each position, [context, D / 2].
 
     In float64: numpy's float32 is off by up to two units in the last place.
     """
-    positions = np.arange(context, dtype=np.float32)[:, None]
-    angles = (positions * frequencies(config)).astype(np.float64)
-    factor = attention_factor(config)
+    return _rotations(rope, np.arange(context), frequencies(rope))
+
+
+def rope_factors_by_length(
+    rope: Rope, positions: Sequence[int], reaches: Sequence[int]
+) -> tuple[Array, Array]:
+    """The same of tokens [T] whose sequences are `reaches` [T] long, [T, D / 2].
+
+    Only of dynamic and longrope scaling, which look at the length.
+    """
+    lengths = np.array(reaches, np.float32)[:, None]
+    match rope.scaling:
+        case DynamicScaling(factor=factor, original_context=original):
+            longer = np.maximum(lengths, np.float32(original))
+            ratio = np.float32(factor) * longer / np.float32(original) - np.float32(factor - 1)
+            bases = rope.theta * ratio ** (rope.dim / (rope.dim - 2))
+            found = _ONE / _powers(rope.dim, bases.astype(np.float64))
+        case LongRopeScaling(original_context=original) as scaling:
+            short, long = (
+                np.array(f, np.float32) for f in (scaling.short_factor, scaling.long_factor)
+            )
+            factors = np.where(lengths > original, long, short)
+            found = _ONE / (factors * _powers(rope.dim, rope.theta))
+        case _:
+            raise TypeError(f"{rope} is the same for all lengths")
+    return _rotations(rope, np.array(positions), found)
+
+
+def _rotations(rope: Rope, positions: Array, found: Array) -> tuple[Array, Array]:
+    """At positions [T], of frequencies [D / 2] or [T, D / 2]."""
+    angles = (positions.astype(np.float32)[:, None] * found).astype(np.float64)
+    factor = attention_factor(rope)
     return (
         (np.cos(angles) * factor).astype(np.float32),
         (np.sin(angles) * factor).astype(np.float32),

@@ -95,9 +95,12 @@ class Quantization:
             known = ", ".join(map(str, GROUP_SIZES))
             raise InvalidRequestError(f"expected a group size of {known}, found {self.group_size}")
 
-    def scheme_of(self, module: str, inputs: int) -> Scheme | None:
-        """Of a projection with so many inputs; None: it stays as it is."""
-        match self._format_of(module):
+    def scheme_of(self, module: str, inputs: int, stack: str | None = None) -> Scheme | None:
+        """Of a projection with so many inputs; None: it stays as it is.
+
+        `stack`: the experts that it belongs to; overrides may name one or all.
+        """
+        match self._format_of(module, stack):
             case Weights.INT8:
                 return Scheme(bits=8, group=None, symmetric=True)
             case Weights.INT4:
@@ -110,9 +113,10 @@ class Quantization:
             case Weights.NONE:
                 return None
 
-    def _format_of(self, module: str) -> Weights:
+    def _format_of(self, module: str, stack: str | None) -> Weights:
+        names = [name for name in (module, stack) if name is not None]
         for override in self.overrides:
-            if fnmatchcase(module, override.pattern):
+            if any(fnmatchcase(name, override.pattern) for name in names):
                 return override.weights
         if module == HEAD and self.weights is Weights.INT4:
             return Weights.INT8

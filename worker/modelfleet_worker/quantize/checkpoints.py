@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..loading.checkpoint import Checkpoint
+from ..loading.expert_names import are_ours
 from ..loading.model_builder import FLOATS, as_torch
 from ..models.config import LlamaConfig, read_config, read_json
 from ..models.llama_tensors import projections as all_projections
@@ -63,6 +64,8 @@ def quantize_checkpoint(
     if (stored := stored_format(read_json(source / "config.json"))) is not None:
         raise ModelError(f"{source} is quantized already ({stored}): start from the original")
     config = read_config(source)
+    if config.experts is not None:
+        _check_experts(source, options)
     schemes = projections(config, options.quantization)
     calibrated = Calibrated()
     if options.calibrates:
@@ -75,14 +78,25 @@ def quantize_checkpoint(
     progress(1.0)
 
 
+def _check_experts(source: Path, options: QuantizeOptions) -> None:
+    """Raises ModelError and UsageError."""
+    if options.calibrates:
+        raise UsageError(f"{options.method} does not calibrate experts: use int8 or int4")
+    if not are_ours(Checkpoint(source).names()):
+        raise ModelError(
+            f"{source} has its experts stacked, or under names that the format has no place for:"
+            " serve it with spec.quantization, which rounds them while it is loaded"
+        )
+
+
 def projections(config: LlamaConfig, quantization: Quantization) -> dict[str, Scheme]:
     """Names as in the checkpoint of all that is quantized. Raises ModelError if nothing is."""
-    names: dict[str, int] = {}
-    for projection in all_projections(config):
-        names |= dict.fromkeys(projection.parts, projection.inputs)
-    if unused := quantization.unused_overrides(list(names)):
-        raise ModelError(f"the override {unused[0]} matches no module, like {next(iter(names))}")
-    schemes = {name: quantization.scheme_of(name, inputs) for name, inputs in names.items()}
+    ours = [p for p in all_projections(config) if not p.is_router]
+    names = [name for projection in ours for name in projection.parts]
+    stacks = {p.stack for p in ours if p.stack is not None}
+    if unused := quantization.unused_overrides([*names, *stacks]):
+        raise ModelError(f"the override {unused[0]} matches no module, like {names[0]}")
+    schemes = {name: p.scheme_of(name, quantization) for p in ours for name in p.parts}
     found = {name: scheme for name, scheme in schemes.items() if scheme is not None}
     if not found:
         raise ModelError("no module is left to quantize: leave out overrides")

@@ -77,8 +77,11 @@ def quantize(
     from .calibration import windows
     from .checkpoints import QuantizeOptions, quantize_checkpoint
     from .evaluation import evaluate
+    from ..models.config import read_config
     from .plain import load_plain
     from .report import Evaluation, NamedText, loss_warning, write_report
+    from .routing import compare_choices
+    from .step_model import StepModel
     from .writing import refuse_existing
 
     text = None if calibration is None else NamedText(calibration.name, _read(calibration))
@@ -113,10 +116,17 @@ def quantize(
 
     write(None)
     if against is not None and texts is not None:
+        load = load_plain if read_config(folder).experts is None else StepModel
+        original, smaller = load(folder), load(target)
         with _progress("comparing with the original") as report:
-            cost = evaluate(load_plain(folder), load_plain(target), texts, report)
-        write(Evaluation(text=against, cost=cost))
+            cost = evaluate(original, smaller, texts, report)
+        routing = None
+        if isinstance(original, StepModel) and isinstance(smaller, StepModel):
+            routing = compare_choices(*([m.choices(t) for t in texts] for m in (original, smaller)))
+        write(Evaluation(text=against, cost=cost, routing=routing))
         _print(_told(cost))
+        if routing is not None:
+            _print(str(routing))
         if (warning := loss_warning(cost)) is not None:
             sys.stderr.write(f"warning: {warning}\n")
     return 0

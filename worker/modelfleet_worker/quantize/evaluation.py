@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..models.llama import Llama
 from .plain import logits
+from .step_model import StepModel
 
 _RESAMPLES = 2000
 
@@ -38,9 +39,10 @@ class Cost:
     same_choice: Estimate  # share of tokens whose likeliest successor is the same
 
 
-def logprobs(model: Llama, ids: Tensor) -> Tensor:
+def logprobs(model: Llama | StepModel, ids: Tensor) -> Tensor:
     """Of all tokens after each of ids [T] but the last, [T - 1, vocab]."""
-    return logits(model, ids)[:-1].log_softmax(-1)
+    found = model.logits(ids) if isinstance(model, StepModel) else logits(model, ids)
+    return found[:-1].log_softmax(-1)
 
 
 def compare(truth: Tensor, own: Tensor, ids: Tensor) -> list[float]:
@@ -67,8 +69,8 @@ def summarize(windows: list[list[float]]) -> Cost:
 
 
 def evaluate(
-    original: Llama,
-    other: Llama,
+    original: Llama | StepModel,
+    other: Llama | StepModel,
     texts: list[Tensor],
     progress: Callable[[float], None] = lambda _: None,
 ) -> Cost:

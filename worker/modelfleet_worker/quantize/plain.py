@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors import NotOurModulesError
 from ..loading.checkpoint import Checkpoint
 from ..loading.expected_tensors import ExpectedTensors
 from ..loading.model_builder import ModelBuilder
@@ -50,6 +51,8 @@ def load_plain(
     checkpoint = Checkpoint(folder)
     stored = stored_format(read_json(folder / "config.json"))
     config = with_stored_head(read_config(folder), checkpoint, stored)
+    if not config.on_torch:
+        raise NotOurModulesError(f"{folder} is of a family that only the compiled step computes")
     expected = ExpectedTensors(config, quantization, stored, checkpoint.names())
     builder = ModelBuilder(config, expected, dtype=dtype, kernel=None, prepack=prepack)
     for name, tensor in checkpoint.tensors():

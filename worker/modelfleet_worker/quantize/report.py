@@ -13,6 +13,7 @@ from typing import Any
 from .calibration import WINDOW, default_text
 from .checkpoints import QuantizeOptions
 from .evaluation import Cost
+from .routing import Routing
 
 NAME = "quantization_report.json"
 # Of the perplexity, beyond the original's: int8 stays far below, int4 of a large model about there.
@@ -39,6 +40,7 @@ class Evaluation:
 
     text: NamedText
     cost: Cost
+    routing: Routing | None = None  # of a model with experts
 
 
 def write_report(
@@ -73,6 +75,11 @@ def write_report(
     }
     if evaluation is not None:
         report["evaluation"] = {**evaluation.text.described(), **asdict(evaluation.cost)}
+        if (routing := evaluation.routing) is not None:
+            report["evaluation"]["routing"] = {
+                **asdict(routing),
+                "changed_share": routing.changed_share,
+            }
         report["warnings"] = [w for w in [loss_warning(evaluation.cost)] if w is not None]
     (target / NAME).write_text(json.dumps(report, indent=2) + "\n")
 

@@ -9,13 +9,13 @@
 // in bfloat16; scales are applied to the scores and to the weights, in float32.
 #pragma once
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
 #include <vector>
 
+#include "activations.h"
 #include "projections.h"
 
 namespace modelfleet {
@@ -94,6 +94,12 @@ struct Query {
   int64_t hidden;  // the first ones of them, before its window
 };
 
+// What becomes of the products of queries and keys.
+struct Scoring {
+  float scale;
+  float cap;  // scores are cap * tanh(score / cap); 0: as they are
+};
+
 struct Scratch {
   std::vector<float> scores;
   std::vector<Activation> weights;
@@ -109,10 +115,29 @@ inline const float* as_activations(const bf16* query, int64_t size, int r, Scrat
   return copy;
 }
 
+inline Mask seen_in(int64_t block, int64_t seen, int64_t hidden) {
+  const int64_t before = hidden - block * kBlock;
+  const Mask mask = first_lanes(seen - block * kBlock);
+  return before >= kBlock ? 0 : before > 0 ? mask & (0xffffu << before) : mask;
+}
+
+// Caps the scores of a query; the highest ones of all lanes. What is not seen stays lower than all.
+[[gnu::noinline]] inline Floats cap_scores(float* scores, int64_t blocks, int64_t seen, int64_t hidden, float cap) {
+  const Floats lowest = set(-std::numeric_limits<float>::infinity());
+  Floats highest = lowest;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const Floats score = mul_or(lowest, seen_in(b, seen, hidden), capped(load(scores + b * kBlock), cap), set(1));
+    highest = max(highest, score);
+    store(scores + b * kBlock, score);
+  }
+  return highest;
+}
+
 // The attention of R queries that share the head and the sequence. What is read next is fetched
 // meanwhile, block by block.
 template <int R, typename Code>
-void attend(const Context<Code>& own, const Context<Code>& next, const Query* queries, Scratch& scratch) {
+void attend(const Context<Code>& own, const Context<Code>& next, const Query* queries, Scoring scoring,
+            Scratch& scratch) {
   constexpr int64_t kPairs = 64 / (kBlock * sizeof(Code));  // inputs, or tokens, on a line of the cache
   // Registers that are summed at once, and codes that meet one: as many of R queries as fit.
   constexpr int kTokens = is_narrow(R) ? kParts / 2 : kParts, kValues = 2 * kTokens, kCodes = 2 * kWidth;
@@ -135,12 +160,9 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
   float* const scores = scratch.scores.data();
   Activation* const weights = scratch.weights.data();
   const Floats lowest = set(-std::numeric_limits<float>::infinity());
-  const Floats shrink = set(1.0f / std::sqrt(static_cast<float>(d)));
+  const Floats shrink = set(scoring.scale);
   const auto seen_of = [&](int r, int64_t b) -> Mask {
-    const Mask mask = first_lanes(seen[r] - b * kBlock);
-    if (b * kBlock >= most_hidden) return mask;
-    const int64_t before = hidden[r] - b * kBlock;
-    return before >= kBlock ? 0 : before > 0 ? mask & (0xffffu << before) : mask;
+    return b * kBlock >= most_hidden ? first_lanes(seen[r] - b * kBlock) : seen_in(b, seen[r], hidden[r]);
   };
   Floats highest[R];
   for (int r = 0; r < R; ++r) highest[r] = lowest;
@@ -183,6 +205,8 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
       store(scores + r * stride + b * kBlock, score);
     }
   }
+  if (scoring.cap > 0)
+    for (int r = 0; r < R; ++r) highest[r] = cap_scores(scores + r * stride, blocks, seen[r], hidden[r], scoring.cap);
   float inverse[R];
   for (int r = 0; r < R; ++r) {
     const Floats top = set(most(highest[r]));
@@ -234,16 +258,16 @@ void attend(const Context<Code>& own, const Context<Code>& next, const Query* qu
 // The same for any count up to kQueries.
 template <typename Code>
 void attend(int64_t count, const Context<Code>& own, const Context<Code>& next, const Query* queries,
-            Scratch& scratch) {
+            Scoring scoring, Scratch& scratch) {
   switch (count) {
-    case 1: return attend<1>(own, next, queries, scratch);
-    case 2: return attend<2>(own, next, queries, scratch);
-    case 3: return attend<3>(own, next, queries, scratch);
-    case 4: return attend<4>(own, next, queries, scratch);
-    case 5: return attend<5>(own, next, queries, scratch);
-    case 6: return attend<6>(own, next, queries, scratch);
-    case 7: if constexpr (kQueries > 6) return attend<7>(own, next, queries, scratch);
-    case 8: if constexpr (kQueries > 6) return attend<8>(own, next, queries, scratch);
+    case 1: return attend<1>(own, next, queries, scoring, scratch);
+    case 2: return attend<2>(own, next, queries, scoring, scratch);
+    case 3: return attend<3>(own, next, queries, scoring, scratch);
+    case 4: return attend<4>(own, next, queries, scoring, scratch);
+    case 5: return attend<5>(own, next, queries, scoring, scratch);
+    case 6: return attend<6>(own, next, queries, scoring, scratch);
+    case 7: if constexpr (kQueries > 6) return attend<7>(own, next, queries, scoring, scratch);
+    case 8: if constexpr (kQueries > 6) return attend<8>(own, next, queries, scoring, scratch);
   }
 }
 

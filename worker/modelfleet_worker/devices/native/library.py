@@ -51,13 +51,37 @@ class LinearStruct(ctypes.Structure):
     )
 
 
+class ExpertStruct(ctypes.Structure):
+    """As in experts.h."""
+
+    _fields_ = (("gate_up", LinearStruct), ("down", LinearStruct))
+
+
+class ExpertsStruct(ctypes.Structure):
+    """As in experts.h."""
+
+    _fields_ = (
+        ("router", LinearStruct),
+        ("expert", c_void_p),
+        *((name, c_int64) for name in ("count", "chosen", "shared", "normalized", "rounded")),
+    )
+
+
 class LayerStruct(ctypes.Structure):
     """As in forward.cpp."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("input_norm", "post_norm", "query_norm", "key_norm")),
+        *(
+            (name, c_void_p)
+            for name in (
+                *("input_norm", "output_norm", "network_norm", "down_norm"),
+                *("query_norm", "key_norm"),
+            )
+        ),
         *((name, LinearStruct) for name in ("qkv", "output", "gate_up", "down")),
         ("window", c_int64),
+        *((name, c_void_p) for name in ("cosines", "sines")),
+        ("experts", c_void_p),
     )
 
 
@@ -69,10 +93,17 @@ class ModelStruct(ctypes.Structure):
             (name, c_int64)
             for name in (
                 *("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "blocks"),
+                *("rotary", "activation", "whole_qk_norm", "centered"),
             )
         ),
-        ("eps", c_double),
-        *((name, c_void_p) for name in ("embeddings", "norm", "cosines", "sines")),
+        *(
+            (name, c_double)
+            for name in (
+                *("eps", "norm_offset", "embedding_scale", "residual_scale"),
+                *("attention_scale", "attention_cap", "logit_scale", "logit_cap"),
+            )
+        ),
+        *((name, c_void_p) for name in ("embeddings", "norm")),
         ("layer", POINTER(LayerStruct)),
         ("head", LinearStruct),
         ("cache", c_void_p),
@@ -125,7 +156,7 @@ class BatchStruct(ctypes.Structure):
             (name, c_void_p)
             for name in (
                 *("ids", "positions", "owners", "firsts", "table_starts", "tables", "rows"),
-                *("draws", "last_drawn", "logits", "drawn"),
+                *("draws", "last_drawn", "logits", "drawn", "cosines", "sines", "choices"),
             )
         ),
     )

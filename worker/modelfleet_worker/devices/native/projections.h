@@ -12,6 +12,7 @@
 //   4 bits:  [N / 32][K / 8][32 lanes][4 inputs], code + 8; the low halves are inputs 0-3 of each 8
 //   scales: float32 [N / 16][G][16];  zeros: int32, likewise, of the unsigned codes, or null
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
@@ -21,6 +22,7 @@ namespace modelfleet {
 
 constexpr int kStep = 32;  // inputs of one row that share a scale of activations
 constexpr int kPair = 2;   // blocks of lanes that lie together: 32 outputs
+constexpr int kChunk = 128;  // rows, about, that stay in a core's cache while weights pass by
 
 struct Linear {
   const void* codes;
@@ -203,6 +205,13 @@ inline void in_tiles(const Linear& w, int64_t from, int64_t to, F&& f) {
     case 4: return grouped ? in_tiles<4, true>(from, to, std::forward<F>(f))
                            : in_tiles<4, false>(from, to, std::forward<F>(f));
   }
+}
+
+// Equal parts of rows, in whole tiles: a last part of few rows would still read all weights.
+template <typename F>
+inline void each_chunk(int64_t count, int64_t tile, F&& f) {
+  const int64_t chunks = std::max<int64_t>(1, (count + kChunk / 2) / kChunk), tiles = (count + tile - 1) / tile;
+  for (int64_t i = 0; i < chunks; ++i) f(tiles * i / chunks * tile, std::min(tiles * (i + 1) / chunks * tile, count));
 }
 
 constexpr auto kUnread = [](int64_t, int64_t) {};  // outputs that are written, and not added to

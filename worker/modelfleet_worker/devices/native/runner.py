@@ -15,15 +15,18 @@ import numpy as np
 from typing_extensions import override
 
 from ...engine.device import MAX_STEPS_IN_FLIGHT, Runner, SampledToken
-from ...engine.request import SamplingParams
+from ...engine.request import ContextVariants, SamplingParams
 from ...engine.request import Sequence as EngineSequence
 from ...engine.scheduler import BLOCK_SIZE, Chunk
 from ...models.config import LlamaConfig
 from ...models.float_type import FloatType
+from ...models.rope_config import context_variants
+from ...models.rope_factors import rope_factors_by_length
 from ...quantization.scheme import KVFormat
 from . import library
 from .logprobs import logprobs_of
 from .model import NativeModel
+from .packed import Array
 from .pages import Pages, zeros
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
@@ -38,7 +41,7 @@ _AS_THEY_ARE = (
 
 def takes(config: LlamaConfig, dtype: FloatType) -> bool:
     """Whether models of this shape can be computed here, if their weights are packed for it."""
-    widths = (config.hidden_size, config.intermediate_size, config.head_dim)
+    widths = (config.hidden_size, config.head_dim, config.rope.dim, *config.inner_sizes)
     fits = dtype is FloatType.BFLOAT16 and not any(w % _STEP for w in widths)
     return fits and library.load_library() is not None
 
@@ -49,8 +52,6 @@ class NativeRunner(Runner):
     Every logit of a request is the same, bit for bit, whatever else is in the batch and however
     its prompt was cut into chunks.
     """
-
-    max_steps_in_flight = MAX_STEPS_IN_FLIGHT
 
     def __init__(
         self,
@@ -72,8 +73,14 @@ class NativeRunner(Runner):
         is_int8 = kv_cache is KVFormat.INT8
         self.cache = zeros(vectors * config.head_dim, np.int8 if is_int8 else np.uint16)
         self._scales = zeros(vectors, np.float32) if is_int8 else None
+        self.variants = context_variants(
+            config.rope_scaling, context_length, recomputes=config.design.recomputes
+        )
+        # Of rope by the length of sequences there is no table: each step has its own.
+        self.max_steps_in_flight = MAX_STEPS_IN_FLIGHT if self.variants is None else 0
+        tabled = context_length if self.variants is None else 1
         # What the structure points to lives as long as it does.
-        shape, self._kept = model.struct(num_blocks, context_length, self.cache, self._scales)
+        shape, self._kept = model.struct(num_blocks, tabled, self.cache, self._scales)
         self._pages = Pages(self.cache, config.layers)
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
@@ -91,13 +98,13 @@ class NativeRunner(Runner):
             drawing, kept = _draw_structs([(c, self._pending(c)) for c in sampling])
         rows = _sampled(chunks)
         logits = self._logits_of(len(rows))
-        drawn, values = self._launch(chunks, rows, logits, drawing)
+        drawn, read = self._launch(chunks, rows, logits, drawing)
         step = NativeStep(
             wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
             logits=logits.values,
             drawn=drawn,
             samplings=samplings,
-            kept=(values, drawing, kept, self._last),
+            kept=(read, drawing, kept, self._last),
         )
         self._last = drawn
         self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
@@ -123,13 +130,30 @@ class NativeRunner(Runner):
         del kept  # it was read and written until now
         return logits.values
 
+    def chosen_experts(self, chunks: Sequence[Chunk]) -> Array:
+        """What the routers choose for all tokens of the chunks, int32 [layers, T, chosen].
+
+        -1 in layers without experts. From the likeliest expert on.
+        """
+        config = self.model.config
+        experts = config.experts
+        tokens = sum(chunk.num_scheduled_tokens for chunk in chunks)
+        each = 0 if experts is None else experts.chosen
+        chosen = np.full((config.layers, tokens, each), -1, np.int32)
+        logits = _Logits.of(0, self._vocab)
+        kept = self._launch(chunks, [], logits, None, chosen.ctypes.data)
+        self._library.modelfleet_wait(self._stepper, self._steps)
+        del kept  # it was read and written until now
+        return chosen
+
     def _launch(
         self,
         chunks: Sequence[Chunk],
         rows: list[int],
         logits: _Logits,
         drawing: ctypes.Array[library.DrawStruct] | None,
-    ) -> tuple[array[int], array[int]]:
+        chosen_experts: int | None = None,
+    ) -> tuple[array[int], object]:
         """What the step draws, and what it reads: both must outlive it.
 
         A step reads all weights, which evicts the rest from the processor's caches. So all code
@@ -151,6 +175,7 @@ class NativeRunner(Runner):
         address = values.buffer_info()[0]
         offsets = itertools.accumulate(map(len, columns[:-1]), initial=0)
         drawn = array("q", bytes(values.itemsize * len(rows)))
+        rope = None if self.variants is None else self._rope(chunks, positions, self.variants)
         batch = library.BatchStruct(
             len(ids),
             len(chunks),
@@ -160,10 +185,21 @@ class NativeRunner(Runner):
             self._last.buffer_info()[0],
             logits.address,
             drawn.buffer_info()[0],
+            None if rope is None else rope[0].ctypes.data,
+            None if rope is None else rope[1].ctypes.data,
+            chosen_experts,
         )
         self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
         self._steps += 1
-        return drawn, values
+        return drawn, (values, rope)
+
+    def _rope(
+        self, chunks: Sequence[Chunk], positions: list[int], variants: ContextVariants
+    ) -> tuple[Array, Array]:
+        """Cosines and sines of each token, where they depend on the length of its sequence."""
+        reaches = (variants.reaches(chunk.sequence, chunk.start, chunk.end) for chunk in chunks)
+        lengths = list(itertools.chain.from_iterable(reaches))
+        return rope_factors_by_length(self.model.config.rope, positions, lengths)
 
     def _logits_of(self, rows: int) -> _Logits:
         """Where the next step writes them: not where the step before, maybe unread, does."""
