@@ -9,7 +9,7 @@ import xxhash
 
 from ..devices.host import usable_cores
 from ..devices.native import library
-from ..engine.device import Runner
+from ..engine.device import Computation, Runner
 from ..models.config import LlamaConfig
 from ..models.float_type import FloatType
 from ..quantization.scheme import Quantization
@@ -48,7 +48,7 @@ class OurModel:
         # was first have no name here, so that workers of older versions have the same digest.
         arithmetic = library.arithmetic() if native else ""
         other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
-        described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
+        described = f"{weights} torch.{dtype} {config} {self.quantization}"
         return LoadedWeights(
             runner=runner,
             token_bytes=token_bytes,
@@ -62,7 +62,9 @@ class OurModel:
                 itemsize=dtype.itemsize,
                 native=native,
             ),
-            digest=xxhash.xxh3_128_hexdigest(described.encode()),
+            digest=xxhash.xxh3_128_hexdigest(f"{described}{other}".encode()),
+            weights_digest=xxhash.xxh3_128_hexdigest(described.encode()),
+            computation=_computation(dtype, native=native),
             computed_by=describe_path(
                 f"our modules {_compiled_step() if native else _ON_TORCH}",
                 dtype,
@@ -70,6 +72,20 @@ class OurModel:
                 quantized_share(config, self.quantization),
             ),
         )
+
+
+def _computation(dtype: FloatType, *, native: bool) -> Computation:
+    chosen = library.instruction_set()
+    if not native or chosen is None:
+        return Computation(path="torch", dtype=dtype, threads=usable_cores())
+    return Computation(
+        path="compiled",
+        dtype=dtype,
+        threads=usable_cores(),
+        instruction_set=chosen.name,
+        arithmetic=chosen.arithmetic,
+        draws=chosen.machine,  # they take logarithms from the system's libm
+    )
 
 
 def _compiled_step() -> str:
