@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -12,6 +13,10 @@ from modelfleet_proto import worker_pb2
 
 WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
+
+DIGEST_LENGTH: Final = 12  # characters of a model_digest, as in logs
+LONGEST_LABEL: Final = 64  # characters
+_COMPUTATION: Final = ("path", "instruction_set", "dtype", "threads", "arithmetic")
 
 
 class Metrics:
@@ -42,10 +47,19 @@ class Metrics:
         self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts")
         self.completion_tokens = counter("completion_tokens", "Tokens generated for clients")
         self.resumed = counter("resumed", "Choices that continued on another worker")
+        self.continued = counter(
+            "continued", "Choices that another worker continued, by how exactly", "exactness"
+        )
         self.lost = counter("lost", "Accepted requests that ended with an error")
         self.queue_depth = gauge("queue_depth", "Choices that wait, streams to resume included")
         self.in_flight = gauge("in_flight", "Choices that have a worker's slot")
         self.ready_workers = gauge("ready_workers", "Workers that this gateway would route to")
+        self.worker_info = Gauge(
+            "modelfleet_gateway_worker_info",
+            "Always 1: how a worker computes its model; streams go on exactly on an equal digest",
+            ("model", "worker", *_COMPUTATION, "digest"),
+            registry=registry,
+        )
         self.queue_wait = histogram("queue_wait_seconds", "Wait for a worker", WAITS)
         self.ttft = histogram(
             "time_to_first_token_seconds", "From the request's arrival to its first token", WAITS
@@ -53,6 +67,14 @@ class Metrics:
         self.tpot = histogram(
             "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
         )
+
+    def set_workers(self, workers: Iterable[tuple[str, worker_pb2.Stats]]) -> None:
+        """These serve now, by model: call it before Prometheus reads."""
+        self.worker_info.clear()
+        for model, stats in workers:
+            how = [str(getattr(stats.computation, name))[:LONGEST_LABEL] for name in _COMPUTATION]
+            digest = stats.model_digest[:DIGEST_LENGTH]
+            self.worker_info.labels(model, stats.worker_id, *how, digest).set(1)
 
     def count_response(self, model: str, code: int) -> None:
         """A request ended with this HTTP status; `model` is empty when it named no known one."""
@@ -74,8 +96,8 @@ class Metrics:
         self._with_series.discard(name)
         for metric in (
             self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
-            self.lost, self.queue_depth, self.in_flight, self.ready_workers, self.queue_wait,
-            self.ttft, self.tpot,
+            self.continued, self.lost, self.queue_depth, self.in_flight, self.ready_workers,
+            self.queue_wait, self.ttft, self.tpot,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 
@@ -98,6 +120,7 @@ class ModelMeter:
         model = self._model
         self._refusals = metrics.refusals
         self._resumed = metrics.resumed.labels(model)
+        self._continued = metrics.continued
         self._lost = metrics.lost.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
@@ -123,6 +146,10 @@ class ModelMeter:
         """A choice continues on another worker."""
         self.resumed += 1
         self._resumed.inc()
+
+    def count_continued(self, exactness: str) -> None:
+        """Another worker has taken it, so exactly (routing/continuation.py)."""
+        self._continued.labels(self._model, exactness).inc()
 
     def count_lost(self) -> None:
         """A request that a worker had accepted ended with an error."""

@@ -87,6 +87,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     worker_id: str = "w-0"
     model: str = MODEL
     digest: str = "digest-1"
+    weights: str = ""  # its weights_digest
+    arithmetic: str = ""  # of its Computation; none in the versions before
     revision: str = "r1"  # as the operator's view says
     routable: bool = True
     slots: int = 8
@@ -139,15 +141,22 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     def stats(self) -> worker_pb2.Stats:
         ready = self.state in (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
+        computation = worker_pb2.Computation(arithmetic=self.arithmetic, dtype="bfloat16")
         return worker_pb2.Stats(
             worker_id=self.worker_id,
             state=self.state,  # type: ignore[arg-type]
             model=self.model,
             model_digest=self.digest if ready else "",
+            weights_digest=self.weights if ready else "",
+            computation=computation if ready and self.arithmetic else None,
             slots=self.slots,
             running=self.running,
             takes_many=self.takes_many,
         )
+
+    def may_continue(self, resume: worker_pb2.Resume) -> bool:
+        same_weights = bool(self.weights) and resume.weights_digest == self.weights
+        return resume.model_digest == self.digest or same_weights
 
     async def WatchStats(self, request, context):  # noqa: N802 - the protocol's name
         if self.refusal:
@@ -168,7 +177,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             await refuse_as_full(context)
         if self.before_accept:
             await self.before_accept(context, request, 0)
-        if request.HasField("resume") and request.resume.model_digest != self.digest:
+        if request.HasField("resume") and not self.may_continue(request.resume):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another digest")
         self.running += 1
         try:

@@ -99,6 +99,12 @@ class App:
             queue.meter.queue_depth.set(len(queue.requests))
             queue.meter.in_flight.set(queue.running)
             queue.meter.ready_workers.set(queue.ready_workers)
+        self._metrics.set_workers(
+            (name, worker.stats)
+            for name, queue in self._dispatcher.queues.items()
+            for worker in queue.workers.values()
+            if worker.ready and worker.stats is not None
+        )
         encode, content_type = choose_encoder(accept)
         return encode(self._metrics.registry), content_type
 

@@ -16,7 +16,7 @@ PREFLIGHT: Final = (
 )
 EXPOSED: Final = (
     b"access-control-expose-headers",
-    b"retry-after, x-request-id, x-modelfleet-model, x-modelfleet-worker",
+    b"retry-after, x-request-id, x-modelfleet-model, x-modelfleet-worker, x-modelfleet-continued",
 )
 
 

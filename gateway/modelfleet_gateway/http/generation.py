@@ -21,6 +21,7 @@ from ..openai_api.answer import Answer, Json
 from ..openai_api.fields import GenerationFields
 from ..routing.calls import Event
 from ..routing.claim import SlotClaim
+from ..routing.continuation import Continued, Exactness
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
@@ -128,6 +129,7 @@ class Exchange:
         self._progress = progress  # the client asked for comments while it waits
         self._queue: ModelQueue | None = None
         self._accepted = False  # by a worker: from here on an error means a lost request
+        self._continued: list[Exactness] = []  # on other workers, after failures
         self._timer = RequestTimer()
         self._debugs = log.is_enabled_for(logging.DEBUG)  # asked once: it takes a microsecond
 
@@ -180,6 +182,12 @@ class Exchange:
                     progress.cancel()
                 chunks: list[str] = []
                 for event in batch:
+                    if isinstance(event, Continued):
+                        self._on_continued(event)
+                        await self.reply.comment(
+                            f"continued on {event.worker_id}: {event.exactness}"
+                        )
+                        continue
                     self._on_event(index, event, queue.meter)
                     chunks += self.answer.chunks(index, event)
                 if not self.reply.streaming:
@@ -195,6 +203,9 @@ class Exchange:
         """The whole answer. OverloadedError when it is too much beside all that is held."""
         async for index, batch in events:
             for event in batch:
+                if isinstance(event, Continued):
+                    self._on_continued(event)
+                    continue
                 self._on_event(index, event, meter)
                 hold.grow(event.ByteSize())
                 self.answer.collect(index, event)
@@ -225,6 +236,13 @@ class Exchange:
                 self.reply.headers["x-modelfleet-worker"] = event.worker_id
         else:
             self._timer.observe(index, event, meter)
+
+    def _on_continued(self, continued: Continued) -> None:
+        """Of several continuations the least exact one is told."""
+        self._continued.append(continued.exactness)
+        self.answer.continue_as(continued.model_digest)
+        worst = max(self._continued, key=list(Exactness).index)
+        self.reply.headers["x-modelfleet-continued"] = worst
 
     async def _report_progress(self, queue: ModelQueue) -> None:
         """Sends comments on what a queued request waits for, until it is cancelled."""

@@ -103,6 +103,12 @@ class Answer(ABC):
             return [closing]
         return [self._text_chunk(index, event.text), closing]
 
+    def continue_as(self, fingerprint: str) -> None:
+        """A worker with this model_digest goes on: what follows carries it."""
+        if fingerprint != self.fingerprint:
+            self.fingerprint = fingerprint
+            self._around_text.clear()
+
     def last_chunks(self) -> list[str]:
         """What a stream writes after all choices: the usage, if the client asked for it."""
         return [self._chunk([], self._usage())] if self.include_usage else []

@@ -56,7 +56,7 @@ class SlotClaim:
         """Waits for the slot of the choice with this index. NotReadyError if none comes in time."""
         return await self._choices[index].slot_future
 
-    def requeue(self, index: int, *, digest: str, revision: str, avoid: str) -> None:
+    def requeue(self, index: int, *, digest: str, weights: str, revision: str, avoid: str) -> None:
         """Queues a choice again: at its old place, or ahead of new ones with a `digest` to resume.
 
         `revision`: of the worker that accepted it; empty while none has.
@@ -65,7 +65,8 @@ class SlotClaim:
         choice.slot_future = self._loop.create_future()
         if digest:
             choice.queued_at = self._loop.time()
-        choice.digest, choice.revision, choice.avoid = digest, revision, avoid
+        choice.digest, choice.weights = digest, weights
+        choice.revision, choice.avoid = revision, avoid
         self._queue.requeue(choice)
         if self._timed_out:
             self._reject(choice)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
 from ..metrics import ModelMeter
+from .continuation import continuers
 from .view import ModelView, cannot_serve
 from .workers import Slot, Worker
 
@@ -22,7 +23,8 @@ class QueuedChoice:
     arrival: int  # kept when it is queued again, so that it returns to its old place
     queued_at: float  # seconds on the loop's clock
     slot_future: asyncio.Future[Slot]
-    digest: str = ""  # a stream to resume: only on a worker of this model_digest
+    digest: str = ""  # a stream to resume: on a worker of this model_digest,
+    weights: str = ""  # or else of this weights_digest (continuation.continuers)
     revision: str = ""  # of the worker that it was on last
     avoid: str = ""  # id of the worker that failed it last
     lost_with: frozenset[str] = frozenset()
@@ -171,9 +173,10 @@ class ModelQueue:
 
         The operator starts a worker of such a revision, if its history still has it.
         """
-        routable = {worker.model_digest for worker in self.workers.values() if worker.routable}
+        routable = [worker for worker in self.workers.values() if worker.routable]
+        held = {w.model_digest for w in routable} | {w.weights_digest for w in routable}
         streams = self.requests.streams_to_resume()
-        return {stream.revision for stream in streams if stream.digest not in routable}
+        return {s.revision for s in streams if held.isdisjoint({s.digest, s.weights or s.digest})}
 
     def check_can_serve(self) -> None:
         """NotReadyError if no worker is ready and none will come by itself."""
@@ -229,6 +232,7 @@ class ModelQueue:
         worker = choose_worker(
             self.workers.values(),
             digest=choice.digest,
+            weights=choice.weights,
             avoid=choice.avoid,
             on_trial=bool(choice.lost_with),
         )
@@ -251,7 +255,7 @@ class ModelQueue:
                 self.requests.reject(stream, UpstreamLostError(message))
 
     def _may_resume(self, stream: QueuedChoice) -> bool:
-        """Whether a worker may yet have this stream's digest.
+        """Whether a worker may yet have this stream's digest, or holds the same weights.
 
         True while there is no worker at all, and while the digest of one is not known yet. True
         also while the stream's revision can be started again, unless a worker of that revision
@@ -261,25 +265,30 @@ class ModelQueue:
         digests = {worker.model_digest for worker in workers}
         if not digests or not digests.isdisjoint({"", stream.digest}):
             return True
+        if stream.weights and any(worker.weights_digest == stream.weights for worker in workers):
+            return True
         return stream.revision in self.view.revisions and not any(
             worker.revision == stream.revision for worker in workers
         )
 
 
 def choose_worker(
-    workers: Iterable[Worker], *, digest: str = "", avoid: str = "", on_trial: bool = False
+    workers: Iterable[Worker],
+    *,
+    digest: str = "",
+    weights: str = "",
+    avoid: str = "",
+    on_trial: bool = False,
 ) -> Worker | None:
     """The least loaded worker of those with a free slot; ties go to the first.
 
-    `digest`: only a worker of this model_digest may resume a stream. `avoid`: id of the worker that
-    failed the request last; chosen only when there is no other. `on_trial`: the request may have
-    broken a worker, so it goes where no other such request has no token yet.
+    `digest`, `weights`: of a stream to resume (continuation.continuers). `avoid`: id of the worker
+    that failed the request last; chosen only when there is no other. `on_trial`: the request may
+    have broken a worker, so it goes where no other such request has no token yet.
     """
     able = [
         worker
-        for worker in workers
-        if worker.free_slots > 0
-        and (not digest or worker.model_digest == digest)
-        and not (on_trial and worker.has_trial)
+        for worker in (continuers(list(workers), digest, weights) if digest else workers)
+        if worker.free_slots > 0 and not (on_trial and worker.has_trial)
     ]
     return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

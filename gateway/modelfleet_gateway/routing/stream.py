@@ -17,12 +17,13 @@ from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
 from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
+from .continuation import Continued, Exactness, exactness
 from .failover import NO_FAILURES, Blame, End, Failure, after_failure
 from .merge import interleave
-from .workers import Slot
+from .workers import Slot, Worker
 
 # What came of one choice since the last time, with its index.
-Events = AsyncGenerator[tuple[int, list[Event]], None]
+Events = AsyncGenerator[tuple[int, list[Event | Continued]], None]
 
 KNOWN_REASONS: Final = frozenset(worker_pb2.FinishReason.values()) - {
     worker_pb2.FINISH_REASON_UNSPECIFIED
@@ -41,7 +42,9 @@ class ChoiceRequest:
     choice: int
     shared: bytes  # serialized: all that choices of one prompt have in common
 
-    def serialize(self, received: Sequence[int] = (), digest: str = "") -> list[bytes]:
+    def serialize(
+        self, received: Sequence[int] = (), digest: str = "", weights: str = ""
+    ) -> list[bytes]:
         """For the wire, in pieces; with a digest it resumes after the `received` token ids.
 
         Serialized messages that follow each other are one message with the fields of both
@@ -52,7 +55,7 @@ class ChoiceRequest:
         )
         if digest:
             own.resume.token_ids.extend(received)
-            own.resume.model_digest = digest
+            own.resume.model_digest, own.resume.weights_digest = digest, weights
         return [self.shared, own.SerializeToString()]
 
 
@@ -108,8 +111,10 @@ class Choice:
         self._meter = meter
         self._sending = sending
         self._count_unread = count_unread
-        self._digest = ""  # of the worker that began; empty until one has
-        self._revision = ""  # of the worker that it was on last
+        self._stats: worker_pb2.Stats | None = None  # of the worker that it was on last
+        self._digest = ""  # its model_digest; empty until one has accepted
+        self._weights = ""  # its weights_digest
+        self._revision = ""  # its revision
         self._received: list[int] = []
         claim.received.append(self._received)
         self._attempts = NO_FAILURES
@@ -153,19 +158,19 @@ class Choice:
 
     def _receive_all(
         self, received: Sequence[Event], slot: Slot
-    ) -> tuple[list[Event], WorkerProtocolError | None]:
+    ) -> tuple[list[Event | Continued], WorkerProtocolError | None]:
         """What the client gets of events that came together, and the error that follows them."""
-        events: list[Event] = []
+        events: list[Event | Continued] = []
         try:
             for event in received:
-                if self._receive(event, slot):
-                    events.append(event)  # noqa: PERF401 - those before an error count
+                if (told := self._receive(event, slot)) is not None:
+                    events.append(told)  # noqa: PERF401 - those before an error count
         except WorkerProtocolError as error:
             return events, error
         return events, None
 
-    def _receive(self, event: Event, slot: Slot) -> bool:
-        """Checks an event and keeps what a resume needs; False if the client has it already."""
+    def _receive(self, event: Event, slot: Slot) -> Event | Continued | None:
+        """Checks an event and keeps what a resume needs; returns what is passed on."""
         if isinstance(event, worker_pb2.Accepted) == slot.accepted:
             raise WorkerProtocolError(f"{type(event).__name__} came out of order")
         if isinstance(event, worker_pb2.Tokens):
@@ -174,23 +179,41 @@ class Choice:
                 if not slot.served:
                     self._on_first_token(slot)
                 self._meter.count_completion(len(ids))
-            return True
+            return event
         if isinstance(event, worker_pb2.Finished):
             if event.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
             self._on_first_token(slot)
-            return True
+            return event
         if not event.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
         if slot.worker.first_digest not in ("", event.model_digest):
             raise WorkerProtocolError("it holds another model than it became ready with")
         slot.mark_accepted()
-        self._revision = slot.worker.revision
-        if self._digest:
-            return False
-        self._digest = event.model_digest
-        self._claim.on_accepted()
-        return True
+        return self._on_accepted(event, slot.worker)
+
+    def _on_accepted(
+        self, event: worker_pb2.Accepted, worker: Worker
+    ) -> worker_pb2.Accepted | Continued:
+        before, self._stats = self._stats, worker.stats
+        self._digest, self._weights = event.model_digest, worker.weights_digest
+        self._revision = worker.revision
+        if before is None or worker.stats is None:
+            self._claim.on_accepted()
+            return event
+        # An answer that has no token yet is all this worker's.
+        exact = exactness(before, worker.stats) if self._received else Exactness.EXACT
+        continued = Continued(worker.worker_id, self._digest, exact)
+        self._meter.count_continued(continued.exactness)
+        log.info(
+            "a stream goes on",
+            model=self.request.model,
+            request=self.request.request_id,
+            worker=worker.worker_id,
+            tokens=len(self._received),
+            exactness=continued.exactness,
+        )
+        return continued
 
     def _on_first_token(self, slot: Slot) -> None:
         """The first of this worker, or its answer had none: the request does not break it."""
@@ -199,7 +222,7 @@ class Choice:
         self._claim.on_served(self.index)
 
     def _serialize(self) -> list[bytes]:
-        return self.request.serialize(self._received, self._digest)
+        return self.request.serialize(self._received, self._digest, self._weights)
 
     def _retry(self, slot: Slot, failure: Failure) -> None:
         """Queues the choice again, or raises the error that the client gets."""
@@ -236,6 +259,7 @@ class Choice:
         self._claim.requeue(
             self.index,
             digest=self._digest,
+            weights=self._weights,
             revision=self._revision,
             avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
         )

@@ -159,6 +159,21 @@ class Worker:
         return self.stats.model_digest if self.stats else ""
 
     @property
+    def weights_digest(self) -> str:
+        """Of the same, whatever computes it; empty: only like workers continue its streams."""
+        return self.stats.weights_digest if self.stats else ""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it gets requests, now or with its next Stats: full or suspect does not matter."""
+        return (
+            self.routable
+            and self._connected
+            and self.stats is not None
+            and self.stats.state == worker_pb2.WORKER_STATE_READY
+        )
+
+    @property
     def free_slots(self) -> int:
         """Requests that it would accept now; 0 when it is not ready."""
         if not self.ready or self._full or self.stats is None:

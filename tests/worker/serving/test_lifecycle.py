@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
-from modelfleet_worker.engine.device import LoadedModel, Runner
+from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.loading.device_loaders import Loaded
 from modelfleet_worker.serving.server import ServerOptions, serve
@@ -28,15 +29,8 @@ def with_runner(loader, wrap):
 
     def load(spec, report) -> Loaded:
         loaded = loader(spec, report)
-        model = loaded.model
-        runner = wrap(model.runner)
-        faulty = LoadedModel(
-            runner=runner,
-            limits=model.limits,
-            digest=model.digest,
-            eos_token_ids=model.eos_token_ids,
-        )
-        return Loaded(spec=spec, model=faulty, tokenizer=loaded.tokenizer)
+        faulty = replace(loaded.model, runner=wrap(loaded.model.runner))
+        return replace(loaded, model=faulty)
 
     return load
 

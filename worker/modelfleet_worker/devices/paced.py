@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from modelfleet_process.calibration import Calibration, CalibrationError
 
-from ..engine.device import FinishedStep, LoadedModel, Runner, SampledToken
+from ..engine.device import Computation, FinishedStep, LoadedModel, Runner, SampledToken
 from ..engine.messages import TokenLogprobs
 from ..engine.request import EngineLimits, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
@@ -108,6 +108,8 @@ def load_paced(
         time.sleep(calibration.load_seconds / steps)
     progress("Weights", 1.0)
     runner = PacedRunner(calibration)
+    # The answers depend on nothing else: workers of different speed may take over.
+    digest = f"paced-{calibration.vocab_size}"
     return LoadedModel(
         runner=runner,
         limits=EngineLimits(
@@ -116,7 +118,10 @@ def load_paced(
             max_sequences=max_sequences or calibration.max_sequences,
             vocab_size=calibration.vocab_size,
         ),
-        # The answers depend on nothing else: workers of different speed may take over.
-        digest=f"paced-{calibration.vocab_size}",
+        digest=digest,
+        weights_digest=digest,
         eos_token_ids=frozenset({END_OF_SEQUENCE}),
+        computation=Computation(
+            path="paced", dtype="", threads=1, arithmetic="paced", draws="paced"
+        ),
     )

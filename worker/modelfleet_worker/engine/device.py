@@ -70,11 +70,25 @@ class Runner(ABC):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """How a model is computed, as in worker.proto."""
+
+    path: str  # compiled, torch, transformers, paced
+    dtype: str  # of activations
+    threads: int
+    instruction_set: str = ""  # of the compiled step
+    arithmetic: str = ""  # equal requests have equal logits where this is equal; empty: no promise
+    draws: str = ""  # equal logits have equal draws where this is equal; empty: greedy ones only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model on a device, ready for an Engine."""
 
     runner: Runner
     limits: EngineLimits
     digest: str  # hex; of everything that decides the logits: weights, architecture, dtype
+    weights_digest: str  # the same, but for the arithmetic
     eos_token_ids: frozenset[int]  # the model's own ends of sequence
-    computed_by: str = ""  # which path computes it, for a person
+    computation: Computation
+    computed_by: str = ""  # the same for a person, with the share that is quantized

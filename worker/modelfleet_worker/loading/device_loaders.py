@@ -37,7 +37,15 @@ class Loaded:
     @property
     def digest(self) -> str:
         """Of weights, dtype, quantization, tokenizer, chat template and sampling defaults."""
-        parts = f"{self.model.digest} {self.tokenizer.digest} {sorted(self.eos_ids)}"
+        return self._digest(self.model.digest)
+
+    @property
+    def weights_digest(self) -> str:
+        """The same but for the arithmetic; empty where only equal bits may continue a stream."""
+        return "" if self.spec.deterministic else self._digest(self.model.weights_digest)
+
+    def _digest(self, model: str) -> str:
+        parts = f"{model} {self.tokenizer.digest} {sorted(self.eos_ids)}"
         if self.sampling_defaults != NO_DEFAULTS:
             parts += f" {self.sampling_defaults!r}"
         return hashlib.sha256(parts.encode()).hexdigest()

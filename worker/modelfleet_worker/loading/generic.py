@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..devices.host import usable_cores
 from ..devices.torch.generic_runner import GenericRunner
 from ..devices.torch.varied_attention import AttentionLayer
+from ..engine.device import Computation
 from ..errors import ModelError
 from ..models.config import architectures, read_json
 from ..models.float_type import FloatType
@@ -116,13 +117,16 @@ def load(
     layers, vocab_size = check_attention(module, dtype, context, config.num_hidden_layers, variants)
     model = GenericModel(module, layers, dtype, variants)
     described = f"{weights} {dtype} {json.dumps(raw, sort_keys=True)} {quantization}"
+    digest = xxhash.xxh3_128_hexdigest(described.encode())
     return LoadedWeights(
         runner=lambda blocks: GenericRunner(
             model, num_blocks=blocks, kv_cache=quantization.kv_cache
         ),
         token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
         widths=_widths(config, layers, vocab_size, dtype),
-        digest=xxhash.xxh3_128_hexdigest(described.encode()),
+        digest=digest,
+        weights_digest=digest,
+        computation=Computation(path="transformers", dtype=kind, threads=usable_cores()),
         computed_by=describe_path(
             f"transformers' {type(module).__name__} with our attention", kind, quantization, share
         ),

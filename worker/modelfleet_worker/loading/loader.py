@@ -31,9 +31,10 @@ from .working_memory import ServingLimits, working_memory
 
 log = structlog.get_logger()
 
-# Tokens: a tile of rows and a single one. Torch's kernels are made when they are first called, and
-# for some numbers of rows.
-_COMPILED_WARM_UP = 9
+# Tokens. One is enough for the compiled step: it touches the memory that each step needs, and shows
+# that the processor runs it. Torch's kernels are made when they are first called, and for some
+# numbers of rows.
+_COMPILED_WARM_UP = 1
 
 
 def load_model(
@@ -99,6 +100,8 @@ def load_model(
             vocab_size=weights.widths.vocab,
         ),
         digest=weights.digest,
+        weights_digest=weights.weights_digest,
+        computation=weights.computation,
         eos_token_ids=eos_token_ids(folder),
         computed_by=weights.computed_by,
     )

@@ -9,7 +9,7 @@ import xxhash
 
 from ..devices.host import usable_cores
 from ..devices.native import library
-from ..engine.device import Runner
+from ..engine.device import Computation, Runner
 from ..models.config import LlamaConfig
 from ..models.design import LLAMA, Norms
 from ..models.float_type import FloatType
@@ -49,9 +49,9 @@ class OurModel:
         # was first have no name here, so that workers of older versions have the same digest.
         arithmetic = library.arithmetic() if native else ""
         other = "" if arithmetic in ("", "bf16-dot") else f" {arithmetic}"
+        described = f"{weights} torch.{dtype} {config} {self.quantization}"
         if config.design != LLAMA:
-            other += f" {config.design}"
-        described = f"{weights} torch.{dtype} {config} {self.quantization}{other}"
+            described += f" {config.design}"
         if config.experts is not None:
             described += f" {config.experts}"
         return LoadedWeights(
@@ -68,7 +68,9 @@ class OurModel:
                 native=native,
                 norms_after=config.design.norms is not Norms.BEFORE,
             ),
-            digest=xxhash.xxh3_128_hexdigest(described.encode()),
+            digest=xxhash.xxh3_128_hexdigest(f"{described}{other}".encode()),
+            weights_digest=xxhash.xxh3_128_hexdigest(described.encode()),
+            computation=_computation(dtype, native=native),
             computed_by=describe_path(
                 f"our modules {_compiled_step() if native else _ON_TORCH}",
                 dtype,
@@ -76,6 +78,20 @@ class OurModel:
                 quantized_share(config, self.quantization),
             ),
         )
+
+
+def _computation(dtype: FloatType, *, native: bool) -> Computation:
+    chosen = library.instruction_set()
+    if not native or chosen is None:
+        return Computation(path="torch", dtype=dtype, threads=usable_cores())
+    return Computation(
+        path="compiled",
+        dtype=dtype,
+        threads=usable_cores(),
+        instruction_set=chosen.name,
+        arithmetic=chosen.arithmetic,
+        draws=chosen.machine,  # they take logarithms from the system's libm
+    )
 
 
 def _compiled_step() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..devices.host import available_memory
-from ..engine.device import Runner
+from ..engine.device import Computation, Runner
 from ..engine.scheduler import BLOCK_SIZE
 from ..errors import ModelError
 from ..models.config import read_json
@@ -35,6 +35,8 @@ class LoadedWeights:
     token_bytes: int  # of the cache
     widths: Widths
     digest: str
+    weights_digest: str  # but for the arithmetic
+    computation: Computation
     computed_by: str  # for a person
 
 

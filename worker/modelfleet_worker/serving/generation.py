@@ -74,11 +74,8 @@ class RequestHandler:
     ) -> None:
         started, request_id = time.monotonic(), request.request_id[:64]
         limits = serving.engine.limits
-        if request.HasField("resume") and request.resume.model_digest != serving.digest:
-            raise PreconditionError(
-                "the stream began on a worker with model digest"
-                f" {request.resume.model_digest[:64]}; this one's is {serving.digest}"
-            )
+        if request.HasField("resume"):
+            _check_continues(request.resume, serving)
         check_counts(request, limits)
         counters = self._lifecycle.counters
         with self._lifecycle.streams.take_slot(limits.max_sequences) as stream:
@@ -143,6 +140,17 @@ async def _stream(
             return events, cached_tokens
         if events:
             await send(events)
+
+
+def _check_continues(resume: pb.Resume, serving: ServingModel) -> None:
+    """Raises PreconditionError unless the stream may go on here, exactly or not."""
+    if resume.model_digest == serving.digest:
+        return
+    if not resume.weights_digest or resume.weights_digest != serving.weights_digest:
+        raise PreconditionError(
+            "the stream began on a worker with model digest"
+            f" {resume.model_digest[:64]}; this one's is {serving.digest}"
+        )
 
 
 def _batch(outputs: Sequence[RequestOutput], answer: Answer, pieces: Pieces) -> pb.Tokens:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from ..engine.device import Computation
 from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
 from ..errors import (
@@ -57,7 +58,9 @@ class ServingModel:
     spec: ModelSpec
     engine: Engine
     tokenizer: Tokenizer
-    digest: str  # equal where a stream may be resumed
+    digest: str  # equal where a stream is resumed exactly
+    weights_digest: str  # equal where it may be continued; empty: only exactly
+    computation: Computation
     computed_by: str  # for a person
     eos_ids: frozenset[int]
     sampling_defaults: SamplingDefaults
@@ -156,6 +159,8 @@ class Lifecycle:
             engine=engine,
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
+            weights_digest=loaded.weights_digest,
+            computation=loaded.model.computation,
             computed_by=loaded.model.computed_by,
             eos_ids=loaded.eos_ids,
             sampling_defaults=loaded.sampling_defaults,

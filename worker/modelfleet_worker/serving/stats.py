@@ -43,6 +43,12 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
         stats.model_digest, stats.computed_by = model.digest, model.computed_by
+        stats.weights_digest = model.weights_digest
+        how = model.computation
+        stats.computation.path, stats.computation.dtype = how.path, how.dtype
+        stats.computation.instruction_set = how.instruction_set
+        stats.computation.threads = how.threads
+        stats.computation.arithmetic, stats.computation.draws = how.arithmetic, how.draws
         stats.context_length, stats.slots = limits.context_length, limits.max_sequences
         # The engine's numbers are as of its last step; requests may have come and gone since.
         stats.running = min(engine.running, taken)
