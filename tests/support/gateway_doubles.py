@@ -385,6 +385,7 @@ def model_view(
     phase: str = "",
     cause: str = "",
     revisions: tuple[str, ...] = (),
+    **more: object,
 ) -> fleet_pb2.ModelView:
     return fleet_pb2.ModelView(
         model=model,
@@ -402,6 +403,7 @@ def model_view(
             )
             for w in workers
         ],
+        **more,
     )
 
 
