@@ -32,6 +32,7 @@ from modelfleet_operator.simulate.summary import Slo, area_bound
 from modelfleet_operator.simulate.trace import Cut, Trace, cut, read_trace
 from modelfleet_operator.simulate.variants import Result, Variant, capacity, simulate
 from modelfleet_process.calibration import Calibration
+from modelfleet_process.overload import DEFAULT_TARGET
 
 ENGINE = Path(__file__).with_name("autoscaling_engine.json")
 CLIENTS = ("91", "49", "12", "149", "116", "137", "104", "20")
@@ -43,6 +44,7 @@ SLOTS, BATCH_TOKENS = 64, 512
 POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "clairvoyant": ("clairvoyant", {}),
     "today": ("", {}),
+    "today, newest first": ("", {"newest": 1}),
     "fixed at the peak": ("fixed", {}),
     "hpa-inflight 0.55 C": ("hpa-inflight", {"share": 0.55}),
     "hpa-utilization 0.8": ("hpa-utilization", {}),
@@ -120,6 +122,10 @@ def variant_of(
 def run(policy: str, variant: Variant, keeps: int, most: int, slo: Slo) -> Result:
     """One policy; `most`: the clairvoyant's peak, which a fixed fleet has."""
     baseline, settings = POLICIES[policy]
+    if "newest" in settings:
+        options = variant.options
+        deployment = replace(options.deployment, overload_target=DEFAULT_TARGET)
+        variant = replace(variant, options=replace(options, deployment=deployment))
     chosen = {key: value for key, value in settings.items() if key != "share"}
     if "share" in settings:
         chosen["target"] = max(settings["share"] * keeps, 1.0)

@@ -54,6 +54,7 @@ def test_a_model_lives_through_everything_and_loses_no_request(kube: Kube, gatew
         history = kube.model("story")["status"]["scalingHistory"]
         assert {step["to"] for step in history} >= {0, 1, 3}
         assert all(step["reason"] for step in history)
+        check_starts(kube.model("story")["status"])
 
     truth.check()
     kube("delete", "modeldeployment", "story", "--timeout=60s", timeout=70)
@@ -82,6 +83,17 @@ def test_a_leader_that_stands_still_costs_no_request(
         assert installation.leader()["metadata"]["uid"] != leader["metadata"]["uid"]
         assert (replicas(kube), len(kube.workers("story"))) == (2, 2)
     traffic.check()
+
+
+def check_starts(status: Object) -> None:
+    """Each start was timed by the pod's and the worker's own times; those of pods are whole."""
+    (learned,) = status["coldStarts"]
+    took = {phase: float(text.removesuffix("s")) for phase, text in learned["seconds"].items()}
+    assert took.keys() == {"node", "image", "weights", "load", "firstToken", "total"}
+    assert (learned["accelerator"], learned["wakes"]) == ("", 5)
+    assert 0 < took["load"] <= took["total"] < 120
+    assert took["image"] < 60
+    assert took["node"] < 60
 
 
 def replicas(kube: Kube) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from array import array
 from collections.abc import Iterable
 from typing import Final
 
@@ -12,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from modelfleet_proto import worker_pb2
 
 WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
+LAST_WAITS: Final = 1000  # of which the 99th percentile is told
 TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
 
 DIGEST_LENGTH: Final = 12  # characters of a model_digest, as in logs
@@ -61,6 +64,13 @@ class Metrics:
             registry=registry,
         )
         self.queue_wait = histogram("queue_wait_seconds", "Wait for a worker", WAITS)
+        self.queue_wait_p99 = gauge(
+            "queue_wait_p99_seconds",
+            "99th percentile of the last 1,000 waits, those that ended with holdTimeout included",
+        )
+        self.oldest_wait = gauge(
+            "oldest_wait_seconds", "How long the oldest choice has waited by now; 0: none waits"
+        )
         self.ttft = histogram(
             "time_to_first_token_seconds", "From the request's arrival to its first token", WAITS
         )
@@ -97,7 +107,7 @@ class Metrics:
         for metric in (
             self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
             self.continued, self.lost, self.queue_depth, self.in_flight, self.ready_workers,
-            self.queue_wait, self.ttft, self.tpot,
+            self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft, self.tpot,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 
@@ -113,6 +123,8 @@ class ModelMeter:
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.last_request = 0.0  # seconds since the epoch; 0: none yet
+        self._waits = array("f")  # the last of them, in a ring
+        self._waited = 0  # choices that waited
         self.create_series(metrics)
 
     def create_series(self, metrics: Metrics) -> None:
@@ -128,7 +140,9 @@ class ModelMeter:
         self.queue_depth = metrics.queue_depth.labels(model)
         self.in_flight = metrics.in_flight.labels(model)
         self.ready_workers = metrics.ready_workers.labels(model)
-        self.queue_wait = metrics.queue_wait.labels(model)
+        self._queue_wait = metrics.queue_wait.labels(model)
+        self._queue_wait_p99 = metrics.queue_wait_p99.labels(model)
+        self.oldest_wait = metrics.oldest_wait.labels(model)
         self.ttft = metrics.ttft.labels(model)
         self.tpot = metrics.tpot.labels(model)
 
@@ -154,6 +168,25 @@ class ModelMeter:
     def count_lost(self) -> None:
         """A request that a worker had accepted ended with an error."""
         self._lost.inc()
+
+    def observe_wait(self, seconds: float) -> None:
+        """A choice got a slot after so long."""
+        self._queue_wait.observe(seconds)
+        self.note_wait(seconds)
+
+    def note_wait(self, seconds: float) -> None:
+        """A choice waited for so long, and got a slot or none."""
+        if len(self._waits) < LAST_WAITS:
+            self._waits.append(seconds)
+        else:
+            self._waits[self._waited % LAST_WAITS] = seconds
+        self._waited += 1
+
+    def publish_waits(self) -> None:
+        """Brings the percentile up to date; Prometheus has it when it asks."""
+        if self._waits:
+            waits = sorted(self._waits)
+            self._queue_wait_p99.set(waits[math.ceil(0.99 * len(waits)) - 1])
 
     def count_prompt(self, tokens: int) -> None:
         """A prompt was accepted."""

@@ -95,6 +95,11 @@ class _Plans(Collector):
         target = GaugeMetricFamily(
             "modelfleet_operator_target_replicas", "Workers wanted", labels=["model"]
         )
+        cold_starts = GaugeMetricFamily(
+            "modelfleet_operator_cold_start_seconds",
+            "What a worker's start takes: median of the last 5, by phase and as a whole (total)",
+            labels=["model", "accelerator", "phase"],
+        )
         deployments = GaugeMetricFamily(
             "modelfleet_operator_deployments",
             "ModelDeployments by the status and reason of each condition",
@@ -106,7 +111,10 @@ class _Plans(Collector):
             ready.add_metric([model], plan.status.ready_replicas)
             if plan.memory.target is not None:
                 target.add_metric([model], plan.memory.target)
+            for learned in plan.status.cold_starts:
+                for phase, seconds in learned.seconds.items():
+                    cold_starts.add_metric([model, learned.accelerator, phase], seconds)
             counts.update((c.type, c.status, c.reason) for c in plan.status.conditions)
         for labels, count in sorted(counts.items()):
             deployments.add_metric(labels, count)
-        return [replicas, ready, target, deployments]
+        return [replicas, ready, target, cold_starts, deployments]

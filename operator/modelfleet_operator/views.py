@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from modelfleet_process.overload import DEFAULT_TARGET
+
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
 from .api.worker_spec import Quantization
@@ -44,6 +46,8 @@ def decision_view(
         served_names=manifest.served_names,
         max_queue=cold.max_queue,
         hold_timeout=cold.hold_timeout,
+        cold_start_deadline=cold.deadline,
+        overload_target=DEFAULT_TARGET if manifest.spec.queue.overload == "NewestFirst" else 0.0,
     )
 
 

@@ -395,6 +395,7 @@ def model_view(
     phase: str = "",
     cause: str = "",
     revisions: tuple[str, ...] = (),
+    **more: object,
 ) -> fleet_pb2.ModelView:
     return fleet_pb2.ModelView(
         model=model,
@@ -412,6 +413,7 @@ def model_view(
             )
             for w in workers
         ],
+        **more,
     )
 
 

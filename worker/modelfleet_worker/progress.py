@@ -29,9 +29,18 @@ class LoadProgress:
     # and the phases after it have a pace of their own.
     from_share: float = 0.0
     from_time: float = 0.0
+    phases: tuple[tuple[str, float], ...] = ()  # that began so far, each with its time
+    ready_at: float = 0.0  # when the load was done; 0: it is not
+
+    def done(self, now: float) -> LoadProgress:
+        """The model is in memory, and computes."""
+        return replace(self, ready_at=now)
 
     def advance(self, phase: str, share: float, now: float) -> LoadProgress:
         """After `share` (0 to 1) of a phase is done."""
+        if phase not in dict(self.phases):
+            phases = (*self.phases, (phase, now))
+            return replace(self, phases=phases).advance(phase, share, now)
         share = min(max(share, 0.0), 1.0)
         if phase == "Download":
             return self._download(share, now)

@@ -94,8 +94,11 @@ class App:
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """What Prometheus reads now, and its content type."""
+        now = asyncio.get_running_loop().time()
         for queue in self._dispatcher.queues.values():
             queue.meter.publish_tokens()
+            queue.meter.publish_waits()
+            queue.meter.oldest_wait.set(queue.requests.oldest_wait(now))
             queue.meter.queue_depth.set(len(queue.requests))
             queue.meter.in_flight.set(queue.running)
             queue.meter.ready_workers.set(queue.ready_workers)

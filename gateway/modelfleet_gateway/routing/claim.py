@@ -7,8 +7,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-from .queue import ModelQueue, QueuedChoice
-from .view import not_ready
+from ..errors import QueueFullError
+from .queue import ModelQueue
+from .request_queue import QueuedChoice
+from .view import not_ready, queue_full
 from .workers import Slot
 
 
@@ -24,9 +26,12 @@ class SlotClaim:
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
-        self._choices = queue.requests.add_request(
-            choices, limit=queue.view.max_queue, now=self._since
-        )
+        try:
+            self._choices = queue.requests.add_request(
+                choices, limit=queue.view.max_queue, now=self._since
+            )
+        except QueueFullError as error:
+            raise queue_full(error, queue.view, queue.ready_workers, time.time()) from None
         self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
         self._timed_out = False
         self.received: list[list[int]] = []  # token ids of each choice, as they come
@@ -80,7 +85,7 @@ class SlotClaim:
         """A worker accepted a choice: from here on hold_timeout does not end the request."""
         self._timer.cancel()
         for choice in self._choices:
-            choice.is_held = True
+            self._queue.requests.hold(choice)
 
     def charge(self, index: int, slot: Slot) -> int:
         """A choice's worker was lost: how many the request may have broken; 0: not this one."""
@@ -96,8 +101,13 @@ class SlotClaim:
             self._queue.assign_slots()
 
     def _on_hold_timeout(self) -> None:
+        requests, waits = self._queue.requests, self._loop.time() - self._since
+        waiting = [choice for choice in self._choices if not choice.slot_future.done()]
+        if waiting and all(map(requests.had_turn, waiting)):
+            return  # passed over by newer ones: it is next
         self._timed_out = True
-        for choice in self._choices:
+        for choice in waiting:
+            self._queue.meter.note_wait(waits)
             self._reject(choice)
 
     def _reject(self, choice: QueuedChoice) -> None:

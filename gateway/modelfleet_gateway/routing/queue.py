@@ -3,146 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import bisect
-import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from ..errors import QueueFullError, UnknownModelError, UpstreamLostError
+from modelfleet_process.overload import most_admitted
+
+from ..errors import UnknownModelError, UpstreamLostError
 from ..metrics import ModelMeter
 from .continuation import continuers
+from .request_queue import Pace, QueuedChoice, RequestQueue
 from .view import ModelView, cannot_serve
 from .workers import Slot, Worker
-
-
-@dataclass(slots=True, eq=False)
-class QueuedChoice:
-    """One choice of a request that waits for a slot."""
-
-    arrival: int  # kept when it is queued again, so that it returns to its old place
-    queued_at: float  # seconds on the loop's clock
-    slot_future: asyncio.Future[Slot]
-    digest: str = ""  # a stream to resume: on a worker of this model_digest,
-    weights: str = ""  # or else of this weights_digest (continuation.continuers)
-    revision: str = ""  # of the worker that it was on last
-    avoid: str = ""  # id of the worker that failed it last
-    lost_with: frozenset[str] = frozenset()
-    """Ids of workers that it may have broken since its last token (failover.may_be_cause)."""
-    siblings: Sequence[QueuedChoice] = ()  # all choices of its request
-    is_held: bool = False  # a worker accepted a sibling: it waits for as long as it takes
-
-    @property
-    def must_wait(self) -> bool:
-        """Whether a sibling shows just now if their request breaks another worker."""
-        return bool(self.lost_with) and any(choice.is_unserved for choice in self.siblings)
-
-    @property
-    def is_unserved(self) -> bool:
-        """Whether it has a slot and no token of that worker yet."""
-        future = self.slot_future
-        return (
-            future.done()
-            and not future.cancelled()
-            and future.exception() is None
-            and not future.result().served
-        )
-
-    @property
-    def order(self) -> tuple[bool, int]:
-        """Streams to resume first, then by arrival."""
-        return (not self.digest, self.arrival)
-
-
-class RequestQueue:
-    """The choices that wait for a slot: streams to resume first, then new ones as they arrived."""
-
-    def __init__(self) -> None:
-        self._choices: list[QueuedChoice] = []  # sorted by order
-        self._arrivals = itertools.count()
-
-    def __len__(self) -> int:
-        return len(self._choices)
-
-    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice]:
-        """Queues all `count` choices of a new request, or raises QueueFullError.
-
-        A request that finds no other new request queued is always taken: one with more choices
-        than `limit` could never be served otherwise. Streams to resume do not count.
-        """
-        new = len(self) - len(self.streams_to_resume())
-        if new and new + count > limit:
-            raise QueueFullError(
-                f"The queue is full: {new} of at most {limit} requests wait, {count} more asked. "
-                "Try again later.",
-                retry_after=min(self.oldest_wait(now), 30.0),
-            )
-        loop = asyncio.get_running_loop()
-        choices = [
-            QueuedChoice(next(self._arrivals), now, loop.create_future()) for _ in range(count)
-        ]
-        for choice in choices:
-            choice.siblings = choices
-            self.enqueue(choice)
-        return choices
-
-    def enqueue(self, choice: QueuedChoice) -> None:
-        """Inserts a choice at the place that its order gives."""
-        bisect.insort(self._choices, choice, key=lambda c: c.order)
-
-    def remove(self, choice: QueuedChoice) -> None:
-        """Takes a choice out; no-op for one that is not queued."""
-        with contextlib.suppress(ValueError):
-            self._choices.remove(choice)
-
-    def assign_slots(self, take_slot: Callable[[QueuedChoice], Slot | None]) -> None:
-        """Gives slots to choices in order, until `take_slot` finds none.
-
-        A stream whose digest has no free worker is skipped, and so is a request that is tried
-        alone. New requests have equal needs: where the first finds no slot, none does.
-        """
-        index = 0
-        while index < len(self._choices):
-            choice = self._choices[index]
-            if choice.slot_future.done():  # cancelled: its client has disconnected
-                del self._choices[index]
-                continue
-            slot = take_slot(choice)
-            if slot is not None:
-                del self._choices[index]
-                choice.slot_future.set_result(slot)
-            elif choice.digest or choice.lost_with:
-                index += 1
-            else:
-                return
-
-    def reject(self, choice: QueuedChoice, error: Exception) -> None:
-        """Takes a queued choice out and fails it with this error."""
-        self._choices.remove(choice)
-        choice.slot_future.set_exception(error)
-
-    def reject_new(self, error: Exception) -> None:
-        """Fails the choices of requests that no worker has accepted."""
-        for choice in [c for c in self._choices if not (c.digest or c.is_held)]:
-            if choice.slot_future.done():
-                self._choices.remove(choice)
-            else:
-                self.reject(choice, error)
-
-    def reject_all(self, *, new_error: Exception, resume_error: Exception) -> None:
-        """Empties the queue; new requests and streams to resume fail with different errors."""
-        choices, self._choices = self._choices, []
-        for choice in choices:
-            if not choice.slot_future.done():
-                choice.slot_future.set_exception(resume_error if choice.digest else new_error)
-
-    def streams_to_resume(self) -> list[QueuedChoice]:
-        """Choices that a worker had begun to answer, in order."""
-        return self._choices[: bisect.bisect(self._choices, (True, -1), key=lambda c: c.order)]
-
-    def oldest_wait(self, now: float) -> float:
-        """Seconds that the oldest choice has been queued; 0 when the queue is empty."""
-        return max((now - choice.queued_at for choice in self._choices), default=0.0)
 
 
 class ModelQueue:
@@ -151,6 +21,7 @@ class ModelQueue:
     def __init__(self, view: ModelView, meter: ModelMeter, urgent: asyncio.Event) -> None:
         self.view = view
         self.requests = RequestQueue()
+        self._most: int | None = None  # new requests that one worker gets at once; None: its slots
         self.workers: dict[str, Worker] = {}
         self.meter = meter
         self._urgent = urgent  # set: the operator should get signals at once
@@ -186,13 +57,16 @@ class ModelQueue:
     def on_view(self, view: ModelView) -> None:
         """A new view of the model is in force, and its workers are those of the view."""
         self.view = view
+        self.requests.policy = view.overload
+        self._most = most_admitted(view.overload, view.target_in_flight)
         self._reject_hopeless()
         self.assign_slots()
 
     def assign_slots(self) -> None:
         """Gives free slots to queued choices. Call it after each change; it is cheap."""
         if self.requests:
-            self.requests.assign_slots(self._take_slot)
+            now = asyncio.get_running_loop().time()
+            self.requests.assign_slots(self._take_slot, now=now, pace=self._pace)
             self._reject_unresumable()
 
     def requeue(self, choice: QueuedChoice) -> None:
@@ -235,12 +109,24 @@ class ModelQueue:
             weights=choice.weights,
             avoid=choice.avoid,
             on_trial=bool(choice.lost_with),
+            most=None if choice.digest else self._most,
         )
         if worker is None:
             return None
         loop = asyncio.get_running_loop()
-        self.meter.queue_wait.observe(loop.time() - choice.queued_at)
+        self.meter.observe_wait(loop.time() - choice.queued_at)
         return worker.take_slot(len(choice.lost_with))
+
+    def _pace(self) -> Pace:
+        """Slots that requests of this gateway can have, and how long one has a slot."""
+        slots, per_second = 0, 0.0
+        for worker in self.workers.values():
+            if worker.ready and worker.service_seconds > 0:
+                most = worker.slots if self._most is None else min(worker.slots, self._most)
+                its = max(most - worker.others, 0)
+                slots += its
+                per_second += its / worker.service_seconds
+        return slots, slots / per_second if per_second else 0.0
 
     def _reject_hopeless(self) -> None:
         """Only what can come is waited for; streams that began are held all the same."""
@@ -279,16 +165,20 @@ def choose_worker(
     weights: str = "",
     avoid: str = "",
     on_trial: bool = False,
+    most: int | None = None,
 ) -> Worker | None:
     """The least loaded worker of those with a free slot; ties go to the first.
 
     `digest`, `weights`: of a stream to resume (continuation.continuers). `avoid`: id of the worker
     that failed the request last; chosen only when there is no other. `on_trial`: the request may
-    have broken a worker, so it goes where no other such request has no token yet.
+    have broken a worker, so it goes where no other such request has no token yet. `most`: requests
+    that a worker gets at once; None: as many as it has slots.
     """
     able = [
         worker
         for worker in (continuers(list(workers), digest, weights) if digest else workers)
-        if worker.free_slots > 0 and not (on_trial and worker.has_trial)
+        if worker.free_slots > 0
+        and (most is None or worker.outstanding < most)
+        and not (on_trial and worker.has_trial)
     ]
     return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

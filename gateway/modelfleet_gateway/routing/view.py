@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from modelfleet_process.overload import DEFAULT_TARGET, OverloadPolicy
 from modelfleet_proto import fleet_pb2
 
-from ..errors import NotReadyError, UnknownModelError, quoted
+from ..errors import NotReadyError, QueueFullError, UnknownModelError, quoted
 
 NAMES_SHOWN = 20
+IN_ORDER = OverloadPolicy()
 BUSY_PAUSE = 5.0  # seconds after which to come back to workers that were busy
+SHORTEST_SHOWN = 0.5  # seconds of a phase that is over
 UNKNOWN_PAUSE = 30.0  # and to a model of which it is not known when it is ready
 
 
@@ -22,6 +25,15 @@ class WorkerRoute:
     address: str  # host:port
     routable: bool = True  # False: send nothing new
     revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WakePhase:
+    """A phase of a worker's start: node, image, weights, load, firstToken; Unix seconds."""
+
+    phase: str
+    began: float
+    ended: float = 0.0  # 0: it goes on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +50,9 @@ class ModelView:
     phase: str = ""
     cause: str = ""  # why no worker will come by itself; empty: one may
     revisions: frozenset[str] = frozenset()  # the operator can start a worker of these
+    overload: OverloadPolicy = IN_ORDER
+    wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
+    target_in_flight: int = 0  # requests at which a worker keeps its latency; 0: not known
 
     @property
     def namespace(self) -> str:
@@ -117,6 +132,15 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
         phase=message.phase,
         cause=message.cause,
         revisions=frozenset(message.revisions),
+        overload=OverloadPolicy(
+            order="NewestFirst" if message.overload_target else "Fifo",
+            target=message.overload_target or DEFAULT_TARGET,
+            hold_timeout=message.hold_timeout,
+        ),
+        wake=tuple(
+            WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended) for wake in message.wake
+        ),
+        target_in_flight=message.target_in_flight,
     )
 
 
@@ -132,14 +156,30 @@ def is_outdated(view: View, current: View | None) -> bool:
 def describe_eta(model: ModelView, now: float) -> str:
     """What a model does before it is ready: "phase Download, ready in about 42 s".
 
-    `now`: seconds since the epoch.
+    With the phases of the start so far, if they are known: "phase Download, ready in about 42 s;
+    node 31 s, image 12 s, weights 20 s so far". `now`: seconds since the epoch.
     """
     phase = f"phase {model.phase}" if model.phase else "phase unknown"
     if model.eta <= 0:
-        return f"{phase}, ready at an unknown time"
-    if model.eta <= now:
-        return f"{phase}, ready later than expected"
-    return f"{phase}, ready in about {model.eta - now:.0f} s"
+        when = "ready at an unknown time"
+    elif model.eta <= now:
+        when = "ready later than expected"
+    else:
+        when = f"ready in about {model.eta - now:.0f} s"
+    took = describe_wake(model.wake, now)
+    return f"{phase}, {when}; {took}" if took else f"{phase}, {when}"
+
+
+def describe_wake(wake: Iterable[WakePhase], now: float) -> str:
+    """Phases that took no time are left out: "image 12 s, weights 20 s so far"."""
+    said = []
+    for phase in wake:
+        seconds = max((phase.ended or now) - phase.began, 0.0)
+        if not phase.ended:
+            said.append(f"{phase.phase} {seconds:.0f} s so far")
+        elif seconds >= SHORTEST_SHOWN:
+            said.append(f"{phase.phase} {seconds:.0f} s")
+    return ", ".join(said)
 
 
 def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -> NotReadyError:
@@ -154,6 +194,16 @@ def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -
         "Try again later.",
         retry_after=retry_after,
     )
+
+
+def queue_full(
+    error: QueueFullError, model: ModelView, ready_workers: int, now: float
+) -> QueueFullError:
+    """The 429 with the time when a worker is expected, if none is ready."""
+    if ready_workers or model.eta <= now:
+        return error
+    message = f"{error.message} No worker is ready ({describe_eta(model, now)})."
+    return QueueFullError(message, retry_after=model.eta - now)
 
 
 def cannot_serve(model: ModelView) -> NotReadyError:

@@ -40,6 +40,7 @@ from .view import WorkerRoute
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
+SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
 # In these states running calls continue: a draining worker hands them over itself.
 RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
 
@@ -130,6 +131,7 @@ class Worker:
         self._full = False
         self._logged_digest = ""  # to log each change once
         self._idle = asyncio.Event()
+        self.service_seconds = 0.0  # that a request has a slot, a moving mean; 0: not known
 
     @property
     def reachable(self) -> bool:
@@ -174,16 +176,26 @@ class Worker:
         )
 
     @property
+    def slots(self) -> int:
+        """Requests that it takes at once; 0 until its Stats say it."""
+        return self.stats.slots if self.stats else 0
+
+    @property
     def free_slots(self) -> int:
         """Requests that it would accept now; 0 when it is not ready."""
-        if not self.ready or self._full or self.stats is None:
+        if not self.ready or self._full:
             return 0
-        return max(0, self.stats.slots - self.outstanding)
+        return max(0, self.slots - self.outstanding)
 
     @property
     def outstanding(self) -> int:
         """Requests that it has from all gateways, as far as is known."""
         return len(self._taken_slots) + self._others
+
+    @property
+    def others(self) -> int:
+        """Requests that it has from other gateways, never over-estimated."""
+        return self._others
 
     @property
     def running(self) -> int:
@@ -203,8 +215,13 @@ class Worker:
             self._taken_slots.remove(slot)
             if slot.accepted:  # a refused request had no slot in the worker
                 self._full = False
+                self._note_service(slot.seconds(self._loop.time()))
             self._idle.set()
             self._on_change()
+
+    def _note_service(self, seconds: float) -> None:
+        mean = self.service_seconds
+        self.service_seconds = mean + SMOOTHING * (seconds - mean) if mean else seconds
 
     def on_accepted(self) -> None:
         """It accepted a request, so it is not full: the back-off starts anew."""

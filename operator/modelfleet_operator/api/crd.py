@@ -135,6 +135,20 @@ MODEL_DEPLOYMENT = ApiObject(
             description="Time since it was created",
         ),
         Column(
+            name="Start",
+            type="string",
+            path=".status.coldStarts[0].seconds.total",
+            description="What a start took, from its creation until it was ready (median of 5)",
+            is_wide=True,
+        ),
+        Column(
+            name="Step",
+            type="string",
+            path=".status.coldStart.step.name",
+            description="The phase of the start that goes on",
+            is_wide=True,
+        ),
+        Column(
             name="Model",
             type="string",
             path=".spec.model.source",

@@ -100,8 +100,22 @@ class ColdStart(ApiModel):
     hold_timeout: Duration = 600.0
     """Time that a request waits for a worker before it is refused with 503. A duration (90s,
     1h30m). Default: 10m."""
+    deadline: Duration = 1800.0
+    """Time that a start may take while no other worker is ready, from its being wanted to the first
+    ready worker. When it is over, Stalled names the phase that takes so long and requests are
+    refused at once with 503; the start goes on. A duration (90s, 1h30m). Default: 30m."""
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Requests that may wait in one gateway; one more is refused with 429. Default: 1000."""
+
+
+class Queue(ApiModel):
+    """Who is next when more requests come than the workers keep up with."""
+
+    overload: Literal["Fifo", "NewestFirst"] = "Fifo"
+    """Fifo: in order of arrival, as many on a worker as it has slots. NewestFirst: once the oldest
+    has waited for more than 1.2 s the newest goes first, and a worker gets no more requests than
+    keep its latency, so that most are served in time and some wait long; only while all who wait
+    could still be served before their holdTimeout. Default: Fifo."""
 
 
 class Rollout(ApiModel):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .api_model import ApiModel, Metadata
-from .fleet_spec import ColdStart, Placement, Rollout, Scaling
+from .fleet_spec import ColdStart, Placement, Queue, Rollout, Scaling
 from .model_spec import Model
 from .worker_spec import Engine, PodTemplate, Quantization
 
@@ -30,6 +30,9 @@ class Spec(ApiModel):
     """On which nodes workers run. Default: every field's own default."""
     cold_start: ColdStart = ColdStart()
     """What happens to requests while no worker is ready. Default: every field's own default."""
+    queue: Queue = Queue()
+    """Who is next when more requests come than the workers keep up with. Default: every field's own
+    default."""
     rollout: Rollout = Rollout()
     """How a change replaces the workers that are there. Default: every field's own default."""
     pod_template: PodTemplate = PodTemplate()

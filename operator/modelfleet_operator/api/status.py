@@ -14,6 +14,8 @@ from .api_model import ApiModel
 
 OPAQUE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
 Text = Annotated[str, Field(max_length=1024)]
+NodeName = Annotated[str, Field(max_length=253)]
+Seconds = Annotated[str, Field(max_length=32)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -56,6 +58,43 @@ class ScalingStepSchema(ApiModel):
     """Why, as a sentence."""
 
 
+class PhaseTimesSchema(ApiModel):
+    """What each phase of a start took, as durations (2.5s)."""
+
+    node: Seconds | None = None
+    """From the worker's creation until it had a node; 0s on one machine."""
+    image: Seconds | None = None
+    """Until its process ran: the pull of its image above all; 0s on one machine."""
+    weights: Seconds | None = None
+    """The download of the model's files; 0s where the node had them."""
+    load: Seconds | None = None
+    """From the process's start until it computes, without the download."""
+    first_token: Seconds | None = None
+    """From there until it was ready to answer."""
+    total: Seconds | None = None
+    """From the worker's creation until it was ready."""
+
+
+class ColdStartStepSchema(ApiModel):
+    """The phase that goes on."""
+
+    name: Literal["node", "image", "weights", "load", "firstToken"]
+    """Which of the phases in `seconds`."""
+    since: Time
+    """When it began."""
+
+
+class LearnedColdStartSchema(ApiModel):
+    """What starts took on one accelerator class."""
+
+    accelerator: Annotated[str, Field(max_length=63)]
+    """The AcceleratorClass; empty: none was asked for."""
+    wakes: Annotated[int, Field(ge=0)]
+    """How many starts are counted: the last 5 at most."""
+    seconds: PhaseTimesSchema
+    """The median of each phase, and of the whole."""
+
+
 class ColdStartSchema(ApiModel):
     """The worker that is going to be ready next."""
 
@@ -66,6 +105,14 @@ class ColdStartSchema(ApiModel):
     """How much of the whole load is done, 0 to 100."""
     eta: Time | None = None
     """When it will be ready; absent: not known yet."""
+    since: Time | None = None
+    """Since when workers are wanted and none is ready; absent: another one is ready."""
+    deadline: Time | None = None
+    """When spec.coldStart.deadline is over; absent: another worker is ready."""
+    step: ColdStartStepSchema | None = None
+    """The phase that goes on; absent: no worker exists yet."""
+    seconds: PhaseTimesSchema | None = None
+    """The phases that are over."""
 
 
 class CostSchema(ApiModel):
@@ -107,6 +154,13 @@ class StatusSchema(ApiModel):
     """The last 10 changes of the number of workers, oldest first."""
     cold_start: ColdStartSchema | None = None
     """How far the next worker is; absent: one is ready."""
+    cold_starts: Annotated[list[LearnedColdStartSchema], _list("map", 8, "accelerator")] | None = (
+        None
+    )
+    """What the last starts took, for each accelerator class; absent: there was none yet."""
+    weights_on: Annotated[list[NodeName], _list("atomic", 8)] | None = None
+    """Nodes whose cache (chart value worker.nodeCache) has the model's files since a worker of this
+    revision became ready there, the latest last; absent: none is known."""
     cost: CostSchema | None = None
     """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
     price."""

@@ -12,6 +12,7 @@ from ..decisions.reasons import Reason
 from ..views import decision_view
 from .observing import Object, invalid_deployment
 from .pods import PodSettings, pod_template, template_problems, template_revision
+from .storage import keeps_files
 
 # Parts of the spec that make its revision.
 _IN_THE_POD = {"model", "quantization", "engine", "pod_template"}
@@ -68,6 +69,12 @@ class Known:
             view = decision_view(
                 self.manifest, revision=self.revision, drain_timeout=settings.drain_timeout
             )
+            keeps = keeps_files(
+                self.manifest.spec.model,
+                node_cache=settings.node_cache,
+                image_volumes=settings.image_volumes,
+            )
+            view = replace(view, keeps_weights=keeps)
         claimed, yielded = recall_names(self.body)
         return replace(
             view,

@@ -14,7 +14,7 @@ from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .environment import plain_values
-from .pod_problems import failure_of, placed_at, startup_problem_of
+from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
 from .pods import DEPLOYMENT, ORDINAL, PORT, REVISION, UNROUTED_AT
 
 Object = Mapping[str, Any]
@@ -81,6 +81,8 @@ def observed_worker(pod: Object) -> Worker | None:
         accelerator_generation=_number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
         or 0,
         placed_at=placed_at(pod),
+        started_at=started_at(pod),
+        node=pod.get("spec", {}).get("nodeName", ""),
     )
 
 

@@ -50,6 +50,16 @@ def placed_at(pod: Object) -> float | None:
     return _time(scheduled, pod) if scheduled.get("status") == "True" else None
 
 
+def started_at(pod: Object) -> float | None:
+    """When the worker's process began to run, Unix seconds."""
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        if container.get("name", WORKER) == WORKER:
+            state = container.get("state", {})
+            began = state.get("running", state.get("terminated", {})).get("startedAt")
+            return parse_time(began) if began else None
+    return None
+
+
 def startup_problem_of(pod: Object) -> StartupProblem | None:
     """Why a pod does not start, or that its node is lost; None: nothing is wrong."""
     found = next(_startup_problems(pod), None)

@@ -34,6 +34,13 @@ def host_folder(source: str) -> str:
     return unquote(source.removeprefix("file://")) if source.startswith("file://") else ""
 
 
+def keeps_files(model: Model, *, node_cache: str, image_volumes: bool) -> bool:
+    """Whether what a worker fetched stays on its node for the next one."""
+    scheme = model.source.partition("://")[0]
+    fetched = scheme in ("hf", "s3") or (scheme == "oci" and not image_volumes)
+    return bool(node_cache) and fetched
+
+
 def storage(
     model: Model,
     *,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .cold_start import furthest
 from .memory import FAILURES_UNTIL_STALLED
 from .observed import Worker
 from .plan_context import PlanContext
 from .reasons import Reason
+from .rendering import show_time
 from .startup_problem import StartupProblem
 
 SCALED_TO_ZERO = "spec.scaling.replicas is 0, so nothing serves"
@@ -40,7 +42,30 @@ def find_cause(context: PlanContext) -> Cause | None:
     if deployment.refusal is not None and context.changes.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
-    return _startup_problem(context) or _given_up(context) or _failures(context)
+    cause = _startup_problem(context) or _given_up(context) or _failures(context)
+    if context.is_overdue and (cause is None or not cause.is_lasting):
+        return _overdue(context, cause)
+    return cause
+
+
+def _overdue(context: PlanContext, cause: Cause | None) -> Cause:
+    """It goes on all the same: a worker that becomes ready late serves."""
+    deadline = context.seen.deployment.cold_start_deadline
+    coming = furthest(context.groups.serving, context.memory)
+    if coming is None:
+        where = "no worker could be started"
+    else:
+        worker, phases = coming
+        # A duration would be another message, to every gateway, whenever it is looked at.
+        since = show_time(phases[-1].began)
+        where = f"{worker.name} has been in phase {phases[-1].phase} since {since}"
+    why = f" ({cause.message})" if cause is not None else ""
+    return Cause(
+        reason=Reason.COLD_START_TIMEOUT,
+        message=f"no worker is ready {deadline:g} s after the first was wanted "
+        f"(spec.coldStart.deadline): {where}{why}",
+        is_lasting=True,
+    )
 
 
 def why_nothing_comes(context: PlanContext, cause: Cause | None) -> str:
@@ -56,7 +81,8 @@ def why_nothing_comes(context: PlanContext, cause: Cause | None) -> str:
         return ""  # another revision than the one that is in trouble
     if cause is not None:
         fails = context.memory.failures.count >= FAILURES_UNTIL_STALLED
-        if not cause.is_lasting or (_may_get_ready(context) and not fails):
+        may_come = _may_get_ready(context) and not (fails or context.is_overdue)
+        if not cause.is_lasting or may_come:
             return ""
         return f"{cause.reason.value}: {cause.message}"
     is_woken = context.seen.deployment.scaling.is_woken_by_requests

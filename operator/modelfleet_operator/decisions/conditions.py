@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .causes import SCALED_TO_ZERO, Cause, placement_limits
+from .cold_start import deadline_of, expected_cold_start, typical_wake, wake_phases
 from .cost import cost_per_hour
 from .load_estimate import PHASES, estimate_load
 from .names import namespace_of
@@ -13,6 +16,7 @@ from .status import (
     ColdStartProgress,
     Condition,
     ConditionType,
+    LearnedColdStart,
     Queue,
     ScalingEvent,
     Status,
@@ -54,6 +58,11 @@ def make_status(context: PlanContext, cause: Cause | None, previous: Status | No
         queue=Queue(waiting=signals.waiting, running=signals.running) if signals.gateways else None,
         scaling_history=_history(context, previous),
         cold_start=cold,
+        cold_starts=tuple(
+            LearnedColdStart(accelerator=name, wakes=len(wakes), seconds=typical_wake(wakes))
+            for name, wakes in sorted(context.memory.wakes.items())
+        ),
+        weights_on=context.memory.weights_on,
         cost_per_hour=cost_per_hour(seen),
     )
 
@@ -226,35 +235,43 @@ def _cold_start(context: PlanContext) -> ColdStartProgress | None:
     """The worker that will be ready next; None if nothing is on its way."""
     memory = context.memory
     known = memory.was_ready | context.groups.ready
-    progress = []
-    for worker in context.groups.serving:
-        if worker.uid in known:
-            continue
-        stats = context.signals.stats.get(worker.id)
-        is_stuck = worker.problem is not None and worker.problem.is_shown(context.now)
-        if is_stuck and (stats is None or not stats.phase):
-            progress.append(ColdStartProgress(phase="Pending"))
-            continue
-        phases = memory.loading.get(worker.uid, ((PHASES[0], worker.created),))
-        load = estimate_load(
-            phases,
-            memory.phase_seconds,
-            context.now,
-            said_percent=stats.percent if stats else 0.0,
-            said_eta=stats.eta if stats else 0.0,
-        )
-        learned = worker.created + memory.cold_start_seconds  # of a version without the phases
-        eta = load.eta or (learned if learned > max(context.now, worker.created) else 0.0)
-        progress.append(ColdStartProgress(phase=phases[-1][0], percent=load.percent, eta=eta))
-    if progress:
-        return max(progress, key=lambda cold: cold.percent)
-    if not context.changes.missing or context.seen.deployment.error:
+    coming = [_progress(context, w) for w in context.groups.serving if w.uid not in known]
+    if coming:
+        found = max(coming, key=lambda cold: cold.percent)
+    elif not context.changes.missing or context.seen.deployment.error:
         return None
-    start_at = context.changes.start_at
-    learned = start_at + context.memory.cold_start_seconds
+    else:
+        start_at = context.changes.start_at
+        learned = start_at + expected_cold_start(memory, context.placement.accelerator)
+        found = ColdStartProgress(
+            phase="BackOff" if start_at > context.now else "Starting",
+            eta=learned if learned > context.now else 0.0,
+        )
+    return replace(
+        found, since=memory.waking_since, deadline=deadline_of(context.seen.deployment, memory)
+    )
+
+
+def _progress(context: PlanContext, worker: Worker) -> ColdStartProgress:
+    memory, now = context.memory, context.now
+    said = memory.loading.get(worker.uid, ((PHASES[0], worker.created),))
+    phases = wake_phases(worker, said[1:])
+    learned = worker.created + expected_cold_start(memory, worker.accelerator)
+    expected = learned if learned > max(now, worker.created) else 0.0
+    stats, problem = context.signals.stats.get(worker.id), worker.problem
+    if problem is not None and problem.is_shown(now) and (stats is None or not stats.phase):
+        # A node may come, as it did the last time; of other problems nobody knows when they end.
+        eta = expected if problem.reason is Reason.UNSCHEDULABLE else 0.0
+        return ColdStartProgress(phase="Pending", eta=eta, phases=phases)
+    load = estimate_load(
+        said,
+        memory.phase_seconds,
+        now,
+        said_percent=stats.percent if stats else 0.0,
+        said_eta=stats.eta if stats else 0.0,
+    )
     return ColdStartProgress(
-        phase="BackOff" if start_at > context.now else "Starting",
-        eta=learned if learned > context.now else 0.0,
+        phase=said[-1][0], percent=load.percent, eta=load.eta or expected, phases=phases
     )
 
 

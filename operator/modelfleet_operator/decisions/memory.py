@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from .autoscale import BUCKET, Peaks
+from .cold_start import Wakes
 from .load_estimate import PhaseStart
 from .placement import Shortage, Shortages
 from .reasons import Reason
@@ -89,6 +90,10 @@ class Memory:
         default_factory=lambda: MappingProxyType({})
     )
     """Phases so far of workers that load, by uid. Not kept: they change every second or two."""
+    wakes: Wakes = field(default_factory=lambda: MappingProxyType({}))
+    """What the last wakes took on each accelerator class (see cold_start)."""
+    waking_since: float = 0.0  # workers are wanted and none is ready; 0: one is, or none is wanted
+    weights_on: tuple[str, ...] = ()  # nodes that keep the current revision's; the latest last
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
 
@@ -112,6 +117,9 @@ class Memory:
             "claimed": sorted(self.claimed),
             "yielded": dict(self.yielded),
             "phase_seconds": dict(self.phase_seconds),
+            "wakes": {name: [list(wake) for wake in wakes] for name, wakes in self.wakes.items()},
+            "waking_since": self.waking_since,
+            "weights_on": list(self.weights_on),
             "shortages": {
                 name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
                 for name, shortage in self.shortages.items()
@@ -139,6 +147,13 @@ class Memory:
             known["was_ready"] = frozenset(known["was_ready"])
         if "claimed" in known:
             known["claimed"] = frozenset(known["claimed"])
+        if "wakes" in known:
+            known["wakes"] = {
+                name: tuple(tuple(map(float, wake)) for wake in wakes)
+                for name, wakes in known["wakes"].items()
+            }
+        if "weights_on" in known:
+            known["weights_on"] = tuple(known["weights_on"])
         if "shortages" in known:
             known["shortages"] = {
                 name: Shortage(**shortage) for name, shortage in known["shortages"].items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .cold_start import NODES_KEPT, learn_wake, wake_phases
 from .load_estimate import PHASES, PhaseStart, learn_phases, note_phase
 from .memory import DIGEST_LENGTH, STABLE, Failures, Memory
 from .names import names_yielded
@@ -29,19 +30,19 @@ def update_memory(
     revision, names = seen.deployment.revision, seen.deployment.served_names
     is_same = memory.revision == revision
     ready, was_ready = groups.ready, memory.was_ready
-    cold_starts = [
-        now - w.created for w in groups.current if w.uid in ready and w.uid not in was_ready
-    ]
+    new = [w for w in groups.current if w.uid in ready and w.uid not in was_ready]
     # Workers of a revision that the spec went back to may have been ready before.
     becomes_ready = memory.last_ready_revision != revision and any(
         w.uid in ready or w.uid in was_ready for w in groups.current
     )
     loading = _note_phases(memory, signals, now, groups)
-    learned = [
-        learn_phases(loading[w.uid], now)
-        for w in groups.current
-        if w.uid in ready and w.uid in loading
-    ]
+    ready_at = {w.uid: signals.stats[w.id].ready_at or now for w in new}
+    cold_starts = [max(ready_at[w.uid] - w.created, 0.0) for w in new]
+    learned = [learn_phases(loading[w.uid], ready_at[w.uid]) for w in new]
+    wakes = memory.wakes
+    for w in new:
+        phases = wake_phases(w, loading[w.uid][1:], ready_at[w.uid])
+        wakes = learn_wake(wakes, w.accelerator, phases, now)
     failures = memory.failures if is_same else Failures()
     old_failures = memory.old_failures if is_same else Failures()
     return replace(
@@ -55,12 +56,25 @@ def update_memory(
         failures=count_failures(failures, memory, groups, revision, now, old=False),
         old_failures=count_failures(old_failures, memory, groups, revision, now, old=True),
         given_up=memory.given_up if is_same else "",
+        wakes=wakes,
+        weights_on=_weights_on(memory, seen, new, is_same=is_same),
         unhealthy=groups.unhealthy,
         was_ready=(was_ready | ready) & {w.uid for w in seen.workers},
         digests=_digests(memory, seen, signals, groups),
         claimed=frozenset(n for n in names if seen.owners.get(n) == seen.deployment.key),
         yielded=names_yielded(seen.deployment, seen.owners, memory.yielded),
     )
+
+
+def _weights_on(
+    memory: Memory, seen: Observed, new: list[Worker], *, is_same: bool
+) -> tuple[str, ...]:
+    """Nodes where a worker of this revision became ready, if they keep what it fetched."""
+    if not seen.deployment.keeps_weights:
+        return ()
+    known = memory.weights_on if is_same else ()
+    nodes = {w.node for w in new if w.node} - set(known)
+    return (*known, *sorted(nodes))[-NODES_KEPT:] if nodes else known
 
 
 def _digests(
@@ -89,8 +103,11 @@ def _note_phases(
             continue
         # A worker that waited for its node did not start yet.
         begun = max(worker.created, worker.placed_at or 0.0)
-        phases = memory.loading.get(worker.uid, ((PHASES[0], begun),))
         stats = signals.stats.get(worker.id)
+        if stats is not None and stats.phases:  # its own times: they survive the operator
+            loading[worker.uid] = ((PHASES[0], begun), *stats.phases)
+            continue
+        phases = memory.loading.get(worker.uid, ((PHASES[0], begun),))
         phase = stats.phase if stats is not None and worker.uid not in groups.ready else ""
         loading[worker.uid] = note_phase(phases, phase, now) if phase else phases
     return loading

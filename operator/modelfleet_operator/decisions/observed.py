@@ -36,6 +36,10 @@ class Deployment:
     """Of these another namespace had, as its memory says: name -> key of who had it."""
     max_queue: int = 1000
     hold_timeout: float = 600.0
+    # The newest goes first once the oldest request waits for so many seconds; 0: always in order.
+    overload_target: float = 0.0
+    cold_start_deadline: float = 1800.0  # seconds that a wake may take
+    keeps_weights: bool = False  # on its nodes: what one worker fetched the next one finds there
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
@@ -71,6 +75,8 @@ class Worker:
     accelerator: str = ""  # the AcceleratorClass that it was made for
     accelerator_generation: int = 0  # of the class when it was made
     placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none
+    started_at: float | None = None  # when its process began to run; None: it did not
+    node: str = ""  # that it is on; empty: none, or this machine
 
     @property
     def id(self) -> str:
@@ -107,6 +113,9 @@ class WorkerStats:
     phase: str = ""  # of loading
     percent: float = 0.0
     eta: float = 0.0  # 0: not known
+    phases: tuple[tuple[str, float], ...] = ()
+    """Of its load so far, each with its begin (Unix seconds); none: an older version."""
+    ready_at: float = 0.0  # when its load was done, Unix seconds; 0: it is not, or not known
     model: str = ""  # that it holds or loads, `namespace/name`; empty: none, or not known
     digest: str = ""  # model_digest of what it holds
     computed_by: str = ""  # which of the worker's paths computes the model, for a person

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
 from .causes import find_cause
+from .cold_start import waking_since
 from .conditions import make_status
 from .draining import is_idle, stop_drained
 from .history import keep_history
@@ -70,6 +71,13 @@ def make_plan(
             only_proves=target.only_proves,
             peaks=target.peaks,
             given_up=given_up,
+            waking_since=waking_since(
+                learned.waking_since,
+                target.replicas,
+                now,
+                is_ready=bool(groups.ready),
+                is_complete=signals.complete,
+            ),
         ),
         placement=placement,
         target=target,

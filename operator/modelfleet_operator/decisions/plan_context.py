@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .cold_start import deadline_of
 from .memory import Memory
 from .observed import Observed, Signals, Worker, WorkerState
 from .placement import PlacementDecision
@@ -63,6 +64,11 @@ class PlanContext:
     def previous_revision(self) -> str:
         """The last one that was ready: it serves until the current one is; empty: none."""
         return "" if self.is_proven else self.memory.last_ready_revision
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the wake that goes on takes longer than it may."""
+        return 0 < deadline_of(self.seen.deployment, self.memory) <= self.now
 
     @property
     def history(self) -> set[str]:

@@ -71,3 +71,6 @@ class Reason(enum.StrEnum):
     NODE_REFUSED = "NodeRefused"
     INIT_CONTAINER_FAILED = "InitContainerFailed"
     LOAD_FAILED = "LoadFailed"
+
+    # A wake takes longer than spec.coldStart.deadline (Ready, Stalled)
+    COLD_START_TIMEOUT = "ColdStartTimeout"

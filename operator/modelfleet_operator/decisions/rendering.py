@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, get_args
 
-from .status import ColdStartProgress, Condition, ConditionType, Queue, ScalingEvent, Status
+from .cold_start import phase_times
+from .status import (
+    ColdStartProgress,
+    Condition,
+    ConditionType,
+    LearnedColdStart,
+    Queue,
+    ScalingEvent,
+    Status,
+)
 
 WRITE_INTERVAL = 10.0  # seconds between writes in which only queue, history or progress differ
 
@@ -23,6 +32,16 @@ def show_money(amount: Decimal) -> str:
     """With two decimals, or as many as it needs."""
     whole = amount.quantize(Decimal("0.01"))
     return str(whole if whole == amount else amount.normalize())
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration as Kubernetes writes it: `2.5s`."""
+    return f"{seconds:.2f}".rstrip("0").rstrip(".") + "s"
+
+
+def parse_seconds(text: str) -> float:
+    """What `show_seconds` wrote."""
+    return float(text.removesuffix("s"))
 
 
 def parse_time(text: str) -> float:
@@ -64,13 +83,35 @@ def render(status: Status, endpoint: str = "") -> dict[str, Any]:
         rendered["queue"] = {"waiting": status.queue.waiting, "running": status.queue.running}
     if status.cold_start is not None:
         cold = status.cold_start
-        rendered["coldStart"] = {"phase": cold.phase, "percent": cold.percent}
-        if cold.eta:
-            rendered["coldStart"]["eta"] = show_time(cold.eta)
+        rendered["coldStart"] = _render_cold_start(cold)
+    if status.cold_starts:
+        rendered["coldStarts"] = [
+            {
+                "accelerator": learned.accelerator,
+                "wakes": learned.wakes,
+                "seconds": {name: show_seconds(s) for name, s in learned.seconds.items()},
+            }
+            for learned in status.cold_starts
+        ]
+    if status.weights_on:
+        rendered["weightsOn"] = list(status.weights_on)
     if status.cost_per_hour is not None:
         rendered["cost"] = {"perHour": show_money(status.cost_per_hour)}
     if endpoint:
         rendered["url"] = f"{endpoint.rstrip('/')}/v1"
+    return rendered
+
+
+def _render_cold_start(cold: ColdStartProgress) -> dict[str, Any]:
+    """The times of the phases that are over; the one that runs has its begin."""
+    rendered: dict[str, Any] = {"phase": cold.phase, "percent": cold.percent}
+    times = {"eta": cold.eta, "since": cold.since, "deadline": cold.deadline}
+    rendered |= {name: show_time(at) for name, at in times.items() if at}
+    if cold.phases:
+        running = cold.phases[-1]
+        rendered["step"] = {"name": running.phase, "since": show_time(running.began)}
+        over = phase_times(cold.phases[:-1], running.began)
+        rendered["seconds"] = {name: show_seconds(s) for name, s in over.items()}
     return rendered
 
 
@@ -112,12 +153,27 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
         cold_start=ColdStartProgress(
             phase=cold["phase"],
             percent=cold["percent"],
-            eta=parse_time(cold["eta"]) if "eta" in cold else 0.0,
+            eta=_parse_optional(cold, "eta"),
+            since=_parse_optional(cold, "since"),
+            deadline=_parse_optional(cold, "deadline"),
         )
         if cold
         else None,
+        cold_starts=tuple(
+            LearnedColdStart(
+                accelerator=learned["accelerator"],
+                wakes=learned["wakes"],
+                seconds={name: parse_seconds(s) for name, s in learned["seconds"].items()},
+            )
+            for learned in rendered.get("coldStarts", ())
+        ),
+        weights_on=tuple(rendered.get("weightsOn", ())),
         cost_per_hour=Decimal(cost["perHour"]) if cost else None,
     )
+
+
+def _parse_optional(rendered: Mapping[str, Any], name: str) -> float:
+    return parse_time(rendered[name]) if name in rendered else 0.0
 
 
 def is_due(

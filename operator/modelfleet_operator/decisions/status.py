@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
+
+from .cold_start import WakePhase
 
 Truth = Literal["True", "False", "Unknown"]
 ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited"]
@@ -39,6 +42,18 @@ class ColdStartProgress:
     phase: str  # Asleep, Pending, Starting, Download, Imports, Weights, Cache, Warmup, BackOff
     percent: int = 0
     eta: float = 0.0  # Unix seconds; 0: not known
+    since: float = 0.0  # when the wake began; 0: another worker is ready
+    deadline: float = 0.0  # by when it must be over; 0: none
+    phases: tuple[WakePhase, ...] = ()  # of the worker that is furthest; none: no worker exists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedColdStart:
+    """What wakes take on one accelerator class: medians of the last ones, in seconds."""
+
+    accelerator: str  # empty: none was asked for
+    wakes: int  # that are counted
+    seconds: Mapping[str, float]  # of each phase, and `total`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +78,8 @@ class Status:
     queue: Queue | None = None  # None: no gateway says
     scaling_history: tuple[ScalingEvent, ...] = ()  # last 10, oldest first
     cold_start: ColdStartProgress | None = None  # None: a worker is ready
+    cold_starts: tuple[LearnedColdStart, ...] = ()
+    weights_on: tuple[str, ...] = ()  # nodes that keep the model's files; the latest last
     cost_per_hour: Decimal | None = None  # None: not known
 
     def condition(self, type_: ConditionType) -> Condition:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .causes import Cause, why_nothing_comes
+from .cold_start import WakePhase
 from .plan_context import PlanContext
 from .reasons import Reason
 from .status import Status
@@ -36,6 +37,9 @@ class ModelView:
     phase: str
     cause: str = ""  # why no worker will come by itself; empty: one is there, or may come
     revisions: tuple[str, ...] = ()  # workers of these can be started
+    target_in_flight: int = 0  # requests at which a worker keeps its latency; 0: not known
+    overload_target: float = 0.0  # see Deployment
+    wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
 
 
 def make_view(context: PlanContext, status: Status, cause: Cause | None) -> ModelView:
@@ -56,6 +60,8 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         ),
         max_queue=deployment.max_queue,
         hold_timeout=deployment.hold_timeout,
+        overload_target=deployment.overload_target,
+        wake=cold.phases if cold is not None and not context.groups.ready else (),
         created=deployment.created,
         workers=tuple(
             WorkerRoute(id=w.id, address=w.address, routable=w.uid in serving, revision=w.revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .cold_start import deadline_of
 from .draining import SETTLE
 from .observed import LOST_AFTER
 from .plan_context import PlanContext
@@ -46,6 +47,7 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
         yield changes.start_new_at, f"the next start of revision {context.revision}"
     if changes.start_old:
         yield changes.start_old_at, f"the next start of revision {changes.start_old[0][0]}"
+    yield deadline_of(context.seen.deployment, context.memory), "the deadline of the cold start"
     for worker in groups.serving:
         if worker.problem is not None:
             what = f"the {worker.problem.reason} of {worker.name}"

@@ -12,6 +12,7 @@ from ..decisions.observed import WorkerState, WorkerStats
 MOST_SLOTS = 4096  # of a worker: spec.engine.maxSequences
 MOST_CHOICES = 128  # of one request, which an empty queue takes whatever its limit is
 LONGEST_TEXT = 1000  # characters of what a worker says of itself
+MOST_PHASES = 20  # of a load
 MOST_REVISIONS = 100  # that streams wait for
 LONGEST_REVISION = 100  # characters
 
@@ -79,6 +80,11 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
         phase=stats.load.phase[:LONGEST_TEXT],
         percent=round(min(_bounded(stats.load.percent), 100.0)),
         eta=round(_bounded(stats.load.eta)),
+        phases=tuple(
+            (phase.phase[:LONGEST_TEXT], _bounded(phase.began))
+            for phase in stats.load.phases[:MOST_PHASES]
+        ),
+        ready_at=_bounded(stats.load.ready_at),
         model=stats.model[:LONGEST_TEXT],
         digest=stats.model_digest[:LONGEST_TEXT],
         computed_by=stats.computed_by[:LONGEST_TEXT],

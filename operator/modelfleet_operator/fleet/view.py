@@ -133,6 +133,12 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
         phase=view.phase,
         cause=view.cause,
         revisions=view.revisions,
+        target_in_flight=view.target_in_flight,
+        overload_target=view.overload_target,
+        wake=[
+            fleet_pb2.WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended)
+            for wake in view.wake
+        ],
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,

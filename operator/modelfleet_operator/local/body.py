@@ -167,13 +167,16 @@ class LocalBody:
 
     async def _create(self, action: Create, deployment: Deployment) -> None:
         template = self._deployments.template(deployment.key, action.revision)
+        now = time.time()
         worker = Worker(
             namespace=deployment.namespace,
             name=action.name,
             uid=str(next(self._started)),
             revision=action.revision,
             ordinal=action.ordinal,
-            created=time.time(),
+            created=now,
+            placed_at=now,
+            started_at=now,
         )
         if template is None or worker.id in self._processes:
             return

@@ -27,6 +27,7 @@ class LearnedTimes:
         learned = {
             "cold_start_seconds": memory.cold_start_seconds,
             "phase_seconds": dict(memory.phase_seconds),
+            "wakes": memory.dump()["wakes"],
         }
         if not memory.phase_seconds or self._known.get(source) == learned:
             return
@@ -50,5 +51,15 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _is_learned(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("phase_seconds"), dict):
         return False
+    wakes = value.get("wakes", {})
+    if not isinstance(wakes, dict) or not all(map(_are_wakes, wakes.values())):
+        return False
     numbers = [value.get("cold_start_seconds"), *value["phase_seconds"].values()]
     return all(isinstance(n, int | float) and 0 <= n < 1e9 for n in numbers)
+
+
+def _are_wakes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(wake, list) and all(isinstance(n, int | float) and 0 <= n < 1e9 for n in wake)
+        for wake in value
+    )

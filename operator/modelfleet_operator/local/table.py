@@ -37,13 +37,13 @@ def as_list(deployments: list[dict[str, Any]]) -> dict[str, Any]:
 def table(
     deployments: list[dict[str, Any]], *, endpoint: str, width: int, now: float, wide: bool = False
 ) -> Text:
-    """NAME, READY, REASON, WORKERS, QUEUE and AGE; `wide` adds the model and its revision.
+    """NAME, READY, REASON, WORKERS, QUEUE and AGE; `wide` adds START, MODEL and REVISION.
 
     What a condition says is a line of its own, wrapped to `width`. `endpoint` is empty until the
     gateway is ready; until then nothing can be known of workers, and that is no fault.
     """
     head = ["NAME", "READY", "REASON", "WORKERS", "QUEUE", "AGE"]
-    head += ["MODEL", "REVISION"] if wide else []
+    head += ["START", "MODEL", "REVISION"] if wide else []
     rows, colours, notes = [], [], []
     for deployment in deployments:
         ready, reason = _ready(deployment, endpoint, now)
@@ -107,8 +107,18 @@ def _cells(
         _age(now - parse_time(created)) if created else "-",
     ]
     if wide:
-        cells += [deployment["spec"]["model"]["source"], status["revision"]]
+        cells += [_start(status), deployment["spec"]["model"]["source"], status["revision"]]
     return [printable(cell) for cell in cells]
+
+
+def _start(status: Mapping[str, Any]) -> str:
+    """What a start takes, and its longest phase: `2.4s (load 1.9s)`."""
+    if not status.get("coldStarts"):
+        return "-"
+    seconds = dict(status["coldStarts"][0]["seconds"])
+    total = seconds.pop("total")
+    longest = max(seconds, key=lambda phase: float(seconds[phase].removesuffix("s")))
+    return f"{total} ({longest} {seconds[longest]})"
 
 
 def _notes(deployment: Mapping[str, Any], endpoint: str) -> list[str]:

@@ -209,7 +209,7 @@ class SimulatedFleet:
             self._enter(worker, worker.phases.pop(0)[0], now)
         if not worker.phases and worker.ready_at <= now:
             worker.is_ready, worker.phase = True, ""
-            worker.seen = replace(worker.seen, address="simulated:1")
+            worker.seen = _with_process(worker.seen, now)
             if worker.seen.is_serving:
                 worker.uses(now, "ready")
                 self._route(worker, now)
@@ -234,8 +234,9 @@ class SimulatedFleet:
                 if at < float("inf"):
                     self._schedule(at, lambda at: self._interrupt(worker, at))
         else:
-            worker.seen = replace(seen, address="simulated:1")
+            worker.seen = _with_process(seen, now)
             worker.phase = phase
+            worker.said += ((phase, now + START),)
 
     def _route(self, worker: SimulatedWorker, now: float) -> None:
         """The gateway may send it requests, if it is ready."""
@@ -308,11 +309,20 @@ class SimulatedFleet:
 
     def _stats(self, worker: SimulatedWorker) -> WorkerStats:
         if worker.phase and not worker.is_ready:
-            return WorkerStats(state=WorkerState.LOADING, phase=worker.phase)
+            return WorkerStats(state=WorkerState.LOADING, phase=worker.phase, phases=worker.said)
         state = WorkerState.DRAINING if worker.seen.stopping else WorkerState.READY
         return WorkerStats(
             state=state,
             running=worker.outstanding,
             model=self.deployment.key,
             digest=SIMULATED,
+            phases=worker.said,
+            ready_at=worker.ready_at + START,
         )
+
+
+def _with_process(worker: Worker, now: float) -> Worker:
+    """Its process runs: now, unless it did before."""
+    if worker.started_at is not None:
+        return worker
+    return replace(worker, address="simulated:1", started_at=now + START)

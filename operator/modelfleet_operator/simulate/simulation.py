@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Final
 
+from modelfleet_process.overload import OverloadPolicy
+
 from ..decisions.memory import Memory
 from ..decisions.plan import make_plan
 from ..decisions.status import Status
@@ -69,8 +71,15 @@ class Simulation:
         self._longest = min(options.calibration.context_length, options.calibration.kv_tokens)
         deployment = options.deployment
         self._hold = deployment.hold_timeout
+        policy = OverloadPolicy(
+            order="NewestFirst" if deployment.overload_target else "Fifo",
+            target=deployment.overload_target,
+            hold_timeout=deployment.hold_timeout,
+        )
         self._is_holding = False  # whether the queue's next timeout is scheduled
-        self._gateway = Gateway(deployment.max_queue, prompts, answers, self._submit)
+        self._gateway = Gateway(
+            deployment.max_queue, policy, self._arrivals, prompts, answers, self._submit
+        )
         self._fleet = SimulatedFleet(
             options, self._gateway, self._history, self._call_at, self._wake
         )
@@ -178,7 +187,9 @@ class Simulation:
             worker.outstanding -= len(ended)
             self._gateway.running -= len(ended)
             self._left -= len(ended)
+            note_service, taken = self._gateway.note_service, requests.taken
             for request in ended:
+                note_service(now - taken[request])
                 requests.last[request] = now + self._overhead
                 requests.state[request] = DONE
             if self._gateway.queue or self._gateway.resumed:
@@ -192,13 +203,13 @@ class Simulation:
 
     def _end_holding(self, now: float) -> None:
         """The oldest of the queue may have waited for as long as it may."""
-        queue, arrivals = self._gateway.queue, self._arrivals
-        while queue and arrivals[queue[0]] + self._hold <= now:
-            self._refuse(queue.popleft(), TIMED_OUT)
+        for request in self._gateway.time_out(now):
+            self._refuse(request, TIMED_OUT)
             self._history.longest_refused_wait = self._hold
-        self._is_holding = bool(queue)
-        if queue:
-            self._call_at(arrivals[queue[0]] + self._hold, self._end_holding)
+        timeout = self._gateway.next_timeout(now)
+        self._is_holding = timeout is not None
+        if timeout is not None:
+            self._call_at(timeout, self._end_holding)
 
     def _next_report(self, now: float) -> float:
         """The next of the moments at which the gateway sends its signals."""
@@ -256,6 +267,7 @@ class Simulation:
         )
         self._history.plans += 1
         self._memory, self._status = plan.memory, plan.status
+        self._gateway.set_target_in_flight(plan.view.target_in_flight)
         self._steady = Steady(plan.memory.peaks, plan.memory.last_active)
         self._cause = "" if self._scaler is not None else plan.view.cause
         self._wake_at = math.inf if plan.wake_at is None else plan.wake_at - START

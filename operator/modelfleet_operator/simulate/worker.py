@@ -38,6 +38,7 @@ class SimulatedWorker:
     ready_at: float
     zone: int = 0
     phase: str = ""  # of loading, as its Stats say; empty: no Stats yet
+    said: tuple[tuple[str, float], ...] = ()  # its phases so far, as its Stats say them
     is_ready: bool = False
     is_gone: bool = False
     outstanding: int = 0  # requests that it has

@@ -29,9 +29,11 @@ from modelfleet_gateway.routing.failover import (
     may_be_cause,
 )
 from modelfleet_gateway.routing.merge import interleave
-from modelfleet_gateway.routing.queue import RequestQueue, choose_worker
+from modelfleet_gateway.routing.queue import choose_worker
+from modelfleet_gateway.routing.request_queue import RequestQueue
 from modelfleet_gateway.routing.view import (
     ModelView,
+    WakePhase,
     WorkerRoute,
     describe_eta,
     is_outdated,
@@ -39,6 +41,7 @@ from modelfleet_gateway.routing.view import (
     not_ready,
 )
 from modelfleet_gateway.routing.workers import Worker
+from modelfleet_process.overload import OverloadPolicy
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.refusals import FULL, HANDED_OVER
 
@@ -82,6 +85,13 @@ def worker(name="w-0", *, digest="d", slots=8, taken=0) -> Worker:
             "b",
             id="not where it failed last",
         ),
+        pytest.param(
+            [{"name": "a", "taken": 3}, {"name": "b", "taken": 4}],
+            {"most": 3},
+            None,
+            id="no more than keep its latency",
+        ),
+        pytest.param([{"name": "a", "taken": 2}], {"most": 3}, "a", id="but as many"),
         pytest.param([{"name": "a"}], {"avoid": "a"}, "a", id="unless there is no other"),
     ],
 )
@@ -168,6 +178,11 @@ def test_an_exhaustion_that_no_worker_marked_is_not_full_and_ends_at_once():
     assert len(verdict.error.message) < 2_000
 
 
+def assign(queue: RequestQueue, take_slot, *, now=0.0, pace=(0, 0.0)) -> None:
+    """`pace`: slots, and the seconds that a request has one."""
+    queue.assign_slots(take_slot, now=now, pace=lambda: pace)
+
+
 FRESH, SERVED, CHARGED = LostCall(), LostCall(served=True), LostCall(losses=1)
 
 
@@ -252,6 +267,18 @@ def test_describes_when_a_sleeping_model_will_be_ready():
     assert describe_eta(ModelView(model="a/m"), 100) == "phase unknown, ready at an unknown time"
     model = ModelView(model="a/m", phase="Download", eta=142)
     assert describe_eta(model, 100) == "phase Download, ready in about 42 s"
+    waking = ModelView(
+        model="a/m",
+        phase="Download",
+        eta=142,
+        wake=(
+            WakePhase(phase="node", began=37, ended=68),
+            WakePhase(phase="image", began=68, ended=68.2),
+            WakePhase(phase="weights", began=68.2),
+        ),
+    )
+    said = "phase Download, ready in about 42 s; node 31 s, weights 32 s so far"
+    assert describe_eta(waking, 100) == said
     error = not_ready(model, waited=30, ready_workers=0, now=100)
     assert 42 <= int(error.headers()["retry-after"]) <= 53
     assert "a/m" in error.message
@@ -272,15 +299,47 @@ async def test_slots_go_to_streams_to_resume_first_and_then_in_order_of_arrival(
         served.append(choice.arrival)
         return "slot"
 
-    queue.assign_slots(take_slot)
+    assign(queue, take_slot)
     assert served == [first.arrival, third.arrival], "a stream without a slot blocks no new request"
     assert len(queue) == 1
-    queue.remove(first)
-    queue.enqueue(again := queue.add_request(1, limit=10, now=2)[0])
-    queue.remove(again)
+    (again,) = queue.add_request(1, limit=10, now=2)
     order: list[int] = []
-    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assign(queue, lambda choice: order.append(choice.arrival) or "slot")
     assert order == [second.arrival, again.arrival]
+
+
+async def test_newest_first_is_for_new_requests_only():
+    queue = RequestQueue()
+    queue.policy = OverloadPolicy(order="NewestFirst", target=1.2, hold_timeout=60)
+    stream, returned, begun, *new = (
+        queue.add_request(1, limit=10, now=n / 10)[0] for n in range(6)
+    )
+    queue.remove(stream)
+    stream.digest = "d"
+    queue.enqueue(stream)
+    queue.remove(returned)
+    queue.enqueue(returned)
+    queue.hold(begun)
+    order: list[int] = []
+
+    def take_slot(choice):
+        order.append(choice.arrival)
+        return "slot"
+
+    assign(queue, take_slot, now=10, pace=(4, 1.0))
+    first = [stream.arrival, returned.arrival, begun.arrival]
+    assert order == [*first, *(choice.arrival for choice in reversed(new))]
+
+
+async def test_who_was_passed_over_has_had_his_turn():
+    queue = RequestQueue()
+    queue.policy = OverloadPolicy(order="NewestFirst", target=1.2, hold_timeout=60)
+    oldest, middle, newest = (queue.add_request(1, limit=10, now=n)[0] for n in range(3))
+    slots = iter(["slot"])
+    assign(queue, lambda _: next(slots, None), now=10, pace=(4, 1.0))
+    assert newest.slot_future.done()
+    assert queue.had_turn(oldest)
+    assert not queue.had_turn(middle)
 
 
 async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
@@ -290,7 +349,7 @@ async def test_a_choice_that_is_queued_again_returns_to_its_old_place():
     first.slot_future = asyncio.get_running_loop().create_future()
     queue.enqueue(first)
     order: list[int] = []
-    queue.assign_slots(lambda choice: order.append(choice.arrival) or "slot")
+    assign(queue, lambda choice: order.append(choice.arrival) or "slot")
     assert order == [first.arrival, second.arrival]
 
 
@@ -312,7 +371,7 @@ async def test_a_client_that_has_disconnected_gets_no_slot():
     queue = RequestQueue()
     gone, connected = queue.add_request(2, limit=10, now=0)
     gone.slot_future.cancel()
-    queue.assign_slots(lambda _: "slot")
+    assign(queue, lambda _: "slot")
     assert connected.slot_future.result() == "slot"
     assert len(queue) == 0
 

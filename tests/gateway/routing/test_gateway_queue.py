@@ -74,6 +74,70 @@ async def test_the_operator_hears_at_once_of_a_request_without_a_worker():
         asked.cancel()
 
 
+async def test_newest_first_serves_the_newest_once_the_oldest_waits_too_long():
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=1)
+    async with running_fleet(worker, overload_target=0.01) as fleet:
+        await ask(fleet, "teaches what a request takes")
+        worker.before_token = blocked_by(gate)
+        asked = []
+        for number in range(6):
+            asked.append(asyncio.create_task(ask(fleet, f"p{number}")))
+            await eventually(lambda: len(fleet.queued) + len(worker.requests) - 1 == len(asked))
+        queue, loop = fleet.gateway.dispatcher.queues[MODEL], asyncio.get_running_loop()
+        await eventually(lambda: queue.requests.oldest_wait(loop.time()) > 0.01)
+        assert await fleet.metric("modelfleet_gateway_oldest_wait_seconds") > 0.01
+        gate.set()
+        assert await asyncio.gather(*asked) == [expected_text(f"p{i}", 8) for i in range(6)]
+        assert await fleet.metric("modelfleet_gateway_oldest_wait_seconds") == 0
+        assert await fleet.metric("modelfleet_gateway_queue_wait_p99_seconds") > 0.01
+    served = [request.prompt for request in worker.requests[1:]]
+    assert served == ["p0", "p5", "p4", "p3", "p2", "p1"]
+
+
+@pytest.mark.parametrize(("overload_target", "running"), [(1.2, 3), (0.0, 8)])
+async def test_a_worker_gets_what_keeps_its_latency_only_newest_first(overload_target, running):
+    gate = asyncio.Event()
+    worker = ScriptedWorker(slots=8, before_token=blocked_by(gate))
+    async with running_fleet(worker, overload_target=overload_target, target_in_flight=2) as fleet:
+        asked = [asyncio.create_task(ask(fleet, f"p{number}")) for number in range(8)]
+        await eventually(lambda: len(fleet.queued) + len(worker.requests) == 8)
+        assert worker.running == running
+        gate.set()
+        await asyncio.gather(*asked)
+
+
+async def test_who_was_passed_over_is_not_refused_when_his_hold_timeout_ends():
+    """First in, first out would have served it; the worker stalls after it took the newer one."""
+    gate, stall = asyncio.Event(), asyncio.Event()
+    worker = ScriptedWorker(slots=1)
+
+    async def hold_back(context, request, position):
+        await (gate if request.prompt == "runs" else stall).wait()
+
+    async with running_fleet(worker, overload_target=0.01, hold_timeout=1.0) as fleet:
+        await ask(fleet, "teaches what a request takes")
+        worker.before_token = hold_back
+        first = asyncio.create_task(ask(fleet, "runs"))
+        await eventually(lambda: len(worker.requests) == 2)
+        oldest = asyncio.create_task(ask(fleet, "oldest"))
+        await eventually(lambda: len(fleet.queued) == 1)
+        newest = asyncio.create_task(ask(fleet, "newest"))
+        await eventually(lambda: len(fleet.queued) == 2)
+        queue, loop = fleet.gateway.dispatcher.queues[MODEL], asyncio.get_running_loop()
+        await eventually(lambda: queue.requests.oldest_wait(loop.time()) > 0.01)
+        gate.set()
+        await first
+        await eventually(lambda: len(worker.requests) == 3)
+        assert worker.requests[-1].prompt == "newest"
+        await eventually(lambda: queue.requests.oldest_wait(loop.time()) > 1.2)
+        assert not oldest.done()
+        stall.set()
+        assert await oldest == expected_text("oldest", 8)
+        await newest
+        assert await fleet.metric("modelfleet_gateway_refusals_total") == 0
+
+
 async def test_a_full_queue_refuses_before_anything_was_started():
     gate = asyncio.Event()
     worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))

@@ -27,11 +27,13 @@ from modelfleet_operator.api.crd import (
 )
 from modelfleet_operator.api.manifests import check_manifest
 from modelfleet_operator.api.model_deployment import ModelDeployment
+from modelfleet_operator.decisions.cold_start import PHASES, WakePhase
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
     ColdStartProgress,
     Condition,
+    LearnedColdStart,
     Queue,
     ScalingEvent,
     Status,
@@ -414,7 +416,7 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     shown = [column["name"] for column in columns if not column.get("priority")]
     assert shown == ["Ready", "Reason", "Workers", "Wanted", "Load%", "Queue", "$/h", "URL", "Age"]
     wide = [column["name"] for column in columns if column.get("priority")]
-    assert wide == ["Model", "Revision", "Message"]
+    assert wide == ["Start", "Step", "Model", "Revision", "Message"]
 
 
 def test_a_columns_path_is_a_field_of_the_schema():
@@ -422,7 +424,9 @@ def test_a_columns_path_is_a_field_of_the_schema():
     for path in (path for path in columns if "conditions" not in path):
         node = SCHEMA
         for field in path.strip(".").split("."):
-            node = node["properties"][field]
+            name, is_first, _ = field.partition("[0]")
+            node = node["properties"][name]
+            node = node["items"] if is_first else node
         assert node["description"]
 
 
@@ -454,7 +458,23 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         revision="0123abcd",
         queue=Queue(waiting=1, running=2),
         scaling_history=(ScalingEvent(time=1.0, before=1, after=2, reason="demand"),),
-        cold_start=ColdStartProgress(phase="Weights", percent=40, eta=9.0),
+        cold_start=ColdStartProgress(
+            phase="Weights",
+            percent=40,
+            eta=9.0,
+            since=1.0,
+            deadline=1801.0,
+            phases=(
+                WakePhase(phase="node", began=1.0, ended=2.5),
+                WakePhase(phase="image", began=2.5),
+            ),
+        ),
+        cold_starts=(
+            LearnedColdStart(
+                accelerator="", wakes=1, seconds=dict.fromkeys((*PHASES, "total"), 1.5)
+            ),
+        ),
+        weights_on=("node-a",),
         cost_per_hour=Decimal("2.50"),
     )
     written = {**render(status, "http://gateway"), "memory": Memory(target=2).dump()}
@@ -462,5 +482,9 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
     jsonschema.Draft202012Validator(schema).validate(written)
     assert written.keys() == schema["properties"].keys()
     assert not _unknown_fields(written, schema)
+    learned = schema["properties"]["coldStarts"]["items"]["properties"]["seconds"]["properties"]
+    assert written["coldStarts"][0]["seconds"].keys() == learned.keys()
+    cold = schema["properties"]["coldStart"]["properties"]
+    assert written["coldStart"].keys() == cold.keys()
     for name in ("conditions", "scalingHistory"):
         assert written[name][0].keys() == schema["properties"][name]["items"]["properties"].keys()

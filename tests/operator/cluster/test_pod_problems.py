@@ -69,6 +69,21 @@ def terminated(**fields: Any) -> dict[str, Any]:
     return {"terminated": fields}
 
 
+def test_when_it_had_a_node_and_when_its_process_began():
+    running = pending(
+        containerStatuses=[
+            container({"running": {"startedAt": "2026-11-21T17:00:01Z"}}, name="sidecar"),
+            container({"running": {"startedAt": "2026-11-21T17:00:22Z"}}),
+        ]
+    )
+    seen = worker(running)
+    assert (seen.node, seen.placed_at, seen.started_at) == ("node-1", PLACED_AT, PLACED_AT + 12)
+    pulling = worker(pending(containerStatuses=[container(waiting("ContainerCreating"))]))
+    assert (pulling.placed_at, pulling.started_at) == (PLACED_AT, None)
+    waits = worker({"conditions": [condition("PodScheduled", "False", "Unschedulable")]}, node="")
+    assert (waits.node, waits.placed_at, waits.started_at) == ("", None, None)
+
+
 NO_GPU = (
     "0/2 nodes are available: 2 Insufficient nvidia.com/gpu. no new claims to deallocate, "
     "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."

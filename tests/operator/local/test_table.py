@@ -106,6 +106,12 @@ def test_wide_adds_model_and_revision():
     assert "hf://owner/name" not in shown(document())
 
 
+def test_wide_shows_what_a_start_takes():
+    seconds = {"node": "0s", "image": "0s", "weights": "0s", "load": "1.9s", "firstToken": "0.5s"}
+    learned = {"accelerator": "", "wakes": 1, "seconds": seconds | {"total": "2.4s"}}
+    assert "2.4s (load 1.9s)" in shown(document(coldStarts=[learned]), wide=True)
+
+
 def test_filters_by_name_and_namespace():
     everything = [document("a"), document("a", namespace="b"), document("c")]
 

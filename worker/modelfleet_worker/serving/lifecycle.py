@@ -128,6 +128,7 @@ class Lifecycle:
         else:
             if not cancelled.is_set():
                 phases = phase_seconds(begun, time.monotonic())
+                self.progress = self.progress.done(time.time())
                 self._serve(loaded)
                 seconds = round(time.monotonic() - began, 2)
                 log.info(

@@ -35,8 +35,11 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         bytes_per_token=counters.bytes_per_token,
         takes_many=True,
     )
+    progress = lifecycle.progress
+    for phase, began in progress.phases:
+        stats.load.phases.add(phase=phase, began=began)
+    stats.load.ready_at = progress.ready_at
     if status.state is State.LOADING:
-        progress = lifecycle.progress
         stats.load.phase, stats.load.percent = progress.phase, progress.percent
         stats.load.eta = progress.eta
     if model is not None:
