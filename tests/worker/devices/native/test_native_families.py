@@ -202,7 +202,7 @@ def change_config(folder: Path, **changes: Any) -> None:
         ("gemma 2", {"hidden_activation": "gelu_fast"}),
         ("granite", {"residual_multiplier": -0.5}),
         ("olmo 2", {"hidden_act": "tanh"}),
-        ("gemma 3", {"use_bidirectional_attention": True}),
+        ("gemma 3", {"layer_types": ["full_attention"] * 3}),
     ],
     ids=str,
 )
