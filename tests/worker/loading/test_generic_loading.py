@@ -65,8 +65,16 @@ def test_the_digest_is_of_all_that_decides_the_logits(tmp_path: Path):
     assert load(tmp_path / "a").digest != first
 
 
-@pytest.mark.parametrize("dtype", ["BFloat16", "Float16"])
-@pytest.mark.parametrize("name", ["gemma 2", "phi 3", "opt"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("gemma 2", "Float16"),  # in bfloat16 the compiled step takes it
+        ("phi 3", "BFloat16"),  # not with heads of 16
+        ("phi 3", "Float16"),
+        ("opt", "BFloat16"),
+        ("opt", "Float16"),
+    ],
+)
 def test_lower_precision_is_rounding(tmp_path: Path, name: str, dtype: str):
     theirs = saved(name, tmp_path)
     ours = teacher_forced(load(tmp_path, dtype=dtype), IDS)
