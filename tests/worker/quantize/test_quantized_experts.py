@@ -90,4 +90,3 @@ def test_what_it_does_not_write_is_told(
     with pytest.raises(error, match=message):
         quantized(tmp_path, family, QuantizeOptions(method=Method(method)))
     assert not (tmp_path / "small").exists()
-

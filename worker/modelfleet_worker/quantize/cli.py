@@ -74,10 +74,10 @@ def quantize(
     """Write a checkpoint with weights of 4 or 8 bits (compressed-tensors, pack-quantized)."""
     logs.configure(None, LogLevel.WARNING, logs.console_style(utc=False))
     # Here: what imports torch takes seconds, and --help needs none of it.
+    from ..models.config import read_config
     from .calibration import windows
     from .checkpoints import QuantizeOptions, quantize_checkpoint
     from .evaluation import evaluate
-    from ..models.config import read_config
     from .plain import load_plain
     from .report import Evaluation, NamedText, loss_warning, write_report
     from .routing import compare_choices
