@@ -165,7 +165,7 @@ MODELS = {
     "ministral": lambda: MinistralForCausalLM(
         MinistralConfig(**SIZES, sliding_window=WINDOW, layer_types=SLIDES)
     ),
-    "gelu": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu", rope_parameters=YARN)),
+    "gelu": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, hidden_act="gelu")),
     "gelu by tanh": lambda: MistralForCausalLM(
         MistralConfig(**SIZES, hidden_act="gelu_pytorch_tanh", sliding_window=WINDOW)
     ),

@@ -128,7 +128,7 @@ def test_knows_what_sets_the_families_apart():
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "GPT2LMHeadModel; supported are InternLM3",
+            "GPT2LMHeadModel; supported are Exaone4",
         ),
         ({"architectures": None, "model_type": "bert"}, r"none \(model_type 'bert'\)"),
         ({"hidden_size": None}, "hidden_size is None: a positive integer"),

@@ -23,7 +23,9 @@ SIZE: dict[str, Any] = {
     "num_attention_heads": 32,
     "max_position_embeddings": 512,
 }
-CONFIGS = {name: getattr(transformers, name.replace("ForCausalLM", "Config"), None) for name in FAMILIES}
+CONFIGS = {
+    name: getattr(transformers, name.replace("ForCausalLM", "Config"), None) for name in FAMILIES
+}
 CONFIGS["Gemma3ForCausalLM"] = transformers.Gemma3TextConfig
 CONFIGS["InternLM3ForCausalLM"] = transformers.CONFIG_MAPPING["internlm3"]
 
@@ -51,7 +53,7 @@ def test_what_is_left_out_is_what_transformers_takes(architecture: str):
     assert ours.windows == windows(theirs)
     ropes = theirs.rope_parameters
     kinds = getattr(theirs, "layer_types", None) or ["full_attention"] * 8
-    expected = [ropes[kind] if kind in ropes else ropes for kind in kinds]
+    expected = [ropes.get(kind, ropes) for kind in kinds]
     rotated = getattr(theirs, "no_rope_layers", [1] * 8)
     if architecture == "Exaone4ForCausalLM":
         rotated = [kind == "sliding_attention" for kind in kinds]
@@ -115,8 +117,9 @@ def test_how_a_family_computes(architecture: str, changes: dict[str, Any], desig
     assert config.on_torch == (design == LLAMA)
 
 
-FULL, LOCAL = Rope(theta=1e6, scaling=LinearScaling(factor=8.0), dim=32), Rope(
-    theta=1e4, scaling=None, dim=32
+FULL, LOCAL = (
+    Rope(theta=1e6, scaling=LinearScaling(factor=8.0), dim=32),
+    Rope(theta=1e4, scaling=None, dim=32),
 )
 
 

@@ -112,9 +112,7 @@ def parse_rope(
         if factor in (None, 1, 1.0):
             continue
         if not partial or not isinstance(factor, float):
-            raise NotOurModulesError(
-                f"config.json: partial_rotary_factor is {factor!r}; ours is 1"
-            )
+            raise NotOurModulesError(f"config.json: partial_rotary_factor is {factor!r}; ours is 1")
         dim = int(head_dim * factor)
     if dim % 2 or not 0 < dim <= head_dim:
         raise ModelError(f"config.json: {dim} of {head_dim} numbers are rotated: an even number is")
