@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import machine
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+import machine
 from modelfleet_worker.devices.native.runner import NativeRunner
 from modelfleet_worker.engine.device import Runner
 from modelfleet_worker.engine.engine import Engine
@@ -80,9 +80,7 @@ def compiled(folder: Path, quantization: Quantization) -> Runner:
 
 def of_transformers(folder: Path, quantization: Quantization) -> Runner:
     config = generic.read_config(folder)
-    weights = generic.load(
-        folder, config, FloatType.BFLOAT16, 2048, quantization, lambda *_: None
-    )
+    weights = generic.load(folder, config, FloatType.BFLOAT16, 2048, quantization, lambda *_: None)
     return weights.runner(BLOCKS)
 
 

@@ -64,7 +64,7 @@ FAMILIES = {
         )
     ),
     "olmoe": lambda: OlmoeForCausalLM(
-        OlmoeConfig(**SIZES, num_experts=8, num_experts_per_tok=2, pad_token_id=0)
+        OlmoeConfig(**SIZES, num_experts=8, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1)
     ),
     "granite-moe": lambda: GraniteMoeForCausalLM(
         GraniteMoeConfig(
@@ -88,10 +88,8 @@ def made(name: str, **changes: Any) -> PreTrainedModel:
         config = type(model.config).from_dict({**model.config.to_dict(), **changes})
         model = type(model)(config)
     model.eval()
-    for path, parameter in model.named_parameters():
-        # Biases and norms are constants otherwise; and routers shall have clear winners.
-        noise = 0.15 if path.endswith(("gate.weight", "router.weight")) else 0.05
-        parameter.data += noise * torch.randn_like(parameter)
+    for parameter in model.parameters():  # biases and norms are constants otherwise
+        parameter.data += 0.05 * torch.randn_like(parameter)
         parameter.data = parameter.data.to(torch.bfloat16).float()
     model.set_attn_implementation("eager")
     return model
@@ -135,16 +133,25 @@ def native_choices(runner: NativeRunner, ids: list[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def truth(model: PreTrainedModel, ids: list[int]) -> tuple[Tensor, Tensor]:
-    """Logits [T, vocab] and choices as above, by transformers."""
-    chosen: list[Tensor] = []
+def truth(model: PreTrainedModel, ids: list[int], chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Transformers' logits [T, vocab] with the experts `chosen`, and those that it would choose.
 
-    def note(_: object, inputs: object, output: tuple[Tensor, ...]) -> None:
-        chosen.append(output[2].sort(-1).values)
+    Where two experts are nearly as likely, rounding decides between them, and much follows.
+    """
+    own: list[Tensor] = []
+
+    def choose(_: object, inputs: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        logits, _, indices = output
+        taken = chosen[len(own)].long()
+        own.append(indices.sort(-1).values)
+        weights = logits.float().softmax(-1).gather(1, taken)
+        if getattr(model.config, "norm_topk_prob", True):
+            weights = weights / weights.sum(-1, keepdim=True)
+        return logits, weights, taken
 
     routers = [m for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
-    hooks = [router.register_forward_hook(note) for router in routers]
+    hooks = [router.register_forward_hook(choose) for router in routers]
     logits = model(torch.tensor([ids])).logits[0]
     for hook in hooks:
         hook.remove()
-    return logits, torch.stack(chosen)
+    return logits, torch.stack(own)

@@ -13,10 +13,9 @@ from modelfleet_worker.devices.native import library
 from modelfleet_worker.errors import ModelError, UsageError
 from modelfleet_worker.quantization.scheme import Method
 from modelfleet_worker.quantize.checkpoints import QuantizeOptions, quantize_checkpoint
-from modelfleet_worker.quantize.evaluation import evaluate
+from modelfleet_worker.quantize.evaluation import evaluate, evaluate_routing, load_to_compare
 from modelfleet_worker.quantize.report import Evaluation, NamedText, write_report
 from modelfleet_worker.quantize.routing import Routing, compare_choices
-from modelfleet_worker.quantize.step_model import StepModel
 from quantized_models import native_logits
 
 needs_the_step = pytest.mark.skipif(
@@ -44,16 +43,17 @@ def test_loading_what_is_written_is_rounding_at_load(family: str, tmp_path: Path
 @needs_the_step
 def test_the_report_says_how_many_choices_changed(tmp_path: Path):
     target = quantized(tmp_path, "qwen3-moe")
-    original, small = StepModel(tmp_path / "original"), StepModel(target)
+    original, small = load_to_compare(tmp_path / "original"), load_to_compare(target)
     texts = [torch.tensor(IDS), torch.tensor(IDS[::-1])]
     cost = evaluate(original, small, texts)
     assert cost.tokens == 2 * (len(IDS) - 1)
     assert cost.divergence.value > 0
-    chosen = [[model.choices(ids) for ids in texts] for model in (original, small)]
-    routing = compare_choices(*chosen)
+    routing = evaluate_routing(original, small, texts)
+    assert routing is not None
     assert routing.choices == 2 * len(IDS) * 3 * 3  # three layers, three experts a token
     assert 0 < routing.changed_share < 0.3
-    assert compare_choices(chosen[0], chosen[0]).changed == 0
+    same = evaluate_routing(original, original, texts)
+    assert same == Routing(choices=routing.choices, changed=0)
     write_report(
         target,
         source="original",
@@ -90,4 +90,3 @@ def test_what_it_does_not_write_is_told(
     with pytest.raises(error, match=message):
         quantized(tmp_path, family, QuantizeOptions(method=Method(method)))
     assert not (tmp_path / "small").exists()
-

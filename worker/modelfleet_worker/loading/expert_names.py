@@ -1,6 +1,6 @@
 """Experts as checkpoints name and stack them, brought to one form. Imports no torch.
 
-Transformers renames them, too, while it loads and saves: conversion_mapping.py of version 5.23. What
+Transformers renames them, too, while it loads and saves (conversion_mapping.py of 5.23). What
 it calls its own modules' tensors (all experts of a layer in one) may be in a checkpoint as well.
 """
 

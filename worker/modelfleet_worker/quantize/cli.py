@@ -76,12 +76,8 @@ def quantize(
     # Here: what imports torch takes seconds, and --help needs none of it.
     from .calibration import windows
     from .checkpoints import QuantizeOptions, quantize_checkpoint
-    from .evaluation import evaluate
-    from ..models.config import read_config
-    from .plain import load_plain
+    from .evaluation import evaluate, evaluate_routing, load_to_compare
     from .report import Evaluation, NamedText, loss_warning, write_report
-    from .routing import compare_choices
-    from .step_model import StepModel
     from .writing import refuse_existing
 
     text = None if calibration is None else NamedText(calibration.name, _read(calibration))
@@ -116,13 +112,10 @@ def quantize(
 
     write(None)
     if against is not None and texts is not None:
-        load = load_plain if read_config(folder).experts is None else StepModel
-        original, smaller = load(folder), load(target)
+        original, smaller = load_to_compare(folder), load_to_compare(target)
         with _progress("comparing with the original") as report:
             cost = evaluate(original, smaller, texts, report)
-        routing = None
-        if isinstance(original, StepModel) and isinstance(smaller, StepModel):
-            routing = compare_choices(*([m.choices(t) for t in texts] for m in (original, smaller)))
+        routing = evaluate_routing(original, smaller, texts)
         write(Evaluation(text=against, cost=cost, routing=routing))
         _print(_told(cost))
         if routing is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..models.config import read_config
 from ..models.llama import Llama
-from .plain import logits
+from .plain import load_plain, logits
+from .routing import Routing, compare_choices
 from .step_model import StepModel
 
 _RESAMPLES = 2000
@@ -80,6 +83,23 @@ def evaluate(
         rows.append(compare(logprobs(original, ids), logprobs(other, ids), ids))
         progress((i + 1) / len(texts))
     return summarize(rows)
+
+
+def evaluate_routing(
+    original: Llama | StepModel, other: Llama | StepModel, texts: list[Tensor]
+) -> Routing | None:
+    """Over texts of token ids. None: the models have no routers."""
+    if not isinstance(original, StepModel) or not isinstance(other, StepModel):
+        return None
+    if not original.has_experts:
+        return None
+    chosen = [original.choices(ids) for ids in texts]
+    return compare_choices(chosen, [other.choices(ids) for ids in texts])
+
+
+def load_to_compare(folder: Path) -> Llama | StepModel:
+    """On torch in float32, or what our modules of torch lack in the step. Raises ModelError."""
+    return load_plain(folder) if read_config(folder).on_torch else StepModel(folder)
 
 
 def _estimate(values: Tensor, transform: Callable[[float], float]) -> Estimate:

@@ -1,4 +1,4 @@
-"""A model with experts outside an engine: whole texts through the compiled step."""
+"""A model outside an engine that our modules of torch lack: texts through the compiled step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .calibration import WINDOW
 
 
 class StepModel:
-    """In bfloat16, as it is served: our modules of torch have no experts."""
+    """In bfloat16, as it is served."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ModelError where the compiled step does not compute it."""
@@ -29,10 +29,15 @@ class StepModel:
         )
         if not isinstance(loaded.runner, NativeRunner):
             raise ModelError(
-                f"{folder} has experts, which take the compiled step to be compared, and that does"
-                f" not compute it here: {loaded.computed_by}"
+                f"{folder} is of a family that takes the compiled step to be compared, and that"
+                f" does not compute it here: {loaded.computed_by}"
             )
         self._runner = loaded.runner
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer chooses among some."""
+        return self._runner.model.config.experts is not None
 
     def logits(self, ids: Tensor) -> Tensor:
         """Teacher-forced, float32 [T, vocab] of ids [T]."""

@@ -22,7 +22,7 @@ bf16 to_bits(float value) {  // cut off: what is lost does not matter here
   return bits >> 16;
 }
 
-constexpr int64_t kLayers = 2, kHidden = 96, kHeads = 6, kKvHeads = 2, kDim = 32, kInner = 160, kVocab = 97;
+constexpr int64_t kLayers = 3, kHidden = 96, kHeads = 6, kKvHeads = 2, kDim = 32, kInner = 160, kVocab = 97, kExperts = 5;
 constexpr int64_t kTokens = 37, kBlocks = 8;
 
 struct Weight {
@@ -67,26 +67,44 @@ uint64_t checksum(int64_t bits, int64_t group, bool int8_cache) {
   const auto add = [&](int64_t outputs, int64_t inputs) { return weights.emplace_back(outputs, inputs, bits, group).linear; };
   const auto add_norm = [&](int64_t size) { return norms.emplace_back(norm(size)).data(); };
   norms.reserve(64);
-  for (int64_t l = 0; l < kLayers; ++l) {
-    Layer layer{add_norm(kHidden), add_norm(kHidden), add_norm(kDim), add_norm(kDim), {}, {}, {}, {}, l ? 20 : 0};
-    layer.qkv = add((kHeads + 2 * kKvHeads) * kDim, kHidden);
-    layer.output = add(kHidden, kHeads * kDim);
-    layer.gate_up = add(2 * kInner, kHidden);
-    layer.down = add(kHidden, kInner);
-    layers.push_back(layer);
-  }
-  std::vector<bf16> embeddings = norm(kVocab * kHidden);
   std::vector<float> cosines, sines;
   for (int64_t i = 0; i < 64 * kDim / 2; ++i) {
     cosines.push_back(random_value(1));
     sines.push_back(random_value(1));
   }
+  std::vector<Expert> networks;  // the last one is shared, and narrower
+  for (int64_t i = 0; i <= kExperts; ++i) {
+    const int64_t inner = i < kExperts ? 64 : 32;
+    const Linear gate_up = add(2 * inner, kHidden);
+    networks.push_back({gate_up, add(kHidden, inner)});
+  }
+  const Linear router = weights.emplace_back(kExperts + 1, kHidden, 16, 0).linear;
+  const Experts experts{.router = router, .expert = networks.data(), .count = kExperts, .chosen = 2, .shared = 1,
+                        .normalized = bits == 8, .rounded = bits < 16};
+  for (int64_t l = 0; l < kLayers; ++l) {
+    Layer layer{.input_norm = add_norm(kHidden), .network_norm = add_norm(kHidden), .query_norm = add_norm(kDim),
+                .key_norm = add_norm(kDim), .window = l ? 20 : 0, .cosines = cosines.data(), .sines = sines.data()};
+    layer.qkv = add((kHeads + 2 * kKvHeads) * kDim, kHidden);
+    layer.output = add(kHidden, kHeads * kDim);
+    if (l == 1) {
+      layer.experts = &experts;
+    } else {
+      layer.gate_up = add(2 * kInner, kHidden);
+      layer.down = add(kHidden, kInner);
+    }
+    layers.push_back(layer);
+  }
+  std::vector<bf16> embeddings = norm(kVocab * kHidden);
   const int64_t vectors = 2 * kLayers * kBlocks * kKvHeads * kBlock;
   std::vector<bf16> cache(vectors * kDim);
   std::vector<float> cache_scales(vectors);
-  const Model model{kLayers, kHidden, kHeads, kKvHeads, kDim, kInner, kVocab, kBlocks, 1e-5, embeddings.data(),
-                    add_norm(kHidden), cosines.data(), sines.data(), layers.data(), add(kVocab, kHidden), cache.data(),
-                    int8_cache ? cache_scales.data() : nullptr};
+  const bf16* const last_norm = add_norm(kHidden);
+  const Model model{.layers = kLayers, .hidden = kHidden, .heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim,
+                    .inner = kInner, .vocab = kVocab, .blocks = kBlocks, .rotary = kDim, .eps = 1e-5,
+                    .embedding_scale = 1, .residual_scale = 1, .attention_scale = 0.17677669, .logit_scale = 1,
+                    .embeddings = embeddings.data(), .norm = last_norm, .layer = layers.data(),
+                    .head = add(kVocab, kHidden), .cache = cache.data(),
+                    .cache_scales = int8_cache ? cache_scales.data() : nullptr};
   Stepper stepper(model, 2);
   std::vector<float> logits;
   // Two sequences: a chunk of a prompt, then its tokens beside another prompt, one by one.

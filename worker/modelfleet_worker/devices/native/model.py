@@ -36,7 +36,9 @@ class NativeLayer:
         projections = {name: getattr(self, name) for name in _PROJECTIONS}
         return library.LayerStruct(
             **{name: None if norm is None else norm.address for name, norm in norms.items()},
-            **{n: library.LinearStruct() if p is None else p.struct for n, p in projections.items()},
+            **{
+                n: library.LinearStruct() if p is None else p.struct for n, p in projections.items()
+            },
             window=window or 0,
             cosines=None if rope is None else rope[0].ctypes.data,
             sines=None if rope is None else rope[1].ctypes.data,
