@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -66,9 +66,10 @@ def started(python: str, folder: Path, *, standby: bool) -> Start:
                 begun = listening = time.monotonic()
                 spec = pb.ModelSpec(model=MODEL, source=folder.as_uri())
                 stub.LoadModel(pb.LoadModelRequest(spec=spec))
-            while (state := stub.GetStats(pb.StatsRequest()).state) == pb.WORKER_STATE_LOADING:
-                time.sleep(0.005)
-            assert state == pb.WORKER_STATE_READY
+            for stats in stub.WatchStats(pb.StatsRequest()):  # as a gateway hears of it
+                if stats.state != pb.WORKER_STATE_LOADING:
+                    break
+            assert stats.state == pb.WORKER_STATE_READY
             ready = time.monotonic()
             memory = psutil.Process(process.pid).memory_info().rss / 2**20
             times = psutil.Process(process.pid).cpu_times()
@@ -119,7 +120,7 @@ def token(stub: worker_pb2_grpc.WorkerStub) -> float:
 
 def load_phases(lines: list[str]) -> Iterator[tuple[str, float]]:
     """Of the last load in a log of JSON lines."""
-    ready = [line for line in map(parsed, lines) if line.get("event") == "ready"][-1]
+    ready = last(map(parsed, lines), "ready")
     if "phases" in ready:
         yield from ready["phases"].items()
     else:  # an older build
@@ -127,18 +128,28 @@ def load_phases(lines: list[str]) -> Iterator[tuple[str, float]]:
 
 
 def parsed(line: str) -> dict:
+    """A line of JSON, behind what `kubectl logs --timestamps --prefix` puts before it."""
     with contextlib.suppress(ValueError):
-        found = json.loads(line)
+        found = json.loads(line[line.find("{") :])
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def last(lines: Iterable[dict], event: str) -> dict:
+    found = [line for line in lines if line.get("event") == event]
+    if not found:
+        raise SystemExit(
+            f'no line has the event "{event}": expected the whole log of a worker that became'
+            " ready, in JSON lines (--log-format json, the default where no terminal is)"
+        )
+    return found[-1]
 
 
 def of_log(path: Path) -> Phases:
     """Of a pod: what its worker logged, from its process's start to Ready."""
     lines = path.read_text().splitlines()
     told = [parsed(line) for line in lines]
-    listening = next(line for line in told if line.get("event") == "listening")
-    loading = [line for line in told if line.get("event") == "loading"][-1]
+    listening, loading = last(told, "listening"), last(told, "loading")
     waited = seconds_between(listening, loading)
     phases: Phases = {"process": float(listening.get("after", 0.0))}
     if waited > 0.1:  # a standby

@@ -101,7 +101,8 @@ def answer(ask: Ask, conversation: Conversation, text: str, screen: Screen) -> s
                     case Token(text=piece):
                         said.append(piece)
                         screen.token(piece)
-                    case Waiting(reason=reason):
+                    # Between its words a note would replace the line that they are on.
+                    case Waiting(reason=reason) if not said:
                         screen.note(reason)
                     case Finished(reason=reason):
                         ended = reason

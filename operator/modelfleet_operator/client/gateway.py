@@ -17,6 +17,7 @@ from ..errors import EndpointError
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 # A waking model sends comments every few seconds; without any the gateway is gone.
 READ_TIMEOUT: Final = 120.0
+_KEEP_ALIVE: Final = "keep-alive"  # a comment for proxies, not for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def read_events(lines: Iterator[str]) -> Iterator[Event]:
     is_over = False
     for line in lines:
         if line.startswith(":"):
-            yield Waiting(line[1:].strip())
+            if (reason := line[1:].strip()) != _KEEP_ALIVE:
+                yield Waiting(reason)
         elif line.startswith("data:"):
             data = line[5:].strip()
             if data == "[DONE]":

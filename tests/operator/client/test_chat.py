@@ -91,6 +91,13 @@ def test_what_the_answer_waits_for_is_shown_until_it_comes():
     assert out.getvalue() == "Hello\n"
 
 
+def test_a_note_between_its_words_does_not_replace_them():
+    screen, out, notes = screens()
+    moved = Model(Token("Hel"), Waiting("continued on w-1: exact"), Token("lo"), Finished("stop"))
+    answer(moved.ask, Conversation(), "Hi", screen)
+    assert (out.getvalue(), notes.getvalue()) == ("Hello\n", "")
+
+
 def test_where_notes_are_no_terminal_only_the_answer_is_written():
     out, notes = io.StringIO(), io.StringIO()
     screen = Screen(out, notes)

@@ -29,7 +29,15 @@ def chunk(text: str = "", finish: str | None = None) -> str:
 
 def test_reads_a_stream_with_its_comments():
     lines = [
-        *(": waiting for a worker: Weights; 1 queued", "", chunk("Hel"), "", chunk("lo")),
+        *(
+            ": waiting for a worker: Weights; 1 queued",
+            "",
+            ": keep-alive",
+            "",
+            chunk("Hel"),
+            "",
+            chunk("lo"),
+        ),
         *(chunk(finish="stop"), 'data: {"choices": [], "usage": {}}', "data: [DONE]"),
     ]
     assert list(read_events(iter(lines))) == [

@@ -23,7 +23,7 @@ from .sizing import LoadedWeights
 
 log = structlog.get_logger()
 
-_BATCH = 256 << 20  # bytes of the files that are laid out in one call
+_BATCH = 512 << 20  # bytes of the files that are laid out in one call
 
 
 def load(model: OurModel, checkpoint: Checkpoint, progress: Report) -> LoadedWeights | None:
@@ -72,6 +72,10 @@ def _read(
     builder, threads = NativeBuilder(model.config, expected), usable_cores()
     digest, digesting = WeightsDigest(), list[Future[None]]()
     read, laid_out, total = 0, 0, max(1, checkpoint.total_bytes)
+
+    def told() -> None:
+        progress("Weights", min(1.0, (read + laid_out) / 2 / total))
+
     progress("Weights", 0.0)
     # One thread digests what the others lay out: it reads the same bytes at the same time.
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
@@ -80,11 +84,9 @@ def _read(
             digesting.append(pool.submit(digest.add, name, tensor))
             read += tensor.nbytes
             if read - laid_out >= _BATCH:
-                progress("Weights", min(1.0, (read + laid_out) / 2 / total))
-                builder.lay_out(threads)
+                builder.lay_out(threads, told)
                 laid_out = read
-        progress("Weights", min(1.0, (read + laid_out) / 2 / total))
-        built = builder.build(threads)
+        built = builder.build(threads, told)
         for future in digesting:
             future.result()
     progress("Weights", 1.0)

@@ -6,7 +6,7 @@ at a time by all cores: only what is rounded or stored in another type is ever i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,26 +55,24 @@ class NativeBuilder:
         match self._expected.take(name, tensor):
             case Plain(canonical, plain):
                 self._plain[canonical] = self._numbers(plain.dtype, plain.array)
+                if canonical == EMBEDDING and (head := self._expected.tied_head) is not None:
+                    head.parts[0].found["weight"] = plain
+                    self._build(head)
             case Gathered() as gathered if gathered.complete:
                 self._build(gathered)
 
-    def lay_out(self, threads: int) -> None:
-        """What is complete; the files' tensors are read here."""
-        pack(self._waiting, threads)
+    def lay_out(self, threads: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """What is complete; the files' tensors are read here. `meanwhile` as `pack` has it."""
+        pack(self._waiting, threads, meanwhile)
         self._waiting.clear()
 
-    def build(self, threads: int) -> NativeModel:
+    def build(self, threads: int, meanwhile: Callable[[], None] = lambda: None) -> NativeModel:
         """The model. Raises ModelError if tensors are missing."""
         self._expected.check_complete()
-        if (head := self._expected.tied_head) is not None:
-            self.lay_out(threads)  # the embedding, which the head is made of
-            embedding = StoredTensor("bfloat16", self._plain[EMBEDDING].array)
-            head.parts[0].found["weight"] = embedding
-            self._build(head)
         if not self._config.design.norm_weights:
             ones = np.ones(self._config.hidden_size, np.float32)
             self._ones = self._numbers("float32", ones)
-        self.lay_out(threads)
+        self.lay_out(threads, meanwhile)
         return NativeModel(
             config=self._config,
             embeddings=self._plain[EMBEDDING],

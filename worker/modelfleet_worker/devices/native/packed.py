@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -132,13 +132,22 @@ class PlainNumbers:
         self._source.clear()
 
 
-def pack(things: Sequence[PackedLinear | PlainNumbers], threads: int) -> None:
-    """Fills them, and lets go of what they are made from."""
+def pack(
+    things: Sequence[PackedLinear | PlainNumbers],
+    threads: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Fills them, and lets go of what they are made from.
+
+    `meanwhile` is called when all is ready for it, and may start what needs the GIL.
+    """
     loaded = library.load_library()
     if loaded is None:
         raise RuntimeError("there is no library: ask for it first")
     structs = [thing.packing() for thing in things]
-    loaded.modelfleet_pack((library.PackingStruct * len(structs))(*structs), len(structs), threads)
+    packings = (library.PackingStruct * len(structs))(*structs)
+    meanwhile()
+    loaded.modelfleet_pack(packings, len(structs), threads)
     for thing in things:
         thing.let_go()
 
