@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from local_fleet import Fleet, StartFleet, eventually, manifest
 
 pytestmark = pytest.mark.integration
 
-SLEEPY = {"minReplicas": 0, "maxReplicas": 1}
+SLEEPY = {"minReplicas": 0, "maxReplicas": 1, "idleTimeout": "1s"}
 QUESTION = {"model": "smollm2", "prompt": "p", "max_tokens": 4, "stream": True}
 
 
@@ -34,6 +35,11 @@ def ask_while_it_wakes(fleet: Fleet) -> list[str]:
         return [line for line in answer.iter_lines() if line]
 
 
+def learned_of(fleet: Fleet, *, wakes: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = fleet.status().get("coldStarts", [])
+    return [learned for learned in found if learned["wakes"] == wakes]
+
+
 def seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
@@ -44,18 +50,18 @@ def test_a_start_is_timed_by_phase_and_waiting_streams_hear_of_it(
     fleet = start_fleet(
         manifest(scaling=SLEEPY), "--device", "paced", calibration(tmp_path, load_seconds=2.0)
     )
+    eventually("its revision proved itself, and it sleeps", fleet.is_asleep)
     lines = ask_while_it_wakes(fleet)
     assert lines[-1] == "data: [DONE]"
     comments = [line for line in lines if line.startswith(": waiting for a worker: phase ")]
     assert any("; load " in line and " s so far; 1 queued" in line for line in comments), comments
-    (learned,) = eventually("it is learned", lambda: fleet.status().get("coldStarts"))
+    (learned,) = eventually("both are learned", lambda: learned_of(fleet, wakes=2))
     took = {phase: seconds(text) for phase, text in learned["seconds"].items()}
-    assert (learned["accelerator"], learned["wakes"]) == ("", 1)
+    assert learned["accelerator"] == ""
     assert took.keys() == {"node", "image", "weights", "load", "firstToken", "total"}
     assert took["node"] == took["image"] == 0, "there is neither on one machine"
     assert took["load"] >= 2.0
     assert took["total"] == pytest.approx(sum(took.values()) - took["total"], abs=0.1)
-    assert "coldStart" not in fleet.status()
 
 
 def test_a_start_beyond_its_deadline_is_refused_with_the_phase_that_it_is_in(
@@ -67,7 +73,8 @@ def test_a_start_beyond_its_deadline_is_refused_with_the_phase_that_it_is_in(
         calibration(tmp_path, load_seconds=60.0),
     )
     lines = ask_while_it_wakes(fleet)
-    (error,) = [line for line in lines if line.startswith("data: {")]
+    # An event of the stream, or the whole answer if the deadline was over before it came.
+    (error,) = [line for line in lines if '"error"' in line]
     said = json.loads(error.removeprefix("data: "))["error"]
     assert said["code"] == "model_not_ready"
     assert "ColdStartTimeout: no worker is ready 1 s after the first was wanted" in said["message"]

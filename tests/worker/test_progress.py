@@ -64,6 +64,13 @@ def test_the_end_is_a_hundred():
     assert round(progress.percent, 6) == 100
 
 
+def test_keeps_when_each_phase_began_and_when_all_was_done():
+    progress = after(("Imports", 0, 1), ("Weights", 0.2, 2), ("Imports", 1, 3), ("Weights", 1, 4))
+    assert progress.phases == (("Imports", T0 + 1), ("Weights", T0 + 2))
+    assert progress.ready_at == 0
+    assert progress.done(T0 + 5).ready_at == T0 + 5
+
+
 def test_the_seconds_of_phases_end_where_the_next_begins():
     assert phase_seconds({"Imports": 10.0, "Weights": 10.5, "Cache": 12.25}, 12.5) == {
         "imports": 0.5,

@@ -99,7 +99,8 @@ def _progress(before: Status | None, status: Status) -> list[str]:
     if cold is None or cold.phase in ("Starting", "BackOff"):
         return []
     if cold.phase == "Pending":
-        return [] if last == cold else ["a worker cannot start yet"]
+        was_pending = last is not None and last.phase == "Pending"
+        return [] if was_pending else ["a worker cannot start yet"]
     told = last.percent // STEP if last is not None and last.phase == cold.phase else -1
     if cold.percent // STEP == told:
         return []

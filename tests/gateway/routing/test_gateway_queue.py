@@ -157,6 +157,16 @@ async def test_a_full_queue_refuses_before_anything_was_started():
         await eventually(lambda: signals and any(m.refusals == 1 for m in signals[-1].models))
 
 
+async def test_a_full_queue_tells_when_a_worker_is_expected():
+    async with running_fleet(max_queue=1, eta=time.time() + 600, phase="Download") as fleet:
+        waits = asyncio.create_task(ask(fleet, "p0"))
+        await eventually(lambda: len(fleet.queued) == 1)
+        with pytest.raises(openai.RateLimitError, match=r"ready in about (600|59\d) s") as refused:
+            await ask(fleet, "p1")
+        assert 96 <= int(refused.value.response.headers["retry-after"]) <= 120
+        waits.cancel()
+
+
 async def test_a_request_with_many_choices_is_queued_as_a_whole_or_not_at_all():
     gate = asyncio.Event()
     worker = ScriptedWorker(slots=1, before_token=blocked_by(gate))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelfleet_gateway.operator_link import link
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.cold_start import expected_cold_start
 from modelfleet_operator.decisions.observed import Deployment
 from modelfleet_operator.simulate import simulation as module
 from modelfleet_operator.simulate.baselines import BASELINES, Bounds
@@ -58,6 +59,7 @@ def fleet(**changes) -> FleetOptions:
         scaling=ScalingPolicy(**scaling),
         max_queue=changes.pop("max_queue", 1000),
         hold_timeout=changes.pop("hold_timeout", 600.0),
+        overload_target=changes.pop("overload_target", 0.0),
     )
     start = changes.pop("start", 5.0)
     defaults = {
@@ -85,6 +87,7 @@ FLEETS = st.builds(
     start=st.sampled_from([0.0, 2.0, 30.0]),
     hold_timeout=st.sampled_from([1.0, 20.0, 600.0]),
     max_queue=st.sampled_from([0, 3, 1000]),
+    overload_target=st.sampled_from([0.0, 0.0, 1.2]),
     scenario=st.builds(
         Scenario,
         cold_start=st.builds(
@@ -206,6 +209,40 @@ def test_requests_are_taken_first_in_first_out(each):
     found = Simulation(trace, options).run().requests
     taken = [at for at in found.taken if not math.isnan(at)]
     assert taken == sorted(taken)
+
+
+def test_newest_first_serves_more_in_time_and_as_many_in_all():
+    """60 come at once to a worker for 8, then one each second."""
+    trace = requests(*((0.0, 100, 40) for _ in range(60)), *((n, 100, 40) for n in range(1, 40)))
+    in_time, ended = {}, {}
+    for target in (0.0, 1.2):
+        options = fleet(scaling={"min_replicas": 1, "max_replicas": 1}, overload_target=target)
+        outcome = Simulation(trace, options).run()
+        assert set(outcome.requests.state) == {DONE}
+        summary = summarize(trace, outcome, Slo(2.0, 1.0), has_price=False)
+        in_time[target] = summary.attainment
+        ended[target] = outcome.history.ended
+    assert in_time[1.2] > in_time[0.0] + 0.1
+    assert ended[1.2] == pytest.approx(ended[0.0], rel=0.1)
+
+
+def test_what_a_start_takes_is_learned_by_its_phases():
+    class Learning(Simulation):
+        def run(self):
+            super().run()
+            return self._memory
+
+    start = ColdStart(
+        node=Spread(median=30),
+        image=Spread(median=12),
+        weights=Spread(median=46),
+        load=Spread(median=7),
+        first_token=Spread(median=2),
+    )
+    options = fleet(scenario=Scenario(cold_start=start))
+    memory = Learning(requests((0, 10, 5)), options).run()
+    assert memory.wakes[""][-1] == (30, 12, 46, 7, 2)
+    assert expected_cold_start(memory) == pytest.approx(97)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -84,7 +84,9 @@ async def test_tells_how_far_a_load_has_come_and_refuses_meanwhile(start_worker,
     assert 0 < stats.load.percent < 100
     assert abs(stats.load.eta - time.time()) < 5
     assert (await worker.refusal(worker.generate()))[0] == grpc.StatusCode.UNAVAILABLE
-    await worker.stats_when(lambda stats: stats.state == pb.WORKER_STATE_READY)
+    ready = await worker.stats_when(lambda stats: stats.state == pb.WORKER_STATE_READY)
+    assert [phase.phase for phase in ready.load.phases] == ["Weights"]
+    assert ready.load.ready_at - ready.load.phases[0].began == pytest.approx(1.0, abs=0.9)
     await wait_for_health(worker, "SERVING")
     assert (await worker.generate()).text
 
