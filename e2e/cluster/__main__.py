@@ -35,14 +35,14 @@ def down_command() -> None:
 def build_command(
     component: Annotated[
         list[str] | None,
-        typer.Option(help=f"One of {', '.join(COMPONENTS)}; all if none is named."),
+        typer.Option(help=f"One of {', '.join(COMPONENTS)}; else what the tests use."),
     ] = None,
     drop_caches: Annotated[
         bool, typer.Option(help="Afterwards drop Go's own module and build caches (gigabytes).")
     ] = False,
 ) -> None:
     """Install the packages and build the components that are missing."""
-    up.prepare(component or COMPONENTS)
+    up.prepare(component or [name for name, each in COMPONENTS.items() if each.is_tested_with])
     if drop_caches:
         build.drop_go_caches()
 
