@@ -9,7 +9,7 @@ import typer
 from . import argocd, build, down, keda, kwok, up
 from .cluster import Cluster
 from .commands import say
-from .components import COMPONENTS, OPTIONAL
+from .components import COMPONENTS
 from .errors import ClusterError
 from .layout import CACHE, KUBECONFIG
 
@@ -35,17 +35,14 @@ def down_command() -> None:
 def build_command(
     component: Annotated[
         list[str] | None,
-        typer.Option(
-            help=f"One of {', '.join(COMPONENTS)}; if none is named, "
-            f"all but {', '.join(sorted(OPTIONAL))}."
-        ),
+        typer.Option(help=f"One of {', '.join(COMPONENTS)}; else what the tests use."),
     ] = None,
     drop_caches: Annotated[
         bool, typer.Option(help="Afterwards drop Go's own module and build caches (gigabytes).")
     ] = False,
 ) -> None:
     """Install the packages and build the components that are missing."""
-    up.prepare(component or (name for name in COMPONENTS if name not in OPTIONAL))
+    up.prepare(component or [name for name, each in COMPONENTS.items() if each.is_tested_with])
     if drop_caches:
         build.drop_go_caches()
 

@@ -26,7 +26,7 @@ def start_argocd(settings: dict[str, str] | None = None) -> None:
     An example is `resource.customizations.health.modelfleet.dev_ModelDeployment` with Lua.
     """
     up.prepare(["helm", "argo-cd"])
-    crds = program("argocd").parent / "crds"
+    crds = program("argocd-repo-server").parent / "crds"
     kubectl("apply", "--server-side", "--force-conflicts", "--kustomize", crds)
     # Not `kubectl wait`: it fails on an object that has no conditions at all, as a new CRD.
     kinds = {"applications.argoproj.io", "appprojects.argoproj.io"}

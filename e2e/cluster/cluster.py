@@ -32,7 +32,7 @@ class Cluster:
         return program("kubectl")
 
     def program(self, name: str) -> Path:
-        """helm, argocd or another program of the components; built first if it is missing."""
+        """helm or another program of the components; built first if it is missing."""
         component = next(each for each in COMPONENTS.values() if name in each.programs)
         up.prepare([component.name])
         return program(name)

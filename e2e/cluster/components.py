@@ -1,8 +1,12 @@
-"""What the cluster is made of: programs of Go modules whose hashes are in this repository."""
+"""What the cluster is made of: programs of Go modules whose hashes are in this repository.
+
+Two modules for six programs (KEDA has a third): what is in one module has the same versions of its libraries, so that
+Kubernetes' own, which take longest, are compiled once for all of it.
+"""
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .layout import CACHE
@@ -12,21 +16,25 @@ MODULES = Path(__file__).parent / "go"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One Go module below go/, one binary, and the names it is started by."""
+    """One binary of a Go module below go/, and the names it is started by."""
 
     name: str
+    built_in: str  # our module: a folder below go/
     module: str  # the upstream module whose version names the build
     # What `go build` builds: our main, or upstream's through a tool directive; several: one each
     # for the first programs.
-    package: str | tuple[str, ...] = "."
+    package: str | tuple[str, ...]
     programs: tuple[str, ...]
     files: str = ""  # a folder of the upstream module to keep beside the programs
     version_variable: str = ""  # set by the linker, where upstream wants it so
+    # Else benchmarks or a target of its own use it, and build it when they do. Not in `repr`: it
+    # changes no build.
+    is_tested_with: bool = field(default=True, repr=False)
 
     @property
     def source(self) -> Path:
-        """Our module: go.mod, go.sum and perhaps a main."""
-        return MODULES / self.name
+        """Our module: go.mod, go.sum and the mains of some of its components."""
+        return MODULES / self.built_in
 
     @property
     def version(self) -> str:
@@ -41,9 +49,15 @@ class Component:
     def folder(self) -> Path:
         """Where it is built, once for each content of our module and of this description."""
         digest = hashlib.sha256(repr(self).encode())
-        for file in sorted(self.source.iterdir()):
+        for file in (self.source / "go.mod", self.source / "go.sum", *self._own_sources()):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
         return CACHE / f"{self.name}-{self.version}-{digest.hexdigest()[:8]}"
+
+    def _own_sources(self) -> list[Path]:
+        """Of our main; none where the package is upstream's."""
+        return [
+            file for name in self.packages for file in sorted((self.source / name).glob("*.go"))
+        ]
 
     @property
     def is_built(self) -> bool:
@@ -72,7 +86,9 @@ COMPONENTS = {
     for component in (
         Component(
             name="kubernetes",
+            built_in="kubernetes",
             module="k8s.io/kubernetes",
+            package="./kubernetes",
             programs=(
                 "kube-apiserver",
                 "kube-controller-manager",
@@ -85,34 +101,40 @@ COMPONENTS = {
         ),
         Component(
             name="coredns",
+            built_in="others",
             module="github.com/coredns/coredns",
-            package="github.com/coredns/coredns",
+            package="./coredns",
             programs=("coredns",),
         ),
         Component(
             name="helm",
+            built_in="others",
             module="helm.sh/helm/v3",
             package="helm.sh/helm/v3/cmd/helm",
             programs=("helm",),
         ),
         Component(
             name="metrics-server",
+            built_in="kubernetes",
             module="sigs.k8s.io/metrics-server",
             package="sigs.k8s.io/metrics-server/cmd/metrics-server",
             programs=("metrics-server",),
         ),
         Component(
             name="kwok",
+            built_in="others",
             module="sigs.k8s.io/kwok",
             package="sigs.k8s.io/kwok/cmd/kwok",
             programs=("kwok",),
             files="kustomize/stage",
+            is_tested_with=False,
         ),
         Component(
             name="argo-cd",
+            built_in="kubernetes",
             module="github.com/argoproj/argo-cd/v3",
+            package="./argo-cd",
             programs=(
-                "argocd",
                 "argocd-application-controller",
                 "argocd-repo-server",
                 "argocd-git-ask-pass",
@@ -121,6 +143,7 @@ COMPONENTS = {
         ),
         Component(
             name="keda",
+            built_in="keda",
             module="github.com/kedacore/keda/v2",
             package=(
                 "github.com/kedacore/keda/v2/cmd/operator",
@@ -128,11 +151,10 @@ COMPONENTS = {
             ),
             programs=("keda-operator", "keda-adapter"),
             files="config",
+            is_tested_with=False,
         ),
     )
 }
-# Built by those who use them: they have a `make` target of their own.
-OPTIONAL = frozenset({"keda"})
 
 
 def program(name: str) -> Path:

@@ -22,6 +22,9 @@ PART_VARIABLE = "MODELFLEET_CLUSTER_PART"
 # Go collects its garbage when there is four times as much of it as of what is used: memory for
 # time, of which an API server's start takes a quarter less.
 GARBAGE = "400"
+# A process that becomes its program has no environment for a moment, on a busy machine a long one;
+# it is no part until then. So many seconds without it, and it has ended.
+UNSEEN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +117,16 @@ def wait_until(
 ) -> None:
     """Asks four times a second; raises NotReadyError after `timeout` seconds.
 
-    When a part that it needs has ended, waiting is in vain: raises NotReadyError at once.
+    When a part that it needs has ended, waiting is in vain: raises NotReadyError soon.
     """
-    deadline = time.monotonic() + timeout
+    whole = time.monotonic()  # when every part was last seen
+    deadline = whole + timeout
     while not true():
-        for part in needs - {process.part for process in running()}:
+        missing = needs - {process.part for process in running()}
+        if not missing:
+            whole = time.monotonic()
+        elif time.monotonic() > whole + UNSEEN:
+            part = min(missing)
             words = (LOGS / f"{part}.log").read_text().splitlines()[-1:]
             raise NotReadyError(f"{part} has ended: {''.join(words) or 'it said nothing'}")
         if time.monotonic() > deadline:

@@ -66,7 +66,7 @@ def run_engine(
     answers: dict[str, GeneratedAnswer] = {r.request_id: GeneratedAnswer() for r in requests}
     try:
         while True:
-            step = delivered.get(timeout=60)
+            step = delivered.get(timeout=250)
             assert isinstance(step, StepOutput), step
             for output in step.outputs:
                 answer = answers[output.request_id]

@@ -131,7 +131,7 @@ def deliveries(runner: NativeRunner, *lengths: tuple[int, int]) -> Iterator[dict
     try:
         ended = 0
         while ended < len(lengths):
-            outputs = delivered.get(timeout=30).outputs
+            outputs = delivered.get(timeout=250).outputs
             ended += sum(output.finished is not None for output in outputs)
             names = [output.request_id for output in outputs]
             yield {name: names.count(name) for name in names}

@@ -9,13 +9,11 @@ import (
 	appcontroller "github.com/argoproj/argo-cd/v3/cmd/argocd-application-controller/commands"
 	gitaskpass "github.com/argoproj/argo-cd/v3/cmd/argocd-git-ask-pass/commands"
 	reposerver "github.com/argoproj/argo-cd/v3/cmd/argocd-repo-server/commands"
-	cli "github.com/argoproj/argo-cd/v3/cmd/argocd/commands"
 	"github.com/spf13/cobra"
 )
 
 func main() {
 	parts := map[string]func() *cobra.Command{
-		"argocd":                        cli.NewCommand,
 		"argocd-application-controller": appcontroller.NewCommand,
 		"argocd-repo-server":            reposerver.NewCommand,
 		"argocd-git-ask-pass":           gitaskpass.NewCommand,
@@ -23,7 +21,7 @@ func main() {
 	name := filepath.Base(os.Args[0])
 	part, known := parts[name]
 	if !known {
-		fmt.Fprintf(os.Stderr, "%q is none of the parts in this binary: link it as argocd, argocd-application-controller, argocd-repo-server or argocd-git-ask-pass\n", name)
+		fmt.Fprintf(os.Stderr, "%q is none of the parts in this binary: link it as argocd-application-controller, argocd-repo-server or argocd-git-ask-pass\n", name)
 		os.Exit(2)
 	}
 	if err := part().Execute(); err != nil {

@@ -1,3 +1,5 @@
+//go:debug default=go1.24
+
 // Every Kubernetes program of the cluster in one binary: the name it is started by picks the program.
 package main
 
