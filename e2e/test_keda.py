@@ -75,7 +75,8 @@ class Clock:
 def test_keda_wakes_it_scales_it_and_puts_it_to_sleep(scaled: Kube, gateway: str):
     model = f"{scaled.namespace}/chat"
     eventually("KEDA took it over", lambda: says(scaled, "Ready"))
-    assert (scaled.condition("chat", "Ready")["reason"], count(scaled)) == ("ScaledToZero", 0)
+    eventually("it is off", lambda: reason(scaled) == "ScaledToZero")
+    assert count(scaled) == 0
     clock = Clock()
 
     with Traffic(gateway, model, clients=1) as first:
@@ -121,5 +122,9 @@ def ready(kube: Kube) -> int:
     return int(kube.model("chat").get("status", {}).get("readyReplicas", 0))
 
 
+def reason(kube: Kube) -> str:
+    return str(kube.condition("chat", "Ready").get("reason", ""))
+
+
 def is_asleep(kube: Kube) -> bool:
-    return kube.condition("chat", "Ready").get("reason") == "Asleep" and not kube.workers("chat")
+    return reason(kube) == "Asleep" and not kube.workers("chat")
