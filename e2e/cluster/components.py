@@ -1,7 +1,8 @@
 """What the cluster is made of: programs of Go modules whose hashes are in this repository.
 
-Two modules for six programs (KEDA has a third): what is in one module has the same versions of its libraries, so that
-Kubernetes' own, which take longest, are compiled once for all of it.
+Two modules for six programs: what is in one module has the same versions of its libraries, so that
+Kubernetes' own, which take longest, are compiled once for all of it. KEDA, which takes others, has
+a third.
 """
 
 import hashlib
