@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from .pages import aligned
 Array = np.ndarray[Any, Any]
 
 LANES, PAIR = 16, 32  # outputs of a block of scales; outputs that lie side by side
+_AWAY = 0.002  # seconds, by which a thread has left the interpreter for compiled code
 _TYPES: Final = {"bfloat16": 0, "float16": 1, "float32": 2, "int8": 3}  # as in packing.cpp
 
 
@@ -139,15 +141,20 @@ def pack(
 ) -> None:
     """Fills them, and lets go of what they are made from.
 
-    `meanwhile` is called when all is ready for it, and may start what needs the GIL.
+    `meanwhile` is called beside it, and may start what holds the GIL for long.
     """
     loaded = library.load_library()
     if loaded is None:
         raise RuntimeError("there is no library: ask for it first")
     structs = [thing.packing() for thing in things]
     packings = (library.PackingStruct * len(structs))(*structs)
-    meanwhile()
-    loaded.modelfleet_pack(packings, len(structs), threads)
+    filling = Thread(target=loaded.modelfleet_pack, args=(packings, len(structs), threads))
+    filling.start()
+    try:
+        filling.join(_AWAY)
+        meanwhile()
+    finally:
+        filling.join()
     for thing in things:
         thing.let_go()
 

@@ -28,7 +28,8 @@ Array = np.ndarray[Any, Any]
 
 def zeros(count: int, dtype: Any) -> Array:
     """On a line of the processor's cache: a vector that lies across two of them is read twice."""
-    return _mapped(count * np.dtype(dtype).itemsize).view(dtype)[:count]
+    cache: Array = _mapped(count * np.dtype(dtype).itemsize).view(dtype)[:count]
+    return cache
 
 
 def aligned(count: int, dtype: Any) -> Array:
