@@ -13,7 +13,6 @@ from typing import Final, Literal
 Order = Literal["Fifo", "NewestFirst"]
 DEFAULT_TARGET: Final = 1.2  # seconds
 MARGIN: Final = 2.0  # slots may become free at half the pace that is counted on
-BEYOND_TARGET: Final = 1.2  # of what keeps a worker's latency, so that it is never idle for a while
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +30,9 @@ def most_admitted(policy: OverloadPolicy, target_in_flight: int) -> int | None:
     `target_in_flight`: requests at which a worker keeps its latency; 0: not known. In order a
     worker gets as many as it has slots: who waits is late anyway, and larger batches serve more.
 
-    Newest first, target 16 -> 20; target 0, or in order -> None.
+    Newest first, target 16 -> 16; target 0, or in order -> None.
     """
-    if policy.order == "Fifo" or target_in_flight <= 0:
-        return None
-    return math.ceil(BEYOND_TARGET * target_in_flight)
+    return target_in_flight if policy.order == "NewestFirst" and target_in_flight > 0 else None
 
 
 def newest_is_next(

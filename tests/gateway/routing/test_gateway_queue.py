@@ -99,7 +99,7 @@ async def test_newest_first_serves_the_newest_once_the_oldest_waits_too_long():
 async def test_a_worker_gets_what_keeps_its_latency_only_newest_first(overload_target, running):
     gate = asyncio.Event()
     worker = ScriptedWorker(slots=8, before_token=blocked_by(gate))
-    async with running_fleet(worker, overload_target=overload_target, target_in_flight=2) as fleet:
+    async with running_fleet(worker, overload_target=overload_target, target_in_flight=3) as fleet:
         asked = [asyncio.create_task(ask(fleet, f"p{number}")) for number in range(8)]
         await eventually(lambda: len(fleet.queued) + len(worker.requests) == 8)
         assert worker.running == running
