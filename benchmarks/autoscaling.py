@@ -24,6 +24,7 @@ from pathlib import Path
 
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
 from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate.clairvoyant import in_flight
 from modelfleet_operator.simulate.fleet import FleetOptions
 from modelfleet_operator.simulate.rates import draw, liveliest, read_client
@@ -42,7 +43,8 @@ SLOTS, BATCH_TOKENS = 64, 512
 # Name, the baseline behind it and its target as a share of what keeps the SLO; empty: our own.
 POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "clairvoyant": ("clairvoyant", {}),
-    "today": ("", {}),
+    "ours": ("", {}),
+    "targetQueueDepth 16, delay 5 min": ("", {"depth": 16, "delay": 300}),
     "fixed at the peak": ("fixed", {}),
     "hpa-inflight 0.55 C": ("hpa-inflight", {"share": 0.55}),
     "hpa-utilization 0.8": ("hpa-utilization", {}),
@@ -92,14 +94,16 @@ def trace_of(
 def variant_of(
     name: str, trace: Trace, calibration: Calibration, cold: float, seed: int, peak: int
 ) -> Variant:
-    """Today's defaults, from 0 to twice the peak's replicas, a queue of 3,000."""
+    """The defaults, from 0 to twice the peak's replicas, a queue of 3,000, with the targets."""
+    slo = slo_of(calibration)
+    targets = Targets(ttft=slo.ttft, tpot=slo.tpot, most=SLOTS, max_batch_tokens=BATCH_TOKENS)
     deployment = Deployment(
         namespace="default",
         name="model",
         created=1.0,
         revision="aaaa",
         served_names=("model",),
-        scaling=ScalingPolicy(min_replicas=0, max_replicas=2 * peak),
+        scaling=ScalingPolicy(min_replicas=0, max_replicas=2 * peak, targets=targets),
         max_queue=3000,
     )
     start = ColdStart(load=Spread(median=cold))
@@ -120,6 +124,8 @@ def variant_of(
 def run(policy: str, variant: Variant, keeps: int, most: int, slo: Slo) -> Result:
     """One policy; `most`: the clairvoyant's peak, which a fixed fleet has."""
     baseline, settings = POLICIES[policy]
+    if "depth" in settings:
+        variant, settings = with_depth(variant, settings), {}
     chosen = {key: value for key, value in settings.items() if key != "share"}
     if "share" in settings:
         chosen["target"] = max(settings["share"] * keeps, 1.0)
@@ -130,9 +136,26 @@ def run(policy: str, variant: Variant, keeps: int, most: int, slo: Slo) -> Resul
     )
 
 
+def with_depth(variant: Variant, settings: dict[str, float]) -> Variant:
+    """Our own policy, with a target and a delay that a person set."""
+    deployment = variant.options.deployment
+    scaling = replace(
+        deployment.scaling,
+        target_queue_depth=int(settings["depth"]),
+        scale_down_delay=settings["delay"],
+    )
+    options = replace(variant.options, deployment=replace(deployment, scaling=scaling))
+    return replace(variant, options=options)
+
+
+def slo_of(calibration: Calibration) -> Slo:
+    """TTFT 2 s, TPOT twice the unloaded."""
+    return Slo(2.0, 2 * calibration.step_time(1, 0))
+
+
 def measure(options: argparse.Namespace) -> None:
     calibration = Calibration.read(ENGINE)
-    slo = Slo(2.0, 2 * calibration.step_time(1, 0))
+    slo = slo_of(calibration)
     known = {(r["trace"], r["seed"], r["cold"], r["policy"]): r for r in rows(options.out)}
     for seed in range(options.seeds):
         for name in options.traces:

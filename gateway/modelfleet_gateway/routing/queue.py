@@ -154,6 +154,7 @@ class ModelQueue:
         self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
         self._deleted = False
+        self._judge_by_targets()
 
     @property
     def ready_workers(self) -> int:
@@ -183,6 +184,7 @@ class ModelQueue:
     def on_view(self, view: ModelView) -> None:
         """A new view of the model is in force, and its workers are those of the view."""
         self.view = view
+        self._judge_by_targets()
         self._reject_hopeless()
         self.assign_slots()
 
@@ -237,6 +239,10 @@ class ModelQueue:
         loop = asyncio.get_running_loop()
         self.meter.queue_wait.observe(loop.time() - choice.queued_at)
         return worker.take_slot(len(choice.lost_with))
+
+    def _judge_by_targets(self) -> None:
+        self.meter.ttft_target = self.view.ttft_target
+        self.meter.tpot_target = self.view.tpot_target
 
     def _reject_hopeless(self) -> None:
         """Only what can come is waited for; streams that began are held all the same."""

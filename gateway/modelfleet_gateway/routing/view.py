@@ -38,6 +38,8 @@ class ModelView:
     phase: str = ""
     cause: str = ""  # why no worker will come by itself; empty: one may
     revisions: frozenset[str] = frozenset()  # the operator can start a worker of these
+    ttft_target: float = 0.0  # seconds that latency is judged by, for the operator; 0: it is not
+    tpot_target: float = 0.0
 
     @property
     def namespace(self) -> str:
@@ -117,6 +119,8 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
         phase=message.phase,
         cause=message.cause,
         revisions=frozenset(message.revisions),
+        ttft_target=message.ttft_target,
+        tpot_target=message.tpot_target,
     )
 
 

@@ -7,7 +7,9 @@ from decimal import Decimal
 from typing import Literal
 
 Truth = Literal["True", "False", "Unknown"]
-ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited"]
+ConditionType = Literal[
+    "Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited", "BudgetLimited"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,6 +133,9 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
         phase=view.phase,
         cause=view.cause,
         revisions=view.revisions,
+        target_in_flight=view.target_in_flight,
+        ttft_target=view.ttft_target,
+        tpot_target=view.tpot_target,
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,
