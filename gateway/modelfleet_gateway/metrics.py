@@ -125,6 +125,9 @@ class ModelMeter:
         self.last_request = 0.0  # seconds since the epoch; 0: none yet
         self._waits = array("f")  # the last of them, in a ring
         self._waited = 0  # choices that waited
+        self.ttft_target = self.tpot_target = 0.0  # seconds; 0: not judged
+        self.first_tokens = self.late_first_tokens = 0
+        self.answers = self.slow_answers = 0
         self.create_series(metrics)
 
     def create_series(self, metrics: Metrics) -> None:
@@ -150,6 +153,20 @@ class ModelMeter:
         """A request for the model arrived."""
         self.requests += 1
         self.last_request = time.time()
+
+    def observe_first_token(self, seconds: float) -> None:
+        """A choice had its first token so long after its request arrived."""
+        self.ttft.observe(seconds)
+        if self.ttft_target:
+            self.first_tokens += 1
+            self.late_first_tokens += seconds > self.ttft_target
+
+    def observe_answer(self, seconds: float) -> None:
+        """A choice of two tokens at least ended: what each token after the first took."""
+        self.tpot.observe(seconds)
+        if self.tpot_target:
+            self.answers += 1
+            self.slow_answers += seconds > self.tpot_target
 
     def count_refusal(self, code: int) -> None:
         """A request was refused (429, 503) before a worker had it."""
@@ -230,6 +247,6 @@ class RequestTimer:
         if isinstance(event, worker_pb2.Tokens):
             if first is None and event.ids:
                 now = self._first_token_at[index] = self._loop.time()
-                meter.ttft.observe(now - self._arrived_at)
+                meter.observe_first_token(now - self._arrived_at)
         elif first is not None and event.completion_tokens > 1:
-            meter.tpot.observe((self._loop.time() - first) / (event.completion_tokens - 1))
+            meter.observe_answer((self._loop.time() - first) / (event.completion_tokens - 1))

@@ -11,6 +11,8 @@ from .decisions.autoscale import ScalingPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
+from .decisions.schedule import Schedule
+from .decisions.worker_speed import Targets
 
 
 def decision_view(
@@ -34,6 +36,22 @@ def decision_view(
             target_queue_depth=scaling.target_queue_depth,
             idle_timeout=scaling.idle_timeout,
             scale_down_delay=scaling.scale_down_delay,
+            schedules=tuple(
+                Schedule(
+                    start=schedule.start,
+                    end=schedule.end,
+                    time_zone=schedule.time_zone,
+                    min_replicas=schedule.min_replicas,
+                )
+                for schedule in scaling.schedules
+            ),
+            max_hourly_cost=scaling.max_hourly_cost,
+            targets=Targets(
+                ttft=scaling.slo.ttft_p95 or 0.0,
+                tpot=scaling.slo.tpot_p95 or 0.0,
+                most=manifest.spec.engine.max_sequences,
+                max_batch_tokens=manifest.spec.engine.max_batch_tokens,
+            ),
         ),
         accelerators=manifest.spec.placement.accelerators,
         fallback_after=manifest.spec.placement.fallback_after,

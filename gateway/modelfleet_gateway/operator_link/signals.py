@@ -59,6 +59,7 @@ def _content(queue: ModelQueue, now: float) -> object:
         queue.requests.oldest_wait(now),
         (meter.requests, meter.refusals, meter.resumed),
         (meter.prompt_tokens, meter.completion_tokens),
+        (meter.first_tokens, meter.late_first_tokens, meter.answers, meter.slow_answers),
         queue.awaited_revisions,
         [(w.worker_id, w.reachable, w.running, w.stats) for w in queue.workers.values()],
     )
@@ -78,6 +79,10 @@ def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
         prompt_tokens=meter.prompt_tokens,
         completion_tokens=meter.completion_tokens,
         awaited_revisions=sorted(queue.awaited_revisions),
+        first_tokens=meter.first_tokens,
+        late_first_tokens=meter.late_first_tokens,
+        answers=meter.answers,
+        slow_answers=meter.slow_answers,
     )
     for worker in queue.workers.values():
         entry = signals.workers.add(

@@ -27,6 +27,7 @@ class ModelQueue:
         self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
         self._deleted = False
+        self._judge_by_targets()
 
     @property
     def ready_workers(self) -> int:
@@ -59,6 +60,7 @@ class ModelQueue:
         self.view = view
         self.requests.policy = view.overload
         self._most = most_admitted(view.overload, view.target_in_flight)
+        self._judge_by_targets()
         self._reject_hopeless()
         self.assign_slots()
 
@@ -127,6 +129,10 @@ class ModelQueue:
                 slots += its
                 per_second += its / worker.service_seconds
         return slots, slots / per_second if per_second else 0.0
+
+    def _judge_by_targets(self) -> None:
+        self.meter.ttft_target = self.view.ttft_target
+        self.meter.tpot_target = self.view.tpot_target
 
     def _reject_hopeless(self) -> None:
         """Only what can come is waited for; streams that began are held all the same."""

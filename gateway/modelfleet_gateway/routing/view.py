@@ -53,6 +53,8 @@ class ModelView:
     overload: OverloadPolicy = IN_ORDER
     wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
     target_in_flight: int = 0  # requests at which a worker keeps its latency; 0: not known
+    ttft_target: float = 0.0  # seconds that latency is judged by, for the operator; 0: it is not
+    tpot_target: float = 0.0
 
     @property
     def namespace(self) -> str:
@@ -141,6 +143,8 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
             WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended) for wake in message.wake
         ),
         target_in_flight=message.target_in_flight,
+        ttft_target=message.ttft_target,
+        tpot_target=message.tpot_target,
     )
 
 

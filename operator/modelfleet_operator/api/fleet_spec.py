@@ -6,12 +6,45 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ..decisions.schedule import cron_problem
 from .api_model import DNS_LABEL, ApiModel, Rule, as_tuple, unique
-from .formats import Duration, Format, Portion
+from .formats import CronLine, Duration, Format, Money, Portion, TimeZone
 
 ClassName = Annotated[
     str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
 ]
+
+
+class Slo(ApiModel):
+    """Latency that requests get; a miss adds workers even where the queue looks short."""
+
+    ttft_p95: Duration | None = None
+    """Time to the first token that 95 % of requests keep. A duration (2s, 500ms). Default: none is
+    asked for; a worker's count of requests is learned for 2s."""
+    tpot_p95: Duration | None = None
+    """Time of each further token that 95 % of requests keep. A duration (80ms). Default: none is
+    asked for; the count of a worker's requests is learned for twice that of one request alone."""
+
+
+class Schedule(ApiModel):
+    """From a moment of `start` to the next of `end` more workers are kept."""
+
+    start: CronLine
+    """When it begins: five fields of cron (0 8 * * 1-5). Workers are started ahead, so that they
+    are ready then. Required."""
+    end: CronLine
+    """When it ends: five fields of cron. Required."""
+    time_zone: TimeZone = "UTC"
+    """A zone of the IANA database (Europe/Berlin), with its daylight saving time. Default: UTC."""
+    min_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Workers kept meanwhile, at most maxReplicas. Required."""
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        for line in (self.start, self.end):
+            if problem := cron_problem(line, self.time_zone):
+                raise ValueError(problem)
+        return self
 
 
 class Scaling(ApiModel):
@@ -27,6 +60,12 @@ class Scaling(ApiModel):
             message="replicas is obeyed in mode External only: set mode to External, or remove "
             "replicas and use minReplicas and maxReplicas",
         ),
+        Rule(
+            rule="!has(self.schedules) || self.schedules.all(s, s.minReplicas <= "
+            "(has(self.maxReplicas) ? self.maxReplicas : "
+            "self.minReplicas > 0 ? self.minReplicas : 1))",
+            message="minReplicas of a schedule must not be greater than maxReplicas",
+        ),
     )
 
     mode: Literal["Auto", "External"] = "Auto"
@@ -41,15 +80,30 @@ class Scaling(ApiModel):
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Workers wanted in mode External, where the scale subresource writes. An HPA reads it before
     it writes, so give it a first value. Default: minReplicas."""
-    target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] = 16
+    target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Requests, waiting in gateways and running on workers together, that one worker should have;
-    mode Auto adds workers above it. Default: 16."""
+    mode Auto adds workers above it, and by nothing else. Default: learned from what workers do,
+    together with the requests a second that one can take (16 until then)."""
     idle_timeout: Duration = 300.0
     """Time without any request after which mode Auto lets the last worker sleep, if minReplicas is
     0. A duration (90s, 1h30m). Default: 5m."""
-    scale_down_delay: Duration = 300.0
-    """Mode Auto keeps as many workers as were needed at the peak of this past time. A duration
-    (90s, 1h30m). Default: 5m."""
+    scale_down_delay: Duration | None = None
+    """Mode Auto keeps as many workers as were needed at the peak of this past time, at least. A
+    duration (90s, 1h30m). Default: by the time that a start takes, as it was measured; 5m beside a
+    targetQueueDepth."""
+
+    slo: Slo = Slo()
+    """Latency that requests get. Default: none is asked for."""
+    schedules: Annotated[
+        tuple[Schedule, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        BeforeValidator(as_tuple),
+    ] = ()
+    """Times at which mode Auto keeps more workers than minReplicas. Default: none."""
+    max_hourly_cost: Money | None = None
+    """What all workers together may cost an hour, by the prices of their AcceleratorClasses: above
+    it mode Auto starts none beyond minReplicas. It ends none. A quantity in a string ("20").
+    Default: no limit."""
 
     @property
     def ceiling(self) -> int:
@@ -65,6 +119,9 @@ class Scaling(ApiModel):
             )
         if self.replicas is not None and self.mode != "External":
             raise ValueError(self.rules[1].message)
+        for schedule in self.schedules:
+            if schedule.min_replicas > self.ceiling:
+                raise ValueError(self.rules[2].message)
         return self
 
 

@@ -127,6 +127,22 @@ Money = Annotated[
         show=str,
     ),
 ]
+CronLine = Annotated[
+    str,
+    Format(
+        what="five fields of cron such as 0 8 * * 1-5",
+        pattern=r"[0-9A-Za-z*,/#L-]{1,64}( [0-9A-Za-z*,/#L-]{1,64}){4}",
+        max_length=200,
+    ),
+]
+TimeZone = Annotated[
+    str,
+    Format(
+        what="a time zone such as Europe/Berlin",
+        pattern="[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}",
+        max_length=98,
+    ),
+]
 # GEP-2257: Kubernetes' own strict subset of Go's durations.
 Duration = Annotated[
     float,

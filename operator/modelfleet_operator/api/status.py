@@ -136,8 +136,8 @@ class StatusSchema(ApiModel):
     observed_generation: int | None = None
     """metadata.generation that this status speaks of."""
     conditions: Annotated[list[ConditionSchema], _list("map", 16, "type")] | None = None
-    """Ready, Reconciling, Stalled (kstatus), NameConflict and PlacementLimited, each with its
-    reason."""
+    """Ready, Reconciling, Stalled (kstatus), NameConflict, PlacementLimited and BudgetLimited, each
+    with its reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Workers that exist: starting ones count, stopping ones do not."""
     desired_replicas: Annotated[int, Field(ge=0)] | None = None

@@ -88,7 +88,7 @@ def _obstacle(status: Status | None) -> Condition | None:
 
 
 def _flags(before: Status | None, after: Status) -> Iterator[Announcement]:
-    types: tuple[ConditionType, ...] = ("NameConflict", "PlacementLimited")
+    types: tuple[ConditionType, ...] = ("NameConflict", "PlacementLimited", "BudgetLimited")
     for type_ in types:
         was, now = before and _find(before, type_), _find(after, type_)
         if now.status == "True" and (not was or (was.status, was.reason) != ("True", now.reason)):

@@ -1,14 +1,24 @@
-"""How many replicas: sized by queue depth, asleep when idle, never changed on silence."""
+"""How many replicas: sized by what comes and what is there, asleep when idle, kept on silence."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Literal
 
+from .scaling_memory import ScalingMemory
+from .schedule import Schedule, in_force
+from .worker_speed import Targets
+
 BUCKET = 10.0  # seconds at most; peaks in buckets change rarely, so they are cheap to keep
+FIRST_IN_FLIGHT = 16.0  # requests of one replica, until more is known
+DEFAULT_DELAY = 300.0  # seconds, beside a targetQueueDepth that a person set
+USUAL_COLD_START = 30.0  # seconds, until one was measured
+SLACK = 0.1  # of a replica, that is not worth another one
 
 Peaks = tuple[tuple[float, int], ...]  # (start of a bucket, most replicas wanted in it)
+NOTHING_LEARNED = ScalingMemory()
 NOTHING_WANTED: Peaks = ((0.0, 0),)
 
 
@@ -20,9 +30,14 @@ class ScalingPolicy:
     min_replicas: int = 1
     max_replicas: int = 1
     replicas: int | None = None  # obeyed in mode External; None: min_replicas
-    target_queue_depth: int = 16  # requests waiting and running, per replica
+    target_queue_depth: int | None = (
+        None  # requests waiting and running, per replica; None: learned
+    )
     idle_timeout: float = 300.0
-    scale_down_delay: float = 300.0
+    scale_down_delay: float | None = None  # None: by the cold start
+    targets: Targets = field(default_factory=Targets)
+    schedules: tuple[Schedule, ...] = ()
+    max_hourly_cost: Decimal | None = None  # of all workers together
 
     @property
     def is_woken_by_requests(self) -> bool:
@@ -44,6 +59,8 @@ class Load:
     running: int
     replicas: int  # the count in force; starting ones too: they are already paid for
     last_active: float  # when a request was last there, or the first replica became ready
+    cold_start: float = 0.0  # seconds from a decision to a ready replica; 0: not known
+    affordable: int | None = None  # replicas within maxHourlyCost; None: no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +71,38 @@ class ScalingDecision:
     reason: str  # shown in status.scalingHistory, so it is written for a person
     peaks: Peaks
     decided_by: str  # the part of the policy that set the count, in a word or two
+    wished: int = 0  # without maxHourlyCost
     wake_at: float | None = None  # when time alone may change the answer, Unix seconds
 
 
-def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> ScalingDecision:
-    """Grows at once, shrinks to the peak of the last `scale_down_delay`, sleeps when idle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """How much is kept in hand, by how long a start takes."""
 
-    The idle timeout outranks the delay: a model without any request for that long sleeps even if a
-    peak is more recent than the delay.
+    deviations: float  # of the busy seconds
+    quantile: float  # of the errors of past forecasts that the margin covers
+    hold: float  # seconds for which a peak counts
+
+
+def caution(cold_start: float) -> Caution:
+    """A short start can wait and see; before a long one what may come again is kept.
+
+    A start of 8 s -> peaks count for 32 s, of 60 s -> 159 s, of 5 min -> 575 s.
+    """
+    start = cold_start or USUAL_COLD_START
+    return Caution(deviations=1.0, quantile=0.9, hold=max(10.0, 6 * start**0.8))
+
+
+def decide_replicas(
+    policy: ScalingPolicy,
+    load: Load,
+    peaks: Peaks = (),
+    learned: ScalingMemory = NOTHING_LEARNED,
+) -> ScalingDecision:
+    """Grows at once, shrinks to the peak of the hold, sleeps when idle.
+
+    The idle timeout outranks the hold: a model without any request for that long sleeps even if a
+    peak is more recent.
 
     Target queue depth 8, 3 replicas, 9 requests, peaks ((980, 3),), `scale_down_delay` 30 s, now
     1000 -> 3 replicas (2 are needed, 3 at the recent peak); now 1010 -> 2.
@@ -73,10 +114,46 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
             reason="set by spec.scaling.replicas",
             peaks=(),
             decided_by="spec.scaling.replicas",
+            wished=replicas,
         )
+    scheduled = in_force(policy.schedules, load.now, load.cold_start)
+    if scheduled.min_replicas > policy.min_replicas:
+        raised = replace(policy, min_replicas=scheduled.min_replicas)
+        decision = _decide(raised, load, peaks, learned)
+        if decision.decided_by == "minReplicas":
+            decision = replace(
+                decision, decided_by="schedule", reason=f"{decision.reason} by {scheduled.words}"
+            )
+    else:
+        decision = _decide(policy, load, peaks, learned)
+    if scheduled.changes_at < math.inf:
+        times = (decision.wake_at, max(scheduled.changes_at, load.now))
+        decision = replace(decision, wake_at=min(t for t in times if t is not None))
+    return _within_budget(policy, load, decision)
 
+
+def _within_budget(policy: ScalingPolicy, load: Load, decision: ScalingDecision) -> ScalingDecision:
+    """Growth stops where maxHourlyCost is reached; what is there stays, and so does the minimum."""
+    decision = replace(decision, wished=decision.replicas)
+    if load.affordable is None:
+        return decision
+    most = max(load.affordable, load.replicas, policy.min_replicas)
+    if decision.replicas <= most:
+        return decision
+    return replace(
+        decision,
+        replicas=most,
+        reason=f"{decision.reason}; maxHourlyCost allows {max(load.affordable, 0)}",
+        decided_by="maxHourlyCost",
+    )
+
+
+def _decide(
+    policy: ScalingPolicy, load: Load, peaks: Peaks, learned: ScalingMemory
+) -> ScalingDecision:
+    """By load alone, within the bounds."""
     depth = load.waiting + load.running
-    wanted = math.ceil(depth / policy.target_queue_depth)
+    wanted, part, demand, delay = _wanted(policy, load, learned)
     if not load.complete and wanted <= load.replicas:
         # What is missing could only ask for more, and silence is not zero load.
         replicas, note = _bounded(policy, load.replicas)
@@ -87,29 +164,100 @@ def decide_replicas(policy: ScalingPolicy, load: Load, peaks: Peaks = ()) -> Sca
 
     # Without memory the count in force is the peak: it was there for a reason.
     most = wanted if peaks else max(wanted, load.replicas)
-    recent = _remember(peaks, load.now, most, policy.scale_down_delay)
+    recent = _remember(peaks, load.now, most, delay)
     peak = max(n for _, n in recent)
     idle = load.now - load.last_active
     wake_at = None
-    if wanted >= load.replicas:
-        replicas, reason, part = wanted, _demand(load, wanted), "queue depth"
-    elif depth == 0 and policy.min_replicas == 0 and idle >= policy.idle_timeout:
+    may_sleep = depth == 0 and policy.min_replicas == 0 and idle >= policy.idle_timeout
+    if may_sleep and wanted < load.replicas:
         replicas, reason, recent = 0, f"idle for {policy.idle_timeout:g} s", ()
         part = "idle timeout"
+    elif wanted >= load.replicas:
+        replicas, reason = wanted, demand
     else:
         floor = 1 if policy.min_replicas == 0 else policy.min_replicas
         replicas = min(max(wanted, peak, floor), load.replicas)
-        reason = f"{_demand(load, wanted)}, {peak} at the recent peak"
-        part = "recent peak" if peak > wanted else "queue depth"
+        reason = f"{demand}, {peak} at the recent peak"
+        if peak > wanted:
+            part = "recent peak"
         if floor > max(wanted, peak):
             part = "kept until the idle timeout" if policy.min_replicas == 0 else "minReplicas"
-        wake_at = _next_wake(policy, load, recent, replicas)
+        wake_at = _next_wake(policy, load, recent, replicas, delay)
     bounded, note = _bounded(policy, replicas)
     if bounded != replicas:
         part = "minReplicas" if bounded > replicas else "maxReplicas"
     return ScalingDecision(
         replicas=bounded, reason=reason + note, peaks=recent, decided_by=part, wake_at=wake_at
     )
+
+
+def _wanted(
+    policy: ScalingPolicy, load: Load, learned: ScalingMemory
+) -> tuple[int, str, str, float]:
+    """Replicas that the load needs, the part that says so, in words, and seconds of the hold."""
+    wanted, part, words, delay = _by_load(policy, load, learned)
+    missed = learned.latency.asks_for(load.now)
+    if missed > wanted:
+        share = f"{learned.latency.share:.0%} of requests missed spec.scaling.slo"
+        return missed, "missed latency", f"{share}: {_replicas(missed)}", delay
+    return wanted, part, words, delay
+
+
+def _by_load(
+    policy: ScalingPolicy, load: Load, learned: ScalingMemory
+) -> tuple[int, str, str, float]:
+    """The same, without regard to latency."""
+    depth = load.waiting + load.running
+    target = policy.target_queue_depth
+    if target is not None:
+        wanted = math.ceil(depth / target)
+        delay = DEFAULT_DELAY if policy.scale_down_delay is None else policy.scale_down_delay
+        return wanted, "queue depth", _depth_words(load, wanted), delay
+    careful = caution(load.cold_start)
+    delay = max(careful.hold, policy.scale_down_delay or 0.0)
+    limits = learned.limits
+    if depth == 0 and (load.replicas == 0 or not learned.demand.base or _is_idle(policy, load)):
+        limits = None  # a sleeping fleet is woken by a request only
+    strain = learned.latency.strain
+    each = limits.in_flight / strain if limits else FIRST_IN_FLIGHT
+    by_depth = depth / max(each, 1.0)
+    wanted = max(math.ceil(by_depth - SLACK), 1 if depth else 0)
+    words = f"{_depth_words(load, wanted)} of {each:.3g} each"
+    if limits is None:
+        return wanted, "requests in flight", words, delay
+    demand = learned.demand
+    spread = careful.deviations * demand.deviation
+    error = demand.error(careful.quantile)
+    margin = max(spread, error)
+    rate = limits.rate / strain
+    by_rate = max(demand.forecast + margin, demand.short) / rate
+    start = load.cold_start or USUAL_COLD_START
+    will_be_done = load.replicas * rate * start >= depth + demand.base * start
+    if wanted > load.replicas and will_be_done:
+        # Those that are there, or start already, will be through before another one is ready.
+        by_depth, wanted = float(load.replicas), load.replicas
+        words = f"{words}; {_replicas(wanted)} will be through before another one is ready"
+    if by_rate <= by_depth:
+        return wanted, "requests in flight", words, delay
+    by_base = math.ceil(max(demand.base, demand.short) / rate - SLACK)
+    wanted = max(math.ceil(by_rate - SLACK), wanted)
+    if wanted <= by_base:
+        part = "requests a second"
+    elif wanted <= math.ceil(demand.forecast / rate - SLACK):
+        part = "trend"
+    else:
+        part = "variance" if spread >= error else "error of the forecast"
+    trend = f" and {demand.trend:.3g} more by the trend" if demand.trend else ""
+    words = (
+        f"{demand.base:.3g} requests/s ({demand.short:.3g} just now){trend}, {margin:.3g} in hand "
+        f"for the {'variance' if spread >= error else 'error of the forecast'}, {rate:.3g} each: "
+        f"{_replicas(wanted)}"
+    )
+    return wanted, part, words, delay
+
+
+def _is_idle(policy: ScalingPolicy, load: Load) -> bool:
+    return load.now - load.last_active >= policy.idle_timeout
 
 
 def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
@@ -125,11 +273,12 @@ def _remember(peaks: Peaks, now: float, wanted: int, delay: float) -> Peaks:
     return tuple(sorted(recent.items())) or NOTHING_WANTED
 
 
-def _demand(load: Load, wanted: int) -> str:
-    return (
-        f"{load.waiting} waiting and {load.running} running need "
-        f"{wanted} replica{'' if wanted == 1 else 's'}"
-    )
+def _depth_words(load: Load, wanted: int) -> str:
+    return f"{load.waiting} waiting and {load.running} running need {_replicas(wanted)}"
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica{'' if count == 1 else 's'}"
 
 
 def _bounded(policy: ScalingPolicy, replicas: int) -> tuple[int, str]:
@@ -140,11 +289,13 @@ def _bounded(policy: ScalingPolicy, replicas: int) -> tuple[int, str]:
     return bounded, f"; {bound} is {bounded}"
 
 
-def _next_wake(policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int) -> float | None:
+def _next_wake(
+    policy: ScalingPolicy, load: Load, recent: Peaks, replicas: int, delay: float
+) -> float | None:
     """When a peak leaves the window or the idle timeout is over."""
     times = []
     if replicas > max(policy.min_replicas, 1):
-        times += [t + policy.scale_down_delay for t, n in recent if n]
+        times += [t + delay for t, n in recent if n]
     if load.waiting + load.running == 0 and policy.min_replicas == 0 and replicas:
         times.append(load.last_active + policy.idle_timeout)
     return min((max(t, load.now) for t in times), default=None)

@@ -11,6 +11,7 @@ from .plan_context import PlanContext
 from .reasons import Reason
 from .rendering import show_time
 from .startup_problem import StartupProblem
+from .status import Truth
 
 SCALED_TO_ZERO = "spec.scaling.replicas is 0, so nothing serves"
 _ADVICE = {
@@ -42,7 +43,12 @@ def find_cause(context: PlanContext) -> Cause | None:
     if deployment.refusal is not None and context.changes.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
-    cause = _startup_problem(context) or _given_up(context) or _failures(context)
+    cause = (
+        _startup_problem(context)
+        or _given_up(context)
+        or _failures(context)
+        or _minimum_above_budget(context)
+    )
     if context.is_overdue and (cause is None or not cause.is_lasting):
         return _overdue(context, cause)
     return cause
@@ -115,6 +121,38 @@ def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:
         return False, Reason.AS_ASKED, where[0]
     reason = Reason.ACCELERATOR_CLASS_MISSING if placement.missing else Reason.ACCELERATOR_SHORT
     return True, reason, "; ".join([*limits, *where])
+
+
+def _minimum_above_budget(context: PlanContext) -> Cause | None:
+    """The minimum runs all the same: only a person can say which of the two is meant."""
+    budget, minimum = context.budget, context.seen.deployment.scaling.min_replicas
+    if budget.limit is None or budget.price is None or minimum * budget.price <= budget.limit:
+        return None
+    return Cause(
+        reason=Reason.MINIMUM_ABOVE_BUDGET,
+        message=f"spec.scaling.minReplicas {minimum} at {budget.price:f} make "
+        f"{minimum * budget.price:f} an hour, above maxHourlyCost {budget.limit:f}: raise it, or "
+        "lower minReplicas",
+        is_lasting=True,
+    )
+
+
+def budget_limits(context: PlanContext) -> tuple[Truth, Reason, str]:
+    """Whether workers are missing because of spec.scaling.maxHourlyCost, and which."""
+    budget, target = context.budget, context.target
+    if budget.limit is None:
+        return "False", Reason.WITHIN_BUDGET, "spec.scaling.maxHourlyCost sets no limit"
+    if budget.problem:
+        words = f"spec.scaling.maxHourlyCost limits nothing: {budget.problem}"
+        return "Unknown", Reason.PRICE_UNKNOWN, words
+    above = _minimum_above_budget(context)
+    if above is not None:
+        return "True", above.reason, above.message
+    delayed = max(target.wished - target.demand, 0) + context.changes.unpaid
+    if not delayed:
+        return "False", Reason.WITHIN_BUDGET, budget.words()
+    which = "1 worker that is wanted does" if delayed == 1 else f"{delayed} wanted workers do"
+    return "True", Reason.BUDGET_REACHED, f"{budget.words()}: {which} not start"
 
 
 def _why_missing(missing: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .causes import SCALED_TO_ZERO, Cause, placement_limits
+from .causes import SCALED_TO_ZERO, Cause, budget_limits, placement_limits
 from .cold_start import deadline_of, expected_cold_start, typical_wake, wake_phases
 from .cost import cost_per_hour
 from .load_estimate import PHASES, estimate_load
@@ -43,6 +43,7 @@ def make_status(context: PlanContext, cause: Cause | None, previous: Status | No
         "Stalled": _stalled(cause),
         "NameConflict": _name_conflict(seen),
         "PlacementLimited": _placement_limited(context),
+        "BudgetLimited": budget_limits(context),
     }
     signals = context.signals
     return Status(

@@ -14,6 +14,7 @@ from .cold_start import Wakes
 from .load_estimate import PhaseStart
 from .placement import Shortage, Shortages
 from .reasons import Reason
+from .scaling_memory import ScalingMemory
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds of back-off; the first failure is replaced at once
 STABLE = 60.0  # seconds without a failure, beyond the back-off, after which the count is 0 again
@@ -96,6 +97,7 @@ class Memory:
     weights_on: tuple[str, ...] = ()  # nodes that keep the current revision's; the latest last
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
+    scaling: ScalingMemory = field(default_factory=ScalingMemory)  # what the autoscaler learned
 
     def dump(self) -> dict[str, Any]:
         """JSON types. It changes seldom: the time of the last request is kept to 10 s."""
@@ -124,6 +126,7 @@ class Memory:
                 name: {"since": shortage.since, "found": shortage.found, "why": shortage.why}
                 for name, shortage in self.shortages.items()
             },
+            "scaling": self.scaling.dump(),
         }
 
     @classmethod
@@ -158,4 +161,6 @@ class Memory:
             known["shortages"] = {
                 name: Shortage(**shortage) for name, shortage in known["shortages"].items()
             }
+        if "scaling" in known:
+            known["scaling"] = ScalingMemory.load(known["scaling"])
         return cls(**known)

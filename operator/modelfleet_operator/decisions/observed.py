@@ -10,9 +10,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from .autoscale import ScalingPolicy
+from .latency import Judged
 from .reasons import Reason
 from .rollout import RolloutPolicy
+from .scaling_memory import Counts
 from .startup_problem import Refusal, StartupProblem
+from .worker_speed import Work
 
 LOST_AFTER = 30.0  # seconds beyond the time by which a stopping worker must be gone
 
@@ -119,6 +122,8 @@ class WorkerStats:
     model: str = ""  # that it holds or loads, `namespace/name`; empty: none, or not known
     digest: str = ""  # model_digest of what it holds
     computed_by: str = ""  # which of the worker's paths computes the model, for a person
+    # Counters change with every step: they make no Stats another one, or each would wake a plan.
+    work: Work = field(default_factory=Work, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +136,8 @@ class GatewayReport:
     running: int = 0
     last_request: float = 0.0  # 0: none since the gateway started
     oldest_wait: float = 0.0
+    requests: int = 0  # that came since the gateway's start
+    judged: Judged = field(default_factory=Judged)
     reachable: frozenset[str] = frozenset()  # ids of workers that it would route to now
     hears: frozenset[str] = frozenset()  # of workers whose Stats it gets, draining ones too
     taken: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -161,6 +168,19 @@ class Signals:
         """Requests that workers have: as they say, or as gateways do while Stats are older."""
         taken = sum(stats.running for stats in self.stats.values())
         return max(taken, sum(gateway.running for gateway in self.gateways))
+
+    @property
+    def counts(self) -> Counts:
+        """Counters of all gateways that were heard, and of all workers."""
+        requests: dict[str, int] = {}
+        judged: dict[str, Judged] = {}
+        for gateway in self.gateways:
+            if gateway.heard:
+                name = gateway.gateway  # two may have the same one
+                requests[name] = requests.get(name, 0) + gateway.requests
+                judged[name] = judged.get(name, Judged()).plus(gateway.judged)
+        works = {name: stats.work for name, stats in self.stats.items()}
+        return Counts(requests=requests, judged=judged, works=works)
 
     @property
     def last_request(self) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from .actions import Action, Create, Remove, Reroute, Stop, Unroute
+from .budget import find_budget
 from .causes import find_cause
 from .cold_start import waking_since
 from .conditions import make_status
@@ -57,7 +58,9 @@ def make_plan(
     # What the workers taught: which revision was ready, what failed, when a request was there.
     learned = update_memory(memory, seen, signals, now, groups)
     # How many workers are wanted: the autoscaler's count, 1 at least to prove a revision.
-    target = decide_target(deployment, signals, now, learned, len(groups.serving))
+    budget = find_budget(seen, placement.accelerator)
+    serving = len(groups.serving)
+    target = decide_target(deployment, signals, now, learned, serving, budget.affordable)
     # Whether the revision failed where only a previous worker's place is left to try it.
     given_up = decide_given_up(deployment, now, learned, groups, target)
     context = PlanContext(
@@ -70,6 +73,7 @@ def make_plan(
             target=target.replicas,
             only_proves=target.only_proves,
             peaks=target.peaks,
+            scaling=target.scaling,
             given_up=given_up,
             waking_since=waking_since(
                 learned.waking_since,
@@ -82,6 +86,7 @@ def make_plan(
         placement=placement,
         target=target,
         groups=groups,
+        budget=budget,
     )
     # Which workers drain, serve again or are started: the rollout's counts, and streams that wait.
     changes = decide_worker_changes(context)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from .budget import Budget
 from .cold_start import deadline_of
 from .memory import Memory
 from .observed import Observed, Signals, Worker, WorkerState
 from .placement import PlacementDecision
-from .rollout import RolloutDecision
+from .rollout import RolloutDecision, RolloutPolicy
 from .target import Target
 from .worker_groups import Reasoned, WorkerGroups, why_altered
 
@@ -25,6 +26,7 @@ class WorkerChanges:
     start_new_at: float = 0.0  # not sooner, Unix seconds
     start_old: tuple[tuple[str, str], ...] = ()  # revision and reason of each
     start_old_at: float = 0.0
+    unpaid: int = 0  # workers that are not started, since spec.scaling.maxHourlyCost is reached
 
     @property
     def missing(self) -> int:
@@ -49,6 +51,7 @@ class PlanContext:
     target: Target
     groups: WorkerGroups  # once `changes` are decided: as they will be then
     changes: WorkerChanges = field(default_factory=WorkerChanges)
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def revision(self) -> str:
@@ -59,6 +62,24 @@ class PlanContext:
     def is_proven(self) -> bool:
         """Whether a worker of the current revision was ready once."""
         return self.memory.last_ready_revision == self.seen.deployment.revision
+
+    @property
+    def most_starts(self) -> int | None:
+        """Workers that may start within the budget; the minimum comes first. None: no limit."""
+        if self.budget.room is None:
+            return None
+        minimum = self.seen.deployment.scaling.min_replicas
+        return max(self.budget.room, minimum - len(self.existing), 0)
+
+    @property
+    def rollout_policy(self) -> RolloutPolicy:
+        """With a surge that the budget has room for: else nothing would ever be replaced."""
+        rollout, most = self.seen.deployment.rollout, self.most_starts
+        if most is None:
+            return rollout
+        target = self.target.replicas
+        affordable = max(len(self.existing) + most - target, 0)
+        return replace(rollout, max_surge=min(rollout.surge(target), affordable))
 
     @property
     def previous_revision(self) -> str:

@@ -39,6 +39,12 @@ class Reason(enum.StrEnum):
     ACCELERATOR_SHORT = "AcceleratorShort"
     ACCELERATOR_CLASS_MISSING = "AcceleratorClassMissing"
 
+    # BudgetLimited
+    WITHIN_BUDGET = "WithinBudget"
+    BUDGET_REACHED = "BudgetReached"
+    PRICE_UNKNOWN = "PriceUnknown"
+    MINIMUM_ABOVE_BUDGET = "MinimumAboveBudget"  # Stalled, too
+
     # What the user must correct in the object
     INVALID_SPEC = "InvalidSpec"
     HOST_PATH_NOT_ALLOWED = "HostPathNotAllowed"

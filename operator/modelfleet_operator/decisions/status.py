@@ -10,7 +10,9 @@ from typing import Literal
 from .cold_start import WakePhase
 
 Truth = Literal["True", "False", "Unknown"]
-ConditionType = Literal["Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited"]
+ConditionType = Literal[
+    "Ready", "Reconciling", "Stalled", "NameConflict", "PlacementLimited", "BudgetLimited"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

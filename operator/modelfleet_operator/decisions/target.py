@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .autoscale import Load, Peaks, decide_replicas
+from .autoscale import USUAL_COLD_START, Load, Peaks, decide_replicas
+from .latency import Fleet
 from .memory import FAILURES_UNTIL_STALLED, Memory
 from .observed import Deployment, Signals
+from .scaling_memory import Counts, ScalingMemory
 from .worker_groups import WorkerGroups
 
 
@@ -20,7 +22,9 @@ class Target:
     replicas: int  # wanted: `demand`, but 1 at least while a revision must prove itself
     reason: str  # for `replicas`; shown in status.scalingHistory
     decided_by: str  # the part of the policy that set `replicas`, in a word or two
+    wished: int  # `demand` without spec.scaling.maxHourlyCost
     peaks: Peaks  # hand back to the next decision
+    scaling: ScalingMemory  # this one, too
     wake_at: float | None  # when time alone may change it, Unix seconds
 
     @property
@@ -30,7 +34,12 @@ class Target:
 
 
 def decide_target(
-    deployment: Deployment, signals: Signals, now: float, memory: Memory, serving: int
+    deployment: Deployment,
+    signals: Signals,
+    now: float,
+    memory: Memory,
+    serving: int,
+    affordable: int | None = None,
 ) -> Target:
     """The autoscaler's answer, but 1 at least for a revision of which no worker was ever ready.
 
@@ -38,6 +47,14 @@ def decide_target(
     ready -> demand 0, replicas 1. 20 requests, target queue depth 8 -> demand 3, replicas 3.
     """
     before = serving if memory.target is None else memory.target
+    scaling = learn(
+        deployment,
+        memory.scaling,
+        signals.counts,
+        now,
+        Fleet(before, signals.waiting, before < deployment.scaling.max_replicas),
+        cold_start(memory),
+    )
     decision = decide_replicas(
         deployment.scaling,
         Load(
@@ -48,8 +65,11 @@ def decide_target(
             # Silence keeps what load asked for, not what was there to prove a revision.
             replicas=0 if memory.only_proves and not signals.complete else before,
             last_active=memory.last_active,
+            cold_start=cold_start(memory),
+            affordable=affordable,
         ),
         memory.peaks,
+        scaling,
     )
     must_prove = memory.last_ready_revision != deployment.revision
     replicas, reason, part = decision.replicas, decision.reason, decision.decided_by
@@ -63,9 +83,31 @@ def decide_target(
         replicas=replicas,
         reason=reason,
         decided_by=part,
+        wished=decision.wished,
         peaks=decision.peaks,
+        scaling=scaling,
         wake_at=decision.wake_at,
     )
+
+
+def learn(
+    deployment: Deployment,
+    scaling: ScalingMemory,
+    counts: Counts,
+    now: float,
+    fleet: Fleet,
+    start: float,
+) -> ScalingMemory:
+    """What the autoscaler knows with these counters. In mode External there is nothing to know."""
+    if deployment.scaling.mode == "External":
+        return scaling
+    targets = deployment.scaling.targets
+    return scaling.take(now, counts, fleet, start or USUAL_COLD_START, targets)
+
+
+def cold_start(memory: Memory) -> float:
+    """Seconds from a decision to a ready worker, as the last start took; 0: none yet."""
+    return memory.cold_start_seconds
 
 
 def decide_given_up(

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from .causes import budget_limits
 from .memory import Failures
 from .plan_context import PlanContext
 from .status import Status
+from .target import cold_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,9 @@ def make_verdicts(
         Verdict("placement", _placement(context)),
         Verdict("workers", _workers(context)),
         Verdict("failures", _failures(context)),
-        Verdict("autoscale", f"{context.target.demand} wanted: {context.target.demand_reason}"),
+        Verdict("autoscale", _autoscale(context)),
+        Verdict("learned", _learned(context)),
+        Verdict("budget", _budget(context)),
         Verdict("prove", _prove(context)),
         Verdict("give up", _give_up(context)),
         Verdict("rollout", _rollout(context)),
@@ -103,6 +107,33 @@ def _row(context: PlanContext, failures: Failures, start_at: float, whose: str) 
     waits = start_at - context.now
     then = f"the next start in {waits:.0f} s" if waits > 0 else "the next start may be now"
     return f"{failures.count} in a row of {whose} ({failures.error}), {then}"
+
+
+def _autoscale(context: PlanContext) -> str:
+    return f"{context.target.demand} wanted: {context.target.demand_reason}"
+
+
+def _learned(context: PlanContext) -> str:
+    """What the autoscaler goes by, where no targetQueueDepth says it."""
+    scaling, learned = context.seen.deployment.scaling, context.memory.scaling
+    start = cold_start(context.memory)
+    took = f"a start took {start:.1f} s" if start else "no start was measured yet"
+    limits, demand = learned.limits, learned.demand
+    if limits is None:
+        return f"not yet what a worker can take; {took}"
+    words = (
+        f"a worker takes {limits.in_flight:g} requests in flight and {limits.rate:.3g} a second; "
+        f"{demand.base:.3g} a second come, {demand.deviation:.2g} more or less; {took}"
+    )
+    if learned.latency.strain > 1:
+        words += f"; a {1 - 1 / learned.latency.strain:.0%} lower load of each, by missed latency"
+    if scaling.mode == "External" or scaling.target_queue_depth is not None:
+        words += "; it decides nothing, since the spec says the count or the queue depth"
+    return words
+
+
+def _budget(context: PlanContext) -> str:
+    return budget_limits(context)[2]
 
 
 def _prove(context: PlanContext) -> str:

@@ -37,7 +37,9 @@ class ModelView:
     phase: str
     cause: str = ""  # why no worker will come by itself; empty: one is there, or may come
     revisions: tuple[str, ...] = ()  # workers of these can be started
-    target_in_flight: int = 0  # requests at which a worker keeps its latency; 0: not known
+    target_in_flight: int = 0  # of one worker, with which it keeps its latency; 0: not known
+    ttft_target: float = 0.0  # seconds that latency is judged by; 0: it is not
+    tpot_target: float = 0.0
     overload_target: float = 0.0  # see Deployment
     wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
 
@@ -73,6 +75,9 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         phase=_phase(context, status, cause)[:LONGEST_CAUSE],
         cause=nothing_comes[:LONGEST_CAUSE],
         revisions=tuple(sorted({deployment.revision, *(past.revision for past in seen.history)})),
+        target_in_flight=context.memory.scaling.told,
+        ttft_target=deployment.scaling.targets.ttft,
+        tpot_target=deployment.scaling.targets.tpot,
     )
 
 

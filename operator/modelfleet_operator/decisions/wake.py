@@ -12,6 +12,7 @@ from .status import Status
 from .worker_groups import LOST_NODE_TIMEOUT, UNASKED_DRAIN_TIMEOUT, UNHEALTHY_TIMEOUT
 
 TICK = 10.0  # seconds: an event that was missed heals itself this soon after the last one
+DRAIN_PAUSE = 1.0  # seconds between two workers that go because the load fell
 LONGEST_TICK = 300.0  # seconds; each tick that changes nothing doubles the pause before the next
 
 
@@ -48,6 +49,8 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
     if changes.start_old:
         yield changes.start_old_at, f"the next start of revision {changes.start_old[0][0]}"
     yield deadline_of(context.seen.deployment, context.memory), "the deadline of the cold start"
+    if changes.drain and len(groups.current) > changes.rollout.new:
+        yield context.now + DRAIN_PAUSE, "the next worker that is not needed"
     for worker in groups.serving:
         if worker.problem is not None:
             what = f"the {worker.problem.reason} of {worker.name}"

@@ -35,7 +35,7 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
     strays = [w for w in groups.old if w.uid in never_served and w.revision != previous]
     old = [w for w in groups.old if w.uid not in never_served or w.revision == previous]
     counts = count_revisions(context, old, never_served)
-    rollout = decide_rollout(context.seen.deployment.rollout, counts)
+    rollout = decide_rollout(context.rollout_policy, counts)
 
     new_again, old_again = choose_reroutes(context, rollout, len(old))
     planned_new = max(rollout.new - len(groups.current) - len(new_again), 0)
@@ -45,6 +45,11 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         served.add(previous)
     rescue = rescue_streams(context, served, planned_new)
     start_new, start_old = count_starts(context, planned_new, planned_old, rescue)
+    unpaid = 0
+    if (most := context.most_starts) is not None:
+        unpaid = max(start_new + len(start_old) - most, 0)
+        start_old = start_old[:most]
+        start_new = min(start_new, most - len(start_old))
     refusal = context.seen.deployment.refusal
     not_before = max(context.now, refusal.retry_at) if refusal else context.now
     return WorkerChanges(
@@ -56,6 +61,7 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         start_new_at=max(not_before, context.memory.failures.retry_at),
         start_old=start_old,
         start_old_at=max(not_before, context.memory.old_failures.retry_at),
+        unpaid=unpaid,
     )
 
 
@@ -148,7 +154,7 @@ def _make_room(
     if not beyond:
         return True, ()
     target = context.target.replicas
-    if len(context.existing) < target + context.seen.deployment.rollout.surge(target):
+    if len(context.existing) < target + context.rollout_policy.surge(target):
         return True, ()
     loading = [w for w in context.groups.current if not context.has_served(w)]
     if context.groups.stopping:
@@ -190,7 +196,9 @@ def choose_drains(
     makes_room = {w.uid for w, _ in rescue.make_room}
     current = [w for w in context.groups.current if w.uid not in makes_room]
     return [
-        *_least_useful(context, current, len(current) - rollout.new, _why_fewer(context)),
+        *_least_useful(
+            context, current, _fewer(context, len(current), rollout.new), _why_fewer(context)
+        ),
         *((w, "its revision was never ready") for w in strays if w.uid not in rescue.keep),
         *_least_useful(
             context,
@@ -199,6 +207,15 @@ def choose_drains(
             f"revision {context.revision} takes over",
         ),
     ]
+
+
+def _fewer(context: PlanContext, current: int, new: int) -> int:
+    """How many current ones go: one a plan where only the load fell, since it may rise again."""
+    beyond = current - new
+    is_scaling = context.is_proven and not context.groups.old and context.target.replicas
+    if not is_scaling:
+        return beyond
+    return min(beyond, max(current - context.seen.deployment.scaling.max_replicas, 1))
 
 
 def _why_fewer(context: PlanContext) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from modelfleet_proto import fleet_pb2, worker_pb2
 
+from ..decisions.latency import Judged
 from ..decisions.observed import WorkerState, WorkerStats
+from ..decisions.worker_speed import Work
 
 MOST_SLOTS = 4096  # of a worker: spec.engine.maxSequences
 MOST_CHOICES = 128  # of one request, which an empty queue takes whatever its limit is
@@ -33,6 +35,8 @@ class ModelSaid:
     running: int
     last_request: float
     oldest_wait: float
+    requests: int  # since the gateway's start
+    judged: Judged
     awaited_revisions: frozenset[str]
 
 
@@ -53,6 +57,8 @@ def read_model(said: fleet_pb2.ModelSignals) -> ModelSaid:
         running=said.running,
         last_request=_bounded(said.last_request),
         oldest_wait=_bounded(said.oldest_wait),
+        requests=said.requests,
+        judged=Judged(said.first_tokens, said.late_first_tokens, said.answers, said.slow_answers),
         awaited_revisions=frozenset(
             r for r in said.awaited_revisions[:MOST_REVISIONS] if len(r) <= LONGEST_REVISION
         ),
@@ -88,6 +94,14 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
         model=stats.model[:LONGEST_TEXT],
         digest=stats.model_digest[:LONGEST_TEXT],
         computed_by=stats.computed_by[:LONGEST_TEXT],
+        work=Work(
+            busy_seconds=_bounded(stats.busy_seconds),
+            steps=stats.steps,
+            prompt_tokens=max(stats.prompt_tokens - stats.cached_tokens, 0),
+            completion_tokens=stats.completion_tokens,
+            finished=stats.requests_finished,
+            prompt_squares=_squares(stats.prompt_squares),
+        ),
     )
 
 
@@ -99,6 +113,11 @@ def most_slots(said: WorkerSaid | None) -> int:
 def most_requests(max_queue: int) -> int:
     """New requests that one gateway can have in its queue."""
     return max(max_queue, MOST_CHOICES)
+
+
+def _squares(number: float) -> float:
+    """0 for what is no sum of squares: negative, NaN, or beyond all prompts."""
+    return number if math.isfinite(number) and 0 < number < 1e30 else 0.0
 
 
 def _bounded(number: float) -> float:

@@ -117,6 +117,8 @@ class GatewayStream:
             running=min(said.running, running),
             last_request=said.last_request,
             oldest_wait=said.oldest_wait,
+            requests=said.requests,
+            judged=said.judged,
             reachable=frozenset(
                 worker.id
                 for worker, told in heard

@@ -139,6 +139,8 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
             fleet_pb2.WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended)
             for wake in view.wake
         ],
+        ttft_target=view.ttft_target,
+        tpot_target=view.tpot_target,
         workers=[
             fleet_pb2.WorkerRoute(
                 worker_id=worker.id,

@@ -17,6 +17,8 @@ from heapq import heappop, heappush
 
 from modelfleet_process.calibration import Calibration
 
+from ..decisions.worker_speed import Work
+
 # Of a request: its number, tokens to prefill, tokens to answer, and its place in the queue.
 Pending = list[int]
 REQUEST, PREFILL, ANSWER, ORDER = range(4)
@@ -45,7 +47,11 @@ class Engine:
         "_steps_known",
         "_waiting",
         "busy_seconds",
+        "completion_tokens",
+        "finished",
         "next_event",
+        "prompt_squares",
+        "prompt_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +77,11 @@ class Engine:
         self._busy_since = NEVER
         self.busy_seconds = 0.0
         self.next_event = NEVER
+        # As the worker's Stats count them: a prompt when its first token is out.
+        self.prompt_tokens = 0
+        self.prompt_squares = 0
+        self.completion_tokens = 0
+        self.finished = 0
 
     def submit(self, now: float, request: int, prefill: int, answer: int) -> None:
         """A request with tokens to prefill and to answer (1 at least), which fits the cache."""
@@ -87,6 +98,7 @@ class Engine:
         now, steps, answering = self.next_event, self._steps_known, self._answering
         self._steps += steps
         self._cached += steps * len(answering)
+        self.completion_tokens += steps * len(answering)
         first: list[int] = []
         ended: list[int] = []
         while answering and answering[0][0] <= self._steps:
@@ -94,8 +106,11 @@ class Engine:
             self._cached -= cached
             ended.append(request)
         if self._completing:
+            self.completion_tokens += len(self._completing)
             for request, prefill, answer, order in self._completing:
                 first.append(request)
+                self.prompt_tokens += prefill
+                self.prompt_squares += prefill * prefill
                 if answer == 1:
                     self._cached -= prefill
                     ended.append(request)
@@ -103,6 +118,7 @@ class Engine:
                     last = self._steps + answer - 1
                     heappush(answering, (last, order, request, prefill + answer - 1))
             self._completing = []
+        self.finished += len(ended)
         self._begin(now)
         return first, ended
 
@@ -133,6 +149,20 @@ class Engine:
     def busy_until(self, now: float) -> float:
         """Seconds that it computed so far."""
         return self.busy_seconds + max(now - self._busy_since, 0.0)
+
+    def work(self, now: float) -> Work:
+        """What it did so far, as its Stats say."""
+        done = 0
+        if self._is_run and self._step_seconds > 0:
+            done = min(int((now - self._run_started) / self._step_seconds), self._steps_known)
+        return Work(
+            busy_seconds=self.busy_until(now),
+            steps=self._steps + done,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens + done * len(self._answering),
+            finished=self.finished,
+            prompt_squares=self.prompt_squares,
+        )
 
     def _begin(self, now: float) -> None:
         """Plans the next step, or a run of decodes."""

@@ -10,6 +10,7 @@ from functools import partial
 from modelfleet_process.calibration import Calibration
 
 from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from ..decisions.latency import Judged
 from ..decisions.observed import (
     Accelerator,
     Deployment,
@@ -22,6 +23,7 @@ from ..decisions.observed import (
     WorkerStats,
 )
 from ..decisions.reasons import Reason
+from ..decisions.scaling_memory import Counts
 from ..decisions.startup_problem import StartupProblem
 from .engine import Engine
 from .gateway import Gateway
@@ -31,6 +33,7 @@ from .scenario import Scenario
 from .worker import SimulatedWorker
 
 START = 1_000_000_000.0  # Unix seconds of the trace's first request
+GATEWAY = "gateway"
 SIMULATED = "simulated"  # every worker's model_digest
 
 
@@ -93,24 +96,37 @@ class SimulatedFleet:
             history=tuple(PastRevision(revision=r, number=n) for r, n in self._revisions.items()),
         )
 
-    def signals(self, last_request: float) -> Signals:
-        """What the one gateway says of everything; `last_request` in simulated seconds."""
-        told = [w for w in self.workers.values() if w.phase or w.is_ready]
-        alive = [w for w in told if w.seen.failure is None and not w.is_gone]
+    def signals(self, now: float, last_request: float, came: int, judged: Judged) -> Signals:
+        """What the one gateway says of everything; times in simulated seconds.
+
+        `came`: requests since its start; `judged`: of these, and how many took too long.
+        """
+        alive = self._alive()
         return Signals(
             gateways=(
                 GatewayReport(
-                    gateway="gateway",
+                    gateway=GATEWAY,
                     waiting=self._gateway.waiting,
                     running=sum(w.outstanding for w in alive),
                     last_request=last_request + START,
+                    requests=came,
+                    judged=judged,
                     reachable=frozenset(w.seen.id for w in alive if w.seen.is_serving),
                     hears=frozenset(w.seen.id for w in alive),
                     taken={w.seen.id: w.outstanding for w in alive if w.outstanding},
                 ),
             ),
-            stats={w.seen.id: self._stats(w) for w in alive},
+            stats={w.seen.id: self._stats(w, now) for w in alive},
         )
+
+    def counts(self, now: float, came: int, judged: Judged) -> Counts:
+        """What `signals` counts, and no more."""
+        works = {w.seen.id: w.engine.work(now) for w in self._alive()}
+        return Counts(requests={GATEWAY: came}, judged={GATEWAY: judged}, works=works)
+
+    def _alive(self) -> list[SimulatedWorker]:
+        told = [w for w in self.workers.values() if w.phase or w.is_ready]
+        return [w for w in told if w.seen.failure is None and not w.is_gone]
 
     @property
     def structure(self) -> tuple[int, ...]:
@@ -307,9 +323,12 @@ class SimulatedFleet:
         self._hand_over(worker, now)
         self._wake(now)
 
-    def _stats(self, worker: SimulatedWorker) -> WorkerStats:
+    def _stats(self, worker: SimulatedWorker, now: float) -> WorkerStats:
+        work = worker.engine.work(now)
         if worker.phase and not worker.is_ready:
-            return WorkerStats(state=WorkerState.LOADING, phase=worker.phase, phases=worker.said)
+            return WorkerStats(
+                state=WorkerState.LOADING, phase=worker.phase, phases=worker.said, work=work
+            )
         state = WorkerState.DRAINING if worker.seen.stopping else WorkerState.READY
         return WorkerStats(
             state=state,
@@ -318,6 +337,7 @@ class SimulatedFleet:
             digest=SIMULATED,
             phases=worker.said,
             ready_at=worker.ready_at + START,
+            work=work,
         )
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Final
 
+from ..decisions.latency import Judged
 from modelfleet_process.overload import OverloadPolicy
 
 from ..decisions.memory import Memory
+from ..decisions.observed import Signals
 from ..decisions.plan import make_plan
 from ..decisions.status import Status
 from ..decisions.steady import Steady, decide_steady, may_be_steady
@@ -63,6 +65,11 @@ class Simulation:
         prompts, answers = list(trace.prompts), list(trace.answers)
         self._prompts, self._answers = prompts, answers
         self._requests = Requests.of(len(trace))
+        self._came = 0  # requests
+        # What the gateway counts of latency (fleet.proto).
+        targets = options.deployment.scaling.targets
+        self._ttft_target, self._tpot_target = targets.ttft, targets.tpot
+        self._first_tokens = self._late = self._judged_answers = self._slow = 0
         self._history = History()
         self._events: list[tuple[float, int, object]] = []
         self._order = itertools.count()
@@ -136,6 +143,7 @@ class Simulation:
     def _arrive(self, now: float, request: int) -> None:
         gateway = self._gateway
         self._last_request = now
+        self._came += 1
         if not gateway.ready:
             self._history.met_cold += 1
             if self._cause:
@@ -183,6 +191,10 @@ class Simulation:
         for request in first:
             if requests.first[request] != requests.first[request]:
                 requests.first[request] = now + self._overhead
+                if self._ttft_target:
+                    self._first_tokens += 1
+                    took = now + self._overhead - self._arrivals[request]
+                    self._late += took > self._ttft_target
         if ended:
             worker.outstanding -= len(ended)
             self._gateway.running -= len(ended)
@@ -191,6 +203,10 @@ class Simulation:
             for request in ended:
                 note_service(now - taken[request])
                 requests.last[request] = now + self._overhead
+                if self._tpot_target and (more := self._answers[request] - 1):
+                    self._judged_answers += 1
+                    took = now + self._overhead - requests.first[request]
+                    self._slow += took > self._tpot_target * more
                 requests.state[request] = DONE
             if self._gateway.queue or self._gateway.resumed:
                 self._gateway.assign(now)
@@ -260,7 +276,7 @@ class Simulation:
         wanted = memory.target
         plan = make_plan(
             fleet.observe(),
-            fleet.signals(self._last_request),
+            self._signals(now),
             now + START,
             memory,
             self._status,
@@ -268,7 +284,7 @@ class Simulation:
         self._history.plans += 1
         self._memory, self._status = plan.memory, plan.status
         self._gateway.set_target_in_flight(plan.view.target_in_flight)
-        self._steady = Steady(plan.memory.peaks, plan.memory.last_active)
+        self._steady = Steady(plan.memory.peaks, plan.memory.last_active, plan.memory.scaling)
         self._cause = "" if self._scaler is not None else plan.view.cause
         self._wake_at = math.inf if plan.wake_at is None else plan.wake_at - START
         self._note_change(now, wanted, plan.memory.target, plan.decided_by)
@@ -297,6 +313,7 @@ class Simulation:
             running=running,
             last_request=self._last_request + START,
             now=now + START,
+            counts=lambda: fleet.counts(now, self._came, self._judged()),
             memory=self._memory,
             steady=steady,
         )
@@ -308,6 +325,12 @@ class Simulation:
         wake_at = decision.wake_at
         self._plan_next(now, now + TICK if wake_at is None else min(now + TICK, wake_at - START))
         return True
+
+    def _signals(self, now: float) -> Signals:
+        return self._fleet.signals(now, self._last_request, self._came, self._judged())
+
+    def _judged(self) -> Judged:
+        return Judged(self._first_tokens, self._late, self._judged_answers, self._slow)
 
     def _plan_next(self, now: float, at: float) -> None:
         self._plan_due = math.inf

@@ -27,6 +27,7 @@ from .summary import Slo, Summary, summarize
 from .trace import Trace, of_model
 
 LONG_AGO = START - 86_400.0  # when deployments were made
+USUAL_TARGET = 16  # requests of a replica that a baseline has, where nobody set one
 DEFAULT_CALIBRATION = "default-calibration.json"
 
 Progress = Callable[[str, float], None]  # the variant, and the share of it that is done
@@ -162,7 +163,9 @@ def bounds(variant: Variant) -> Bounds:
     """Those of spec.scaling."""
     scaling = variant.options.deployment.scaling
     return Bounds(
-        least=scaling.min_replicas, most=scaling.max_replicas, target=scaling.target_queue_depth
+        least=scaling.min_replicas,
+        most=scaling.max_replicas,
+        target=scaling.target_queue_depth or USUAL_TARGET,
     )
 
 

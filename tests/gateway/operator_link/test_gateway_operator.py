@@ -52,6 +52,22 @@ async def test_forwards_the_stats_of_every_worker():
     assert last.models[0].prompt_tokens == 5
 
 
+async def test_judges_latency_by_the_targets_of_the_view():
+    worker = ScriptedWorker()
+    async with running_fleet(worker) as fleet:
+        view = model_view(worker)
+        view.ttft_target, view.tpot_target = 600.0, 1e-9
+        fleet.push(view)
+        queue = fleet.gateway.dispatcher.queues[MODEL]
+        await eventually(lambda: queue.view.ttft_target == 600)
+        await ask(fleet)
+        signals = fleet.operator.signals
+        await eventually(lambda: signals[-1].models and signals[-1].models[0].answers == 1)
+        said = signals[-1].models[0]
+        assert (said.first_tokens, said.late_first_tokens) == (1, 0)
+        assert said.slow_answers == 1
+
+
 async def test_a_worker_that_is_gone_is_not_reachable():
     worker = ScriptedWorker()
     async with running_fleet(worker) as fleet:

@@ -165,7 +165,7 @@ def test_a_status_of_an_older_version_may_lack_a_condition():
     before = status_of(ONE, signals=signals)
     older = replace(before, conditions=before.conditions[:1])
     after = status_of(ONE, signals=signals, now=2000, previous=older)
-    assert [c.changed for c in after.conditions] == [1000, 2000, 2000, 2000, 2000]
+    assert [c.changed for c in after.conditions] == [1000, *[2000] * 5]
 
 
 def test_counts_say_what_exists_what_is_ready_and_what_waits():

@@ -17,7 +17,8 @@ from modelfleet_operator.decisions.startup_problem import Refusal, StartupProble
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 STEPS = (
-    "placement", "workers", "failures", "autoscale", "prove", "give up", "rollout", "rescue",
+    "placement", "workers", "failures", "autoscale", "learned", "budget", "prove", "give up",
+    "rollout", "rescue",
     "drain", "reroute", "stop", "start", "history", "status", "wake",
 )  # fmt: skip
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from fleet_streams import MODEL, READY, WORKER, a_model, at, connected, service
+from modelfleet_operator.decisions.latency import Judged
 from modelfleet_operator.decisions.observed import WorkerState
+from modelfleet_operator.decisions.worker_speed import Work
 from modelfleet_operator.fleet.service import SILENCE
 from modelfleet_proto import fleet_pb2, worker_pb2
 
@@ -278,6 +280,42 @@ async def test_numbers_are_no_larger_than_what_a_live_gateway_can_hold():
             said = signals.stats[WORKER]
             assert (said.running, said.percent, said.eta) == (8, 0, 0)
             assert len(said.message) + len(said.phase) <= 2_000
+
+
+async def test_counters_reach_decisions_and_wake_none():
+    async with service(MODEL) as served:
+        served.fleet.publish(a_model(at("127.0.0.1:7000")))
+        async with connected(served) as gateway:
+            view = await gateway.view()
+
+            async def say(requests: int, busy: float) -> None:
+                stats = worker_pb2.Stats(
+                    state=worker_pb2.WORKER_STATE_READY, slots=8, busy_seconds=busy, steps=40,
+                    prompt_tokens=90, cached_tokens=30, completion_tokens=70,
+                    requests_finished=4, prompt_squares=float("inf"),
+                )  # fmt: skip
+                worker = fleet_pb2.WorkerSignals(worker_id=WORKER, reachable=True, stats=stats)
+                model = fleet_pb2.ModelSignals(
+                    model=MODEL, requests=requests, first_tokens=5, late_first_tokens=2, answers=4
+                )
+                await gateway.send(
+                    fleet_pb2.Signals(
+                        term=3, version=view.version, models=[model], workers=[worker]
+                    )
+                )
+
+            await say(6, 2.5)
+            await served.until(lambda: served.fleet.signals(MODEL).complete)
+            counts = served.fleet.signals(MODEL).counts
+            assert list(counts.requests.values()) == [6]
+            assert list(counts.judged.values()) == [Judged(5, 2, 4, 0)]
+            assert counts.works == {WORKER: Work(2.5, 40, 60, 70, 4, 0.0)}
+            woken = len(served.woken)
+            await say(9, 3.5)
+            counted = lambda: served.fleet.signals(MODEL).counts  # noqa: E731
+            await served.until(lambda: list(counted().requests.values()) == [9])
+            assert counted().works[WORKER].busy_seconds == 3.5
+            assert len(served.woken) == woken
 
 
 async def test_signals_about_unknown_models_and_workers_leave_no_memory():

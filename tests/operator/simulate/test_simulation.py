@@ -14,6 +14,7 @@ from modelfleet_gateway.operator_link import link
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
 from modelfleet_operator.decisions.cold_start import expected_cold_start
 from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate import simulation as module
 from modelfleet_operator.simulate.baselines import BASELINES, Bounds
 from modelfleet_operator.simulate.fleet import FleetOptions
@@ -79,9 +80,10 @@ FLEETS = st.builds(
     scaling=st.fixed_dictionaries(
         {
             "min_replicas": st.integers(0, 2),
-            "target_queue_depth": st.sampled_from([1, 4, 16]),
+            "target_queue_depth": st.sampled_from([None, 1, 4, 16]),
             "idle_timeout": st.sampled_from([0.0, 5.0, 30.0]),
-            "scale_down_delay": st.sampled_from([0.0, 3.0, 60.0]),
+            "scale_down_delay": st.sampled_from([None, 0.0, 3.0, 60.0]),
+            "targets": st.sampled_from([Targets(), Targets(ttft=1.0, tpot=0.05, most=8)]),
         }
     ),
     start=st.sampled_from([0.0, 2.0, 30.0]),
@@ -176,7 +178,7 @@ def test_a_steady_plan_is_the_plan_that_make_plan_makes(each, options: FleetOpti
             memory = self._steady.into(self._memory) if self._steady else self._memory
             whole = module.make_plan(
                 self._fleet.observe(),
-                self._fleet.signals(self._last_request),
+                self._signals(now),
                 now + module.START,
                 memory,
                 self._status,

@@ -63,6 +63,8 @@ class EngineStats:
     preemptions: int
     finished: int
     aborted: int
+    busy_seconds: float = 0.0  # in steps
+    prompt_squares: float = 0.0  # of each prompt's computed tokens
 
 
 @dataclass(frozen=True, slots=True)

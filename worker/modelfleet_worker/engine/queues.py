@@ -121,18 +121,24 @@ class EngineCounters:
     preemptions: int = 0
     finished: int = 0
     aborted: int = 0
+    busy_seconds: float = 0.0
+    prompt_squares: float = 0.0
 
     def count_step(self, plan: StepPlan, new_tokens: Items[NewToken], seconds: float) -> None:
         """Counts one step; a prompt and its cache hits count when its first token is out."""
         self.steps += 1
         self.step_seconds += (seconds - self.step_seconds) / min(self.steps, 16)
+        self.busy_seconds += seconds
         self.preemptions += len(plan.preempted)
         self.completion_tokens += len(new_tokens)
         for new in new_tokens:
             self.finished += new.finished is not None
             if new.is_first:
-                self.prompt_tokens += len(new.sequence.request.prompt_ids)
-                self.cached_tokens += new.sequence.num_cached_tokens or 0
+                prompt = len(new.sequence.request.prompt_ids)
+                cached = new.sequence.num_cached_tokens or 0
+                self.prompt_tokens += prompt
+                self.cached_tokens += cached
+                self.prompt_squares += (prompt - cached) ** 2
 
     def snapshot(self, scheduler: Scheduler) -> EngineStats:
         """The counters beside what the scheduler holds now."""
@@ -148,6 +154,8 @@ class EngineCounters:
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
             preemptions=self.preemptions,
+            busy_seconds=self.busy_seconds,
+            prompt_squares=self.prompt_squares,
             finished=self.finished,
             aborted=self.aborted,
         )

@@ -20,6 +20,8 @@ class WorkerCounters:
     completion_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
+    busy_seconds: float = 0.0
+    prompt_squares: float = 0.0
 
     @property
     def bytes_per_token(self) -> float:
@@ -29,6 +31,8 @@ class WorkerCounters:
     def add_engine(self, engine: EngineStats) -> None:
         """Adds the counters of an engine that has ended."""
         self.steps += engine.steps
+        self.busy_seconds += engine.busy_seconds
+        self.prompt_squares += engine.prompt_squares
         self.prompt_tokens += engine.prompt_tokens
         self.completion_tokens += engine.completion_tokens
         self.cached_tokens += engine.cached_tokens

@@ -34,6 +34,8 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         requests_cancelled=counters.cancelled,
         bytes_per_token=counters.bytes_per_token,
         takes_many=True,
+        busy_seconds=counters.busy_seconds,
+        prompt_squares=counters.prompt_squares,
     )
     progress = lifecycle.progress
     for phase, began in progress.phases:
@@ -61,6 +63,8 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         stats.kv_blocks_cached = engine.kv_blocks_cached
         stats.step_seconds = engine.step_seconds
         stats.steps += engine.steps
+        stats.busy_seconds += engine.busy_seconds
+        stats.prompt_squares += engine.prompt_squares
         stats.prompt_tokens += engine.prompt_tokens
         stats.completion_tokens += engine.completion_tokens
         stats.cached_tokens += engine.cached_tokens
