@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelfleet_process.overload import DEFAULT_TARGET
+from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
@@ -65,8 +65,16 @@ def decision_view(
         max_queue=cold.max_queue,
         hold_timeout=cold.hold_timeout,
         cold_start_deadline=cold.deadline,
-        overload_target=DEFAULT_TARGET if manifest.spec.queue.overload == "NewestFirst" else 0.0,
+        overload_target=_overload_target(manifest),
     )
+
+
+def _overload_target(manifest: ModelDeployment) -> float:
+    """See Deployment; of `slo.ttftP95` as much as what it takes to serve leaves for waiting."""
+    if manifest.spec.queue.overload != "NewestFirst":
+        return 0.0
+    wanted = manifest.spec.scaling.slo.ttft_p95
+    return DEFAULT_TARGET if wanted is None else SHARE_OF_TTFT * wanted
 
 
 def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:

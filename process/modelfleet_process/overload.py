@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 Order = Literal["Fifo", "NewestFirst"]
 DEFAULT_TARGET: Final = 1.2  # seconds
+SHARE_OF_TTFT: Final = 0.6  # of a target for the first token: so long the oldest may wait
 MARGIN: Final = 2.0  # slots may become free at half the pace that is counted on
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Final
 
-from ..decisions.latency import Judged
 from modelfleet_process.overload import OverloadPolicy
 
+from ..decisions.latency import Judged
 from ..decisions.memory import Memory
 from ..decisions.observed import Signals
 from ..decisions.plan import make_plan
