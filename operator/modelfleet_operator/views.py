@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
+from .api.fleet_spec import Scaling, Slo
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
 from .api.worker_spec import Quantization
-from .decisions.autoscale import ScalingPolicy
+from .decisions.autoscale import DEFAULT_QUEUE_DEPTH, ScalingPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
@@ -33,7 +34,7 @@ def decision_view(
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.ceiling,
             replicas=scaling.replicas,
-            target_queue_depth=scaling.target_queue_depth,
+            target_queue_depth=_queue_depth(scaling),
             idle_timeout=scaling.idle_timeout,
             scale_down_delay=scaling.scale_down_delay,
             schedules=tuple(
@@ -67,6 +68,13 @@ def decision_view(
         cold_start_deadline=cold.deadline,
         overload_target=_overload_target(manifest),
     )
+
+
+def _queue_depth(scaling: Scaling) -> int | None:
+    """None: what one worker takes is learned from the latency that was asked for."""
+    if scaling.target_queue_depth is None and scaling.slo == Slo():
+        return DEFAULT_QUEUE_DEPTH
+    return scaling.target_queue_depth
 
 
 def _overload_target(manifest: ModelDeployment) -> float:

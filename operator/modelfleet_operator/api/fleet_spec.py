@@ -16,14 +16,14 @@ ClassName = Annotated[
 
 
 class Slo(ApiModel):
-    """Latency that requests get; a miss adds workers even where the queue looks short."""
+    """Latency that requests get: what a worker takes is learned from it, and misses add workers."""
 
     ttft_p95: Duration | None = None
     """Time to the first token that 95 % of requests keep. A duration (2s, 500ms). Default: none is
-    asked for; a worker's count of requests is learned for 2s."""
+    asked for; beside a tpotP95, 2s."""
     tpot_p95: Duration | None = None
     """Time of each further token that 95 % of requests keep. A duration (80ms). Default: none is
-    asked for; the count of a worker's requests is learned for twice that of one request alone."""
+    asked for; beside a ttftP95, twice that of one request alone."""
 
 
 class Schedule(ApiModel):
@@ -82,15 +82,15 @@ class Scaling(ApiModel):
     it writes, so give it a first value. Default: minReplicas."""
     target_queue_depth: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Requests, waiting in gateways and running on workers together, that one worker should have;
-    mode Auto adds workers above it, and by nothing else. Default: learned from what workers do,
-    together with the requests a second that one can take (16 until then)."""
+    mode Auto adds workers above it. Default: 16; beside slo learned from what workers do, together
+    with the requests a second that one can take."""
     idle_timeout: Duration = 300.0
     """Time without any request after which mode Auto lets the last worker sleep, if minReplicas is
     0. A duration (90s, 1h30m). Default: 5m."""
     scale_down_delay: Duration | None = None
     """Mode Auto keeps as many workers as were needed at the peak of this past time, at least. A
-    duration (90s, 1h30m). Default: by the time that a start takes, as it was measured; 5m beside a
-    targetQueueDepth."""
+    duration (90s, 1h30m). Default: 5m; beside slo without targetQueueDepth by the time that a start
+    takes, as it was measured."""
 
     slo: Slo = Slo()
     """Latency that requests get. Default: none is asked for."""

@@ -13,7 +13,8 @@ from .worker_speed import Targets
 
 BUCKET = 10.0  # seconds at most; peaks in buckets change rarely, so they are cheap to keep
 FIRST_IN_FLIGHT = 16.0  # requests of one replica, until more is known
-DEFAULT_DELAY = 300.0  # seconds, beside a targetQueueDepth that a person set
+DEFAULT_QUEUE_DEPTH = 16  # requests of one replica, where neither it nor a latency is asked for
+DEFAULT_DELAY = 300.0  # seconds, beside a queue depth
 USUAL_COLD_START = 30.0  # seconds, until one was measured
 SLACK = 0.1  # of a replica, that is not worth another one
 
