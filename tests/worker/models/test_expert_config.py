@@ -33,7 +33,7 @@ def raw(architecture: str, **changes: Any) -> dict[str, Any]:
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
+        "num_attention_heads": 16,
         "max_position_embeddings": 512,
     }
     return {**fields, **changes}

@@ -65,9 +65,9 @@ class LlamaConfig:
     def inner_sizes(self) -> tuple[int, ...]:
         """Widths of the layers' networks between two projections, each once."""
         experts = self.experts
-        sizes: tuple[int, ...] = (self.dense_inner,)
+        sizes = [self.dense_inner]
         if experts is not None:
-            sizes = (*sizes, experts.inner, experts.shared_inner or 0)
+            sizes += [experts.inner, experts.shared_inner or 0]
         return tuple(size for size in sizes if size)
 
     @property
