@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = ("CI", "DURATIONS", "KUBECONFIG", "ONLY", "T")  # variables that change what is called
-SIDE_BY_SIDE = "e2e --numprocesses 2 --dist loadfile --no-loadscope-reorder"
+BUT_KEDA = "[-m][not keda][e2e]"
+SIDE_BY_SIDE = "[--numprocesses][2][--dist][loadfile][--no-loadscope-reorder]"
 
 
 def script(path: Path, text: str) -> None:
@@ -53,7 +54,7 @@ def called(folder: Path, target: str, *variables: str, **environment: str) -> st
             id="what may not be late",
         ),
         pytest.param(["test", "T=asleep and not up"], "[-k][asleep and not up]", id="words"),
-        pytest.param(["e2e"], f"[{SIDE_BY_SIDE.replace(' ', '][')}]", id="two clusters"),
+        pytest.param(["e2e"], BUT_KEDA + SIDE_BY_SIDE, id="two clusters"),
         pytest.param(["e2e", "T=e2e/test_story.py"], "[e2e/test_story.py]", id="one cluster"),
         pytest.param(["e2e", "T=rollout"], "[e2e][-k][rollout]", id="words, in e2e only"),
     ],
@@ -63,7 +64,7 @@ def test_make_runs_what_was_asked_for(tmp_path: Path, call: list[str], arguments
 
 
 def test_a_given_cluster_is_not_used_twice_at_once(tmp_path: Path):
-    assert called(tmp_path, "e2e", KUBECONFIG="/given") == "[e2e]"
+    assert called(tmp_path, "e2e", KUBECONFIG="/given") == BUT_KEDA
 
 
 def test_ci_lists_the_slowest_tests(tmp_path: Path):
