@@ -153,6 +153,8 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
                     check_values(source["helm"]["valuesObject"], tmp_path)
         case "HelmRelease":
             check_values(document["spec"]["values"], tmp_path)
+        case "ScaledObject":  # KEDA itself reads it in e2e/test_keda.py
+            assert document["spec"]["scaleTargetRef"]["kind"] == MODEL_DEPLOYMENT
         case kind:
             assert kind in OF_FLUX, f"{page}: this test does not know what a {kind} is"
 

@@ -66,6 +66,8 @@ def load_model(
         context = context_within(config.max_context, context_length)
         weights = _load_ours(folder, config, kind, context, quantization, progress)
     if weights is None:
+        if config is not None:
+            lacking = f"our modules compute it in the compiled step only, which takes no {kind} here"
         with using_transformers:
             context, weights = _load_generic(
                 folder, kind, context_length, quantization, progress, lacking
