@@ -67,7 +67,9 @@ def load_model(
         weights = _load_ours(folder, config, kind, context, quantization, progress)
     if weights is None:
         if config is not None:
-            lacking = f"our modules compute it in the compiled step only, which takes no {kind} here"
+            lacking = (
+                f"our modules compute it in the compiled step only, which takes no {kind} here"
+            )
         with using_transformers:
             context, weights = _load_generic(
                 folder, kind, context_length, quantization, progress, lacking
