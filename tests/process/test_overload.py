@@ -139,25 +139,6 @@ def test_nobody_is_kept_past_a_hold_timeout_that_first_in_first_out_would_have_k
     assert all(wait <= timeout + 1e-6 for wait in waits.values())
 
 
-@settings(max_examples=400)
-@given(ARRIVALS, SLOTS, st.lists(st.floats(0.1, 60.0), min_size=1, max_size=30), TARGETS, TIMEOUTS)
-def test_at_any_pace_nobody_is_refused_whom_the_same_slots_would_have_served_in_order(
-    arrivals, slots, services, target, timeout
-):
-    """Workers may be slower than what is believed by any factor."""
-    policy = OverloadPolicy(order="NewestFirst", target=target, hold_timeout=timeout)
-    line = run(policy, arrivals, slots, services, 0.5)
-    assert len(line.served) + len(line.refused) == len(arrivals)
-    in_order = Line(OverloadPolicy(hold_timeout=timeout), line.arrivals)
-    coming = deque(range(len(arrivals)))
-    for at in sorted(line.served.values()):
-        while coming and line.arrivals[coming[0]] <= at:
-            in_order.arrive(coming.popleft())
-        in_order.time_out(at)
-        in_order.serve(at, slots=slots, service_seconds=0.5)
-    assert not line.refused & in_order.served.keys()
-
-
 def test_serves_those_in_time_who_come_into_a_backlog():
     """Two servers of 1 s; 40 come at once, then one each second: in order all of them are late."""
     arrivals = [0.0] * 40 + [1.0 + n for n in range(30)]
