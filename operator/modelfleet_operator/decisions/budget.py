@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-from .observed import Observed, Worker
+from .observed import Observed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def find_budget(seen: Observed, accelerator: str) -> Budget:
         return Budget(limit=limit, problem=f"there is no price for {which}")
     costs = [cost for cost in prices if cost is not None]
     committed = sum(costs, Decimal(0))
-    serving = [cost for w, cost in zip(held, costs, strict=True) if _stays(w)]
+    serving = [cost for w, cost in zip(held, costs, strict=True) if w.is_serving]
     return Budget(
         limit=limit,
         price=price,
@@ -56,10 +56,6 @@ def find_budget(seen: Observed, accelerator: str) -> Budget:
         affordable=_fit(limit - sum(serving, Decimal(0)), price) + len(serving),
         room=_fit(limit - committed, price),
     )
-
-
-def _stays(worker: Worker) -> bool:
-    return worker.is_serving
 
 
 def _price(seen: Observed, accelerator: str) -> Decimal | None:
