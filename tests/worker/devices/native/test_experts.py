@@ -28,19 +28,14 @@ from modelfleet_worker.engine.request import Request
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.errors import ModelError
 from native_sets import FMA
-from quantized_models import asked, native_logits, step_logits
+from quantized_models import BOUNDS, asked, error, native_logits, step_logits
 from rounded_models import rounded
 
 on_each_set = pytest.mark.usefixtures("instruction_set")
 on_each_arithmetic = pytest.mark.usefixtures("arithmetic")
 
-BOUNDS = {"none": 0.015, "int8": 0.035, "int4": 0.035}  # of the logits' norm
 ROUNDED = ("int8", "int4")
 SAME_CHOICES = 0.97
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def same_share(found: Tensor, expected: Tensor) -> float:

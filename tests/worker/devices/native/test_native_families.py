@@ -20,18 +20,13 @@ from modelfleet_worker.engine.scheduler import BLOCK_SIZE, Chunk
 from modelfleet_worker.quantization.scheme import KVFormat
 from native_families import BY_LENGTH, MODELS, VOCAB, load, native, saved
 from native_sets import FMA
-from quantized_models import native_logits, step_logits
+from quantized_models import BOUNDS, error, native_logits, step_logits
 
 on_each_arithmetic = pytest.mark.usefixtures("arithmetic")
 
 # Longer than windows and than the original context of ropes.
 IDS = [int(i) for i in torch.randint(VOCAB, (90,), generator=torch.Generator().manual_seed(1))]
-BOUNDS = {"none": 0.015, "int8": 0.035, "int4": 0.035}  # of the logits' norm
 ALL = [*MODELS, *BY_LENGTH]
-
-
-def error(found: Tensor, truth: Tensor) -> float:
-    return float((found - truth).norm() / truth.norm())
 
 
 def sequence(ids: list[int], first_block: int) -> Sequence:

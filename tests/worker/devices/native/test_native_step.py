@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -32,7 +31,7 @@ from modelfleet_worker.engine.request import Request, Sequence
 from modelfleet_worker.engine.scheduler import Chunk
 from modelfleet_worker.loading import compiled
 from modelfleet_worker.loading.loader import load_model
-from quantized_models import asked, logits, native_logits, step_logits
+from quantized_models import BOUNDS, asked, error, logits, native_logits, step_logits
 
 on_each_set = pytest.mark.usefixtures("instruction_set")
 on_each_arithmetic = pytest.mark.usefixtures("arithmetic")
@@ -77,7 +76,6 @@ FAMILIES = {
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, attention_bias=True)),
 }
 IDS = [int(i) for i in torch.randint(97, (90,), generator=torch.Generator().manual_seed(1))]
-BOUNDS = {"none": 0.015, "int8": 0.035, "int4": 0.035}  # of the logits' norm
 
 
 def saved(name: str, folder: Path) -> PreTrainedModel:
@@ -108,10 +106,6 @@ def load(
 def native(loaded: LoadedModel) -> NativeRunner:
     assert isinstance(loaded.runner, NativeRunner)
     return loaded.runner
-
-
-def error(found: Tensor, truth: Tensor) -> float:
-    return float((found - truth).norm() / truth.norm())
 
 
 @on_each_arithmetic
