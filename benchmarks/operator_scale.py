@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import time
@@ -89,9 +90,9 @@ class Operator:
 
 @contextlib.contextmanager
 def operator(namespace: str, kubeconfig: Path, log: Path, profile: Path | None):
-    command = ["modelfleet"]
+    command = [shutil.which("modelfleet") or "modelfleet"]
     if profile:
-        command = ["python", "-m", "cProfile", "-o", str(profile), "-m", "modelfleet_operator.cli"]
+        command = ["python", "-m", "cProfile", "-o", str(profile), *command]
     with log.open("w") as output:
         process = subprocess.Popen(
             [

@@ -22,6 +22,7 @@ from .requests import answer, status_of, translated
 
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
+INSTANCE = socket.gethostname()  # where Events come from
 RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL})
 
 
@@ -201,7 +202,7 @@ class ClusterApi:
             # The API server wants a fraction of a second, and isoformat leaves a zero one out.
             event_time=now.replace(microsecond=now.microsecond or 1),
             reporting_controller=f"{GROUP}/operator",
-            reporting_instance=socket.gethostname(),
+            reporting_instance=INSTANCE,
             action=reason,
             reason=reason,
             type=kind,

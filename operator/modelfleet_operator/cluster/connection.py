@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import kopf
 from kubernetes.aio import client, config
@@ -12,6 +14,7 @@ from kubernetes.aio import client, config
 from ..errors import StartError
 
 CONNECTIONS = 32  # requests at once; the API server's own limits come first
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: it is untyped to it
@@ -32,6 +35,17 @@ class Client(client.ApiClient):  # type: ignore[misc]  # mypy skips the client: 
         super().__init__(configuration)
         self._may_write = may_write
         self._answered = answered
+
+    def sanitize_for_serialization(self, obj: Any) -> Any:
+        """What is sent, as JSON's types; as the library does it, which tries ten types first."""
+        kind = type(obj)
+        if kind in _PLAIN:
+            return obj
+        if kind is dict:
+            return {key: self.sanitize_for_serialization(value) for key, value in obj.items()}
+        if kind is list:
+            return [self.sanitize_for_serialization(value) for value in obj]
+        return super().sanitize_for_serialization(obj)
 
     async def call_api(self, method: str, url: str, *args: Any, **options: Any) -> Any:
         """The one way that every request takes, as near to the wire as the library lets us."""
@@ -70,7 +84,19 @@ async def load_configuration(
                 "expected to run in a pod with a service account, or a kubeconfig in $KUBECONFIG "
                 f"or ~/.kube/config: {error}"
             ) from error
+    # Else the client reads both files of the environment for each request, in a thread of its own,
+    # and an entry of ~/.netrc for the API server's host would make every request an error.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or proxy_of_environment(configuration.host)
     return configuration
+
+
+def proxy_of_environment(url: str) -> str | None:
+    """What HTTPS_PROXY, HTTP_PROXY and NO_PROXY say for this URL."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def connection_info(kubeconfig: Path | None) -> kopf.ConnectionInfo:
