@@ -65,12 +65,13 @@ format: install ## Format and fix what can be fixed
 
 # Half of the tests wait for processes that start, end or are silent. tests/conftest.py says which
 # files come first; pytest-xdist's own order would begin the longest at the end, and alone.
-IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PROCESSES ?= 2
+IN_PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # ONLY=untimed: without those that have to be in time (tests/conftest.py); ONLY="not untimed": these.
 .PHONY: test
 test: install model ## Every test that needs no cluster; T=PATH or T=EXPRESSION: only these
-	$(PYTEST) $(if $(T),$(call picked),$(IN_TWO))$(if $(ONLY), -m "$(ONLY)")
+	$(PYTEST) $(if $(T),$(call picked),$(IN_PARALLEL))$(if $(ONLY), -m "$(ONLY)")
 
 .PHONY: cluster
 cluster: install ## A Kubernetes on this machine (Linux, root, Go); builds it the first time
