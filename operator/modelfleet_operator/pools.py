@@ -11,7 +11,8 @@ from typing import Protocol
 import structlog
 
 from .decisions.memory import Failures
-from .decisions.pool import PoolAction, PoolCounts, PoolObserved, decide_pool
+from .decisions.pool import PoolAction, decide_pool
+from .decisions.pool_observed import PoolCounts, PoolObserved
 from .decisions.pool_status import PoolStatus
 from .errors import PassingError
 from .metrics import Metrics

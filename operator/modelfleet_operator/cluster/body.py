@@ -22,7 +22,7 @@ from ..decisions.actions import (
 )
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
-from ..decisions.pool import PoolCounts
+from ..decisions.pool_observed import PoolCounts
 from ..decisions.startup_problem import Refusal, refusal_reason
 from ..decisions.status import Status
 from ..errors import PassingError, RejectedError

@@ -15,7 +15,7 @@ from ..api.warm_pool import KIND as POOL_KIND
 from ..api.warm_pool import WarmPool
 from ..api.worker_spec import PodTemplate
 from ..decisions.names import revision_hash
-from ..decisions.pool import Pool
+from ..decisions.pool_observed import Pool
 from ..decisions.rendering import parse_time
 from ..decisions.standby import Standby
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
@@ -205,6 +205,7 @@ def read_standby(pod: Object) -> Standby | None:
         is_up=any(c["name"] == WORKER and c.get("started") for c in _containers(status)),
         # Whoever took it from its pool has it, a person's hand, too.
         claimed_by="" if is_ours else f"{metadata['namespace']}/{owner.get('name', '')}",
+        claimed_at=0.0 if is_ours else float(number(labels.get(CLAIMED_AT)) or 0),
         stopping=stopping,
         failure=failure[0] if failure else None,
         problem=None if failure else startup_problem_of(pod),

@@ -11,14 +11,8 @@ import structlog
 from ..api import warm_pool
 from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
-from ..decisions.pool import (
-    AddStandby,
-    PoolAction,
-    PoolCounts,
-    PoolObserved,
-    RemoveStandby,
-    standby_name,
-)
+from ..decisions.pool import AddStandby, PoolAction, RemoveStandby, standby_name
+from ..decisions.pool_observed import PoolCounts, PoolObserved
 from ..decisions.pool_status import PoolStatus, parse_pool, render_pool
 from ..decisions.standby import PoolOffer, Standby
 from ..errors import PassingError, RejectedError

@@ -24,6 +24,7 @@ class Standby:
     version: str = ""  # of its object: a claim and a removal hold for this one only
     is_up: bool = False  # its process takes calls; imports go on beside, a load waits for them
     claimed_by: str = ""  # `namespace/name` of the deployment that it belongs to; empty: none
+    claimed_at: float = 0.0  # Unix seconds; 0: never, or not known
     stopping: bool = False
     failure: str | None = None  # why it exited without being stopped; None: it did not
     problem: StartupProblem | None = None  # why it does not start

@@ -28,7 +28,7 @@ from ..decisions.actions import (
 )
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
-from ..decisions.pool import PoolCounts
+from ..decisions.pool_observed import PoolCounts
 from ..decisions.rendering import render, show_time
 from ..decisions.status import Status
 from ..errors import PassingError, RejectedError

@@ -16,14 +16,8 @@ from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
 from ..decisions.names import revision_hash
 from ..decisions.observed import Accelerator
-from ..decisions.pool import (
-    AddStandby,
-    Pool,
-    PoolAction,
-    PoolCounts,
-    PoolObserved,
-    RemoveStandby,
-)
+from ..decisions.pool import AddStandby, PoolAction, RemoveStandby
+from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved
 from ..decisions.pool_status import PoolStatus, render_pool
 from ..decisions.standby import PoolOffer, Standby
 from ..pools import PoolLedger
@@ -168,7 +162,7 @@ class LocalPools:
             process = self._processes.get(wanted.uid)
             if process is None or not is_claimable(process.standby):
                 continue
-            process.standby = replace(process.standby, claimed_by=key)
+            process.standby = replace(process.standby, claimed_by=key, claimed_at=time.time())
             self.ledger.add(wanted.pool, PoolCounts(hits=1))
             return process.standby, process.child
         return None
@@ -242,8 +236,8 @@ class LocalPools:
         unclaimed = [p for p in self._processes.values() if not p.standby.claimed_by]
         for process in unclaimed:
             self._stop(process)
-        tasks = [task for p in unclaimed for task in (p.ending, p.watching) if task is not None]
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*(p.ending for p in unclaimed if p.ending is not None))
+        await asyncio.gather(*(p.watching for p in unclaimed if p.watching is not None))
 
     def kill(self) -> None:
         """SIGKILL for every standby."""

@@ -203,6 +203,25 @@ async def test_who_needs_other_rights_or_more_claims_none(
         assert counts(api)["misses"] == 0, "no pool could have had one for it"
 
 
+async def test_a_pool_fetches_models_ahead_and_new_standbys_follow_when_they_change(
+    api: ApiServer, start_operator: StartOperator
+):
+    def fetched() -> list[list[str]]:
+        args = [api.pods()[name]["spec"]["containers"][0]["args"] for name in standbys(api)]
+        return [[flag for flag in each if flag.startswith("--fetch")] for each in args]
+
+    async with start_operator() as cluster:
+        await cluster.apply(scaling={"mode": "External", "replicas": 0})
+        await cluster.apply_pool(models=["smol", "later"])
+        await eventually(lambda: fetched() == [["--fetch=hf://owner/name"]])
+        await eventually(lambda: "names later" in str(api.pool().get("status", {})))
+        later = {"source": "s3://bucket/later", "revision": None}
+        await cluster.apply("later", scaling={"mode": "External", "replicas": 0}, model=later)
+        both = ["--fetch=hf://owner/name", "--fetch=s3://bucket/later"]
+        await eventually(lambda: fetched() == [both])
+        await eventually(lambda: "names later" not in str(api.pool()["status"]))
+
+
 async def test_pods_of_another_namespace_are_not_claimed(
     api: ApiServer, start_operator: StartOperator
 ):

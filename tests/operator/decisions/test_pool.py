@@ -14,14 +14,12 @@ from modelfleet_operator.decisions.memory import Failures
 from modelfleet_operator.decisions.observed import Accelerator
 from modelfleet_operator.decisions.pool import (
     AddStandby,
-    Pool,
-    PoolCounts,
-    PoolObserved,
     PoolPlan,
     RemoveStandby,
     decide_pool,
     standby_name,
 )
+from modelfleet_operator.decisions.pool_observed import Pool, PoolCounts, PoolObserved
 from modelfleet_operator.decisions.pool_status import PoolStatus, parse_pool, render_pool
 from modelfleet_operator.decisions.standby import Standby
 
@@ -105,6 +103,24 @@ def test_an_exited_one_is_removed_and_the_next_start_waits_ever_longer():
     condition = decided.status.condition("Ready")
     assert condition is not None
     assert "5 in a row exited, the last one: exit code 1: no kernels" in condition.message
+
+
+def test_a_claimed_one_is_followed_a_moment_later_so_that_its_load_has_the_processor():
+    just = standby(0, claimed_by="default/smol", claimed_at=1999.0)
+    before = standby(1, claimed_by="default/smol", claimed_at=1990.0)
+    decided = plan(just, before, standby(2), size=3)
+    assert added(decided) == [3], "one follows the earlier claim"
+    assert decided.wake_at == 2001.0
+    assert added(plan(just, before, standby(2), size=3, now=2001.0)) == [3, 4]
+    empty = plan(just, size=1)
+    assert (added(empty), empty.wake_at) == ([], 2001.0)
+
+
+@pytest.mark.parametrize("names", [("tiny",), ("tiny", "small")])
+def test_a_model_that_is_not_there_is_said_and_hinders_nothing(names: tuple[str, ...]):
+    decided = plan(missing_models=names)
+    assert f"spec.models names {' and '.join(names)}, and there is no such" in stalled(decided)
+    assert len(added(decided)) == 2
 
 
 CLASSES = {"h100": Accelerator(generation=1, price=Decimal("2.50"))}
