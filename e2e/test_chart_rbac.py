@@ -22,6 +22,8 @@ Right = tuple[str, str, str]  # API group, resource, verb
 ONLY_SOMETIMES: dict[Right, str] = {
     ("modelfleet.dev", "modeldeployments/finalizers", "update"): "asked for by an admission plugin "
     "(OwnerReferencesPermissionEnforcement), where a cluster has it",
+    ("modelfleet.dev", "warmpools/finalizers", "update"): "asked for by the same plugin",
+    ("modelfleet.dev", "warmpools/status", "patch"): "where there are warm pools",
     ("", "pods", "get"): "after a 409: whose pod has the name?",
     ("apps", "controllerrevisions", "get"): "after a 409: whose revision has the name?",
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",

@@ -21,6 +21,7 @@ ROW = re.compile(
 def operator_registry() -> CollectorRegistry:
     metrics = OperatorMetrics()
     metrics.collect_plans(dict, lambda: 0)
+    metrics.collect_pools(dict)
     return metrics.registry
 
 

@@ -19,7 +19,7 @@ ALL = 90.0  # seconds for all of them: what is left out then is said
 LINES = 500  # of each log
 WARNINGS, PROBLEMS = 5, 5  # in the summary, at most
 # Never Secrets.
-CLUSTER_KINDS = ("modeldeployments", "acceleratorclasses")
+CLUSTER_KINDS = ("modeldeployments", "acceleratorclasses", "warmpools")
 KINDS = ("pods", "leases", "configmaps", "controllerrevisions")
 NOT_OURS = "kube-root-ca.crt"  # a ConfigMap that Kubernetes puts into every namespace
 

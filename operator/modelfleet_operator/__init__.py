@@ -24,6 +24,8 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
 - `client`: the other side of a gateway, for `modelfleet chat` and `models`.
 - `api`: the objects that users write and read, one file each; `manifests` reads them from files,
   `views` turns a ModelDeployment into what decisions and workers read of it.
+- `pools`: one loop for all warm pools, with `decisions.pool` (`standby`, `pool_status`) and, where
+  a deployment starts a worker, `decisions.claiming`; `worker_client` tells a claimed one its model.
 - `explain`: `snapshot` keeps all that decisions see, `report` says what they make of it.
 - `cli`: the command line, with one file of `commands` each, and `terminal` for what people read.
 

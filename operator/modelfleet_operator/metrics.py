@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .decisions.actions import Action
 from .decisions.plan import Plan
+from .decisions.pool_status import PoolStatus
 
 _DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RESOURCE = re.compile(
@@ -74,6 +75,10 @@ class Metrics:
         ).set_function(dirty)
         self.registry.register(_Plans(plans))
 
+    def collect_pools(self, statuses: Callable[[], Mapping[str, PoolStatus]]) -> None:
+        """Shows each warm pool as its status does."""
+        self.registry.register(_Pools(statuses))
+
 
 class _Plans(Collector):
     """Read when asked, so that a deployment that is gone has no series left."""
@@ -118,3 +123,42 @@ class _Plans(Collector):
         for labels, count in sorted(counts.items()):
             deployments.add_metric(labels, count)
         return [replicas, ready, target, cold_starts, deployments]
+
+
+class _Pools(Collector):
+    """Read when asked, as `_Plans`."""
+
+    def __init__(self, statuses: Callable[[], Mapping[str, PoolStatus]]) -> None:
+        self._statuses = statuses
+
+    def collect(self) -> Iterable[Metric]:
+        workers = GaugeMetricFamily(
+            "modelfleet_operator_pool_workers",
+            "Workers of a warm pool, by state: standby, starting, claimed",
+            labels=["pool", "state"],
+        )
+        claims = CounterMetricFamily(
+            "modelfleet_operator_pool_claims",
+            "Starts that a warm pool had a standby for (hit) or not (miss)",
+            labels=["pool", "outcome"],
+        )
+        saved = CounterMetricFamily(
+            "modelfleet_operator_pool_saved_seconds",
+            "Seconds of starts that claims saved",
+            labels=["pool"],
+        )
+        cost = GaugeMetricFamily(
+            "modelfleet_operator_pool_hourly_cost",
+            "What the standbys of a warm pool cost an hour",
+            labels=["pool"],
+        )
+        for pool, status in self._statuses().items():
+            workers.add_metric([pool, "standby"], status.standby)
+            workers.add_metric([pool, "starting"], status.starting)
+            workers.add_metric([pool, "claimed"], status.claimed)
+            claims.add_metric([pool, "hit"], status.hits)
+            claims.add_metric([pool, "miss"], status.misses)
+            saved.add_metric([pool], status.seconds_saved)
+            if status.hourly_cost is not None:
+                cost.add_metric([pool], float(status.hourly_cost))
+        return [workers, claims, saved, cost]

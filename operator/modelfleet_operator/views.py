@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
 from .api.fleet_spec import Scaling, Slo
@@ -14,6 +16,8 @@ from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
 from .decisions.schedule import Schedule
 from .decisions.worker_speed import Targets
+
+_FETCHED = ("hf://", "s3://", "oci://")
 
 
 def decision_view(
@@ -66,6 +70,7 @@ def decision_view(
         max_queue=cold.max_queue,
         hold_timeout=cold.hold_timeout,
         cold_start_deadline=cold.deadline,
+        warm_pool=cold.warm_pool or "",
         overload_target=_overload_target(manifest),
     )
 
@@ -109,6 +114,19 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
     if engine.deterministic:
         flags.append("--deterministic")
     return flags
+
+
+def fetch_flags(manifests: Iterable[ModelDeployment]) -> list[str]:
+    """The flags of a standby that fetches their files ahead, if it may: those that need no token.
+
+    What is mounted into pods or lies on this machine needs no fetching.
+    """
+    models = [manifest.spec.model for manifest in manifests]
+    return [
+        f"--fetch={model.source}" + (f"#{model.revision}" if model.revision else "")
+        for model in models
+        if model.token_secret_ref is None and model.source.startswith(_FETCHED)
+    ]
 
 
 def _quantization_flags(quantization: Quantization) -> list[str]:

@@ -19,6 +19,7 @@ from modelfleet_proto.handshake import call_metadata
 
 MODELS = "modelfleet.dev/v1alpha1/modeldeployments"
 CLASSES = "modelfleet.dev/v1alpha1/acceleratorclasses"
+POOLS = "modelfleet.dev/v1alpha1/warmpools"
 PODS = "v1/pods"
 REVISIONS = "apps/v1/controllerrevisions"
 EVENTS = "events.k8s.io/v1/events"
@@ -42,8 +43,8 @@ async def eventually(condition: Callable[[], T], *, within: float = 10.0) -> T:
 class ApiServer(kmock.KubernetesEmulator):
     """kmock's emulator and what it leaves out.
 
-    uids, generations, uid preconditions, resource versions of Leases, and server-side apply of a
-    status as a replacement.
+    uids, generations, preconditions, resource versions of Leases and pods, and server-side apply of
+    a status as a replacement.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -53,6 +54,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
         self.refusal_status = 403
         self.refuse_revisions = ""  # why no history is taken
+        self.lose_answers = 0  # to so many changes of pods: they are made, and 503 is answered
         self.refuse_leases = False  # an API server that is there for reading only
 
     async def _handle(self, request: kmock.Request) -> Any:
@@ -60,7 +62,12 @@ class ApiServer(kmock.KubernetesEmulator):
             self.seen.append(request)
         if request.resource is not None and isinstance(request.data, dict):
             self._complete(request)
-        return await super()._handle(request)
+        answer = await super()._handle(request)
+        is_change = request.resource is not None and request.method.value == "PATCH"
+        if self.lose_answers and is_change and request.resource.plural == "pods":
+            self.lose_answers -= 1
+            raise kmock.KubernetesError(status=503, reason="Unavailable", message="it was cut")
+        return answer
 
     def _complete(self, request: kmock.Request) -> None:
         data = request.data
@@ -75,6 +82,12 @@ class ApiServer(kmock.KubernetesEmulator):
             raise kmock.KubernetesError(status=403, reason="Forbidden", message=message)
         if request.resource.plural == "leases":
             self._complete_lease(request)
+        if request.resource.plural == "pods" and request.action in (
+            kmock.action.CREATE,
+            kmock.action.UPDATE,
+            kmock.action.DELETE,
+        ):
+            self._complete_version(request)
         if request.action == kmock.action.CREATE:
             data["metadata"] |= {
                 "uid": f"uid-{next(self.numbers)}",
@@ -99,6 +112,22 @@ class ApiServer(kmock.KubernetesEmulator):
                 data["status"] = status
             elif "spec" in data:
                 data.setdefault("metadata", {})["generation"] = raw["metadata"]["generation"] + 1
+
+    def _complete_version(self, request: kmock.Request) -> None:
+        """A write that names another version than the pod's is refused."""
+        fresh = str(next(self.numbers))
+        if request.action == kmock.action.DELETE:
+            asked = request.data.get("preconditions", {}).get("resourceVersion")
+        else:
+            asked = request.data.setdefault("metadata", {}).get("resourceVersion")
+        key = (request.resource, request.namespace, request.name)
+        if request.name is not None and key in self.objects and not self.objects[key].deleted:
+            metadata = self.objects[key].raw["metadata"]
+            if asked not in (None, metadata.get("resourceVersion")):
+                raise conflict(f"version {asked} was asked for, it is another one")
+            metadata["resourceVersion"] = fresh  # at once: of two writes one is late
+        if request.action != kmock.action.DELETE:
+            request.data["metadata"]["resourceVersion"] = fresh
 
     def _complete_lease(self, request: kmock.Request) -> None:
         if self.refuse_leases:
@@ -153,6 +182,9 @@ class ApiServer(kmock.KubernetesEmulator):
 
     def model(self, name: str = "smol", namespace: str = "default") -> dict[str, Any]:
         return self.objects[MODELS, namespace, name].raw
+
+    def pool(self, name: str = "pool", namespace: str = "default") -> dict[str, Any]:
+        return self.objects[POOLS, namespace, name].raw
 
     def condition(
         self, type_: str, name: str = "smol", namespace: str = "default"
@@ -229,6 +261,39 @@ class Cluster:
             },
         )
 
+    async def apply_pool(self, name: str = "pool", namespace: str = "default", **spec: Any) -> None:
+        manifest = {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "WarmPool",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        await self._send("POST", self._pools(namespace), manifest)
+
+    async def change_pool(self, spec: dict[str, Any], name: str = "pool") -> None:
+        await self._send("PATCH", f"{self._pools()}/{name}", {"spec": spec})
+
+    async def delete_pool(self, name: str = "pool") -> None:
+        """And what the garbage collector does then: pods whose controller it is go, too."""
+        uid = self.api.pool(name)["metadata"]["uid"]
+        await self._send("DELETE", f"{self._pools()}/{name}")
+        for pod, found in self.api.pods().items():
+            if uid in [owner["uid"] for owner in found["metadata"].get("ownerReferences", ())]:
+                await self.delete_pod(pod)
+
+    async def stand_by(self, pod: str, address: str = "") -> str:
+        """Its process takes calls; returns its address: the given one's IP, or one of its own."""
+        ip = address.rpartition(":")[0] or f"10.0.0.{next(self.numbers)}"
+        started = [{"name": "worker", "started": True, "state": {"running": {}}}]
+        await self._patch_pod(
+            pod,
+            {
+                "metadata": {"finalizers": [KUBELET]},
+                "status": {"phase": "Running", "podIP": ip, "containerStatuses": started},
+            },
+        )
+        return f"{ip}:9000"
+
     async def start(self, pod: str) -> str:
         """The kubelet has started it; returns its address."""
         ip = f"10.0.0.{next(self.numbers)}"
@@ -250,6 +315,11 @@ class Cluster:
 
     async def label(self, pod: str, labels: dict[str, str | None]) -> None:
         await self._patch_pod(pod, {"metadata": {"labels": labels}})
+
+    async def own(self, pod: str, kind: str, name: str, uid: str) -> None:
+        owner = {"kind": kind, "name": name, "uid": uid, "controller": True}
+        owner["apiVersion"] = "modelfleet.dev/v1alpha1"
+        await self._patch_pod(pod, {"metadata": {"ownerReferences": [owner]}})
 
     async def annotate_pod(self, pod: str, annotations: dict[str, str]) -> None:
         await self._patch_pod(pod, {"metadata": {"annotations": annotations}})
@@ -279,6 +349,9 @@ class Cluster:
     def _models(self, namespace: str = "default") -> str:
         return f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/modeldeployments"
 
+    def _pools(self, namespace: str = "default") -> str:
+        return f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/warmpools"
+
 
 @dataclass
 class Gateway:
@@ -290,6 +363,7 @@ class Gateway:
     running: int = 0
     last_request: float = 0.0
     taken: dict[str, int] = field(default_factory=dict)  # requests that a worker has, by its id
+    standing_by: set[str] = field(default_factory=set)  # ids of workers that hold no model
     _views: int = 0
 
     def route(self, model: str = "default/smol") -> fleet_pb2.ModelView | None:
@@ -350,7 +424,9 @@ class Gateway:
                     running=self.taken.get(worker.worker_id, 0),
                     stats=worker_pb2.Stats(
                         worker_id=worker.worker_id,
-                        state=worker_pb2.WORKER_STATE_READY,
+                        state=worker_pb2.WORKER_STATE_STANDBY
+                        if worker.worker_id in self.standing_by
+                        else worker_pb2.WORKER_STATE_READY,
                         slots=8,
                     ),
                 )

@@ -126,6 +126,12 @@ def worker(
             "--preload", help="While it waits for LoadModel, do everything but the weights."
         ),
     ] = False,
+    fetch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE[#REVISION]", help="With --preload: models whose files it fetches ahead."
+        ),
+    ] = None,
     model_dir: ModelDirOption = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
@@ -140,7 +146,7 @@ def worker(
     from .devices.paced import read_calibration
     from .errors import UsageError
     from .loading.device_loaders import cpu_loader, paced_loader
-    from .loading.preload import preload_cpu
+    from .loading.preload import fetch_ahead, preload_cpu
     from .quantities import parse_bytes
     from .serving.server import ServerOptions, serve
     from .storage.cache import Cache
@@ -150,8 +156,12 @@ def worker(
         parent.die_with_parent()
     if (model is None) != (source is None):
         raise UsageError("--model and --source go together: give both, or none to wait")
-    if preload and (model is not None or device is Device.PACED):
-        raise UsageError("--preload is for a worker that waits for a real model: no --model")
+    if preload and model is not None:
+        raise UsageError("--preload is for a worker that waits for a model: no --model")
+    if fetch and not preload:
+        raise UsageError("--fetch is for a worker that waits for a model: with --preload")
+    for ahead in fetch or ():
+        parse_source(ahead.partition("#")[0])
     if calibration is not None and device is not Device.PACED:
         raise UsageError("--calibration is for --device paced")
     spec = None
@@ -176,12 +186,20 @@ def worker(
             deterministic=deterministic,
             generation_defaults=generation_defaults,
         )
+    prepare = None  # the paced device needs nothing of it
     if device is Device.PACED:
         times = read_calibration(calibration) if calibration else Calibration()
         loader = paced_loader(times)
     else:
         cache = Cache(cache_dir() / "remote", cache_limit())
         loader = cpu_loader(model_copies(model_dir), cache)
+        kept: list[object] = []  # files that are in use, and so kept in the cache
+
+        def prepare_cpu() -> None:
+            preload_cpu()
+            kept.append(fetch_ahead(fetch or (), model_copies(model_dir), cache))
+
+        prepare = prepare_cpu if preload else None
     options = ServerOptions(
         listen=listen,
         worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
@@ -190,7 +208,7 @@ def worker(
     )
     configure(logs.format, logs.level, console_style(utc=False))
     bind(worker=options.worker_id)
-    return asyncio.run(serve(options, loader, spec, preload_cpu if preload else None))
+    return asyncio.run(serve(options, loader, spec, prepare))
 
 
 def main() -> None:

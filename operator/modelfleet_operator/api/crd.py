@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from . import accelerator_class, model_deployment, status
+from . import accelerator_class, model_deployment, pool_status, status, warm_pool
 from .api_model import Rule
 from .model_deployment import GROUP, VERSION
 from .structural import INT_OR_STRING, sentence, structural_schema
@@ -206,7 +206,94 @@ ACCELERATOR_CLASS = ApiObject(
         ),
     ),
 )
-OBJECTS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS)
+WARM_POOL = ApiObject(
+    model=warm_pool.WarmPool,
+    kind=warm_pool.KIND,
+    plural=warm_pool.PLURAL,
+    short_name="wp",
+    scope="Namespaced",
+    spec=warm_pool.WarmPoolSpec,
+    status=pool_status.WarmPoolStatusSchema,
+    name_is="it is a label of the worker pods",
+    columns=(
+        Column(
+            name="Ready",
+            type="string",
+            path=f"{_READY}.status",
+            description="Whether as many stand by as it should keep",
+        ),
+        Column(
+            name="Reason",
+            type="string",
+            path=f"{_READY}.reason",
+            description="Why it is ready or not",
+        ),
+        Column(
+            name="Size",
+            type="integer",
+            path=".spec.size",
+            description="Standbys to keep",
+        ),
+        Column(
+            name="Standby",
+            type="integer",
+            path=".status.standby",
+            description="Workers that can be claimed now",
+        ),
+        Column(
+            name="Claimed",
+            type="integer",
+            path=".status.claimed",
+            description="Workers of deployments that came from it",
+        ),
+        Column(
+            name="Hits",
+            type="integer",
+            path=".status.hits",
+            description="Standbys that were claimed",
+        ),
+        Column(
+            name="Misses",
+            type="integer",
+            path=".status.misses",
+            description="Workers that were started since none stood by",
+        ),
+        Column(
+            name="$/h",
+            type="string",
+            path=".status.hourlyCost",
+            description="What its standbys cost an hour",
+        ),
+        Column(
+            name="Age",
+            type="date",
+            path=".metadata.creationTimestamp",
+            description="Time since it was created",
+        ),
+        Column(
+            name="Class",
+            type="string",
+            path=".spec.accelerator",
+            description="AcceleratorClass of its standbys",
+            is_wide=True,
+        ),
+        Column(
+            name="Saved",
+            type="integer",
+            path=".status.secondsSaved",
+            description="Seconds that claims saved",
+            is_wide=True,
+        ),
+        Column(
+            name="Message",
+            type="string",
+            path=f"{_READY}.message",
+            description="Why it is ready or not, as a sentence",
+            is_wide=True,
+        ),
+    ),
+)
+OBJECTS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, WARM_POOL)
 
 
 def custom_resource_definition(of: ApiObject) -> dict[str, Any]:

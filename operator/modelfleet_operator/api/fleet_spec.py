@@ -14,6 +14,12 @@ ClassName = Annotated[
     str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
 ]
 
+NO_POOL = "None"
+PoolName = Annotated[
+    str,
+    Format(what="the name of a WarmPool, or None", pattern=f"{NO_POOL}|{DNS_LABEL}", max_length=63),
+]
+
 
 class Slo(ApiModel):
     """Latency that requests get: what a worker takes is learned from it, and misses add workers."""
@@ -163,6 +169,9 @@ class ColdStart(ApiModel):
     refused at once with 503; the start goes on. A duration (90s, 1h30m). Default: 30m."""
     max_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Requests that may wait in one gateway; one more is refused with 429. Default: 1000."""
+    warm_pool: PoolName | None = None
+    """Name of the WarmPool of this namespace whose standbys become workers before new ones are
+    started; None (the word): no pool is used. Default: any pool of the namespace that fits."""
 
 
 class Queue(ApiModel):

@@ -109,6 +109,15 @@ def parse_quantity(text: str) -> int:
     return int(Decimal(number) * _BYTES[unit])
 
 
+def parse_amount(text: str) -> Decimal | None:
+    """Any quantity of a resource, as 0.5 of "500m"; None for a spelling that is not known here."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", text, re.ASCII)
+    if found is None:
+        return None
+    unit = found[2] or ""
+    return Decimal(found[1]) * (Decimal("0.001") if unit == "m" else _BYTES[unit])
+
+
 def show_quantity(count: int) -> str:
     """In the largest binary unit that divides it: 2147483648 is `2Gi`."""
     for unit in ["Ti", "Gi", "Mi", "Ki"]:

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import ManifestError
-from . import accelerator_class
+from . import accelerator_class, warm_pool
 from .accelerator_class import AcceleratorClass
 from .api_model import ApiModel, Metadata
 from .documents import read_documents
 from .model_deployment import API_VERSION, KIND, ModelDeployment
 from .other_kinds import Reference, Values, describe, expand_list, is_other_kind, read_values
+from .warm_pool import WarmPool
 
 _Object = TypeVar("_Object", bound=ApiModel)
 
@@ -31,6 +32,7 @@ class Manifests:
     homes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Where each stands, by its full name: file and number of the document."""
     classes: tuple[AcceleratorClass, ...] = ()  # valid ones
+    pools: tuple[WarmPool, ...] = ()  # valid ones
     others: tuple[str, ...] = ()  # objects of other kinds, like "Job default/fill"
     values: Values = dataclasses.field(default_factory=Values)
     """Of the Secrets and ConfigMaps among them."""
@@ -61,7 +63,11 @@ def read_manifests(paths: Iterable[Path]) -> Manifests:
                 within = "" if objects == [document] else f", item {place}"
                 reading.add(item, f"{path}, document {number}{within}")
     if not reading.homes and not reading.problems:
-        found = [*([accelerator_class.KIND] if reading.classes else []), *reading.kinds]
+        found = [
+            *([accelerator_class.KIND] if reading.classes else []),
+            *([warm_pool.KIND] if reading.pools else []),
+            *reading.kinds,
+        ]
         reading.problems.append(
             f"{', '.join(map(str, paths))}: expected a {KIND} in one of the files, found "
             f"{', '.join(dict.fromkeys(found)) or 'none'} only"
@@ -70,6 +76,7 @@ def read_manifests(paths: Iterable[Path]) -> Manifests:
         deployments=tuple(reading.deployments),
         homes=reading.homes,
         classes=tuple(reading.classes),
+        pools=tuple(reading.pools),
         others=tuple(reading.others),
         values=Values(reading.values),
         problems=tuple(reading.problems),
@@ -83,6 +90,7 @@ class _Reading:
         self.deployments: list[ModelDeployment] = []
         self.homes: dict[str, str] = {}
         self.classes: list[AcceleratorClass] = []
+        self.pools: list[WarmPool] = []
         self.others: list[str] = []
         self.kinds: list[str] = []  # of `others`
         self.values: dict[Reference, Mapping[str, str]] = {}
@@ -90,11 +98,16 @@ class _Reading:
 
     def add(self, document: Any, where: str) -> None:
         """`where` is the file and the number of the document."""
-        if _is_class(document):
+        if _is_of(accelerator_class.KIND, document):
             problems, class_ = _validated(AcceleratorClass, document)
             self._complain(where, problems)
             if class_ is not None:
                 self.classes.append(class_)
+        elif _is_of(warm_pool.KIND, document):
+            problems, pool = _validated(WarmPool, document)
+            self._complain(where, problems)
+            if pool is not None:
+                self._add_pool(pool, where)
         elif is_other_kind(document):
             self.others.append(describe(document))
             self.kinds.append(document["kind"])
@@ -117,6 +130,15 @@ class _Reading:
             )
         else:
             self.deployments.append(deployment)
+
+    def _add_pool(self, pool: WarmPool, where: str) -> None:
+        if any(other.full_name == pool.full_name for other in self.pools):
+            self.problems.append(
+                f"{where}: there is a {warm_pool.KIND} {pool.full_name} already: rename one of "
+                "them, or give it another namespace"
+            )
+        else:
+            self.pools.append(pool)
 
     def _complain(self, where: str, problems: Iterable[str]) -> None:
         self.problems += [f"{where}: {problem}" for problem in problems]
@@ -142,8 +164,8 @@ def _validated(model: type[_Object], document: dict[str, Any]) -> tuple[list[str
         return [_sentence(details, model) for details in error.errors()], None
 
 
-def _is_class(document: Any) -> bool:
-    asked = (accelerator_class.KIND, API_VERSION)
+def _is_of(kind: str, document: Any) -> bool:
+    asked = (kind, API_VERSION)
     return (
         isinstance(document, dict) and (document.get("kind"), document.get("apiVersion")) == asked
     )
@@ -160,6 +182,11 @@ def observed_manifest(body: Mapping[str, Any]) -> tuple[list[str], ModelDeployme
 def observed_class(body: Mapping[str, Any]) -> tuple[list[str], AcceleratorClass | None]:
     """The same for an AcceleratorClass."""
     return _observed(AcceleratorClass, body)
+
+
+def observed_pool(body: Mapping[str, Any]) -> tuple[list[str], WarmPool | None]:
+    """The same for a WarmPool."""
+    return _observed(WarmPool, body)
 
 
 def _observed(model: type[_Object], body: Mapping[str, Any]) -> tuple[list[str], _Object | None]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from .accelerator_class import KIND as CLASS_KIND
 from .model_deployment import GROUP, KIND
+from .warm_pool import KIND as POOL_KIND
 
 ValuesKind = Literal["Secret", "ConfigMap"]
 _KEY: Final = re.compile(r"[-._a-zA-Z0-9]+")
@@ -56,7 +57,7 @@ def is_other_kind(document: Any) -> bool:
     kind, version = document.get("kind"), document.get("apiVersion")
     if not isinstance(kind, str) or not isinstance(version, str) or not kind or not version:
         return False
-    return kind not in (KIND, CLASS_KIND) and version.partition("/")[0] != GROUP
+    return kind not in (KIND, CLASS_KIND, POOL_KIND) and version.partition("/")[0] != GROUP
 
 
 def expand_list(document: Any) -> list[Any]:

@@ -130,12 +130,15 @@ def _list(kind: str, length: int, *keys: str) -> Any:
     return Field(max_length=length, json_schema_extra=extra)
 
 
+CONDITIONS = _list("map", 16, "type")
+
+
 class StatusSchema(ApiModel):
     """What was observed."""
 
     observed_generation: int | None = None
     """metadata.generation that this status speaks of."""
-    conditions: Annotated[list[ConditionSchema], _list("map", 16, "type")] | None = None
+    conditions: Annotated[list[ConditionSchema], CONDITIONS] | None = None
     """Ready, Reconciling, Stalled (kstatus), NameConflict, PlacementLimited and BudgetLimited, each
     with its reason."""
     replicas: Annotated[int, Field(ge=0)] | None = None

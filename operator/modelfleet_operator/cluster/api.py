@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from kubernetes.aio import client
 
-from ..api import accelerator_class
+from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from ..decisions.observed import Worker
+from ..decisions.standby import Standby
 from ..errors import PassingError, RejectedError
 from .observing import Object, owned_by
 from .requests import answer, status_of, translated
@@ -23,7 +24,7 @@ from .requests import answer, status_of, translated
 FIELD_MANAGER = "modelfleet"
 TIMEOUT = 15.0  # seconds a request may take
 INSTANCE = socket.gethostname()  # where Events come from
-RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL})
+RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL, warm_pool.PLURAL})
 
 
 class ClusterApi:
@@ -164,13 +165,63 @@ class ClusterApi:
             )
         return outcome.found
 
+    async def swap_owner(self, pod: str, namespace: str, patch: dict[str, Any]) -> Object | None:
+        """The pod as it is then; None: it was changed since the version that the patch names."""
+        with translated(f"claiming pod {namespace}/{pod}"), _gone_is_success():
+            text = await answer(
+                self._pods.patch_namespaced_pod_without_preload_content(
+                    pod,
+                    namespace,
+                    patch,
+                    field_manager=FIELD_MANAGER,
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=TIMEOUT,
+                )
+            )
+            claimed: Object = json.loads(text)
+            return claimed
+        return None
+
+    async def read_pod(self, pod: str, namespace: str) -> Object | None:
+        """As it is now; None: it is gone."""
+        with translated(f"reading pod {namespace}/{pod}"), _gone_is_success():
+            text = await answer(
+                self._pods.read_namespaced_pod_without_preload_content(
+                    pod, namespace, _request_timeout=TIMEOUT
+                )
+            )
+            found: Object = json.loads(text)
+            return found
+        return None
+
+    async def delete_standby(self, standby: Standby, grace: int) -> bool:
+        """Ends it, unless it was changed since, as by a claim; whether it was deleted."""
+        options = client.V1DeleteOptions(
+            grace_period_seconds=grace,
+            preconditions=client.V1Preconditions(uid=standby.uid, resource_version=standby.version),
+        )
+        with translated(f"deleting pod {standby.id}"), _gone_is_success() as outcome:
+            await answer(
+                self._pods.delete_namespaced_pod_without_preload_content(
+                    standby.name, standby.namespace, body=options, _request_timeout=TIMEOUT
+                )
+            )
+        return outcome.found
+
     async def apply_status(
-        self, namespace: str, name: str, uid: str, status: dict[str, Any]
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: dict[str, Any],
+        *,
+        kind: str = KIND,
+        plural: str = PLURAL,
     ) -> bool:
         """Server-side apply of the whole status; whether this very object is there."""
         patch = {
             "apiVersion": API_VERSION,
-            "kind": KIND,
+            "kind": kind,
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
@@ -179,7 +230,7 @@ class ClusterApi:
                 GROUP,
                 VERSION,
                 namespace,
-                PLURAL,
+                plural,
                 name,
                 patch,
                 field_manager=FIELD_MANAGER,
@@ -190,7 +241,13 @@ class ClusterApi:
         return outcome.found
 
     async def post_event(
-        self, regarding: Object, *, kind: Literal["Normal", "Warning"], reason: str, note: str
+        self,
+        regarding: Object,
+        *,
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        note: str,
+        object_kind: str = KIND,
     ) -> None:
         """An Event that `kubectl describe` shows; `reason` is one CamelCase word."""
         metadata = regarding["metadata"]
@@ -209,7 +266,7 @@ class ClusterApi:
             note=note[:1024],
             regarding=client.V1ObjectReference(
                 api_version=API_VERSION,
-                kind=KIND,
+                kind=object_kind,
                 name=metadata["name"],
                 namespace=metadata["namespace"],
                 uid=metadata["uid"],

@@ -7,12 +7,26 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from ..decisions.actions import (
+    Action,
+    Claim,
+    Create,
+    Credit,
+    Forget,
+    Load,
+    Record,
+    Remove,
+    Reroute,
+    Stop,
+    Unroute,
+)
 from ..decisions.memory import Memory
-from ..decisions.observed import Deployment, Observed
+from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.pool_observed import PoolCounts
 from ..decisions.startup_problem import Refusal, refusal_reason
 from ..decisions.status import Status
 from ..errors import PassingError, RejectedError
+from ..worker_client import load_model
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .cache import ClusterCache
@@ -22,6 +36,8 @@ from .known import Known
 from .labels import LabelKeeper
 from .observing import KnownPod, read_pod
 from .pods import UNROUTED_AT, PodSettings, template_refusal, worker_pod
+from .pool_pods import model_flags_of
+from .pools import ClusterPools
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
 
@@ -49,12 +65,18 @@ class ClusterBody:
         settings: PodSettings,
         clock: Callable[[], float],
         endpoint: str = "",
+        may_act: Callable[[], None] = lambda: None,
     ) -> None:
-        """`endpoint` is the gateways' URL for clients; empty: not known."""
+        """`endpoint` is the gateways' URL for clients; empty: not known.
+
+        `may_act` raises when this operator leads no more; it is asked before workers are called.
+        """
+        self._may_act = may_act
         self._api = api
         self._settings = settings
         self._clock = clock
         self.cache = ClusterCache(settings, clock)
+        self.pools = ClusterPools(api, settings, clock, self.cache)
         self._statuses = StatusWriter(api, clock, endpoint)
         self.history = History(api, settings, clock, self._statuses.post_event)
         self._labels = LabelKeeper(api, self._statuses.post_event)
@@ -73,7 +95,7 @@ class ClusterBody:
 
     def uids(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
-        return self.history.uids() | self.cache.uids()
+        return self.pools.uids() | self.history.uids() | self.cache.uids()
 
     def deletion_missed(self, key: str, uid: str) -> None:
         """It was deleted and no watch has said so: it does not count any more."""
@@ -102,6 +124,7 @@ class ClusterBody:
             owners=self.cache.owners(known),
             history=tuple(past.seen() for past in self.history.of(key, known)),
             accelerators=self.cache.accelerators(),
+            pools=self.pools.offers(known),
         )
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
@@ -125,7 +148,7 @@ class ClusterBody:
         try:
             done = await self._act(action, known, key)
         except RejectedError as error:
-            if isinstance(action, Create):
+            if isinstance(action, Create | Claim):
                 self._note_refusal(seen.deployment, str(error))
             # Reconciled again soon; a refusal is a condition then.
             raise PassingError(str(error)) from error
@@ -137,6 +160,13 @@ class ClusterBody:
         match action:
             case Create():
                 return await self._create(action, known, key)
+            case Claim():
+                return await self._claim(action, known, key)
+            case Load(worker=worker):
+                return await self._load(worker, known, key)
+            case Credit(worker=worker, seconds=seconds):
+                self.pools.ledger.add(worker.claimed_from, PoolCounts(seconds_saved=seconds))
+                return "claim was worth it"
             case Record() | Forget():
                 return await self.history.keep(action, key, known)
             case Unroute(worker=worker):
@@ -177,10 +207,50 @@ class ClusterBody:
         self.cache.created.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
         if not is_new:
             return ""
+        if action.missed:
+            self.pools.ledger.add(action.missed, PoolCounts(misses=1))
         where = f" on {action.accelerator}" if action.accelerator else ""
         note = f"started {action.name}{where}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerStarted", note)
         return "worker started"
+
+    async def _claim(self, action: Claim, known: Known, key: str) -> str:
+        """A pod is created where no standby is left, or the one that was got cannot be used."""
+        if self.history.template(action.create.revision, key, known) is None:
+            return ""  # it changed since: the next reconcile decides anew
+        taken = await self.pools.claim(action, known)
+        if taken is None:
+            return await self._create(action.create, known, key)
+        standby, pod = taken
+        claimed = read_pod(pod)
+        if claimed.worker is None:
+            raise PassingError(f"pod {standby.id} was claimed and is unreadable")
+        self.cache.created.put(key, claimed.uid, claimed, self._clock())
+        note = f"claimed {standby.name} of pool {standby.pool}: {action.reason}"
+        await self._statuses.post_event(known, "Normal", "WorkerClaimed", note)
+        log.info("standby claimed", model=key, worker=standby.name, reason=action.reason)
+        if not await self._load(claimed.worker, known, key):
+            return await self._create(action.create, known, key)
+        return "claimed worker loads"
+
+    async def _load(self, worker: Worker, known: Known, key: str) -> str:
+        """Empty: it does not take the call, so it is deleted; the plan knows of one less then."""
+        template = self.history.template(worker.revision, key, known)
+        if template is None:
+            return ""  # the spec changed since: it is an old worker without a model, and goes
+        self._may_act()
+        try:
+            await load_model(worker.address, model_flags_of(template))
+        except (PassingError, RejectedError) as error:
+            self.pools.loaded(worker.claimed_from, str(error))
+            await self._api.delete_pod(worker, IDLE_GRACE)
+            self.cache.writes.stopped(worker.uid)
+            note = f"deleted {worker.name}, which was claimed and cannot load: {error}"
+            log.warning("claimed worker deleted", model=key, worker=worker.name, error=str(error))
+            await self._statuses.post_event(known, "Warning", "ClaimFailed", note)
+            return ""
+        self.pools.loaded(worker.claimed_from, "")
+        return "claimed worker loads"
 
     async def _delete(self, action: Stop | Remove, known: Known) -> str:
         worker = action.worker
@@ -223,5 +293,7 @@ def _subject(action: Action) -> dict[str, str]:
             return {"revision": action.revision}
         case Create():
             return {"worker": action.name}
+        case Claim():
+            return {"worker": action.create.name}
         case _:
             return {"worker": action.worker.name}

@@ -10,13 +10,15 @@ from typing import Any
 
 import kopf
 
-from ..api import accelerator_class
+from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import GROUP, PLURAL, VERSION
+from ..decisions.standby import Standby
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
 from .known import Known
 from .memo import OperatorMemo
 from .observing import KnownPod, deployment_of, read_pod
+from .pool_pods import KnownPool, pool_of, read_pool, read_standby
 from .revisions import KnownRevision, read_revision
 from .tuning import tune
 
@@ -36,6 +38,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
     memo.body.attach(
         indices["deployments"], indices["pods"], indices["classes"], indices["revisions"]
     )
+    memo.body.pools.attach(indices["pools"], indices["standbys"])
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
@@ -70,10 +73,45 @@ async def index_class(body: kopf.Body, **_: Any) -> dict[str, KnownClass]:
     return {known.name: known} if known else {}
 
 
+@kopf.index(GROUP, VERSION, warm_pool.PLURAL, id="pools", registry=REGISTRY)
+async def index_pool(body: kopf.Body, **_: Any) -> dict[str, KnownPool]:
+    """By `namespace/name`."""
+    return {f"{body.meta.namespace}/{body.meta.name}": read_pool(dict(body))}
+
+
+def _is_pooled(body: kopf.Body, **_: Any) -> bool:
+    """Whether it was started for a pool; a deployment may have it by now."""
+    return bool(pool_of(body))
+
+
+@kopf.index("v1", "pods", id="standbys", when=_is_pooled, registry=REGISTRY)
+async def index_standby(body: kopf.Body, **_: Any) -> dict[str, Standby]:
+    """By `namespace/name` of the pool."""
+    standby = read_standby(dict(body))
+    return {standby.pool: standby} if standby else {}
+
+
 @kopf.on.event(GROUP, VERSION, accelerator_class.PLURAL, registry=REGISTRY)
 async def class_changed(memo: OperatorMemo, **_: Any) -> None:
     """Any deployment may name it. A class has no status, so each event is a change of its spec."""
     memo.reconcilers.wake_all()
+    memo.keeper.wake()
+
+
+@kopf.on.event(GROUP, VERSION, warm_pool.PLURAL, registry=REGISTRY)
+async def pool_changed(body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
+    """Of our own writes to its status, too: what differs from them is written again."""
+    memo.keeper.wake()
+
+
+@kopf.on.event("v1", "pods", when=_is_pooled, registry=REGISTRY)
+async def standby_changed(
+    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
+) -> None:
+    """Wakes the pools: one may be full now, or lack one."""
+    if event["type"] == "DELETED":
+        memo.body.pools.gone(f"{body.meta.namespace}/{pool_of(body)}", body.meta["uid"])
+    memo.keeper.wake()
 
 
 @kopf.on.event(GROUP, VERSION, PLURAL, registry=REGISTRY)
@@ -93,6 +131,7 @@ async def deployment_changed(
     else:
         memo.seen[key] = seen
     memo.reconcilers.wake(key)
+    memo.keeper.wake()  # a pool may fetch its files ahead
 
 
 @kopf.on.event("v1", "pods", when=_is_ours, registry=REGISTRY)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from .body import ClusterBody
+from .pools import POOL_PREFIX
 
 
 @dataclass(slots=True)
@@ -17,6 +19,7 @@ class OperatorMemo:
 
     body: ClusterBody
     reconcilers: Reconcilers
+    keeper: PoolKeeper
     kubeconfig: Path | None = None
     listed_anew: Callable[[], None] = lambda: None  # told of each object of a list
     first_event: asyncio.Event = field(default_factory=asyncio.Event)  # every index is complete
@@ -25,6 +28,9 @@ class OperatorMemo:
 
     def deletion_missed(self, uid: str, key: str) -> None:
         """Something was deleted and no watch has said so."""
+        self.body.pools.deletion_missed(uid)
+        if key.startswith(POOL_PREFIX):
+            return
         self.body.deletion_missed(key, uid)
         self.seen.pop(key, None)
         self.reconcilers.wake(key)

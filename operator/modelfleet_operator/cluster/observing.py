@@ -15,7 +15,7 @@ from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .environment import plain_values
 from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
-from .pods import DEPLOYMENT, ORDINAL, PORT, REVISION, UNROUTED_AT
+from .pods import CLAIMED_AT, DEPLOYMENT, ORDINAL, POOL, PORT, REVISION, UNROUTED_AT
 
 Object = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def read_pod(pod: Object) -> KnownPod:
     worker = observed_worker(pod)
     return KnownPod(
         uid=metadata["uid"],
-        owner_uid=_controller(metadata).get("uid", ""),
+        owner_uid=controller_of(metadata).get("uid", ""),
         worker=worker,
         broken=_broken(metadata, worker) if worker else {},
         unreadable=_unreadable(metadata) if worker else "",
@@ -63,26 +63,28 @@ def observed_worker(pod: Object) -> Worker | None:
     revision, ordinal = identity
     stopping = "deletionTimestamp" in metadata
     failure = None if stopping else failure_of(pod)
+    claimed_at = number(labels.get(CLAIMED_AT)) if labels.get(POOL) else None
     return Worker(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
         revision=revision,
         ordinal=ordinal,
-        created=parse_time(metadata["creationTimestamp"]),
-        address=_address(status.get("podIP", "")),
-        draining_since=_number(labels.get(UNROUTED_AT)),
+        created=claimed_at or parse_time(metadata["creationTimestamp"]),
+        address=pod_address(status.get("podIP", "")),
+        draining_since=number(labels.get(UNROUTED_AT)),
         stopping=stopping,
         gone_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
         failure=failure[0] if failure else None,
         failure_reason=failure[1] if failure else Reason.WORKER_FAILED,
         problem=None if failure else startup_problem_of(pod),
         accelerator=labels.get(ACCELERATOR, ""),
-        accelerator_generation=_number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
+        accelerator_generation=number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
         or 0,
-        placed_at=placed_at(pod),
-        started_at=started_at(pod),
+        placed_at=claimed_at or placed_at(pod),
+        started_at=claimed_at or started_at(pod),
         node=pod.get("spec", {}).get("nodeName", ""),
+        claimed_from=f"{metadata['namespace']}/{labels[POOL]}" if claimed_at else "",
     )
 
 
@@ -94,7 +96,7 @@ def _by_name(metadata: Object) -> tuple[str, int] | None:
 
 
 def _by_labels(labels: Object) -> tuple[str, int] | None:
-    ordinal = _number(labels.get(ORDINAL))
+    ordinal = number(labels.get(ORDINAL))
     return None if ordinal is None else (labels.get(REVISION, ""), ordinal)
 
 
@@ -120,25 +122,27 @@ def _unreadable(metadata: Object) -> str:
         return ACCELERATOR_GENERATION if has_class else ""
     if not has_class:
         return ACCELERATOR
-    return "" if _number(generation) is not None else ACCELERATOR_GENERATION
+    return "" if number(generation) is not None else ACCELERATOR_GENERATION
 
 
-def _number(text: object) -> int | None:
+def number(text: object) -> int | None:
     """What we write; None for what another hand wrote."""
     return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,15}", text) else None
 
 
 def _owner(metadata: Object) -> str:
-    owner = _controller(metadata)
+    owner = controller_of(metadata)
     return str(owner["name"]) if owner.get("kind") == KIND else ""
 
 
-def _controller(metadata: Object) -> Object:
+def controller_of(metadata: Object) -> Object:
+    """The owner that acts for it; empty: it has none."""
     references = metadata.get("ownerReferences", ())
     return next((reference for reference in references if reference.get("controller")), {})
 
 
-def _address(ip: str) -> str:
+def pod_address(ip: str) -> str:
+    """Where the worker of a pod listens; empty: it has no address yet."""
     if not ip:
         return ""
     return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
@@ -146,7 +150,7 @@ def _address(ip: str) -> str:
 
 def owned_by(pod: Object, uid: str) -> bool:
     """Whether the object with this uid is the pod's controller."""
-    return bool(_controller(pod["metadata"]).get("uid") == uid)
+    return bool(controller_of(pod["metadata"]).get("uid") == uid)
 
 
 def invalid_deployment(body: Object, error: str, workers: int) -> Deployment:

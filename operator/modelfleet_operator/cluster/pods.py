@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,9 @@ DEPLOYMENT = "modelfleet.dev/deployment"
 REVISION = "modelfleet.dev/revision"
 ORDINAL = "modelfleet.dev/ordinal"
 UNROUTED_AT = "modelfleet.dev/unrouted-at"  # Unix seconds; set on a pod that gets nothing new
+POOL = "modelfleet.dev/pool"  # the WarmPool that it was started for; stays when it is claimed
+POOL_TEMPLATE = "modelfleet.dev/pool-template"  # hash of all that a standby was started with
+CLAIMED_AT = "modelfleet.dev/claimed-at"  # Unix seconds; when a deployment took it from its pool
 
 PORT = 9000
 DRAIN_MARGIN = 15.0  # seconds between the end of the drain and the kubelet's SIGKILL
@@ -137,11 +140,11 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": _logging_at(log_level, read_only(template["spec"])),
+        "spec": logging_at(log_level, read_only(template["spec"])),
     }
 
 
-def _logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The spec with the level in its worker's environment; one of the podTemplate's own stays."""
     if level is LogLevel.INFO:  # the worker's default
         return spec
@@ -152,11 +155,11 @@ def _logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**spec, "containers": [{**worker, "env": [*worker["env"], variable]}, *others]}
 
 
-def owner_reference(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """Kubernetes' garbage collector deletes objects that have it with the ModelDeployment."""
+def owner_reference(owner: Mapping[str, Any], kind: str = KIND) -> dict[str, Any]:
+    """Kubernetes' garbage collector deletes objects that have it with their owner."""
     return {
         "apiVersion": API_VERSION,
-        "kind": KIND,
+        "kind": kind,
         "name": owner["name"],
         "uid": owner["uid"],
         "controller": True,
@@ -173,6 +176,11 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
         pull_secrets=_pull_secrets(manifest, settings),
         image_volumes=settings.image_volumes,
     )
+    return bare_pod_spec(settings, stored, model_flags(manifest, source=stored.source))
+
+
+def bare_pod_spec(settings: PodSettings, stored: Storage, model: Sequence[str]) -> dict[str, Any]:
+    """A worker's pod before anything is laid under it; `model`: the flags about its model."""
     secrets = [{"name": name} for name in settings.image_pull_secrets]
     return {
         **({"imagePullSecrets": secrets} if secrets else {}),
@@ -186,7 +194,7 @@ def _pod_spec(manifest: ModelDeployment, settings: PodSettings) -> dict[str, Any
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(manifest, settings, stored)],
+        "containers": [_container(settings, stored, model)],
         "volumes": [*stored.volumes, {"name": "tmp", "emptyDir": {}}],
     }
 
@@ -199,7 +207,7 @@ def _pull_secrets(manifest: ModelDeployment, settings: PodSettings) -> list[str]
     return list(dict.fromkeys([*settings.image_pull_secrets, *filter(None, told)]))
 
 
-def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage) -> dict[str, Any]:
+def _container(settings: PodSettings, stored: Storage, model: Sequence[str]) -> dict[str, Any]:
     return {
         "name": WORKER,
         "image": settings.image,
@@ -212,7 +220,7 @@ def _container(manifest: ModelDeployment, settings: PodSettings, stored: Storage
             *([f"--device={settings.device}"] if settings.device != "auto" else []),
             f"--drain-timeout={settings.drain_timeout:g}",
             "--log-format=json",
-            *model_flags(manifest, source=stored.source),
+            *model,
         ],
         # Always said: a variable of envFrom, which users choose, would count if it were not.
         "env": [*_identity(), *stored.environment, _allowed_endpoints(settings)],

@@ -18,7 +18,7 @@ from ..errors import StartError
 from .pod_problems import WORKER
 
 CPU = "500m"  # so that no number of workers starves a node; they use all cores that are free
-_PACED = {"cpu": "10m", "memory": "128Mi"}  # a process that only takes time
+PACED = {"cpu": "10m", "memory": "128Mi"}  # a process that only takes time
 _DEVICE = "MODELFLEET_DEVICE"
 _WEIGHT_BITS = {"Int4": 4, "Int8": 8}
 _DTYPE_BITS = {"Float32": 32, "BFloat16": 16, "Float16": 16}
@@ -51,9 +51,8 @@ def guessed(manifest: ModelDeployment, device: str, env: Iterable[Mapping[str, A
 
     No limits: one of memory would kill a worker whose size was guessed too low.
     """
-    chosen = {str(v.get("name")): v.get("value") for v in env}.get(_DEVICE, device)
-    if "paced" in (device, chosen):
-        return {"requests": _PACED}
+    if is_paced(device, env):
+        return {"requests": PACED}
     model, quantization = manifest.spec.model, manifest.spec.quantization
     memory = worker_memory(
         _name(model.source),
@@ -61,6 +60,12 @@ def guessed(manifest: ModelDeployment, device: str, env: Iterable[Mapping[str, A
         kv_cache=manifest.spec.engine.kv_cache_memory,
     )
     return {"requests": {"cpu": CPU, "memory": show_quantity(memory)}}
+
+
+def is_paced(device: str, env: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the worker only takes time; `env` is its container's."""
+    chosen = {str(v.get("name")): v.get("value") for v in env}.get(_DEVICE, device)
+    return "paced" in (device, chosen)
 
 
 def _name(source: str) -> str:

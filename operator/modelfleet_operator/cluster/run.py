@@ -21,6 +21,7 @@ from ..api.model_deployment import GROUP
 from ..errors import ModelfleetError, StartError
 from ..fleet.service import FleetService, serve
 from ..metrics import Metrics
+from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from .api import ClusterApi
 from .body import ClusterBody
@@ -83,7 +84,7 @@ async def operate(
         connect = _Connections(configuration, metrics, stack)
         api_client = await connect(fence.check)
         api = ClusterApi(api_client)
-        body = ClusterBody(api, options.pods, time.time, options.endpoint)
+        body = ClusterBody(api, options.pods, time.time, options.endpoint, fence.check)
         fleet = FleetService(
             time.time,
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
@@ -94,6 +95,7 @@ async def operate(
         memo = OperatorMemo(
             body=body,
             reconcilers=reconcilers,
+            keeper=PoolKeeper(body.pools, body.pools.ledger, time.time, metrics),
             kubeconfig=options.kubeconfig,
         )
         is_warm = asyncio.Event()
@@ -185,7 +187,7 @@ async def _lead(term: int, memo: OperatorMemo, fleet: FleetService, sweeper: Swe
     # A view that lacks a deployment tells gateways that it does not exist.
     await sweeper.compare()
     fleet.lead(term, memo.body.keys())
-    await _first_of(memo.reconcilers.run(), sweeper.run())
+    await _first_of(memo.reconcilers.run(), memo.keeper.run(), sweeper.run())
 
 
 async def _crds_are_installed(api: ClusterApi) -> None:

@@ -68,7 +68,7 @@ def storage(
         folder = host_folder(model.source) or MODEL
         mounts.append({"name": "model", "mountPath": folder, "readOnly": True})
     if source.startswith("hf://"):
-        environment += _hub_variables(model, hub_endpoint, offline)
+        environment += hub_variables(model, hub_endpoint, offline)
     if source.startswith("oci://") and pull_secrets:
         volumes.append({"name": "pull-secrets", "projected": {"sources": _secrets(pull_secrets)}})
         mounts.append({"name": "pull-secrets", "mountPath": PULL_SECRETS, "readOnly": True})
@@ -102,7 +102,8 @@ def _cache(node_cache: str) -> dict[str, Any]:
     return {"hostPath": {"path": node_cache, "type": "Directory"}}
 
 
-def _hub_variables(model: Model, endpoint: str, offline: bool) -> list[dict[str, Any]]:
+def hub_variables(model: Model, endpoint: str, offline: bool) -> list[dict[str, Any]]:
+    """What workers of hf:// sources get beside."""
     variables = []
     if endpoint:
         variables.append(_variable("HF_ENDPOINT", endpoint))

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import structlog
 from kubernetes.aio import client
 
+from ..api import warm_pool
 from ..api.model_deployment import GROUP, PLURAL, VERSION
 from ..errors import PassingError, RejectedError, WatchLostError
 from .pods import DEPLOYMENT
@@ -111,6 +112,7 @@ class Sweeper:
     def _lists(self) -> list[tuple[List, dict[str, Any]]]:
         pods, objects = self._pods, self._objects
         ours: dict[str, Any] = {"group": GROUP, "version": VERSION, "plural": PLURAL}
+        pools = {**ours, "plural": warm_pool.PLURAL}
         history: dict[str, Any] = {
             "group": "apps",
             "version": "v1",
@@ -121,6 +123,7 @@ class Sweeper:
             everywhere = objects.list_cluster_custom_object_without_preload_content
             return [
                 (everywhere, ours),
+                (everywhere, pools),
                 (everywhere, history),
                 (
                     pods.list_pod_for_all_namespaces_without_preload_content,
@@ -133,6 +136,7 @@ class Sweeper:
             for namespace in self._namespaces
             for found in (
                 (here, {**ours, "namespace": namespace}),
+                (here, {**pools, "namespace": namespace}),
                 (here, {**history, "namespace": namespace}),
                 (
                     pods.list_namespaced_pod_without_preload_content,

@@ -120,12 +120,15 @@ def _table(
     *,
     wide: bool,
 ) -> Text:
+    from ..local.pool_table import pool_lines
     from ..local.table import chosen, table
 
-    return table(
+    shown = table(
         chosen(directory.read_statuses(), names, namespace),
         endpoint=directory.endpoint(),
         width=width,
         now=time.time(),
         wide=wide,
     )
+    pools = () if names else pool_lines(directory.read_pools(), namespace)
+    return shown.append("".join(f"\n{line}" for line in pools))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .observed import Worker
+from .standby import Standby
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,36 @@ class Create:
     ordinal: int
     reason: str
     accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
+    missed: str = ""  # the WarmPool (`namespace/name`) that had no standby for it; empty: none fits
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Make one of these standbys the worker that would be created, and load the model into it.
+
+    The first that nobody else claims meanwhile; if there is none any more, `create` is done.
+    """
+
+    candidates: tuple[Standby, ...]
+    create: Create
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tell a claimed worker which model to load; one that loads it already goes on."""
+
+    worker: Worker
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Count in a pool's status what a claim saved; `worker` is the one that was claimed."""
+
+    worker: Worker
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +102,4 @@ class Remove:
     reason: str
 
 
-Action = Record | Forget | Create | Unroute | Reroute | Stop | Remove
+Action = Record | Forget | Create | Claim | Load | Credit | Unroute | Reroute | Stop | Remove

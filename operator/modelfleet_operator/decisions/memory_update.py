@@ -37,10 +37,12 @@ def update_memory(
     )
     loading = _note_phases(memory, signals, now, groups)
     ready_at = {w.uid: signals.stats[w.id].ready_at or now for w in new}
-    cold_starts = [max(ready_at[w.uid] - w.created, 0.0) for w in new]
-    learned = [learn_phases(loading[w.uid], ready_at[w.uid]) for w in new]
+    # A claimed worker is no measure of a start: there may be none to claim the next time.
+    started = [w for w in new if not w.claimed_from]
+    cold_starts = [max(ready_at[w.uid] - w.created, 0.0) for w in started]
+    learned = [learn_phases(loading[w.uid], ready_at[w.uid]) for w in started]
     wakes = memory.wakes
-    for w in new:
+    for w in started:
         phases = wake_phases(w, loading[w.uid][1:], ready_at[w.uid])
         wakes = learn_wake(wakes, w.accelerator, phases, now)
     failures = memory.failures if is_same else Failures()

@@ -14,6 +14,7 @@ from .latency import Judged
 from .reasons import Reason
 from .rollout import RolloutPolicy
 from .scaling_memory import Counts
+from .standby import PoolOffer
 from .startup_problem import Refusal, StartupProblem
 from .worker_speed import Work
 
@@ -42,6 +43,7 @@ class Deployment:
     # The newest goes first once the oldest request waits for so many seconds; 0: always in order.
     overload_target: float = 0.0
     cold_start_deadline: float = 1800.0  # seconds that a wake may take
+    warm_pool: str = ""  # whose standbys it claims; empty: any pool's; NO_POOL: none's
     keeps_weights: bool = False  # on its nodes: what one worker fetched the next one finds there
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
@@ -80,6 +82,9 @@ class Worker:
     placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none
     started_at: float | None = None  # when its process began to run; None: it did not
     node: str = ""  # that it is on; empty: none, or this machine
+    # The WarmPool (`namespace/name`) that it stood by in; empty: it was started for the deployment.
+    # A claimed worker was created, placed and started when it was claimed.
+    claimed_from: str = ""
 
     @property
     def id(self) -> str:
@@ -250,3 +255,4 @@ class Observed:
     owners: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The owner of each short name (see names.owners): short name -> key of a deployment."""
     history: tuple[PastRevision, ...] = ()  # in any order
+    pools: tuple[PoolOffer, ...] = ()  # that it may claim standbys of, in any order

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .actions import Action, Create, Remove, Reroute, Stop, Unroute
+from .actions import Action, Claim, Create, Remove, Reroute, Stop, Unroute
 from .budget import find_budget
 from .causes import find_cause
+from .claiming import claim_or_create, credit_claims, load_claimed
 from .cold_start import waking_since
 from .conditions import make_status
 from .draining import is_idle, stop_drained
@@ -96,7 +97,7 @@ def make_plan(
         context, changes=changes, groups=groups.after(drained, rerouted, deployment.revision)
     )
     # The same as actions, in an order in which nothing is lost if the operator ends between two.
-    actions = tuple(_actions(decided))
+    actions = (*_actions(decided), *credit_claims(decided, memory))
     # What the status says, what gateways are told, and when to decide again without an event.
     cause = find_cause(decided)
     status = make_status(decided, cause, previous)
@@ -143,12 +144,15 @@ def _actions(context: PlanContext) -> Iterator[Action]:
     for worker, why in changes.reroute:
         yield Reroute(worker, why)
     yield from stop_drained(context)
+    yield from load_claimed(context)
     yield from create_workers(context)
     yield from forgets
 
 
-def create_workers(context: PlanContext) -> Iterator[Create]:
+def create_workers(context: PlanContext) -> Iterator[Claim | Create]:
     """The starts whose time has come, each with the lowest ordinal that no worker has.
+
+    One that a warm pool has a standby for is a claim.
 
     2 of revision b to start, tiny-b-0 stops -> tiny-b-1 and tiny-b-2: stopping and exited workers
     keep their names until they are gone.
@@ -159,9 +163,11 @@ def create_workers(context: PlanContext) -> Iterator[Create]:
         starts += [(context.revision, context.target.reason)] * changes.start_new
     if not starts:
         return
+    promised: set[str] = set()
     taken = {(worker.revision, worker.ordinal) for worker in context.seen.workers}
     for revision, reason in starts:
         ordinal = lowest_free({number for name, number in taken if name == revision})
         taken.add((revision, ordinal))
         name = worker_name(context.seen.deployment.name, revision, ordinal)
-        yield Create(name, revision, ordinal, reason, context.placement.accelerator)
+        create = Create(name, revision, ordinal, reason, context.placement.accelerator)
+        yield claim_or_create(context, create, promised)

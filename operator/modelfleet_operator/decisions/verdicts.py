@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from .actions import (
+    Action,
+    Claim,
+    Create,
+    Credit,
+    Forget,
+    Load,
+    Record,
+    Remove,
+    Reroute,
+    Stop,
+    Unroute,
+)
 from .causes import budget_limits
+from .claiming import why_not_claimed
 from .memory import Failures
 from .plan_context import PlanContext
 from .status import Status
@@ -46,6 +59,7 @@ def make_verdicts(
         Verdict("drain", _drain(actions)),
         Verdict("reroute", _told(a for a in actions if isinstance(a, Reroute))),
         Verdict("stop", _told(a for a in actions if isinstance(a, Stop | Remove))),
+        Verdict("claim", _claim(context, actions)),
         Verdict("start", _start(context, actions)),
         Verdict("history", _told(a for a in actions if isinstance(a, Record | Forget))),
         Verdict("status", _status(status)),
@@ -171,6 +185,21 @@ def _drain(actions: tuple[Action, ...]) -> str:
     return _told(action for action in actions if isinstance(action, Unroute))
 
 
+def _claim(context: PlanContext, actions: tuple[Action, ...]) -> str:
+    """What becomes of workers that stand by in pools, and why a start is no claim."""
+    words = [
+        f"{a.create.name} is {a.candidates[0].name} of pool {a.candidates[0].pool}: {a.reason}"
+        for a in actions
+        if isinstance(a, Claim)
+    ]
+    words += [f"{a.worker.name}: {a.reason}" for a in actions if isinstance(a, Load | Credit)]
+    created = (a for a in actions if isinstance(a, Create))
+    words += dict.fromkeys(filter(None, (why_not_claimed(context, a) for a in created)))
+    if not words and not context.seen.pools:
+        return "no warm pool is there for it"
+    return "; ".join(words) or "nothing to claim"
+
+
 def _start(context: PlanContext, actions: tuple[Action, ...]) -> str:
     """What starts now, and what is missing but may not start yet."""
     started = [action for action in actions if isinstance(action, Create)]
@@ -178,7 +207,8 @@ def _start(context: PlanContext, actions: tuple[Action, ...]) -> str:
     deployment = context.seen.deployment
     if deployment.error:
         words.append(f"none of the current revision: {deployment.error}")
-    waiting = context.changes.missing - len(started)
+    claims = sum(isinstance(action, Claim) for action in actions)
+    waiting = context.changes.missing - len(started) - claims
     if waiting > 0:
         refusal = deployment.refusal
         why = refusal.message if refusal is not None else "back-off after failures"
@@ -203,9 +233,9 @@ def _wake(context: PlanContext, wake: tuple[float, str] | None) -> str:
     return f"again in {at - context.now:.0f} s: {what}"
 
 
-def _told(actions: Iterable[Action]) -> str:
+def _told(actions: Iterable[Record | Forget | Unroute | Reroute | Stop | Remove]) -> str:
     told = [
-        f"{a.revision if isinstance(a, Record | Forget | Create) else a.worker.name}: {a.reason}"
+        f"{a.revision if isinstance(a, Record | Forget) else a.worker.name}: {a.reason}"
         for a in actions
     ]
     return "; ".join(told) if told else "none"

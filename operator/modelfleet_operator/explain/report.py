@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter
 
-from ..decisions.actions import Action, Create, Forget, Record
+from ..decisions.actions import Action, Claim, Create, Forget, Record
 from .snapshot import Snapshot, installed_version
 
 # Fields that hold Unix seconds: shown as a time and an age.
@@ -62,6 +62,8 @@ def describe(action: Action) -> str:
     match action:
         case Create():
             subject = action.name
+        case Claim():
+            subject = f"{action.candidates[0].name} as {action.create.name}"
         case Record() | Forget():
             subject = action.revision
         case _:

@@ -10,19 +10,41 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from ..api.model_deployment import ModelDeployment
-from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from ..decisions.actions import (
+    Action,
+    Claim,
+    Create,
+    Credit,
+    Forget,
+    Load,
+    Record,
+    Remove,
+    Reroute,
+    Stop,
+    Unroute,
+)
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.pool_observed import PoolCounts
 from ..decisions.rendering import render, show_time
 from ..decisions.status import Status
+from ..errors import PassingError, RejectedError
+from ..views import model_flags
+from ..worker_client import load_model
 from .deployments import LocalDeployments
 from .learned import LearnedTimes
 from .pod_template import environment, logins
+from .pools import LocalPools
 from .processes import Child
 from .state import StateDirectory
 
 PULL_SECRETS_VARIABLE = "MODELFLEET_PULL_SECRETS"  # a folder with docker configs
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +53,7 @@ class WorkerOptions:
 
     drain_timeout: float = 30.0
     log_flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # such as --device; deployments have them in their revision
     environment: Mapping[str, str] = field(default_factory=dict)  # a podTemplate's own wins
 
 
@@ -65,6 +88,9 @@ class LocalBody:
         self._written: dict[str, object] = {}
         self._learned = LearnedTimes(state.learned)
         self.endpoint = ""  # URL of the gateway, once it is ready
+        drain = ("--drain-timeout", f"{options.drain_timeout:g}")
+        flags = (*drain, *options.log_flags, *options.flags)
+        self.pools = LocalPools(deployments, state, flags, options.environment, show)
 
     def keys(self) -> Collection[str]:
         """Every deployment of the files."""
@@ -80,6 +106,7 @@ class LocalBody:
             workers=tuple(p.worker for p in self._processes.values() if p.key == key),
             owners=self._deployments.owners,
             history=self._deployments.history(key),
+            pools=self.pools.offers(key),
         )
 
     def delete(self, key: str) -> None:
@@ -99,27 +126,36 @@ class LocalBody:
         match action:
             case Create():
                 await self._create(action, seen.deployment)
-            case Unroute(worker=worker):
-                process = self._find(worker)
-                if process is not None and process.worker.draining_since is None:
-                    process.worker = replace(process.worker, draining_since=time.time())
-                    self._wake(process.key)
-            case Reroute(worker=worker):
-                process = self._find(worker)
-                if process is not None:
-                    process.worker = replace(process.worker, draining_since=None)
-                    self._wake(process.key)
+            case Claim():
+                await self._claim(action, seen.deployment)
+            case Credit(worker=worker, seconds=seconds):
+                self.pools.ledger.add(worker.claimed_from, PoolCounts(seconds_saved=seconds))
             case Record(revision=revision, number=number):
                 self._deployments.record(seen.deployment.key, revision, number)
             case Forget(revision=revision):
                 self._deployments.forget(seen.deployment.key, revision)
-            case Stop(worker=worker):
-                process = self._find(worker)
+            case _:
+                process = self._find(action.worker)
                 if process is not None:
-                    self._stop(process)
-            case Remove(worker=worker):
-                if self._find(worker) is not None:
-                    del self._processes[worker.id]
+                    await self._act_on(process, action)
+
+    async def _act_on(
+        self, process: _Process, action: Load | Unroute | Reroute | Stop | Remove
+    ) -> None:
+        match action:
+            case Load():
+                await self._load(process)
+            case Unroute():
+                if process.worker.draining_since is None:
+                    process.worker = replace(process.worker, draining_since=time.time())
+                    self._wake(process.key)
+            case Reroute():
+                process.worker = replace(process.worker, draining_since=None)
+                self._wake(process.key)
+            case Stop():
+                self._stop(process)
+            case Remove():
+                del self._processes[process.worker.id]
 
     async def write_status(self, seen: Observed, status: Status, memory: Memory) -> None:
         """Each change at once: writing a small file is cheap here."""
@@ -147,11 +183,14 @@ class LocalBody:
         processes = list(self._processes.values())
         for process in processes:
             self._stop(process)
-        await asyncio.gather(*(p.ending for p in processes if p.ending is not None))
+        await asyncio.gather(
+            self.pools.end(), *(p.ending for p in processes if p.ending is not None)
+        )
         await asyncio.gather(*(p.watching for p in processes if p.watching is not None))
 
     def kill(self) -> None:
         """SIGKILL for every worker."""
+        self.pools.kill()
         for process in self._processes.values():
             process.child.send(signal.SIGKILL)
 
@@ -196,6 +235,52 @@ class LocalBody:
         process = _Process(worker=worker, key=deployment.key, child=child)
         self._processes[worker.id] = process
         process.watching = asyncio.create_task(self._watch(process))
+
+        if action.missed:
+            self.pools.ledger.add(action.missed, PoolCounts(misses=1))
+
+    async def _claim(self, action: Claim, deployment: Deployment) -> None:
+        """A worker is started where no standby is left, or the one that was got cannot be used."""
+        create = action.create
+        taken = self.pools.claim(action, deployment.key)
+        if taken is not None:
+            standby, child = taken
+            now = time.time()
+            worker = Worker(
+                namespace=standby.namespace,
+                name=standby.name,
+                uid=standby.uid,
+                revision=create.revision,
+                ordinal=create.ordinal,
+                created=now,
+                placed_at=now,
+                started_at=now,
+                address=standby.address,
+                claimed_from=standby.pool,
+            )
+            child.log_into(self._state.logs / f"{worker.namespace}.{create.name}.log")
+            process = _Process(worker=worker, key=deployment.key, child=child)
+            self._processes[worker.id] = process
+            process.watching = asyncio.create_task(self._watch(process))
+            log.info("standby claimed", model=deployment.key, worker=worker.name)
+            if await self._load(process):
+                self._wake(deployment.key)
+                return
+        await self._create(create, deployment)
+
+    async def _load(self, process: _Process) -> bool:
+        """Whether it takes the call; one that does not is ended, the plan knows of one less."""
+        worker = process.worker
+        template = self._deployments.template(process.key, worker.revision)
+        if template is None:
+            return False
+        try:
+            await load_model(worker.address, model_flags(template.manifest))
+        except (PassingError, RejectedError) as error:
+            log.warning("a claimed worker cannot load", worker=worker.name, error=str(error))
+            self._stop(process)
+            return False
+        return True
 
     def _environment(self, manifest: ModelDeployment) -> dict[str, str]:
         values = self._deployments.values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..decisions.actions import Create, Remove, Stop
+from ..decisions.actions import Claim, Create, Remove, Stop
 from ..decisions.announcements import announce
 from ..decisions.memory_update import ERROR_LENGTH
 from ..decisions.observed import Deployment, Worker
@@ -67,7 +67,7 @@ def _failures(before: Status | None, plan: Plan, now: float) -> list[str]:
 
 
 def _next_step(plan: Plan, now: float) -> str:
-    if any(isinstance(action, Create) for action in plan.actions):
+    if any(isinstance(action, Claim | Create) for action in plan.actions):
         return "replaced"
     cold = plan.status.cold_start
     if cold is None or cold.phase != "BackOff":

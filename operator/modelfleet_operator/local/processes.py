@@ -63,6 +63,10 @@ class Child:
         child._output = asyncio.create_task(child._pump(show))
         return child
 
+    def log_into(self, log_file: Path) -> None:
+        """What it says from now on goes to this file."""
+        self._log_file = log_file
+
     @property
     def pid(self) -> int:
         """Of a process that may have ended."""
@@ -123,12 +127,20 @@ class Child:
         """In chunks, since a line may be longer than any buffer."""
         assert self._process.stdout is not None  # noqa: S101  it was started with a pipe
         rest = b""
-        with self._log_file.open("ab", buffering=0) as file:
+        written = self._log_file
+        file = written.open("ab", buffering=0)
+        try:
             while chunk := await self._process.stdout.read(1 << 16):
+                if written != self._log_file:
+                    file.close()
+                    written = self._log_file
+                    file = written.open("ab", buffering=0)
                 file.write(chunk)
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     self._say(line, show)
+        finally:
+            file.close()
         self._say(rest, show)
 
     def _say(self, line: bytes, show: Callable[[str], None]) -> None:

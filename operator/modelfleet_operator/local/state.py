@@ -27,13 +27,17 @@ def default_directory() -> Path:
 
 
 class StateDirectory:
-    """`logs/` and `learned.json`; while it runs `status/NAMESPACE/NAME.yaml`, `run/`, `lock`."""
+    """`logs/` and `learned.json`; while it runs also `run/`, `lock` and what there is.
+
+    That is `status/NAMESPACE/NAME.yaml` for deployments, `pools/NAMESPACE/NAME.yaml` for pools.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run = path / "run"
         self.logs = path / "logs"
         self._status = path / "status"
+        self._pools = path / "pools"
         self._lock = path / "lock"
         self.learned = path / "learned.json"
 
@@ -61,7 +65,7 @@ class StateDirectory:
             lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            for folder in (self.run, self.logs, self._status):
+            for folder in (self.run, self.logs, self._status, self._pools):
                 folder.mkdir(exist_ok=True)
             try:
                 yield self
@@ -117,19 +121,23 @@ class StateDirectory:
 
     def write_status(self, namespace: str, name: str, document: Mapping[str, Any]) -> None:
         """Replaces the file as a whole, so that no reader sees half of it."""
-        file = self._status / namespace / f"{name}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        fresh = file.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
-        fresh.replace(file)
+        _write_whole(self._status / namespace / f"{name}.yaml", document)
+
+    def write_pool(self, namespace: str, name: str, document: Mapping[str, Any]) -> None:
+        """The same for a warm pool."""
+        _write_whole(self._pools / namespace / f"{name}.yaml", document)
+
+    def remove_pool(self, namespace: str, name: str) -> None:
+        """The pool is gone."""
+        (self._pools / namespace / f"{name}.yaml").unlink(missing_ok=True)
 
     def read_statuses(self) -> list[dict[str, Any]]:
         """Every deployment with its status, by name."""
-        found = []
-        for file in sorted(self._status.glob("*/*.yaml")):
-            with contextlib.suppress(FileNotFoundError):  # the fleet is just ending
-                found.append(yaml.safe_load(file.read_text()))
-        return found
+        return _read_all(self._status)
+
+    def read_pools(self) -> list[dict[str, Any]]:
+        """Every warm pool with its status, by name."""
+        return _read_all(self._pools)
 
     def names(self) -> list[str]:
         """Of every deployment: `name` in the namespace default, else `namespace/name`."""
@@ -142,4 +150,20 @@ class StateDirectory:
 
     def _clear(self) -> None:
         shutil.rmtree(self._status, ignore_errors=True)
+        shutil.rmtree(self._pools, ignore_errors=True)
         shutil.rmtree(self.run, ignore_errors=True)
+
+
+def _write_whole(file: Path, document: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+    fresh.replace(file)
+
+
+def _read_all(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for file in sorted(folder.glob("*/*.yaml")):
+        with contextlib.suppress(FileNotFoundError):  # the fleet is just ending
+            found.append(yaml.safe_load(file.read_text()))
+    return found

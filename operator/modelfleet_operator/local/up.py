@@ -21,6 +21,7 @@ from ..decisions.status import ColdStartProgress, Status
 from ..errors import ManifestError
 from ..explain.snapshot import Snapshot
 from ..fleet.service import FleetService, serve
+from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from ..terminal import ERRORS
 from .bars import LoadBars, is_loading
@@ -96,6 +97,7 @@ class _LocalFleet:
             WorkerOptions(
                 drain_timeout=options.drain_timeout,
                 log_flags=("--log-format", options.child_log_format),
+                flags=options.worker_flags,
                 environment={LOG_LEVEL_VARIABLE: options.logs.level},
             ),
             state,
@@ -108,10 +110,12 @@ class _LocalFleet:
             wake_all=self._wake_all,
         )
         self._reconcilers = Reconcilers(self._body, self._fleet, time.time, watch=self._narrate)
+        self._keeper = PoolKeeper(self._body.pools, self._body.pools.ledger, time.time)
 
     def apply(self, manifests: Manifests) -> Change:
         """What `kubectl apply` and `kubectl delete` do on a cluster, for all that differs."""
         change = self._deployments.apply(manifests, time.time())
+        self._body.pools.apply(manifests)
         tell_what_is_ignored(manifests, self._notes)
         for key in change.deleted:
             self._body.delete(key)
@@ -150,18 +154,21 @@ class _LocalFleet:
         server, port = await serve(self._fleet, "127.0.0.1:0")
         gateway = self._make_gateway(f"127.0.0.1:{port}")
         reconciling = asyncio.create_task(self._reconcilers.run())
+        keeping = asyncio.create_task(self._keeper.run())
         serving = asyncio.create_task(gateway.run())
         stopping = asyncio.create_task(self._stop.wait())
         watching = asyncio.create_task(watch_files(self._options.files, seen, self._edited))
         progressing = asyncio.create_task(self._keep_progress())
         explaining = asyncio.create_task(self._explain())
         try:
-            tasks = [reconciling, serving, stopping, watching, progressing, explaining]
+            tasks = [reconciling, keeping, serving, stopping, watching, progressing, explaining]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopping}:
                 task.result()  # raises why it ended
         finally:
-            watching.cancel()  # an edit during the end would start what is being ended
+            # An edit during the end, or a pool, would start what is being ended.
+            watching.cancel()
+            keeping.cancel()
             ending = asyncio.create_task(self._end(gateway, reconciling))
             forcing = asyncio.create_task(self._force.wait())
             await asyncio.wait([ending, forcing], return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +180,7 @@ class _LocalFleet:
             await ending
             if self._bars is not None:
                 self._bars.end()
-            for task in (forcing, stopping, serving, watching, progressing, explaining):
+            for task in (forcing, stopping, serving, watching, keeping, progressing, explaining):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task

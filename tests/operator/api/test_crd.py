@@ -20,6 +20,7 @@ from modelfleet_operator.api.crd import (
     MODEL_DEPLOYMENT,
     OBJECTS,
     REFERENCE_FILE,
+    WARM_POOL,
     ApiObject,
     crd_text,
     object_schema,
@@ -27,8 +28,10 @@ from modelfleet_operator.api.crd import (
 )
 from modelfleet_operator.api.manifests import check_manifest
 from modelfleet_operator.api.model_deployment import ModelDeployment
+from modelfleet_operator.api.warm_pool import WarmPool
 from modelfleet_operator.decisions.cold_start import PHASES, WakePhase
 from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.pool_status import PoolCondition, PoolStatus, render_pool
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
     ColdStartProgress,
@@ -41,6 +44,7 @@ from modelfleet_operator.decisions.status import (
 
 SCHEMA = object_schema(MODEL_DEPLOYMENT)
 CLASS_SCHEMA = object_schema(ACCELERATOR_CLASS)
+POOL_SCHEMA = object_schema(WARM_POOL)
 each_object = pytest.mark.parametrize("of", OBJECTS, ids=lambda of: of.kind)
 
 
@@ -130,6 +134,8 @@ VALID = [
     pytest.param(manifest(scaling={"mode": "External", "replicas": 0}), id="scaled from outside"),
     pytest.param(manifest(scaling={"idleTimeout": "1h30m", "scaleDownDelay": "0s"}), id="times"),
     pytest.param(manifest(engine={"kvCacheMemory": "1.5Gi"}), id="memory"),
+    pytest.param(manifest(coldStart={"warmPool": "gpus"}), id="a warm pool"),
+    pytest.param(manifest(coldStart={"warmPool": "None"}), id="no warm pool"),
     pytest.param(
         manifest(
             quantization={
@@ -172,6 +178,7 @@ VALID = [
     ),
 ]
 INVALID = [
+    pytest.param(manifest(coldStart={"warmPool": "Gpus"}), id="no name of a warm pool"),
     pytest.param({**manifest(), "spec": {}}, id="no model"),
     pytest.param(manifest(model={}), id="no source"),
     pytest.param(manifest(model="hf://owner/name"), id="text for an object"),
@@ -290,6 +297,50 @@ INVALID_CLASSES = [
     pytest.param(accelerator(price={"onDemand": "1", "spot": "1"}), id="spot, a future field"),
     pytest.param(accelerator(memory="80Gi"), id="memory, a future field"),
 ]
+
+
+def warm_pool(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "WarmPool",
+        "metadata": {"name": "gpus"},
+        "spec": spec,
+    }
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(warm_pool(), id="every default"),
+        pytest.param(
+            warm_pool(accelerator="h100", size=3, memory="24Gi", maxHourlyCost="4"), id="all fields"
+        ),
+        pytest.param(warm_pool(size=0, memory=None), id="empty, and nulls are absent"),
+    ],
+)
+def test_accepts_alike_what_a_warm_pool_says(document: dict[str, Any]):
+    with_defaults, errors = admitted(document, POOL_SCHEMA)
+    assert errors == []
+    read = WarmPool.model_validate(document)
+    assert WarmPool.model_validate(with_defaults).spec == read.spec
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(warm_pool(size=-1), id="a negative size"),
+        pytest.param(warm_pool(size="3"), id="a number in quotes"),
+        pytest.param(warm_pool(accelerator="H100"), id="no class's name"),
+        pytest.param(warm_pool(maxHourlyCost=4), id="money without quotes"),
+        pytest.param(warm_pool(maxHourlyCost="-4"), id="a negative budget"),
+        pytest.param(warm_pool(memory="much"), id="no amount of memory"),
+        pytest.param(warm_pool(siez=1), id="a misspelt field"),
+    ],
+)
+def test_refuses_alike_what_no_warm_pool_says(document: dict[str, Any]):
+    assert admitted(document, POOL_SCHEMA)[1]
+    with pytest.raises(ValidationError):
+        WarmPool.model_validate(document)
 
 
 @pytest.mark.parametrize("document", VALID_CLASSES)
@@ -488,3 +539,22 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
     assert written["coldStart"].keys() == cold.keys()
     for name in ("conditions", "scalingHistory"):
         assert written[name][0].keys() == schema["properties"][name]["items"]["properties"].keys()
+
+
+def test_a_warm_pools_status_fits_the_schema_with_every_field():
+    condition = PoolCondition(
+        type="Ready", holds=True, reason="Full", message="", changed=1.0, generation=1
+    )
+    status = PoolStatus(
+        observed_generation=1, conditions=(condition,), hourly_cost=Decimal("2.50"), hits=1
+    )
+    written, schema = render_pool(status), POOL_SCHEMA["properties"]["status"]
+    jsonschema.Draft202012Validator(schema).validate(written)
+    assert written.keys() == schema["properties"].keys()
+
+
+def test_a_warm_pools_column_is_a_field_of_its_schema():
+    for column in WARM_POOL.columns:
+        part, _, name = column.path.lstrip(".").partition(".")
+        if part in ("spec", "status") and "conditions" not in name:
+            assert name in POOL_SCHEMA["properties"][part]["properties"], column.name

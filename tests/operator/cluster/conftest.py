@@ -13,7 +13,17 @@ import kmock
 import pytest
 from kubernetes.aio import client
 
-from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, REVISIONS, ApiServer, Cluster
+from kube_cluster import (
+    CLASSES,
+    EVENTS,
+    LEASES,
+    MODELS,
+    PODS,
+    POOLS,
+    REVISIONS,
+    ApiServer,
+    Cluster,
+)
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
@@ -25,6 +35,7 @@ from modelfleet_operator.decisions.leadership import Pace
 async def api() -> AsyncIterator[ApiServer]:
     async with ApiServer() as server, kmock.Server(server):
         server.resources[MODELS] = resource("ModelDeployment", {"status", "scale"})
+        server.resources[POOLS] = resource("WarmPool", {"status"})
         server.resources[PODS] = resource("Pod", {"status"})
         server.resources[REVISIONS] = resource("ControllerRevision", set())
         server.resources[EVENTS] = resource("Event", set())

@@ -10,7 +10,7 @@ import kopf
 import pytest
 from kubernetes.aio import client
 
-from cluster_body import KEY, a_body, status
+from cluster_body import KEY, Clock, a_body, status
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.handlers import deployment_changed
@@ -21,6 +21,7 @@ from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.errors import PassingError
+from modelfleet_operator.pools import PoolKeeper
 
 
 def create(seen: Observed) -> Create:
@@ -145,7 +146,8 @@ async def test_our_own_writes_to_the_status_wake_no_reconciler(
     class Reconcilers:
         wake = staticmethod(woken.append)
 
-    memo: Any = OperatorMemo(body=body, reconcilers=Reconcilers())  # type: ignore[arg-type]  # a part of it
+    keeper = PoolKeeper(body.pools, body.pools.ledger, Clock())
+    memo: Any = OperatorMemo(body=body, reconcilers=Reconcilers(), keeper=keeper)  # type: ignore[arg-type]  # a part of it
 
     async def happened() -> None:
         event: Any = {"type": "MODIFIED", "object": api.model()}

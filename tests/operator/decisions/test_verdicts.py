@@ -19,7 +19,7 @@ from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, w
 STEPS = (
     "placement", "workers", "failures", "autoscale", "learned", "budget", "prove", "give up",
     "rollout", "rescue",
-    "drain", "reroute", "stop", "start", "history", "status", "wake",
+    "drain", "reroute", "stop", "claim", "start", "history", "status", "wake",
 )  # fmt: skip
 
 

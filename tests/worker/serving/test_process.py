@@ -14,10 +14,12 @@ from typing import Any
 import grpc
 import pytest
 
+from hub_double import Hub, serve_hub
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_worker.devices.native import library
 from prepare_smollm2 import model_folder
+from tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.integration
 
@@ -100,7 +102,6 @@ def worker(
         (["--calibration", "/gone.json", "--device", "paced"], "/gone.json"),
         (["--calibration", "/gone.json", "--device", "cpu"], "--calibration is for"),
         (["--preload", "--model", "a/b", "--source", "hf://a/b"], "--preload is for a worker that"),
-        (["--preload", "--device", "paced"], "--preload is for a worker that waits"),
         ([*PACED, "--address-file", "/gone/address"], "cannot write --address-file"),
     ],
 )
@@ -201,6 +202,33 @@ def test_a_warm_standby_has_everything_but_the_weights(tmp_path: Path, preload: 
         assert process.stats().state == pb.WORKER_STATE_STANDBY
         process.process.send_signal(signal.SIGTERM)
         assert process.process.wait(timeout=10) == 0
+
+
+def test_a_standby_fetches_models_ahead_and_loads_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = write_tiny_model(tmp_path / "tiny", model_folder())
+    monkeypatch.setenv("MODELFLEET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with serve_hub(Hub(files)) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("MODELFLEET_ALLOWED_ENDPOINTS", hub.url.removeprefix("http://"))
+        ahead = ["--fetch", "hf://owner/name", "--fetch", "hf://owner/absent"]
+        with worker(tmp_path, "--preload", *ahead, ready=False) as process:
+            assert process.process.stderr is not None
+            lines = iter(process.process.stderr.readline, "")
+            assert any('"fetched ahead"' in line for line in lines)
+            assert any('"not fetched ahead"' in line for line in lines)
+            assert weights(hub) == 1
+            spec = pb.ModelSpec(model=MODEL, source="hf://owner/name", dtype="BFloat16")
+            process.stub.LoadModel(pb.LoadModelRequest(spec=spec))
+            process.wait_for(pb.WORKER_STATE_READY)
+            assert weights(hub) == 1
+
+
+def weights(hub: Hub) -> int:
+    """How often they were asked for."""
+    return sum("model.safetensors" in request and "GET" in request for request in hub.requests)
 
 
 def test_sigterm_lets_running_requests_finish_and_exits_0(tmp_path: Path):

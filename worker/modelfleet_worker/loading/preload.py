@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import structlog
 
+from ..errors import ModelError
+from ..storage.cache import Cache
+from ..storage.entry import LocalModel
+from ..storage.sources import find_model
 from ..threads import in_thread
 
 log = structlog.get_logger()
@@ -39,6 +44,31 @@ def _preload_torch() -> None:
     del AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, torch_llama
     torch.set_num_threads(usable_cores())
     torch.ones(512, 512).add(1.0).matmul(torch.ones(512, 512))
+
+
+def fetch_ahead(models: Sequence[str], model_dir: Path, cache: Cache) -> list[LocalModel]:
+    """The files of models, SOURCE or SOURCE#REVISION, in the cache as long as the result lives.
+
+    What cannot be fetched is a warning: the load of such a model says it again.
+    """
+    found = []
+    for model in models:
+        source, _, revision = model.partition("#")
+        began = time.monotonic()
+        try:
+            local = find_model(
+                source,
+                revision=revision or "main",
+                model_dir=model_dir,
+                cache=cache,
+                report=lambda phase, share: None,
+            )
+        except ModelError as error:
+            log.warning("not fetched ahead", source=source, error=str(error))
+            continue
+        found.append(local)
+        log.info("fetched ahead", source=source, seconds=round(time.monotonic() - began, 2))
+    return found
 
 
 async def run(preload: Preload) -> None:
