@@ -9,13 +9,15 @@ from typing import Any
 
 from ..api.model_deployment import KIND
 from ..decisions.autoscale import ScalingPolicy
+from ..decisions.interruption import EMPTY, notice_of
 from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .capacity import CAPACITY
 from .environment import plain_values
 from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
-from .pods import DEPLOYMENT, ORDINAL, PORT, REVISION, UNROUTED_AT
+from .pods import DEPLOYMENT, DO_NOT_DISRUPT, ORDINAL, PORT, REVISION, UNROUTED_AT
 
 Object = Mapping[str, Any]
 
@@ -83,6 +85,9 @@ def observed_worker(pod: Object) -> Worker | None:
         placed_at=placed_at(pod),
         started_at=started_at(pod),
         node=pod.get("spec", {}).get("nodeName", ""),
+        capacity=labels.get(CAPACITY, ""),
+        notice=notice_of(EMPTY, pod, 0.0),
+        protected=metadata.get("annotations", {}).get(DO_NOT_DISRUPT) == "true",
     )
 
 
@@ -142,6 +147,11 @@ def _address(ip: str) -> str:
     if not ip:
         return ""
     return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
+
+
+def controller_uid(found: Object) -> str:
+    """Of the object that owns it; empty: none does."""
+    return str(_controller(found["metadata"]).get("uid", ""))
 
 
 def owned_by(pod: Object, uid: str) -> bool:

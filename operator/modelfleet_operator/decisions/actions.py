@@ -36,6 +36,8 @@ class Create:
     ordinal: int
     reason: str
     accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
+    capacity: str = ""  # Spot or OnDemand; empty: not asked for
+    avoid_zones: tuple[str, ...] = ()  # rather elsewhere: spot was taken back there lately
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +73,21 @@ class Remove:
     reason: str
 
 
-Action = Record | Forget | Create | Unroute | Reroute | Stop | Remove
+@dataclass(frozen=True, slots=True)
+class Protect:
+    """Tell the controllers of nodes whether they may disrupt this worker."""
+
+    worker: Worker
+    is_protected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowDisruptions:
+    """Have the Eviction API leave at least so many ready workers."""
+
+    min_available: int
+    reason: str
+
+
+Action = Record | Forget | Create | Unroute | Reroute | Stop | Remove | Protect | AllowDisruptions

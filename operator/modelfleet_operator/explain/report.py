@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter
 
-from ..decisions.actions import Action, Create, Forget, Record
+from ..decisions.actions import Action, AllowDisruptions, Create, Forget, Record
 from .snapshot import Snapshot, installed_version
 
 # Fields that hold Unix seconds: shown as a time and an age.
@@ -64,6 +64,8 @@ def describe(action: Action) -> str:
             subject = action.name
         case Record() | Forget():
             subject = action.revision
+        case AllowDisruptions():
+            subject = f"down to {action.min_available}"
         case _:
             subject = action.worker.name
     return f"{type(action).__name__} {subject}: {action.reason}"

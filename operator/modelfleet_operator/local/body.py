@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..api.model_deployment import ModelDeployment
 from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from ..decisions.interruption import Notice
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
 from ..decisions.rendering import render, show_time
@@ -81,6 +82,12 @@ class LocalBody:
             owners=self._deployments.owners,
             history=self._deployments.history(key),
         )
+
+    def notify(self, worker_id: str, notice: Notice | None) -> None:
+        """Tells a worker that it is about to go, as a node does on a cluster; None: it stays."""
+        process = self._processes[worker_id]
+        process.worker = replace(process.worker, notice=notice)
+        self._wake(process.key)
 
     def delete(self, key: str) -> None:
         """It is in no file any more: its workers drain and end, as a cluster's collector does."""

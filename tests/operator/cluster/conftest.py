@@ -13,7 +13,18 @@ import kmock
 import pytest
 from kubernetes.aio import client
 
-from kube_cluster import CLASSES, EVENTS, LEASES, MODELS, PODS, REVISIONS, ApiServer, Cluster
+from kube_cluster import (
+    BUDGETS,
+    CLASSES,
+    EVENTS,
+    LEASES,
+    MODELS,
+    NODES,
+    PODS,
+    REVISIONS,
+    ApiServer,
+    Cluster,
+)
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.options import OperatorOptions
 from modelfleet_operator.cluster.pods import PodSettings
@@ -29,8 +40,10 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[REVISIONS] = resource("ControllerRevision", set())
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
+        server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),
+            (NODES, "Node"),
             ("v1/namespaces", "Namespace"),
             ("apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition"),
         ]:
