@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..decisions.capacity import capacity_of
-from ..decisions.interruption import EMPTY, Notice, more_urgent, notice_of
+from ..decisions.interruption import Notice, more_urgent, notice_of
 from ..decisions.observed import Worker
+from ..decisions.signs import EMPTY
 from .capacity import ZONE
 
 

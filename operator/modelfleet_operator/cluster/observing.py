@@ -9,10 +9,11 @@ from typing import Any
 
 from ..api.model_deployment import KIND
 from ..decisions.autoscale import ScalingPolicy
-from ..decisions.interruption import EMPTY, notice_of
+from ..decisions.interruption import notice_of
 from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
+from ..decisions.signs import EMPTY
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .capacity import CAPACITY
 from .environment import plain_values

@@ -58,7 +58,7 @@ def find_budget(seen: Observed, placement: PlacementDecision) -> Budget:
     deployment = seen.deployment
     limit = deployment.scaling.max_hourly_cost
     if limit is None:
-        return Budget()
+        return Budget(problem=currency_of(seen, seen.workers)[1])
     held = [worker for worker in seen.workers if worker.failure is None]
     mix = count_mix(held)
     wanted = mix.spot + mix.on_demand + 1

@@ -162,6 +162,8 @@ def _minimum_above_budget(context: PlanContext) -> Cause | None:
 def budget_limits(context: PlanContext) -> tuple[Truth, Reason, str]:
     """Whether workers are missing because of spec.scaling.maxHourlyCost, and which."""
     budget, target = context.budget, context.target
+    if budget.limit is None and budget.problem:
+        return "Unknown", Reason.PRICE_UNKNOWN, f"status.cost is not known: {budget.problem}"
     if budget.limit is None:
         return "False", Reason.WITHIN_BUDGET, "spec.scaling.maxHourlyCost sets no limit"
     if budget.problem:

@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from modelfleet_operator.decisions.interruption import (
-    EMPTY,
-    SIGNS,
-    NoticeKind,
-    more_urgent,
-    notice_of,
-)
+from modelfleet_operator.decisions.interruption import SIGNS, more_urgent, notice_of
+from modelfleet_operator.decisions.signs import EMPTY, NoticeKind
 
 SEEN = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 CAME = "2023-11-14T22:13:10Z"  # ten seconds before it was seen

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Create, Reroute, Unroute
-from modelfleet_operator.decisions.interruption import Notice, NoticeKind
+from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Accelerator, Observed
 from modelfleet_operator.decisions.plan import Plan
+from modelfleet_operator.decisions.signs import NoticeKind
 from simulated_fleet import SimulatedFleet, deployment, policy
 
 RECLAIM = Notice(kind=NoticeKind.SPOT_RECLAIM, source="taint spot-itn", seconds=120.0)

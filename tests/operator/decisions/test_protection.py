@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from modelfleet_operator.decisions.actions import Action, AllowDisruptions, Create, Protect
-from modelfleet_operator.decisions.interruption import Notice, NoticeKind
+from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.observed import Observed
+from modelfleet_operator.decisions.signs import NoticeKind
 from simulated_fleet import SimulatedFleet, deployment, policy
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Action, Create
 from modelfleet_operator.decisions.capacity import ON_DEMAND, SPOT, Mix, SpotPolicy, capacity_of
-from modelfleet_operator.decisions.interruption import Notice, NoticeKind
+from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Accelerator, Observed, Worker
 from modelfleet_operator.decisions.plan import Plan
 from modelfleet_operator.decisions.reasons import Reason
+from modelfleet_operator.decisions.signs import NoticeKind
 from modelfleet_operator.decisions.startup_problem import StartupProblem
 from simulated_fleet import SimulatedFleet, deployment, policy
 
@@ -250,8 +251,9 @@ def test_the_budget_counts_each_worker_at_its_own_price():
     assert seen.condition("BudgetLimited") == ("True", "BudgetReached")
 
 
-def test_prices_in_two_currencies_are_one_sentence():
-    seen = market(PREFER, 1, classes=("a10", "l4"), max_hourly_cost=Decimal(9))
+@pytest.mark.parametrize("limit", [None, Decimal(9)])
+def test_prices_in_two_currencies_are_one_sentence(limit: Decimal | None):
+    seen = market(PREFER, 1, classes=("a10", "l4"), max_hourly_cost=limit)
     dear = {**CLASSES, "l4": replace(CLASSES["l4"], currency="EUR")}
     observed = seen.observe
 

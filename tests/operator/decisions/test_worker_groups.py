@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modelfleet_operator.decisions.actions import Create, Stop
-from modelfleet_operator.decisions.interruption import Notice, NoticeKind
+from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
+from modelfleet_operator.decisions.signs import NoticeKind
 from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.worker_groups import WorkerGroups, group_workers
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker

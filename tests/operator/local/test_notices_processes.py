@@ -10,7 +10,8 @@ import pytest
 
 from gateway_doubles import eventually
 from local_fleet import manifest
-from modelfleet_operator.decisions.interruption import Notice, NoticeKind
+from modelfleet_operator.decisions.interruption import Notice
+from modelfleet_operator.decisions.signs import NoticeKind
 from noticed_fleet import NoticedFleet, noticed_fleet
 
 pytestmark = pytest.mark.integration
