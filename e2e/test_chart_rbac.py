@@ -25,6 +25,8 @@ ONLY_SOMETIMES: dict[Right, str] = {
     ("modelfleet.dev", "warmpools/finalizers", "update"): "asked for by the same plugin",
     ("modelfleet.dev", "warmpools/status", "patch"): "where there are warm pools",
     ("", "pods", "get"): "after a 409: whose pod has the name?",
+    ("policy", "poddisruptionbudgets", "get"): "before a change of one, and after a 409",
+    ("policy", "poddisruptionbudgets", "patch"): "when another number of workers is wanted",
     ("apps", "controllerrevisions", "get"): "after a 409: whose revision has the name?",
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",
 }
@@ -52,7 +54,7 @@ def theirs(administrator: Kube, installation: Installation) -> Iterator[Kube]:
     [
         pytest.param(["get", "secrets"], id="reading secrets"),
         pytest.param(["get", "configmaps"], id="reading config maps"),
-        pytest.param(["get", "nodes"], id="reading nodes"),
+        pytest.param(["cordon", "node-1"], id="changing nodes"),
         pytest.param(["get", "namespaces"], id="listing namespaces"),
         pytest.param(["get", "deployments.apps"], id="reading others' workloads"),
         pytest.param(["get", "serviceaccounts"], id="reading service accounts"),

@@ -97,10 +97,8 @@ def _serves(kube: Kube, count: int) -> bool:
 
 
 def _says_node_lost(kube: Kube, pod: Object) -> bool:
-    conditions = kube.model("model")["status"]["conditions"]
-    return any(
-        c["reason"] == "NodeLost" and pod["metadata"]["name"] in c["message"] for c in conditions
-    )
+    told = kube.model("model")["status"].get("interruptions", ())
+    return any((i["kind"], i["worker"]) == ("NodeLost", pod["metadata"]["name"]) for i in told)
 
 
 def _is_through(kube: Kube, before: str) -> bool:

@@ -100,6 +100,16 @@ class _Plans(Collector):
         target = GaugeMetricFamily(
             "modelfleet_operator_target_replicas", "Workers wanted", labels=["model"]
         )
+        spot = GaugeMetricFamily(
+            "modelfleet_operator_spot_replicas",
+            "Workers that exist, are not stopping and are on spot",
+            labels=["model"],
+        )
+        interruptions = GaugeMetricFamily(
+            "modelfleet_operator_interruptions",
+            "Workers that exist and were told to go, by the kind of notice",
+            labels=["model", "kind"],
+        )
         cold_starts = GaugeMetricFamily(
             "modelfleet_operator_cold_start_seconds",
             "What a worker's start takes: median of the last 5, by phase and as a whole (total)",
@@ -116,13 +126,17 @@ class _Plans(Collector):
             ready.add_metric([model], plan.status.ready_replicas)
             if plan.memory.target is not None:
                 target.add_metric([model], plan.memory.target)
+            if plan.status.spot_replicas is not None:
+                spot.add_metric([model], plan.status.spot_replicas)
+            for kind, count in Counts(i.kind for i in plan.status.interruptions).items():
+                interruptions.add_metric([model, kind], count)
             for learned in plan.status.cold_starts:
                 for phase, seconds in learned.seconds.items():
                     cold_starts.add_metric([model, learned.accelerator, phase], seconds)
             counts.update((c.type, c.status, c.reason) for c in plan.status.conditions)
         for labels, count in sorted(counts.items()):
             deployments.add_metric(labels, count)
-        return [replicas, ready, target, cold_starts, deployments]
+        return [replicas, ready, target, spot, interruptions, cold_starts, deployments]
 
 
 class _Pools(Collector):

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
-from .api.fleet_spec import Scaling, Slo
+from .api.fleet_spec import Scaling, Slo, Spot
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
 from .api.worker_spec import Quantization
 from .decisions.autoscale import DEFAULT_QUEUE_DEPTH, ScalingPolicy
+from .decisions.capacity import SpotPolicy
 from .decisions.observed import Deployment
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
@@ -60,6 +61,7 @@ def decision_view(
         ),
         accelerators=manifest.spec.placement.accelerators,
         fallback_after=manifest.spec.placement.fallback_after,
+        spot=_spot(manifest.spec.placement.spot),
         rollout=RolloutPolicy(
             max_surge=rollout.max_surge,
             max_unavailable=rollout.max_unavailable,
@@ -80,6 +82,13 @@ def _queue_depth(scaling: Scaling) -> int | None:
     if scaling.target_queue_depth is None and scaling.slo == Slo():
         return DEFAULT_QUEUE_DEPTH
     return scaling.target_queue_depth
+
+
+def _spot(spot: Spot | None) -> SpotPolicy | None:
+    if spot is None:
+        return None
+    share = 100 if spot.max_spot_share is None else spot.max_spot_share
+    return SpotPolicy(policy=spot.policy, on_demand_base=spot.on_demand_base, max_share=share)
 
 
 def _overload_target(manifest: ModelDeployment) -> float:

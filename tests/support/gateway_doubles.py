@@ -58,7 +58,11 @@ def model_view(
         revisions=revisions,
         workers=[
             fleet_pb2.WorkerRoute(
-                worker_id=w.worker_id, address=w.address, routable=w.routable, revision=w.revision
+                worker_id=w.worker_id,
+                address=w.address,
+                routable=w.routable,
+                revision=w.revision,
+                hand_over=w.hand_over,
             )
             for w in workers
         ],

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ POOLS = "modelfleet.dev/v1alpha1/warmpools"
 PODS = "v1/pods"
 REVISIONS = "apps/v1/controllerrevisions"
 EVENTS = "events.k8s.io/v1/events"
+NODES = "v1/nodes"
+BUDGETS = "policy/v1/poddisruptionbudgets"
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
@@ -55,11 +58,14 @@ class ApiServer(kmock.KubernetesEmulator):
         self.refusal_status = 403
         self.refuse_revisions = ""  # why no history is taken
         self.lose_answers = 0  # to so many changes of pods: they are made, and 503 is answered
+        self.refuse_watching: frozenset[str] = frozenset()  # what the operator has no right to
         self.refuse_leases = False  # an API server that is there for reading only
 
     async def _handle(self, request: kmock.Request) -> Any:
         if TEST not in {name.lower() for name in request.headers}:
             self.seen.append(request)
+        if request.resource is not None and request.resource.plural in self.refuse_watching:
+            raise kmock.KubernetesError(status=403, reason="Forbidden", message="no such right")
         if request.resource is not None and isinstance(request.data, dict):
             self._complete(request)
         answer = await super()._handle(request)
@@ -175,6 +181,19 @@ class ApiServer(kmock.KubernetesEmulator):
             for (resource, _, name), kept in self.objects.items()
             if resource.plural == "controllerrevisions" and not kept.deleted
         }
+
+    def budgets(self) -> dict[str, dict[str, Any]]:
+        """PodDisruptionBudgets that exist, by name."""
+        return {
+            name: kept.raw
+            for (resource, _, name), kept in self.objects.items()
+            if resource.plural == "poddisruptionbudgets" and not kept.deleted
+        }
+
+    def events(self, reason: str) -> list[dict[str, Any]]:
+        """The bodies of Events that were posted, oldest first."""
+        bodies = [json.loads(request.body) for request in self.asked("POST", "events")]
+        return [body for body in bodies if body["reason"] == reason]
 
     def running(self) -> dict[str, dict[str, Any]]:
         """Pods that are not being deleted."""
@@ -293,6 +312,26 @@ class Cluster:
             },
         )
         return f"{ip}:9000"
+
+    async def apply_node(self, name: str, labels: dict[str, str] | None = None) -> None:
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name, "labels": labels or {}},
+            "spec": {},
+        }
+        await self._send("POST", "/api/v1/nodes", node)
+
+    async def change_node(self, name: str, patch: dict[str, Any]) -> None:
+        await self._send("PATCH", f"/api/v1/nodes/{name}", patch)
+
+    async def delete_budget(self, name: str) -> None:
+        path = f"/apis/policy/v1/namespaces/default/poddisruptionbudgets/{name}"
+        await self._send("DELETE", path)
+
+    async def place(self, pod: str, node: str) -> None:
+        """The scheduler has given it its node."""
+        await self._patch_pod(pod, {"spec": {"nodeName": node}})
 
     async def start(self, pod: str) -> str:
         """The kubelet has started it; returns its address."""

@@ -77,6 +77,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     arithmetic: str = ""  # of its Computation; none in the versions before
     revision: str = "r1"  # as the operator's view says
     routable: bool = True
+    hand_over: bool = False  # the same
     slots: int = 8
     tokens: int = 8  # that an answer has, unless max_tokens is less
     pace: float = 0.0  # seconds a token

@@ -27,6 +27,7 @@ SERVICE: Final = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
 MAX_UNREAD: Final = 64 * 1024  # bytes that wait for a slow reader before its request is paused
 STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 GIVEN_UP: Final = Failure(grpc.StatusCode.UNAVAILABLE, "disconnected or failed")
+MOVED: Final = Failure(grpc.StatusCode.UNAVAILABLE, "its worker is about to go", moved=True)
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
 Serialize = Callable[[], list[bytes]]  # a GenerateRequest, in pieces
@@ -94,10 +95,10 @@ class Call(ABC):
             self._wake_reader()
         self.sent.set()
 
-    def cancel(self) -> None:
-        """Its worker should stop; a reader gets GIVEN_UP after what has come."""
+    def cancel(self, why: Failure = GIVEN_UP) -> None:
+        """Its worker should stop; a reader gets this failure after what has come."""
         if not self.has_ended:
-            self.end(GIVEN_UP)
+            self.end(why)
             self._stop()
 
     def close(self) -> None:

@@ -111,6 +111,7 @@ class Dispatcher:
                     supervise(worker_id, functools.partial(watch, worker))
                 )
             queue.workers[worker_id].routable = route.routable
+            queue.workers[worker_id].hands_over = route.hand_over
 
     async def _remove(self, worker: Worker) -> None:
         worker.routable = False

@@ -40,6 +40,7 @@ class Failure:
     mark: str = ""  # of the worker's refusal; empty: the status is gRPC's, or of an old version
     accepted: bool = False  # the worker had the request in its engine
     draining: bool = False  # the worker was handing its requests over, which is no fault
+    moved: bool = False  # we ended the call ourselves, since its worker is about to go
     lost: bool = False  # the worker went silent, exited or failed, with all its calls
     losses: int = 0  # workers that this request may have broken so far; 0: this loss is not its
 
@@ -81,6 +82,8 @@ class End:
 def after_failure(failure: Failure, attempts: Attempts) -> Retry | End:
     """Whether a request continues on another worker after this failure, or ends."""
     code = failure.code
+    if failure.moved:
+        return Retry(attempts, Blame.NONE)
     if not failure.accepted:
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return End(InvalidRequestError(_details(failure)))

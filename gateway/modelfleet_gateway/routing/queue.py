@@ -62,6 +62,7 @@ class ModelQueue:
         self._most = most_admitted(view.overload, view.target_in_flight)
         self._judge_by_targets()
         self._reject_hopeless()
+        self._hand_over()
         self.assign_slots()
 
     def assign_slots(self) -> None:
@@ -86,6 +87,7 @@ class ModelQueue:
 
     def on_worker_change(self) -> None:
         """A worker sent Stats, disconnected or has a slot free again."""
+        self._hand_over()
         self.assign_slots()
         ready = self.ready_workers
         if ready != self._ready_before:
@@ -101,6 +103,19 @@ class ModelQueue:
             new_error=UnknownModelError(message, param="model"),
             resume_error=UpstreamLostError(message),
         )
+
+    def _hand_over(self) -> None:
+        """Moves what runs on workers that are about to go, as soon as others have slots for it.
+
+        Until then it runs on where it is: a stream that waits shows its client nothing.
+        """
+        for worker in self.workers.values():
+            if worker.hands_over and worker.running and not worker.routable:
+                able = continuers(
+                    list(self.workers.values()), worker.model_digest, worker.weights_digest
+                )
+                free = sum(other.free_slots for other in able)
+                worker.move_calls(free - len(self.requests.streams_to_resume()))
 
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         if choice.must_wait:

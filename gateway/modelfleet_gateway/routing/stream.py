@@ -235,13 +235,21 @@ class Choice:
             lost=is_lost,
             losses=self._claim.charge(self.index, slot) if is_lost else 0,
         )
+        if failure.moved:
+            log.info(
+                "a stream is moved off a worker that is about to go",
+                model=self.request.model,
+                request=self.request.request_id,
+                worker=worker.worker_id,
+                tokens=len(self._received),
+            )
         verdict = after_failure(failure, self._attempts)
         if isinstance(verdict, End):
             slot.release()
             raise verdict.error
         if verdict.blame is Blame.FULL:
             worker.mark_full()
-        else:
+        elif not failure.moved:
             log.warning(
                 "a worker failed a request, which continues on another",
                 model=self.request.model,
@@ -254,7 +262,8 @@ class Choice:
             worker.mark_suspect()
         if slot.accepted:
             self._meter.count_resumed()
-        slot.release()
+        if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
+            slot.release()
         self._attempts = verdict.attempts
         self._claim.requeue(
             self.index,
@@ -271,7 +280,7 @@ def was_lost(slot: Slot, failure: Failure, now: float) -> bool:
     A worker that refuses marks it. A call that is cut in less than a second, before the worker has
     accepted it, found one that was going already. `now`: seconds on the loop's clock.
     """
-    if slot.worker.draining or failure.mark == HANDED_OVER:
+    if slot.worker.draining or failure.moved or failure.mark == HANDED_OVER:
         return False
     if slot.was_aborted:
         return True

@@ -25,6 +25,7 @@ class WorkerRoute:
     address: str  # host:port
     routable: bool = True  # False: send nothing new
     revision: str = ""
+    hand_over: bool = False  # it is about to go: what runs there goes on elsewhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,7 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
                 address=worker.address,
                 routable=worker.routable,
                 revision=worker.revision,
+                hand_over=worker.hand_over,
             )
             for worker in message.workers
         ),

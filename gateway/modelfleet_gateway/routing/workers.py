@@ -31,7 +31,7 @@ import structlog
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
-from .calls import Call, CountUnread, Serialize, SharedStream
+from .calls import MOVED, Call, CountUnread, Serialize, SharedStream
 from .channels import METADATA, open_channel
 from .failover import LostCall, may_be_cause
 from .single_call import SingleCall
@@ -57,6 +57,7 @@ class Slot:
         self.worker = worker
         self.losses = losses  # workers that its request was lost with before (failover.LostCall)
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
+        self.was_moved = False  # the same, since its worker is about to go
         self.accepted = False
         self.served = False  # it had a token of this worker, so it is not what breaks it
         self.is_excused = False  # another call is why the worker is lost, if it is
@@ -73,7 +74,9 @@ class Slot:
         """Sends the request that this slot is for."""
         self._sent_at, self._late = self.worker.note_call()
         self._call = self.worker.call(request, count_unread)
-        if self.was_aborted:
+        if self.was_moved:
+            self._call.cancel(MOVED)
+        elif self.was_aborted:
             self._call.cancel()
         return self._call
 
@@ -96,6 +99,12 @@ class Slot:
         if self._call is not None:
             self._call.cancel()
 
+    def move(self) -> None:
+        """Ends the call, so that its request goes on elsewhere."""
+        self.was_moved = True
+        if self._call is not None:
+            self._call.cancel(MOVED)
+
     def release(self) -> None:
         """Gives the slot back and ends its call if it still runs; no-op the second time."""
         if self._call is not None:
@@ -113,6 +122,7 @@ class Worker:
         self.revision = route.revision
         self.model = model
         self.routable = route.routable  # as the view says
+        self.hands_over = route.hand_over  # as the view says
         self.stats: worker_pb2.Stats | None = None
         self.first_digest = ""  # the model_digest that this process was READY with first
         self._instance_id = ""  # of the process
@@ -201,6 +211,15 @@ class Worker:
     def running(self) -> int:
         """Requests that it has from this gateway."""
         return len(self._taken_slots)
+
+    def move_calls(self, room: int) -> None:
+        """Has its calls go on elsewhere, as many as have room there; those under way count."""
+        for slot in self._taken_slots:
+            if room <= 0:
+                return
+            room -= 1
+            if not slot.was_moved:
+                slot.move()
 
     def take_slot(self, losses: int = 0) -> Slot:
         """Takes a slot for a request that was lost with so many workers before."""

@@ -23,6 +23,11 @@ LabelKey = Annotated[
 LabelValue = Annotated[str, Format(what="a label's value", pattern=f"({_WORD})?", max_length=63)]
 
 
+Currency = Annotated[
+    str, Format(what="a currency of three letters such as EUR", pattern="[A-Z]{3}", max_length=3)
+]
+
+
 def _bounded_selector(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > SELECTOR_LENGTH:
         raise ValueError(f"expected at most {SELECTOR_LENGTH} labels, found {len(value)}")
@@ -98,9 +103,27 @@ class Toleration(ApiModel):
 class Price(ApiModel):
     """What an hour costs."""
 
-    on_demand: Money
-    """An hour of what one worker takes of a node, on demand, in any currency, the same in all
-    classes; a quantity in a string ("2.50"). Required."""
+    rules = (
+        Rule(
+            rule="has(self.onDemand) || has(self.spot)",
+            message="price says nothing: give onDemand, spot, or both",
+        ),
+    )
+
+    on_demand: Money | None = None
+    """An hour of what one worker takes of a node, on demand; a quantity in a string ("2.50").
+    Default: not known."""
+    spot: Money | None = None
+    """The same on spot. Default: as onDemand."""
+    currency: Currency | None = None
+    """What the prices are in, the same in all classes that a deployment names: three letters
+    (EUR). Default: not said."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.on_demand is None and self.spot is None:
+            raise ValueError(self.rules[0].message)
+        return self
 
 
 class AcceleratorSpec(ApiModel):

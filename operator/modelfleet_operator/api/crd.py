@@ -149,6 +149,20 @@ MODEL_DEPLOYMENT = ApiObject(
             is_wide=True,
         ),
         Column(
+            name="Spot",
+            type="integer",
+            path=".status.spotReplicas",
+            description="Workers on spot",
+            is_wide=True,
+        ),
+        Column(
+            name="Interrupted",
+            type="string",
+            path=".status.interruptions[*].kind",
+            description="Why workers are told to go",
+            is_wide=True,
+        ),
+        Column(
             name="Model",
             type="string",
             path=".spec.model.source",
@@ -197,6 +211,19 @@ ACCELERATOR_CLASS = ApiObject(
             type="string",
             path=".spec.price.onDemand",
             description="What an hour of it costs on demand",
+        ),
+        Column(
+            name="Spot-$/h",
+            type="string",
+            path=".spec.price.spot",
+            description="What an hour of it costs on spot",
+        ),
+        Column(
+            name="Currency",
+            type="string",
+            path=".spec.price.currency",
+            description="What the prices are in",
+            is_wide=True,
         ),
         Column(
             name="Age",

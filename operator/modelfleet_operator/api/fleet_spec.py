@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..decisions.schedule import cron_problem
 from .api_model import DNS_LABEL, ApiModel, Rule, as_tuple, unique
-from .formats import CronLine, Duration, Format, Money, Portion, TimeZone
+from .formats import CronLine, Duration, Format, Money, Percent, Portion, TimeZone
 
 ClassName = Annotated[
     str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
@@ -131,6 +131,32 @@ class Scaling(ApiModel):
         return self
 
 
+class Spot(ApiModel):
+    """Whether workers run on capacity that the provider may take back."""
+
+    rules = (
+        Rule(
+            rule="!has(self.maxSpotShare) || !has(self.policy) || self.policy == 'Prefer'",
+            message="maxSpotShare belongs to policy Prefer: set it, or remove maxSpotShare",
+        ),
+    )
+
+    policy: Literal["Never", "Prefer", "Only"] = "Prefer"
+    """Never: on demand only. Prefer: on spot, and on demand while spot is short. Only: on spot,
+    whatever that takes. Default: Prefer."""
+    on_demand_base: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Workers that are never on spot; they come first. At most maxReplicas. Default: 0."""
+    max_spot_share: Percent | None = None
+    """Of all workers so many at most are on spot, with policy Prefer; percent ("50%"). Default:
+    100%."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.max_spot_share is not None and self.policy != "Prefer":
+            raise ValueError(self.rules[0].message)
+        return self
+
+
 class Placement(ApiModel):
     """On which nodes workers run; one machine (`modelfleet up`) ignores it."""
 
@@ -155,6 +181,9 @@ class Placement(ApiModel):
     """Time that a worker waits for a node of one class before the next class is tried; a class that
     was short is tried again for new workers 5 minutes later. Longer than an autoscaler of nodes
     needs, where there is one. A duration (90s, 1h30m). Default: 1m."""
+    spot: Spot | None = None
+    """Spot or on demand, where nodes say by a provider's label which they are. Default: pods ask
+    for neither."""
 
 
 class ColdStart(ApiModel):

@@ -136,6 +136,16 @@ Money = Annotated[
         show=str,
     ),
 ]
+Percent = Annotated[
+    int,
+    Format(
+        what='percent such as "50%"',
+        pattern=_PERCENT,
+        max_length=4,
+        parse=lambda text: int(text.removesuffix("%")),
+        show=lambda percent: f"{percent}%",
+    ),
+]
 CronLine = Annotated[
     str,
     Format(

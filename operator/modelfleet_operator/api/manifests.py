@@ -72,6 +72,7 @@ def read_manifests(paths: Iterable[Path]) -> Manifests:
             f"{', '.join(map(str, paths))}: expected a {KIND} in one of the files, found "
             f"{', '.join(dict.fromkeys(found)) or 'none'} only"
         )
+    reading.check_currencies()
     return Manifests(
         deployments=tuple(reading.deployments),
         homes=reading.homes,
@@ -139,6 +140,22 @@ class _Reading:
             )
         else:
             self.pools.append(pool)
+
+    def check_currencies(self) -> None:
+        """The cost of a deployment is one sum, so the classes that it names have one currency."""
+        prices = {c.metadata.name: c.spec.price for c in self.classes}
+        for deployment in self.deployments:
+            named: dict[str, str] = {}  # currency -> a class
+            for name in deployment.spec.placement.accelerators:
+                price = prices.get(name)
+                if price is not None and price.currency is not None:
+                    named.setdefault(price.currency, name)
+            if len(named) > 1:
+                each = " and ".join(f"{name} in {currency}" for currency, name in named.items())
+                self.problems.append(
+                    f"{self.homes[deployment.full_name]}: spec.placement.accelerators: prices in "
+                    f"two currencies cannot be added: {each}"
+                )
 
     def _complain(self, where: str, problems: Iterable[str]) -> None:
         self.problems += [f"{where}: {problem}" for problem in problems]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from .api_model import ApiModel, Metadata
+from .api_model import ApiModel, Metadata, Rule
 from .fleet_spec import ColdStart, Placement, Queue, Rollout, Scaling
 from .model_spec import Model
 from .worker_spec import Engine, PodTemplate, Quantization
@@ -17,6 +17,19 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 class Spec(ApiModel):
     """What the user wants."""
+
+    rules = (
+        Rule(
+            rule="!has(self.placement) || !has(self.placement.spot) || "
+            "!has(self.placement.spot.onDemandBase) || (has(self.scaling) && "
+            "has(self.scaling.mode) && self.scaling.mode == 'External') || "
+            "self.placement.spot.onDemandBase <= (has(self.scaling) && "
+            "has(self.scaling.maxReplicas) ? self.scaling.maxReplicas : has(self.scaling) && "
+            "has(self.scaling.minReplicas) && self.scaling.minReplicas > 0 ? "
+            "self.scaling.minReplicas : 1)",
+            message="placement.spot.onDemandBase must not be greater than scaling.maxReplicas",
+        ),
+    )
 
     model: Model
     """Which model, and how its weights are read. Required."""
@@ -37,6 +50,17 @@ class Spec(ApiModel):
     """How a change replaces the workers that are there. Default: every field's own default."""
     pod_template: PodTemplate = PodTemplate()
     """What is laid under the worker pods. Default: empty."""
+
+    @model_validator(mode="after")
+    def _base_fits(self) -> Self:
+        spot, scaling = self.placement.spot, self.scaling
+        if spot is None or scaling.mode == "External":
+            return self
+        if spot.on_demand_base > scaling.ceiling:
+            raise ValueError(
+                f"{self.rules[0].message}, found {spot.on_demand_base} > {scaling.ceiling}"
+            )
+        return self
 
 
 class ModelDeployment(ApiModel):

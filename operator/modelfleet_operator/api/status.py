@@ -121,6 +121,24 @@ class CostSchema(ApiModel):
     per_hour: Annotated[str, Field(max_length=32)]
     """Sum of the prices of its workers' accelerator classes; a worker that has no node yet costs
     nothing, a starting or draining one as much as any other."""
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """What it is in, as the classes say; absent: they do not."""
+
+
+class InterruptionSchema(ApiModel):
+    """A worker that was told to go."""
+
+    worker: Annotated[str, Field(max_length=253)]
+    """Its pod."""
+    node: NodeName | None = None
+    """Its node."""
+    kind: Annotated[str, Field(max_length=32)]
+    """Why: SpotReclaim, Rebalance, Maintenance, NodeShutdown, NodeDeletion, Disruption, Cordon,
+    NodeLost, Eviction, Taint or Preemption."""
+    source: Annotated[str, Field(max_length=256)]
+    """What said it: a taint, condition, label or annotation."""
+    deadline: Time | None = None
+    """By when it may be gone; absent: nothing says so."""
 
 
 def _list(kind: str, length: int, *keys: str) -> Any:
@@ -167,6 +185,10 @@ class StatusSchema(ApiModel):
     cost: CostSchema | None = None
     """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
     price."""
+    spot_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Of `replicas` those on spot; absent: neither the spec nor a node says anything of it."""
+    interruptions: Annotated[list[InterruptionSchema], _list("map", 16, "worker")] | None = None
+    """Workers that were told to go and exist still, 16 at most; absent: none."""
     url: Annotated[str, Field(max_length=1024)] | None = None
     """Base URL of OpenAI's API at the gateways, where clients ask for the model; absent: the
     operator was not told (--endpoint)."""

@@ -31,7 +31,12 @@ class KnownClass:
     def seen(self) -> Accelerator:
         """As decisions see it."""
         price = self.spec.price
-        return Accelerator(generation=self.generation, price=price.on_demand if price else None)
+        return Accelerator(
+            generation=self.generation,
+            price=price.on_demand if price else None,
+            spot_price=price.spot if price else None,
+            currency=(price.currency if price else None) or "",
+        )
 
 
 def read_class(body: Mapping[str, Any]) -> KnownClass | None:

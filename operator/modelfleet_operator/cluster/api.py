@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ class ClusterApi:
         self._objects = client.CustomObjectsApi(api_client)
         self._apps = client.AppsV1Api(api_client)
         self._events = client.EventsV1Api(api_client)
+        self._policy = client.PolicyV1Api(api_client)
 
     async def missing_resources(self) -> frozenset[str]:
         """What the API server does not serve of our group: a CRD is not installed (yet)."""
@@ -149,9 +151,77 @@ class ClusterApi:
             )
         return outcome.found
 
+    async def write_budget(self, budget: dict[str, Any], owner_uid: str, *, is_there: bool) -> None:
+        """Creates or changes a PodDisruptionBudget; one of another owner is left alone."""
+        name, namespace = budget["metadata"]["name"], budget["metadata"]["namespace"]
+        if not is_there:
+            body: Any = client.V1PodDisruptionBudget.from_dict(budget)
+            try:
+                with translated(f"creating poddisruptionbudget {namespace}/{name}"):
+                    await answer(
+                        self._policy.create_namespaced_pod_disruption_budget_without_preload_content(
+                            namespace, body, _request_timeout=TIMEOUT
+                        )
+                    )
+                    return
+            except PassingError as error:
+                if status_of(error) != 409:
+                    raise
+        with translated(f"reading poddisruptionbudget {namespace}/{name}"):
+            found = json.loads(
+                await answer(
+                    self._policy.read_namespaced_pod_disruption_budget_without_preload_content(
+                        name, namespace, _request_timeout=TIMEOUT
+                    )
+                )
+            )
+        _owned("poddisruptionbudget", found, owner_uid)
+        patch = {"metadata": {"uid": found["metadata"]["uid"]}, "spec": budget["spec"]}
+        with translated(f"changing poddisruptionbudget {namespace}/{name}"), _gone_is_success():
+            await answer(
+                self._policy.patch_namespaced_pod_disruption_budget_without_preload_content(
+                    name,
+                    namespace,
+                    patch,
+                    field_manager=FIELD_MANAGER,
+                    _content_type="application/merge-patch+json",
+                    _request_timeout=TIMEOUT,
+                )
+            )
+
+    async def may_watch_nodes(self) -> bool:
+        """Whether the operator has the right; what may be listed may be watched by our roles."""
+        return await self._may("nodes", self._pods.list_node_without_preload_content)
+
+    async def may_watch_budgets(self, namespaces: Iterable[str]) -> bool:
+        """The same for PodDisruptionBudgets in these namespaces; empty: in all."""
+        policy = self._policy
+        lists = [
+            functools.partial(
+                policy.list_namespaced_pod_disruption_budget_without_preload_content, namespace
+            )
+            for namespace in namespaces
+        ] or [policy.list_pod_disruption_budget_for_all_namespaces_without_preload_content]
+        return all([await self._may("poddisruptionbudgets", list_) for list_ in lists])
+
+    async def _may(self, plural: str, list_: Callable[..., Awaitable[Any]]) -> bool:
+        try:
+            with translated(f"listing {plural}"):
+                await answer(list_(limit=1, _request_timeout=TIMEOUT))
+        except RejectedError:
+            return False
+        return True
+
+    async def annotate_pod(self, worker: Worker, annotations: dict[str, str | None]) -> bool:
+        """As `label_pod`."""
+        return await self._patch_metadata(worker, {"annotations": annotations})
+
     async def label_pod(self, worker: Worker, labels: dict[str, str | None]) -> bool:
         """Sets labels on exactly this pod, or removes them (None); whether it was there."""
-        patch = {"metadata": {"uid": worker.uid, "labels": labels}}
+        return await self._patch_metadata(worker, {"labels": labels})
+
+    async def _patch_metadata(self, worker: Worker, metadata: dict[str, Any]) -> bool:
+        patch = {"metadata": {"uid": worker.uid, **metadata}}
         with translated(f"labelling pod {worker.id}"), _gone_is_success() as outcome:
             await answer(
                 self._pods.patch_namespaced_pod_without_preload_content(

@@ -9,11 +9,13 @@ import structlog
 
 from ..decisions.actions import (
     Action,
+    AllowDisruptions,
     Claim,
     Create,
     Credit,
     Forget,
     Load,
+    Protect,
     Record,
     Remove,
     Reroute,
@@ -22,6 +24,7 @@ from ..decisions.actions import (
 )
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.placement import place_name
 from ..decisions.pool_observed import PoolCounts
 from ..decisions.startup_problem import Refusal, refusal_reason
 from ..decisions.status import Status
@@ -30,12 +33,15 @@ from ..worker_client import load_model
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .cache import ClusterCache
+from .capacity import with_capacity
+from .disruption import DisruptionBudgets, KnownBudget
 from .environment import plain_values, without_values
 from .history import History
 from .known import Known
 from .labels import LabelKeeper
+from .nodes import KnownNode
 from .observing import KnownPod, read_pod
-from .pods import UNROUTED_AT, PodSettings, template_refusal, worker_pod
+from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
 from .pool_pods import model_flags_of
 from .pools import ClusterPools
 from .revisions import KnownRevision
@@ -79,6 +85,7 @@ class ClusterBody:
         self.pools = ClusterPools(api, settings, clock, self.cache)
         self._statuses = StatusWriter(api, clock, endpoint)
         self.history = History(api, settings, clock, self._statuses.post_event)
+        self.budgets = DisruptionBudgets(api, clock, self._statuses.post_event)
         self._labels = LabelKeeper(api, self._statuses.post_event)
         self._refused: dict[str, _Refused] = {}
 
@@ -88,10 +95,14 @@ class ClusterBody:
         pods: Mapping[str, Collection[KnownPod]],
         classes: Mapping[str, Collection[KnownClass]],
         revisions: Mapping[str, Collection[KnownRevision]],
+        nodes: Mapping[str, Collection[KnownNode]] | None = None,
+        budgets: Mapping[str, Collection[KnownBudget]] | None = None,
     ) -> None:
-        """The live indices, once kopf has made them."""
-        self.cache.attach(deployments, pods, classes)
+        """The live indices, once kopf has made them; None: the operator may not watch those."""
+        # An index that is empty yet is false.
+        self.cache.attach(deployments, pods, classes, {} if nodes is None else nodes)
         self.history.attach(revisions)
+        self.budgets.attach(budgets)
 
     def uids(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
@@ -115,6 +126,7 @@ class ClusterBody:
             self.cache.created.forget(key)
             self._labels.forget(key)
             self.history.forget_all(key)
+            self.budgets.forget(key)
             return None
         workers = self.cache.workers(key, known.uid)
         deployment = known.deployment(self._settings, len(workers))
@@ -125,6 +137,8 @@ class ClusterBody:
             history=tuple(past.seen() for past in self.history.of(key, known)),
             accelerators=self.cache.accelerators(),
             pools=self.pools.offers(known),
+            keeps_budget=self.budgets.are_kept,
+            min_available=self.budgets.min_available(key, known.uid),
         )
 
     async def recall(self, key: str) -> tuple[Memory, Status | None]:
@@ -180,6 +194,12 @@ class ClusterBody:
                 return "worker serves again"
             case Stop() | Remove():
                 return await self._delete(action, known)
+            case Protect(worker=worker, is_protected=is_protected):
+                await self._api.annotate_pod(worker, protection(is_on=is_protected))
+                self.cache.writes.protected(worker.uid, is_protected=is_protected)
+                return "worker protected" if is_protected else "worker may be disrupted"
+            case AllowDisruptions(min_available=min_available):
+                return await self.budgets.write(key, known, min_available)
 
     async def _create(self, action: Create, known: Known, key: str) -> str:
         template = self.history.template(action.revision, key, known)
@@ -199,6 +219,8 @@ class ClusterBody:
             if class_ is None:
                 return ""
             pod = placed(pod, class_)
+        if action.capacity:
+            pod = with_capacity(pod, action.capacity, action.avoid_zones)
         try:
             made, is_new = await self._api.create_pod(pod, known.uid)
         except RejectedError as error:
@@ -209,7 +231,8 @@ class ClusterBody:
             return ""
         if action.missed:
             self.pools.ledger.add(action.missed, PoolCounts(misses=1))
-        where = f" on {action.accelerator}" if action.accelerator else ""
+        where = place_name(action.accelerator, action.capacity)
+        where = f" on {where}" if where else ""
         note = f"started {action.name}{where}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerStarted", note)
         return "worker started"
@@ -295,5 +318,7 @@ def _subject(action: Action) -> dict[str, str]:
             return {"worker": action.name}
         case Claim():
             return {"worker": action.create.name}
+        case AllowDisruptions():
+            return {"min_available": str(action.min_available)}
         case _:
             return {"worker": action.worker.name}

@@ -9,6 +9,7 @@ from ..decisions.names import owners
 from ..decisions.observed import Accelerator, Worker
 from .accelerators import KnownClass
 from .known import Known, read_deployment
+from .nodes import KnownNode, on_node
 from .observing import KnownPod, Object
 from .overlay import ObjectOverlay, WriteOverlay
 from .pods import PodSettings
@@ -24,6 +25,7 @@ class ClusterCache:
         self._deployments: Mapping[str, Collection[Known]] = {}
         self._pods: Mapping[str, Collection[KnownPod]] = {}
         self._classes: Mapping[str, Collection[KnownClass]] = {}
+        self._nodes: Mapping[str, Collection[KnownNode]] = {}
         self._deleted: set[str] = set()  # uids that the indices hold and the API server has not
         self.writes = WriteOverlay()
         self.created: ObjectOverlay[KnownPod] = ObjectOverlay(
@@ -35,9 +37,11 @@ class ClusterCache:
         deployments: Mapping[str, Collection[Known]],
         pods: Mapping[str, Collection[KnownPod]],
         classes: Mapping[str, Collection[KnownClass]],
+        nodes: Mapping[str, Collection[KnownNode]],
     ) -> None:
-        """The live indices, once kopf has made them."""
+        """The live indices, once kopf has made them; empty ones: what may not be watched."""
         self._deployments, self._pods, self._classes = deployments, pods, classes
+        self._nodes = nodes
 
     def read(self, body: Object) -> Known:
         """Validates a ModelDeployment for the index, unless it was already and has not changed."""
@@ -86,6 +90,10 @@ class ClusterCache:
         """None: there is none of this name."""
         return next(iter(self._classes.get(name, ())), None)
 
+    def node(self, name: str) -> KnownNode | None:
+        """None: it is not known, or may not be watched."""
+        return next(iter(self._nodes.get(name, ())), None) if name else None
+
     def owners(self, known: Known) -> Mapping[str, str]:
         """Which deployments have the short names that it asks for, of all that claim them."""
         rivals = [r for name in known.served_names for r in self._deployments.get(name, ())]
@@ -119,4 +127,5 @@ class ClusterCache:
         if pod.owner_uid != owner_uid:
             # Of an earlier object of this name: the garbage collector ends it, its name is taken.
             return replace(pod.worker, stopping=True, failure=None)
-        return self.writes.apply(pod.worker)
+        worker = self.writes.apply(pod.worker)
+        return on_node(worker, self.node(worker.node), self._clock())

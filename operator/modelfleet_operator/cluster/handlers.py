@@ -6,6 +6,8 @@ All handlers are asynchronous: a thread for each call would cost more than the h
 
 from __future__ import annotations
 
+import copy
+import time
 from typing import Any
 
 import kopf
@@ -15,8 +17,10 @@ from ..api.model_deployment import GROUP, PLURAL, VERSION
 from ..decisions.standby import Standby
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
+from .disruption import KnownBudget, read_budget
 from .known import Known
 from .memo import OperatorMemo
+from .nodes import KnownNode, read_node
 from .observing import KnownPod, deployment_of, read_pod
 from .pool_pods import KnownPool, pool_of, read_pool, read_standby
 from .revisions import KnownRevision, read_revision
@@ -36,9 +40,15 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
     """Before the first watch."""
     tune(settings)
     memo.body.attach(
-        indices["deployments"], indices["pods"], indices["classes"], indices["revisions"]
+        indices["deployments"],
+        indices["pods"],
+        indices["classes"],
+        indices["revisions"],
+        indices.get("nodes"),
+        indices.get("budgets"),
     )
     memo.body.pools.attach(indices["pools"], indices["standbys"])
+    memo.keys_on = indices.get("placed", {})
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
@@ -152,6 +162,69 @@ async def revision_changed(
     if event["type"] == "DELETED":
         memo.body.history.gone(_deployment_of(body), body.meta["uid"])
         memo.reconcilers.wake(_deployment_of(body))
+
+
+def registry(*, nodes: bool, budgets: bool) -> kopf.OperatorRegistry:
+    """All handlers, and those of what the operator has the right to watch.
+
+    kopf ends an operator that watches what it may not.
+    """
+    chosen = copy.deepcopy(REGISTRY)
+    if nodes:
+        kopf.index("v1", "nodes", id="nodes", registry=chosen)(index_node)
+        kopf.index("v1", "pods", id="placed", when=_is_ours, registry=chosen)(index_placed)
+        kopf.on.event("v1", "nodes", registry=chosen)(node_changed)
+    if budgets:
+        where = ("policy", "v1", "poddisruptionbudgets")
+        kopf.index(*where, id="budgets", when=_is_ours, registry=chosen)(index_budget)
+        kopf.on.event(*where, when=_is_ours, registry=chosen)(budget_changed)
+    return chosen
+
+
+async def index_node(body: kopf.Body, **_: Any) -> dict[str, KnownNode]:
+    """By name."""
+    known = read_node(dict(body), time.time())
+    return {known.name: known}
+
+
+async def index_placed(body: kopf.Body, **_: Any) -> dict[str, str]:
+    """Keys of deployments by the node that a worker of theirs is on."""
+    node = body.spec.get("nodeName", "")
+    return {node: _deployment_of(body)} if node else {}
+
+
+async def node_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
+    """Wakes whom it concerns, and only by what we read of it: its status changes all the time."""
+    name = body.meta.name
+    if event["type"] == "DELETED":
+        memo.nodes.pop(name, None)
+    else:
+        known = read_node(dict(body), time.time())
+        if memo.nodes.get(name) == known:
+            return
+        memo.nodes[name] = known
+    for key in set(memo.keys_on.get(name, ())):
+        memo.reconcilers.wake(key)
+
+
+async def index_budget(body: kopf.Body, **_: Any) -> dict[str, KnownBudget]:
+    """By `namespace/name` of the deployment."""
+    return {_deployment_of(body): read_budget(dict(body))}
+
+
+async def budget_changed(
+    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
+) -> None:
+    """Another hand may have changed or deleted it; its status changes with each of our pods."""
+    known, key = read_budget(dict(body)), _deployment_of(body)
+    if event["type"] == "DELETED":
+        memo.budgets.pop(key, None)
+        memo.body.budgets.gone(key)
+    elif memo.budgets.get(key) == known:
+        return
+    else:
+        memo.budgets[key] = known
+    memo.reconcilers.wake(key)
 
 
 def _deployment_of(found: kopf.Body) -> str:

@@ -9,13 +9,25 @@ from typing import Any
 
 from ..api.model_deployment import KIND
 from ..decisions.autoscale import ScalingPolicy
+from ..decisions.interruption import notice_of
 from ..decisions.observed import Deployment, Worker
 from ..decisions.reasons import Reason
 from ..decisions.rendering import parse_time
+from ..decisions.signs import EMPTY
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .capacity import CAPACITY
 from .environment import plain_values
 from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
-from .pods import CLAIMED_AT, DEPLOYMENT, ORDINAL, POOL, PORT, REVISION, UNROUTED_AT
+from .pods import (
+    CLAIMED_AT,
+    DEPLOYMENT,
+    DO_NOT_DISRUPT,
+    ORDINAL,
+    POOL,
+    PORT,
+    REVISION,
+    UNROUTED_AT,
+)
 
 Object = Mapping[str, Any]
 
@@ -85,6 +97,9 @@ def observed_worker(pod: Object) -> Worker | None:
         started_at=claimed_at or started_at(pod),
         node=pod.get("spec", {}).get("nodeName", ""),
         claimed_from=f"{metadata['namespace']}/{labels[POOL]}" if claimed_at else "",
+        capacity=labels.get(CAPACITY, ""),
+        notice=notice_of(EMPTY, pod, 0.0),
+        protected=metadata.get("annotations", {}).get(DO_NOT_DISRUPT) == "true",
     )
 
 
@@ -146,6 +161,11 @@ def pod_address(ip: str) -> str:
     if not ip:
         return ""
     return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
+
+
+def controller_uid(found: Object) -> str:
+    """Of the object that owns it; empty: none does."""
+    return str(controller_of(found["metadata"]).get("uid", ""))
 
 
 def owned_by(pod: Object, uid: str) -> bool:

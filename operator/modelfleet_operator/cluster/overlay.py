@@ -20,6 +20,7 @@ class _PodWrites:
     stopped: bool = False
     was_routed: bool = False  # whether `draining_since` was written
     draining_since: float | None = None
+    protected: bool | None = None  # None: nothing was written
 
 
 class WriteOverlay:
@@ -37,6 +38,10 @@ class WriteOverlay:
         write = self._writes.setdefault(uid, _PodWrites())
         write.was_routed, write.draining_since = True, draining_since
 
+    def protected(self, uid: str, *, is_protected: bool) -> None:
+        """Node controllers were told to leave it alone, or not to."""
+        self._writes.setdefault(uid, _PodWrites()).protected = is_protected
+
     def gone(self, uid: str) -> None:
         """The pod does not exist any more."""
         self._writes.pop(uid, None)
@@ -51,6 +56,7 @@ class WriteOverlay:
             stopping=worker.stopping or write.stopped,
             failure=None if write.stopped else worker.failure,
             draining_since=write.draining_since if write.was_routed else worker.draining_since,
+            protected=worker.protected if write.protected is None else write.protected,
         )
 
 

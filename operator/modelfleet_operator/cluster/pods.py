@@ -28,6 +28,14 @@ POOL = "modelfleet.dev/pool"  # the WarmPool that it was started for; stays when
 POOL_TEMPLATE = "modelfleet.dev/pool-template"  # hash of all that a standby was started with
 CLAIMED_AT = "modelfleet.dev/claimed-at"  # Unix seconds; when a deployment took it from its pool
 
+# Karpenter leaves a pod with it alone, until its node's grace period ends if it has one.
+DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
+# The Cluster Autoscaler: "false" keeps the node; without it, a pod with an emptyDir keeps it, too.
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+# A worker whose node is silent serves nothing that another could not: nothing of it is lost with
+# the pod. A kubelet that restarts says for some seconds that it is not ready.
+NODE_TOLERATIONS = {"node.kubernetes.io/not-ready": 10, "node.kubernetes.io/unreachable": 2}
+
 PORT = 9000
 DRAIN_MARGIN = 15.0  # seconds between the end of the drain and the kubelet's SIGKILL
 
@@ -49,6 +57,7 @@ class PodSettings:
     env: tuple[Variable, ...] = ()  # of every worker, where its podTemplate says nothing else
     resources: Layer = field(default_factory=dict)  # the same
     log_level: LogLevel = LogLevel.INFO  # the operator's own; no part of a revision
+    disruption_budgets: bool = True  # each deployment has a PodDisruptionBudget of ours
 
     @property
     def host_folders(self) -> HostFolders:
@@ -127,6 +136,7 @@ def worker_pod(
         "kind": "Pod",
         "metadata": {
             **given,
+            "annotations": {**given.get("annotations", {}), **protection(is_on=True)},
             "name": worker_name(owner["name"], revision, ordinal),
             "namespace": owner["namespace"],
             "labels": {
@@ -140,8 +150,28 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": logging_at(log_level, read_only(template["spec"])),
+        "spec": leaving_silent_nodes(logging_at(log_level, read_only(template["spec"]))),
     }
+
+
+def protection(*, is_on: bool) -> dict[str, str | None]:
+    """Annotations for the controllers of nodes; None: it is removed. A new worker loads."""
+    return {
+        DO_NOT_DISRUPT: "true" if is_on else None,
+        SAFE_TO_EVICT: "false" if is_on else "true",
+    }
+
+
+def leaving_silent_nodes(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The spec with short tolerations of lost nodes; those of the podTemplate stay."""
+    given = spec.get("tolerations", [])
+    said = {toleration.get("key") for toleration in given}
+    ours = [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}
+        for key, seconds in NODE_TOLERATIONS.items()
+        if key not in said
+    ]
+    return {**spec, "tolerations": [*given, *ours]}
 
 
 def logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:

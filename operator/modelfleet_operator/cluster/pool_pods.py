@@ -32,6 +32,7 @@ from .pods import (
     REVISION,
     PodSettings,
     bare_pod_spec,
+    leaving_silent_nodes,
     logging_at,
     owner_reference,
 )
@@ -148,7 +149,9 @@ def standby_pod(made: MadePool, name: str, settings: PodSettings) -> dict[str, A
             },
             "ownerReferences": [owner_reference(metadata, POOL_KIND)],
         },
-        "spec": logging_at(settings.log_level, read_only(made.template["spec"])),
+        "spec": leaving_silent_nodes(
+            logging_at(settings.log_level, read_only(made.template["spec"]))
+        ),
     }
 
 
@@ -213,6 +216,7 @@ def read_standby(pod: Object) -> Standby | None:
         accelerator_generation=number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
         or 0,
         placed_at=placed_at(pod),
+        node=pod.get("spec", {}).get("nodeName", ""),
     )
 
 

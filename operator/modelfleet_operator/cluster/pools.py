@@ -22,6 +22,7 @@ from .accelerators import placed
 from .api import ClusterApi
 from .cache import ClusterCache
 from .known import Known
+from .nodes import of_node
 from .observing import Object
 from .overlay import ObjectOverlay
 from .pods import PodSettings, pod_template
@@ -136,7 +137,8 @@ class ClusterPools:
     def standbys(self, key: str) -> list[Standby]:
         """Its pods, claimed ones too, as they are after our own writes."""
         cached = [s for s in self._standbys.get(key, ()) if s.uid not in self._deleted]
-        return self._overlay.apply(key, cached, self._clock())
+        there = self._overlay.apply(key, cached, self._clock())
+        return [of_node(standby, self._cache.node(standby.node)) for standby in there]
 
     def observe(self, key: str) -> PoolObserved | None:
         """From the cache."""

@@ -28,7 +28,7 @@ from .body import ClusterBody
 from .connection import Client, load_configuration
 from .environment import DiscreetGateways
 from .garbage import collect_rarely
-from .handlers import REGISTRY
+from .handlers import registry
 from .lease import Elector, Fence, raise_lost
 from .memo import OperatorMemo
 from .options import OperatorOptions
@@ -106,7 +106,8 @@ async def operate(
         lease_client = await connect(lambda: None)
         ready, kopf_stop = asyncio.Event(), asyncio.Event()
         await _crds_are_installed(api)
-        watching = asyncio.create_task(_watch(options, memo, ready, kopf_stop))
+        handlers = await _permitted_handlers(api, options)
+        watching = asyncio.create_task(_watch(options, memo, handlers, ready, kopf_stop))
         try:
             await _first_of(ready.wait(), watching)
             async with _serving(fleet, options.fleet_listen) as address:
@@ -145,11 +146,40 @@ class _Connections:
         return await self._stack.enter_async_context(made)
 
 
+async def _permitted_handlers(api: ClusterApi, options: OperatorOptions) -> kopf.OperatorRegistry:
+    """The handlers of what this operator has the right to watch; asked until it is known."""
+    while True:
+        try:
+            nodes = await api.may_watch_nodes()
+            budgets = options.pods.disruption_budgets and await api.may_watch_budgets(
+                options.namespaces
+            )
+        except ModelfleetError as error:
+            log.warning("cannot ask for the operator's rights yet", error=str(error))
+            await asyncio.sleep(FIRST_LOOK)
+            continue
+        if not nodes:
+            log.warning(
+                "no right to watch nodes: what they say before they go is not heard, only what "
+                "happens to pods; give the operator list and watch on nodes"
+            )
+        if options.pods.disruption_budgets and not budgets:
+            log.warning(
+                "no right to watch poddisruptionbudgets: none are kept for workers; give the "
+                "operator get, list, watch, create and patch on them"
+            )
+        return registry(nodes=nodes, budgets=budgets)
+
+
 async def _watch(
-    options: OperatorOptions, memo: OperatorMemo, ready: asyncio.Event, stop: asyncio.Event
+    options: OperatorOptions,
+    memo: OperatorMemo,
+    handlers: kopf.OperatorRegistry,
+    ready: asyncio.Event,
+    stop: asyncio.Event,
 ) -> None:
     await kopf.operator(
-        registry=REGISTRY,
+        registry=handlers,
         memo=memo,
         standalone=True,
         clusterwide=not options.namespaces,

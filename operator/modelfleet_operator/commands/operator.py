@@ -111,6 +111,13 @@ def operator(
             "loopback or link-local; may be repeated. Default: none but --hub-endpoint.",
         ),
     ] = None,
+    disruption_budgets: Annotated[
+        bool,
+        typer.Option(
+            help="Keep a PodDisruptionBudget for the workers of each deployment. A pod may have "
+            "one only: say no where you write your own."
+        ),
+    ] = True,
     worker_env: Annotated[
         str,
         typer.Option(
@@ -151,6 +158,7 @@ def operator(
         env=read_variables(worker_env, "--worker-env"),
         resources=read_resources(worker_resources, "--worker-resources"),
         log_level=logs.level,
+        disruption_budgets=disruption_budgets,
     )
     if node_cache and not pods.allows_host_path(node_cache):
         raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")

@@ -37,6 +37,8 @@ class Create:
     ordinal: int
     reason: str
     accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
+    capacity: str = ""  # Spot or OnDemand; empty: not asked for
+    avoid_zones: tuple[str, ...] = ()  # rather elsewhere: spot was taken back there lately
     missed: str = ""  # the WarmPool (`namespace/name`) that had no standby for it; empty: none fits
 
 
@@ -102,4 +104,34 @@ class Remove:
     reason: str
 
 
-Action = Record | Forget | Create | Claim | Load | Credit | Unroute | Reroute | Stop | Remove
+@dataclass(frozen=True, slots=True)
+class Protect:
+    """Tell the controllers of nodes whether they may disrupt this worker."""
+
+    worker: Worker
+    is_protected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowDisruptions:
+    """Have the Eviction API leave at least so many ready workers."""
+
+    min_available: int
+    reason: str
+
+
+Action = (
+    Record
+    | Forget
+    | Create
+    | Claim
+    | Load
+    | Credit
+    | Unroute
+    | Reroute
+    | Stop
+    | Remove
+    | Protect
+    | AllowDisruptions
+)

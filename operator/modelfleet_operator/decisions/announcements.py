@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .reasons import Reason
+from .rendering import show_time
 from .status import Condition, ConditionType, ScalingEvent, Status
 
 # Reasons of Reconciling when all goes well; any other one is an obstacle.
 _ROUTINE = frozenset(
-    {Reason.STARTING, Reason.SCALING_UP, Reason.SCALING_DOWN, Reason.ROLLOUT, Reason.AS_DESIRED}
+    {
+        *(Reason.STARTING, Reason.SCALING_UP, Reason.SCALING_DOWN, Reason.ROLLOUT),
+        *(Reason.AS_DESIRED, Reason.INTERRUPTED),  # each notice has an Event of its own
+    }
 )
 
 
@@ -29,6 +33,7 @@ def announce(before: Status | None, after: Status) -> list[Announcement]:
     return [
         *_scaling(before, after),
         *_rollout(before, after),
+        *_interruptions(before, after),
         *_obstacles(before, after),
         *_flags(before, after),
         *_readiness(before, after),
@@ -68,6 +73,19 @@ def _rollout(before: Status | None, after: Status) -> Iterator[Announcement]:
             reason="RolledOut",
             note=f"every worker is of revision {after.revision}",
         )
+
+
+def _interruptions(before: Status | None, after: Status) -> Iterator[Announcement]:
+    known = {(i.worker, i.kind) for i in before.interruptions} if before else set()
+    for told in after.interruptions:
+        if (told.worker, told.kind) not in known:
+            where = f" on node {told.node}" if told.node else ""
+            by = f", by {show_time(told.deadline)}" if told.deadline else ""
+            yield Announcement(
+                kind="Warning",
+                reason="Interruption",
+                note=f"{told.worker}{where}: {told.kind}{by} ({told.source})",
+            )
 
 
 def _obstacles(before: Status | None, after: Status) -> Iterator[Announcement]:

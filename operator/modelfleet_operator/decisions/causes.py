@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .capacity import ON_DEMAND, SPOT
 from .cold_start import furthest
 from .memory import FAILURES_UNTIL_STALLED
 from .observed import Worker
+from .placement import SPOT_SUFFIX, place_name
 from .plan_context import PlanContext
 from .reasons import Reason
 from .rendering import show_time
@@ -108,30 +110,50 @@ def _may_get_ready(context: PlanContext) -> bool:
 def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:
     """Whether new workers cannot go where they were asked to go first, and why."""
     placement = context.placement
-    asked = context.seen.deployment.accelerators
-    if not asked:
+    deployment = context.seen.deployment
+    policy = deployment.spot
+    may_be_spot = policy is not None and policy.policy != "Never"
+    if not deployment.accelerators and not may_be_spot:
         return False, Reason.AS_ASKED, "spec.placement asks for no accelerator class"
     limits = [_why_missing(placement.missing)] if placement.missing else []
     limits += [f"{name} is short: {placement.shortages[name].why}" for name in placement.short]
-    where = []
-    if placement.accelerator:
-        verb = "wait for" if placement.accelerator in placement.short else "go to"
-        where = [f"new workers {verb} {placement.accelerator}"]
+    limits += [
+        f"{name} was taken back lately" for name in placement.avoided if name not in placement.short
+    ]
+    where = _where(context)
     if not limits:
-        return False, Reason.AS_ASKED, where[0]
-    reason = Reason.ACCELERATOR_CLASS_MISSING if placement.missing else Reason.ACCELERATOR_SHORT
-    return True, reason, "; ".join([*limits, *where])
+        return False, Reason.AS_ASKED, where
+    limits += [where] if where else []
+    reason = Reason.ACCELERATOR_SHORT
+    if placement.missing:
+        reason = Reason.ACCELERATOR_CLASS_MISSING
+    elif may_be_spot and all(name.endswith(SPOT_SUFFIX) for name in placement.short):
+        reason = Reason.SPOT_SHORT
+    return True, reason, "; ".join(limits)
+
+
+def _where(context: PlanContext) -> str:
+    """Where new workers go, or what they wait for; empty: none can be made."""
+    placement, policy = context.placement, context.seen.deployment.spot
+    if not placement.is_possible:
+        return ""
+    on_spot = policy is not None and policy.policy != "Never" and not placement.spot_is_short
+    capacity = SPOT if on_spot else ON_DEMAND
+    name = place_name(placement.class_for(capacity), capacity)
+    verb = "wait for" if name in placement.short else "go to"
+    return f"new workers {verb} {name or 'nodes on demand'}"
 
 
 def _minimum_above_budget(context: PlanContext) -> Cause | None:
     """The minimum runs all the same: only a person can say which of the two is meant."""
     budget, minimum = context.budget, context.seen.deployment.scaling.min_replicas
-    if budget.limit is None or budget.price is None or minimum * budget.price <= budget.limit:
+    if budget.limit is None or budget.price is None or budget.minimum <= budget.limit:
         return None
+    each = f" at {budget.price:f}" if minimum * budget.price == budget.minimum else ""
     return Cause(
         reason=Reason.MINIMUM_ABOVE_BUDGET,
-        message=f"spec.scaling.minReplicas {minimum} at {budget.price:f} make "
-        f"{minimum * budget.price:f} an hour, above maxHourlyCost {budget.limit:f}: raise it, or "
+        message=f"spec.scaling.minReplicas {minimum}{each} make "
+        f"{budget.minimum:f} an hour, above maxHourlyCost {budget.limit:f}: raise it, or "
         "lower minReplicas",
         is_lasting=True,
     )
@@ -140,6 +162,8 @@ def _minimum_above_budget(context: PlanContext) -> Cause | None:
 def budget_limits(context: PlanContext) -> tuple[Truth, Reason, str]:
     """Whether workers are missing because of spec.scaling.maxHourlyCost, and which."""
     budget, target = context.budget, context.target
+    if budget.limit is None and budget.problem:
+        return "Unknown", Reason.PRICE_UNKNOWN, f"status.cost is not known: {budget.problem}"
     if budget.limit is None:
         return "False", Reason.WITHIN_BUDGET, "spec.scaling.maxHourlyCost sets no limit"
     if budget.problem:

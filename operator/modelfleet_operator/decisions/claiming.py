@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .actions import Claim, Create, Credit, Load
+from .capacity import ON_DEMAND, SPOT
 from .cold_start import expected_cold_start
 from .memory import Memory
 from .observed import WorkerState
@@ -26,7 +27,7 @@ def claim_or_create(context: PlanContext, create: Create, promised: set[str]) ->
     if not fitting:
         return create
     standbys = sorted(
-        (s for offer in fitting for s in offer.standbys),
+        (s for offer in fitting for s in offer.standbys if has_capacity(s, create.capacity)),
         key=lambda s: (s.uid in promised, s.created, s.id),
     )
     missed = replace(create, missed=fitting[0].pool)
@@ -88,7 +89,8 @@ def why_not_claimed(context: PlanContext, create: Create) -> str:
     offers = usable_offers(context, create)
     if offers:
         return "; ".join(
-            f"pool {offer.name}: {offer.refusal or 'none stands by'}" for offer in offers
+            f"pool {offer.name}: {offer.refusal or f'none stands by{_on(create.capacity)}'}"
+            for offer in offers
         )
     wanted = context.seen.deployment.warm_pool
     if wanted in ("", NO_POOL) or create.revision != context.revision:
@@ -103,5 +105,18 @@ def why_not_claimed(context: PlanContext, create: Create) -> str:
 
 
 def is_claimable(standby: Standby) -> bool:
-    """Whether a deployment can have it now."""
-    return standby.is_unclaimed and standby.is_up and bool(standby.address)
+    """Whether a deployment can have it now; one whose node is going to end would only move on."""
+    is_free = standby.is_unclaimed and not standby.leaves
+    return is_free and standby.is_up and bool(standby.address)
+
+
+def has_capacity(standby: Standby, wanted: str) -> bool:
+    """Whether it is on the capacity that a start asks for; empty: any.
+
+    A node that says neither is on demand.
+    """
+    return not wanted or (standby.capacity or ON_DEMAND) == wanted
+
+
+def _on(capacity: str) -> str:
+    return {SPOT: " on spot", ON_DEMAND: " on demand"}.get(capacity, "")

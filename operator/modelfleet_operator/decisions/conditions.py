@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .capacity import SPOT
 from .causes import SCALED_TO_ZERO, Cause, budget_limits, placement_limits
 from .cold_start import deadline_of, expected_cold_start, typical_wake, wake_phases
-from .cost import cost_per_hour
+from .cost import cost_per_hour, currency_of
 from .load_estimate import PHASES, estimate_load
 from .names import namespace_of
+from .notices import describe, ends_at, list_interruptions
 from .observed import GatewayReport, Observed, Worker, WorkerState
 from .plan_context import PlanContext
 from .reasons import Reason
@@ -65,6 +67,11 @@ def make_status(context: PlanContext, cause: Cause | None, previous: Status | No
         ),
         weights_on=context.memory.weights_on,
         cost_per_hour=cost_per_hour(seen),
+        currency=currency_of(seen, seen.workers)[0],
+        interruptions=list_interruptions(context),
+        spot_replicas=sum(w.capacity == SPOT for w in existing)
+        if seen.deployment.spot is not None or any(w.capacity for w in existing)
+        else None,
     )
 
 
@@ -180,6 +187,12 @@ def _reconciling(context: PlanContext, cause: Cause | None) -> Finding:
         left = f"{len(groups.old)} of an old one serve, {old_ending} drain or stop"
         waits = f"; {context.changes.rollout.waits}" if context.changes.rollout.waits else ""
         return "True", Reason.ROLLOUT, f"{done}, {left}{waits}"
+    if interrupted := [w for w in context.seen.workers if w.notice and w.failure is None]:
+        said = "; ".join(
+            f"{w.name}: {describe(w.notice, ends_at(w, context))}" for w in interrupted if w.notice
+        )
+        done = f"{groups.ready_current} of {_replicas(target.replicas)} ready beside them"
+        return "True", Reason.INTERRUPTED, f"{done}: {said}"
     if groups.ready_current < len(groups.current) or context.changes.missing:
         return (
             "True",

@@ -8,6 +8,7 @@ from .observed import Signals, Worker
 from .plan_context import PlanContext
 from .worker_groups import UNHEALTHY_TIMEOUT
 
+HAND_OVER_TIME = 5.0  # seconds in which gateways move the streams of one with a notice
 SETTLE = 1.0  # seconds after which a worker's Stats are newer than its Unroute
 
 
@@ -46,6 +47,8 @@ def _why_stop(worker: Worker, context: PlanContext) -> str:
     if worker.uid in unhealthy and now - unhealthy[worker.uid] >= UNHEALTHY_TIMEOUT:
         return f"no gateway has heard it for {UNHEALTHY_TIMEOUT:g} s"
     timeout = context.seen.deployment.drain_timeout
+    if worker.notice is not None:
+        timeout += HAND_OVER_TIME
     if 0 <= waited < timeout or worker.revision != context.revision:
         return ""
     if not signals.gateways:

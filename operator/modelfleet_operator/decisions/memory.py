@@ -78,6 +78,10 @@ class Memory:
     given_up: str = ""  # the revision that failed and may not take a previous worker's place again
     unhealthy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Since when a worker that was ready says FAILED or is unreachable, by uid (Unix seconds)."""
+    noticed: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """When the notice of a worker was first seen, by uid (see notices)."""
+    reclaims: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    """When spot workers were taken back lately, by class and zone (see placement)."""
     was_ready: frozenset[str] = frozenset()  # uids
     digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The beginning of the model_digest with which each of them was ready first, by uid."""
@@ -113,6 +117,8 @@ class Memory:
             "given_up": self.given_up,
             "failure_reason": self.failures.reason.value,
             "unwell": dict(self.unhealthy),
+            "noticed": dict(self.noticed),
+            "reclaims": {place: list(times) for place, times in self.reclaims.items()},
             "was_ready": sorted(self.was_ready),
             "digests": dict(self.digests),
             "cold_start_seconds": self.cold_start_seconds,
@@ -146,6 +152,8 @@ class Memory:
                 known["failures"] = replace(known["failures"], reason=reason)
         if "old_failures" in known:
             known["old_failures"] = Failures.load(known["old_failures"])
+        if "reclaims" in known:
+            known["reclaims"] = {p: tuple(map(float, t)) for p, t in known["reclaims"].items()}
         if "was_ready" in known:
             known["was_ready"] = frozenset(known["was_ready"])
         if "claimed" in known:

@@ -9,6 +9,7 @@ from .cold_start import NODES_KEPT, learn_wake, wake_phases
 from .load_estimate import PHASES, PhaseStart, learn_phases, note_phase
 from .memory import DIGEST_LENGTH, STABLE, Failures, Memory
 from .names import names_yielded
+from .notices import note_notices
 from .observed import Observed, Signals, Worker
 from .reasons import Reason
 from .worker_groups import DRAINED_BY_OTHERS, WorkerGroups
@@ -61,6 +62,7 @@ def update_memory(
         wakes=wakes,
         weights_on=_weights_on(memory, seen, new, is_same=is_same),
         unhealthy=groups.unhealthy,
+        noticed=note_notices(memory.noticed, seen, now),
         was_ready=(was_ready | ready) & {w.uid for w in seen.workers},
         digests=_digests(memory, seen, signals, groups),
         claimed=frozenset(n for n in names if seen.owners.get(n) == seen.deployment.key),
@@ -156,10 +158,14 @@ def count_failures(
 
 
 def _failed(groups: WorkerGroups, was_ready: frozenset[str]) -> list[tuple[Worker, str, Reason]]:
-    """Each exited and failed worker, with what it said and the reason for conditions."""
+    """Each exited and failed worker, with what it said and the reason for conditions.
+
+    One that was told to go did not fail: its successor must not wait for a back-off.
+    """
     exited = [(w, w.failure or "", w.failure_reason) for w in groups.exited]
     drained = [(w, DRAINED_BY_OTHERS, Reason.WORKER_FAILED) for w in groups.drained_by_others]
-    return exited + drained + [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
+    failed = [(w, why, _reason(w, was_ready)) for w, why in groups.failed]
+    return [found for found in exited + drained + failed if found[0].notice is None]
 
 
 def _reason(worker: Worker, was_ready: frozenset[str]) -> Reason:

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Literal
 
 from .autoscale import ScalingPolicy
+from .capacity import SpotPolicy
+from .interruption import Notice
 from .latency import Judged
 from .reasons import Reason
 from .rollout import RolloutPolicy
@@ -47,6 +49,7 @@ class Deployment:
     keeps_weights: bool = False  # on its nodes: what one worker fetched the next one finds there
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
+    spot: SpotPolicy | None = None  # None: pods ask neither for spot nor for on demand
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.
     error: str = ""
@@ -85,6 +88,10 @@ class Worker:
     # The WarmPool (`namespace/name`) that it stood by in; empty: it was started for the deployment.
     # A claimed worker was created, placed and started when it was claimed.
     claimed_from: str = ""
+    zone: str = ""  # of its node; empty: not known
+    capacity: str = ""  # Spot or OnDemand: what it was made for, else what its node is
+    notice: Notice | None = None  # that it, or its node, is going to end
+    protected: bool | None = None  # node controllers leave it alone; None: there are none
 
     @property
     def id(self) -> str:
@@ -234,6 +241,8 @@ class Accelerator:
 
     generation: int = 0
     price: Decimal | None = None  # an hour of one worker's share; None: the class has none
+    spot_price: Decimal | None = None  # the same on spot; None: as on demand
+    currency: str = ""  # of both; empty: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,3 +265,5 @@ class Observed:
     """The owner of each short name (see names.owners): short name -> key of a deployment."""
     history: tuple[PastRevision, ...] = ()  # in any order
     pools: tuple[PoolOffer, ...] = ()  # that it may claim standbys of, in any order
+    keeps_budget: bool = False  # whether the body limits evictions
+    min_available: int | None = None  # ready workers that evictions leave; None: no limit yet

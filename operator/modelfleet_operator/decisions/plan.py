@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from .actions import Action, Claim, Create, Remove, Reroute, Stop, Unroute
 from .budget import find_budget
+from .capacity import SPOT
 from .causes import find_cause
 from .claiming import claim_or_create, credit_claims, load_claimed
 from .cold_start import waking_since
@@ -17,8 +18,10 @@ from .memory import Memory
 from .memory_update import update_memory
 from .names import lowest_free, with_yielded, worker_name
 from .observed import Observed, Signals
-from .placement import place
+from .placement import note_reclaims, place
 from .plan_context import PlanContext
+from .protection import limit_disruptions, protect_workers
+from .spot import choose_return, new_reclaims, next_capacities
 from .status import Status
 from .target import decide_given_up, decide_target
 from .verdicts import Verdict, make_verdicts
@@ -53,15 +56,20 @@ def make_plan(
     if memory.yielded:
         seen = replace(seen, owners=with_yielded(deployment, seen.owners, memory.yielded))
     # Which accelerator class new workers get, and which waiting ones move to another.
-    placement = place(seen, now, memory.shortages)
+    reclaims = note_reclaims(memory.reclaims, new_reclaims(seen, memory), now)
+    placement = place(seen, now, memory.shortages, reclaims)
     # The state of each worker.
     groups = group_workers(seen, signals, now, memory, placement.moved)
     # What the workers taught: which revision was ready, what failed, when a request was there.
     learned = update_memory(memory, seen, signals, now, groups)
     # How many workers are wanted: the autoscaler's count, 1 at least to prove a revision.
-    budget = find_budget(seen, placement.accelerator)
+    budget = find_budget(seen, placement)
     serving = len(groups.serving)
     target = decide_target(deployment, signals, now, learned, serving, budget.affordable)
+    # Whether a worker is to be replaced on the other of spot and on demand.
+    returning = choose_return(seen, groups, placement, target.replicas)
+    if returning is not None:
+        groups = groups.with_leaving(returning[0])
     # Whether the revision failed where only a previous worker's place is left to try it.
     given_up = decide_given_up(deployment, now, learned, groups, target)
     context = PlanContext(
@@ -71,6 +79,7 @@ def make_plan(
         memory=replace(
             learned,
             shortages=placement.shortages,
+            reclaims=reclaims,
             target=target.replicas,
             only_proves=target.only_proves,
             peaks=target.peaks,
@@ -88,6 +97,7 @@ def make_plan(
         target=target,
         groups=groups,
         budget=budget,
+        returning=returning[1] if returning is not None else "",
     )
     # Which workers drain, serve again or are started: the rollout's counts, and streams that wait.
     changes = decide_worker_changes(context)
@@ -147,6 +157,8 @@ def _actions(context: PlanContext) -> Iterator[Action]:
     yield from load_claimed(context)
     yield from create_workers(context)
     yield from forgets
+    yield from protect_workers(context)
+    yield from limit_disruptions(context)
 
 
 def create_workers(context: PlanContext) -> Iterator[Claim | Create]:
@@ -165,9 +177,19 @@ def create_workers(context: PlanContext) -> Iterator[Claim | Create]:
         return
     promised: set[str] = set()
     taken = {(worker.revision, worker.ordinal) for worker in context.seen.workers}
-    for revision, reason in starts:
+    placement = context.placement
+    capacities = next_capacities(context.seen, context.groups, placement, context.target.replicas)
+    for (revision, reason), capacity in zip(starts, capacities, strict=False):
         ordinal = lowest_free({number for name, number in taken if name == revision})
         taken.add((revision, ordinal))
         name = worker_name(context.seen.deployment.name, revision, ordinal)
-        create = Create(name, revision, ordinal, reason, context.placement.accelerator)
+        create = Create(
+            name,
+            revision,
+            ordinal,
+            reason,
+            placement.class_for(capacity),
+            capacity,
+            placement.avoid_zones if capacity == SPOT else (),
+        )
         yield claim_or_create(context, create, promised)

@@ -52,6 +52,7 @@ class PlanContext:
     groups: WorkerGroups  # once `changes` are decided: as they will be then
     changes: WorkerChanges = field(default_factory=WorkerChanges)
     budget: Budget = field(default_factory=Budget)
+    returning: str = ""  # why one of the leaving workers, which has no notice, is replaced
 
     @property
     def revision(self) -> str:
@@ -68,8 +69,12 @@ class PlanContext:
         """Workers that may start within the budget; the minimum comes first. None: no limit."""
         if self.budget.room is None:
             return None
-        minimum = self.seen.deployment.scaling.min_replicas
-        return max(self.budget.room, minimum - len(self.existing), 0)
+        return max(self.budget.room, self.missing_minimum)
+
+    @property
+    def missing_minimum(self) -> int:
+        """Workers below spec.scaling.minReplicas, which start whatever the budget says."""
+        return max(self.seen.deployment.scaling.min_replicas - len(self.existing), 0)
 
     @property
     def rollout_policy(self) -> RolloutPolicy:
@@ -98,9 +103,16 @@ class PlanContext:
 
     @property
     def existing(self) -> list[Worker]:
-        """Those that hold an accelerator: draining and stopping ones, too."""
+        """Those that hold an accelerator: draining and stopping ones, too.
+
+        But none with a notice: what is started in its place is no growth.
+        """
         lost = {w.uid for w in self.groups.lost}
-        return [w for w in self.seen.workers if w.failure is None and w.uid not in lost]
+        return [
+            w
+            for w in self.seen.workers
+            if w.failure is None and w.notice is None and w.uid not in lost
+        ]
 
     @property
     def is_asleep(self) -> bool:
@@ -151,6 +163,7 @@ class PlanContext:
         stats = self.signals.stats.get(worker.id)
         return (
             worker.uid not in self.groups.unhealthy
+            and worker.notice is None
             and not why_altered(worker, self.signals, self.memory, self.seen.deployment.key)
             and stats is not None
             and stats.state is WorkerState.READY

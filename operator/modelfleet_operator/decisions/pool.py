@@ -149,6 +149,8 @@ def _why_outdated(standby: Standby, seen: PoolObserved) -> str:
         return ""
     if standby.template != pool.template or standby.accelerator != pool.accelerator:
         return "standbys of this pool are started otherwise now"
+    if standby.leaves:
+        return f"its node is going to end: {standby.leaves}"
     wanted = seen.accelerators.get(pool.accelerator)
     if wanted is not None and wanted.generation != standby.accelerator_generation:
         return f"accelerator class {pool.accelerator} was changed"

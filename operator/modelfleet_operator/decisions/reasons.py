@@ -24,6 +24,7 @@ class Reason(enum.StrEnum):
     SCALING_UP = "ScalingUp"
     SCALING_DOWN = "ScalingDown"
     ROLLOUT = "Rollout"
+    INTERRUPTED = "Interrupted"
     STALLED = "Stalled"
 
     # Stalled
@@ -37,6 +38,7 @@ class Reason(enum.StrEnum):
     # PlacementLimited
     AS_ASKED = "AsAsked"
     ACCELERATOR_SHORT = "AcceleratorShort"
+    SPOT_SHORT = "SpotShort"
     ACCELERATOR_CLASS_MISSING = "AcceleratorClassMissing"
 
     # BudgetLimited

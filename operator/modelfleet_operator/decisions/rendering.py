@@ -12,6 +12,7 @@ from .status import (
     ColdStartProgress,
     Condition,
     ConditionType,
+    Interruption,
     LearnedColdStart,
     Queue,
     ScalingEvent,
@@ -97,8 +98,23 @@ def render(status: Status, endpoint: str = "") -> dict[str, Any]:
         rendered["weightsOn"] = list(status.weights_on)
     if status.cost_per_hour is not None:
         rendered["cost"] = {"perHour": show_money(status.cost_per_hour)}
+        if status.currency:
+            rendered["cost"]["currency"] = status.currency
+    if status.spot_replicas is not None:
+        rendered["spotReplicas"] = status.spot_replicas
+    if status.interruptions:
+        rendered["interruptions"] = [_render_interruption(i) for i in status.interruptions]
     if endpoint:
         rendered["url"] = f"{endpoint.rstrip('/')}/v1"
+    return rendered
+
+
+def _render_interruption(told: Interruption) -> dict[str, Any]:
+    rendered = {"worker": told.worker, "kind": told.kind, "source": told.source}
+    if told.node:
+        rendered["node"] = told.node
+    if told.deadline:
+        rendered["deadline"] = show_time(told.deadline)
     return rendered
 
 
@@ -169,6 +185,18 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
         ),
         weights_on=tuple(rendered.get("weightsOn", ())),
         cost_per_hour=Decimal(cost["perHour"]) if cost else None,
+        currency=cost.get("currency", "") if cost else "",
+        spot_replicas=rendered.get("spotReplicas"),
+        interruptions=tuple(
+            Interruption(
+                worker=told["worker"],
+                node=told.get("node", ""),
+                kind=told["kind"],
+                source=told["source"],
+                deadline=_parse_optional(told, "deadline"),
+            )
+            for told in rendered.get("interruptions", ())
+        ),
     )
 
 

@@ -31,6 +31,9 @@ class Standby:
     accelerator: str = ""
     accelerator_generation: int = 0  # of the class when it was made
     placed_at: float | None = None  # when it got its node, Unix seconds; None: it has none
+    node: str = ""  # that it is on; empty: none, or this machine
+    capacity: str = ""  # Spot or OnDemand, as its node says; empty: it says neither
+    leaves: str = ""  # what its node said of its end, for a person; empty: it stays
 
     @property
     def id(self) -> str:

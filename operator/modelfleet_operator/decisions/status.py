@@ -67,6 +67,17 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """A worker that was told to go."""
+
+    worker: str  # its name
+    node: str  # empty: not known
+    kind: str  # see interruption.NoticeKind
+    source: str  # what said it
+    deadline: float = 0.0  # by when it may be gone, Unix seconds; 0: nothing says so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Every number was observed."""
 
@@ -83,6 +94,9 @@ class Status:
     cold_starts: tuple[LearnedColdStart, ...] = ()
     weights_on: tuple[str, ...] = ()  # nodes that keep the model's files; the latest last
     cost_per_hour: Decimal | None = None  # None: not known
+    currency: str = ""  # of the cost; empty: not said
+    interruptions: tuple[Interruption, ...] = ()  # that go on, by the worker's name
+    spot_replicas: int | None = None  # of `replicas` those on spot; None: nothing is known of it
 
     def condition(self, type_: ConditionType) -> Condition:
         """The condition of that type; each is always there."""

@@ -29,7 +29,11 @@ class Steady:
 def may_be_steady(deployment: Deployment, memory: Memory) -> bool:
     """Whether the plans after this whole one, whose memory this is, may be steady ones."""
     has_troubles = (
-        memory.failures.count or memory.old_failures.count or memory.unhealthy or memory.shortages
+        memory.failures.count
+        or memory.old_failures.count
+        or memory.unhealthy
+        or memory.shortages
+        or memory.noticed
     )
     return not (
         has_troubles

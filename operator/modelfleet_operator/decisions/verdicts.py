@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from .actions import (
     Action,
+    AllowDisruptions,
     Claim,
     Create,
     Credit,
     Forget,
     Load,
+    Protect,
     Record,
     Remove,
     Reroute,
@@ -21,6 +23,8 @@ from .actions import (
 from .causes import budget_limits
 from .claiming import why_not_claimed
 from .memory import Failures
+from .notices import describe, ends_at, hands_over
+from .placement import count_mix
 from .plan_context import PlanContext
 from .status import Status
 from .target import cold_start
@@ -49,9 +53,11 @@ def make_verdicts(
         Verdict("placement", _placement(context)),
         Verdict("workers", _workers(context)),
         Verdict("failures", _failures(context)),
+        Verdict("interruptions", _interruptions(context)),
         Verdict("autoscale", _autoscale(context)),
         Verdict("learned", _learned(context)),
         Verdict("budget", _budget(context)),
+        Verdict("spot", _spot(context)),
         Verdict("prove", _prove(context)),
         Verdict("give up", _give_up(context)),
         Verdict("rollout", _rollout(context)),
@@ -61,6 +67,7 @@ def make_verdicts(
         Verdict("stop", _told(a for a in actions if isinstance(a, Stop | Remove))),
         Verdict("claim", _claim(context, actions)),
         Verdict("start", _start(context, actions)),
+        Verdict("protect", _protect(actions)),
         Verdict("history", _told(a for a in actions if isinstance(a, Record | Forget))),
         Verdict("status", _status(status)),
         Verdict("wake", _wake(context, wake)),
@@ -76,8 +83,42 @@ def _placement(context: PlanContext) -> str:
     words = [f"new workers go to {placement.accelerator}"]
     words += [f"{name} does not exist" for name in placement.missing]
     words += [f"{name} is short: {placement.shortages[name].why}" for name in placement.short]
+    words += [f"{name} was taken back lately" for name in placement.avoided]
     words += [f"{worker.name} moves: {why}" for worker, why in placement.moved]
     return "; ".join(words)
+
+
+def _interruptions(context: PlanContext) -> str:
+    """Workers that were told to go, by whom, and what is done about it."""
+    said = []
+    for worker in context.seen.workers:
+        if worker.notice is None:
+            continue
+        words = f"{worker.name}: {describe(worker.notice, ends_at(worker, context))}"
+        if worker in context.groups.leaving:
+            words += ", serves until others do"
+        elif hands_over(worker, context):
+            words += ", its streams go on elsewhere"
+        said.append(words)
+    return "; ".join(said) or "none"
+
+
+def _spot(context: PlanContext) -> str:
+    """How many are on spot, and how many may be."""
+    policy = context.seen.deployment.spot
+    if policy is None:
+        return "spec.placement.spot asks for nothing"
+    mix, wanted = count_mix(context.groups.serving), context.target.replicas
+    words = (
+        f"{mix.spot} on spot and {mix.on_demand} on demand, {policy.most_spot(wanted)} of {wanted} "
+        f"may be on spot (policy {policy.policy})"
+    )
+    placement = context.placement
+    if policy.policy == "Prefer" and placement.spot_is_short:
+        words += "; new ones go on demand, since spot is short"
+    if placement.avoid_zones:
+        words += f"; rather not in {', '.join(placement.avoid_zones)}"
+    return f"{words}; one is replaced: {context.returning}" if context.returning else words
 
 
 def _workers(context: PlanContext) -> str:
@@ -87,6 +128,7 @@ def _workers(context: PlanContext) -> str:
         return "none exist"
     words = [f"{len(seen.workers)} exist, {len(groups.ready)} ready"]
     for name, group in (
+        ("leaving", groups.leaving),
         ("draining", groups.draining),
         ("stopping", groups.stopping),
         ("lost", groups.lost),
@@ -198,6 +240,21 @@ def _claim(context: PlanContext, actions: tuple[Action, ...]) -> str:
     if not words and not context.seen.pools:
         return "no warm pool is there for it"
     return "; ".join(words) or "nothing to claim"
+
+
+def _protect(actions: tuple[Action, ...]) -> str:
+    """What node controllers are told anew."""
+    told = [
+        f"{a.worker.name} {'is' if a.is_protected else 'is not'} protected: {a.reason}"
+        for a in actions
+        if isinstance(a, Protect)
+    ]
+    told += [
+        f"evictions leave {a.min_available}: {a.reason}"
+        for a in actions
+        if isinstance(a, AllowDisruptions)
+    ]
+    return "; ".join(told) or "nothing new"
 
 
 def _start(context: PlanContext, actions: tuple[Action, ...]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .causes import Cause, why_nothing_comes
 from .cold_start import WakePhase
+from .notices import hands_over
 from .plan_context import PlanContext
 from .reasons import Reason
 from .status import Status
@@ -21,6 +22,7 @@ class WorkerRoute:
     address: str
     routable: bool
     revision: str
+    hand_over: bool = False  # what runs on it goes on elsewhere, now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,13 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         wake=cold.phases if cold is not None and not context.groups.ready else (),
         created=deployment.created,
         workers=tuple(
-            WorkerRoute(id=w.id, address=w.address, routable=w.uid in serving, revision=w.revision)
+            WorkerRoute(
+                id=w.id,
+                address=w.address,
+                routable=w.uid in serving,
+                revision=w.revision,
+                hand_over=w.uid not in serving and hands_over(w, context),
+            )
             for w in sorted(seen.workers, key=lambda w: w.id)
             if w.address and w.failure is None
         ),

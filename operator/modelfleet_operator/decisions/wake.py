@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from .cold_start import deadline_of
 from .draining import SETTLE
+from .notices import find_moments
 from .observed import LOST_AFTER
 from .plan_context import PlanContext
+from .protection import find_quiet_moment
 from .status import Status
 from .worker_groups import LOST_NODE_TIMEOUT, UNASKED_DRAIN_TIMEOUT, UNHEALTHY_TIMEOUT
 
@@ -67,6 +69,8 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
             drained_at + context.seen.deployment.drain_timeout,
             f"the drain timeout of {worker.name}",
         )
+    yield from find_moments(context)
+    yield from find_quiet_moment(context)
     for worker in (*groups.draining, *groups.stopping):
         if worker.gone_by is not None:
             yield worker.gone_by + LOST_AFTER, f"the end of {worker.name}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .notices import choose_leaves
 from .observed import Worker
+from .placement import count_mix
 from .plan_context import PlanContext, WorkerChanges
 from .rollout import RevisionCounts, RolloutDecision, decide_rollout
+from .spot import drop_within, may_reroute, next_capacities
 from .worker_groups import Reasoned
 
 
@@ -45,17 +49,25 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         served.add(previous)
     rescue = rescue_streams(context, served, planned_new)
     start_new, start_old = count_starts(context, planned_new, planned_old, rescue)
+    drain = (
+        *rescue.make_room,
+        *choose_drains(context, rollout, old, strays, rescue),
+        *choose_leaves(context),
+    )
+    reroute = (*new_again, *old_again, *rescue.reroute)
     unpaid = 0
-    if (most := context.most_starts) is not None:
-        unpaid = max(start_new + len(start_old) - most, 0)
+    if context.most_starts is not None:
+        starts = start_new + len(start_old)
+        most = max(_count_paid(context, drain, reroute, starts), context.missing_minimum)
+        unpaid = max(starts - most, 0)
         start_old = start_old[:most]
         start_new = min(start_new, most - len(start_old))
     refusal = context.seen.deployment.refusal
     not_before = max(context.now, refusal.retry_at) if refusal else context.now
     return WorkerChanges(
         rollout=rollout,
-        drain=(*rescue.make_room, *choose_drains(context, rollout, old, strays, rescue)),
-        reroute=(*new_again, *old_again, *rescue.reroute),
+        drain=drain,
+        reroute=reroute,
         rescued=rescue.revisions,
         start_new=start_new,
         start_new_at=max(not_before, context.memory.failures.retry_at),
@@ -63,6 +75,17 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         start_old_at=max(not_before, context.memory.old_failures.retry_at),
         unpaid=unpaid,
     )
+
+
+def _count_paid(
+    context: PlanContext, drain: tuple[Reasoned, ...], reroute: tuple[Reasoned, ...], starts: int
+) -> int:
+    """Of the next workers, each at its own price, those that the budget has room for."""
+    drained = {worker.uid for worker, _ in drain}
+    groups = context.groups.after(drained, [worker for worker, _ in reroute], context.revision)
+    wanted = context.target.replicas
+    upcoming = next_capacities(context.seen, groups, context.placement, wanted)
+    return context.budget.count_paid(itertools.islice(upcoming, starts))
 
 
 def count_revisions(
@@ -103,14 +126,16 @@ def choose_reroutes(
     """
     new = max(rollout.new - len(context.groups.current), 0)
     previous = max(rollout.old - old, 0)
+    mix, wanted = count_mix(context.groups.serving), context.target.replicas
+
+    def able(revision: str) -> list[Worker]:
+        found = context.reroutable(revision)
+        return [w for w in found if may_reroute(context.seen, mix, w, wanted)]
+
     why = f"revision {context.revision} is not ready: {context.target.reason}"
     return (
-        [(w, "it is needed again") for w in context.reroutable(context.revision)[:new]]
-        if new
-        else [],
-        [(w, why) for w in context.reroutable(context.previous_revision)[:previous]]
-        if previous
-        else [],
+        [(w, "it is needed again") for w in able(context.revision)[:new]] if new else [],
+        [(w, why) for w in able(context.previous_revision)[:previous]] if previous else [],
     )
 
 
@@ -230,7 +255,11 @@ def _least_useful(
     """Those that never served first, then those that are not ready, the idlest, the youngest."""
     if count <= 0:
         return []
-    chosen = sorted(workers, key=lambda worker: _usefulness(context, worker))[:count]
+    ranked = sorted(workers, key=lambda worker: _usefulness(context, worker))
+    groups = context.groups
+    mix = count_mix((*groups.current, *groups.old))
+    policy = context.seen.deployment.spot
+    chosen = drop_within(policy, mix, ranked, count, context.target.replicas)
     return [(worker, why) for worker in chosen]
 
 

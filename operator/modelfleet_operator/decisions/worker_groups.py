@@ -21,10 +21,11 @@ Reasoned = tuple[Worker, str]  # a worker, and why something is done to it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerGroups:
-    """The workers of one deployment; each is in exactly one of the first eight."""
+    """The workers of one deployment; each is in exactly one of the first nine."""
 
     current: tuple[Worker, ...]  # serve; of the revision that the spec asks for
     old: tuple[Worker, ...]  # serve; of other revisions
+    leaving: tuple[Worker, ...]  # serve yet; have a notice, so others are started in their place
     moved: tuple[Reasoned, ...]  # wait for a node and are replaced on another accelerator class
     failed: tuple[Reasoned, ...]  # run, but are to be replaced, and why
     draining: tuple[Worker, ...]  # get nothing new; what runs on them goes on
@@ -37,7 +38,7 @@ class WorkerGroups:
     @property
     def serving(self) -> tuple[Worker, ...]:
         """Those that gateways may route to."""
-        return (*self.current, *self.old)
+        return (*self.current, *self.old, *self.leaving)
 
     @property
     def drained_by_others(self) -> list[Worker]:
@@ -48,6 +49,15 @@ class WorkerGroups:
     def ready_current(self) -> int:
         """Ready workers of the revision that the spec asks for."""
         return sum(worker.uid in self.ready for worker in self.current)
+
+    def with_leaving(self, worker: Worker) -> WorkerGroups:
+        """As they are when this one, which serves, is to be replaced."""
+        return replace(
+            self,
+            current=tuple(w for w in self.current if w.uid != worker.uid),
+            old=tuple(w for w in self.old if w.uid != worker.uid),
+            leaving=(*self.leaving, worker),
+        )
 
     def after(
         self, drained: Collection[str], rerouted: Collection[Worker], revision: str
@@ -69,6 +79,7 @@ class WorkerGroups:
                 *(w for w in self.old if w.uid not in drained),
                 *(w for w in rerouted if w.revision != revision),
             ),
+            leaving=tuple(w for w in self.leaving if w.uid not in drained),
             draining=tuple(w for w in self.draining if w.uid not in back),
             ready=self.ready.difference(drained),
         )
@@ -91,6 +102,7 @@ def group_workers(
     revision = seen.deployment.revision
     current: list[Worker] = []
     old: list[Worker] = []
+    leaving: list[Worker] = []
     failed: list[Reasoned] = []
     draining: list[Worker] = []
     stopping: list[Worker] = []
@@ -105,18 +117,23 @@ def group_workers(
             draining.append(worker)
         elif why := _why_failed(worker, signals, now, memory, unhealthy, seen.deployment.key):
             failed.append((worker, why))
-        elif worker.uid not in moves:
+        elif worker.uid in moves:
+            continue
+        elif worker.notice is not None:
+            leaving.append(worker)
+        else:
             (current if worker.revision == revision else old).append(worker)
     return WorkerGroups(
         current=tuple(current),
         old=tuple(old),
+        leaving=tuple(leaving),
         moved=moved,
         failed=tuple(failed),
         draining=tuple(draining),
         stopping=tuple(stopping),
         lost=tuple(lost),
         exited=tuple(exited),
-        ready=frozenset(w.uid for w in (*current, *old) if signals.is_ready(w.id)),
+        ready=frozenset(w.uid for w in (*current, *old, *leaving) if signals.is_ready(w.id)),
         unhealthy=unhealthy,
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter
 
-from ..decisions.actions import Action, Claim, Create, Forget, Record
+from ..decisions.actions import Action, AllowDisruptions, Claim, Create, Forget, Record
 from .snapshot import Snapshot, installed_version
 
 # Fields that hold Unix seconds: shown as a time and an age.
@@ -66,6 +66,8 @@ def describe(action: Action) -> str:
             subject = f"{action.candidates[0].name} as {action.create.name}"
         case Record() | Forget():
             subject = action.revision
+        case AllowDisruptions():
+            subject = f"down to {action.min_available}"
         case _:
             subject = action.worker.name
     return f"{type(action).__name__} {subject}: {action.reason}"

@@ -147,6 +147,7 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
                 address=worker.address,
                 routable=worker.routable,
                 revision=worker.revision,
+                hand_over=worker.hand_over,
             )
             for worker in view.workers
         ],

@@ -15,17 +15,20 @@ import structlog
 from ..api.model_deployment import ModelDeployment
 from ..decisions.actions import (
     Action,
+    AllowDisruptions,
     Claim,
     Create,
     Credit,
     Forget,
     Load,
+    Protect,
     Record,
     Remove,
     Reroute,
     Stop,
     Unroute,
 )
+from ..decisions.interruption import Notice
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment, Observed, Worker
 from ..decisions.pool_observed import PoolCounts
@@ -109,6 +112,12 @@ class LocalBody:
             pools=self.pools.offers(key),
         )
 
+    def notify(self, worker_id: str, notice: Notice | None) -> None:
+        """Tells a worker that it is about to go, as a node does on a cluster; None: it stays."""
+        process = self._processes[worker_id]
+        process.worker = replace(process.worker, notice=notice)
+        self._wake(process.key)
+
     def delete(self, key: str) -> None:
         """It is in no file any more: its workers drain and end, as a cluster's collector does."""
         self._written.pop(key, None)
@@ -134,10 +143,12 @@ class LocalBody:
                 self._deployments.record(seen.deployment.key, revision, number)
             case Forget(revision=revision):
                 self._deployments.forget(seen.deployment.key, revision)
-            case _:
+            case Load() | Unroute() | Reroute() | Stop() | Remove():
                 process = self._find(action.worker)
                 if process is not None:
                     await self._act_on(process, action)
+            case Protect() | AllowDisruptions():
+                pass  # nothing here ends workers but this process
 
     async def _act_on(
         self, process: _Process, action: Load | Unroute | Reroute | Stop | Remove

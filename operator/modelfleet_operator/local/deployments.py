@@ -128,7 +128,7 @@ class LocalDeployments:
         )
         return _Known(
             manifest=manifest,
-            # There is one machine, so there are no classes of it.
-            view=replace(view, generation=generation, accelerators=()),
+            # There is one machine, so there are no classes of it, and no spot.
+            view=replace(view, generation=generation, accelerators=(), spot=None),
             template=WorkerTemplate(manifest, flags),
         )

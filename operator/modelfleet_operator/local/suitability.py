@@ -53,7 +53,7 @@ def tell_what_is_ignored(manifests: Manifests, told: set[str]) -> None:
         lines.append((f"objects of other kinds are ignored on one machine: {found}", "", ""))
     for manifest in manifests.deployments:
         model = manifest.full_name
-        if manifest.spec.placement.accelerators:
+        if manifest.spec.placement.accelerators or manifest.spec.placement.spot is not None:
             lines.append(("spec.placement is ignored: this is one machine", model, ""))
         if fields := ignored(manifest, manifests.values):
             what = "of spec.podTemplate, this is ignored on one machine"

@@ -132,7 +132,13 @@ def _notes(deployment: Mapping[str, Any], endpoint: str) -> list[str]:
         condition = conditions[kind]
         if condition["status"] == "True" and condition["message"] not in notes:
             notes.append(condition["message"])
+    notes += [_interruption(told) for told in deployment["status"].get("interruptions", ())]
     return [printable(" ".join(note.split())) for note in notes if note]
+
+
+def _interruption(told: Mapping[str, str]) -> str:
+    by = f" by {told['deadline']}" if "deadline" in told else ""
+    return f"{told['worker']} is told to go: {told['kind']}{by} ({told['source']})"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

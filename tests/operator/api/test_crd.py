@@ -36,6 +36,7 @@ from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
     ColdStartProgress,
     Condition,
+    Interruption,
     LearnedColdStart,
     Queue,
     ScalingEvent,
@@ -164,6 +165,19 @@ VALID = [
     pytest.param(manifest(coldStart={"holdTimeout": "0s", "maxQueue": 1}), id="hold nothing"),
     pytest.param(manifest(placement={"accelerators": ["h100", "a10"]}), id="two classes"),
     pytest.param(manifest(placement={"fallbackAfter": "10m"}), id="a time alone"),
+    pytest.param(manifest(placement={"spot": {}}), id="spot where there is some"),
+    pytest.param(manifest(placement={"spot": {"policy": "Only"}}), id="spot only"),
+    pytest.param(
+        manifest(
+            placement={"spot": {"policy": "Prefer", "onDemandBase": 4, "maxSpotShare": "50%"}},
+            scaling={"maxReplicas": 4},
+        ),
+        id="spot in part",
+    ),
+    pytest.param(
+        manifest(placement={"spot": {"onDemandBase": 9}}, scaling={"mode": "External"}),
+        id="a base that another controller may reach",
+    ),
     pytest.param(manifest(rollout={"maxSurge": "25%", "maxUnavailable": "10%"}), id="percent"),
     pytest.param(manifest(rollout={"maxSurge": 0, "maxUnavailable": 1}), id="without surge"),
     pytest.param(manifest(rollout={"revisionHistoryLimit": 0}), id="no history"),
@@ -242,7 +256,19 @@ INVALID = [
     pytest.param(manifest(podTemplate={"spec": []}), id="a list for a pod"),
     pytest.param(manifest(podTemplate={"metadata": {"name": "x"}}), id="a name for all pods"),
     pytest.param(manifest(podTemplate={"metadata": {"labels": {"a": 1}}}), id="a number, a label"),
-    pytest.param(manifest(placement={"spot": {"policy": "Never"}}), id="spot, a future field"),
+    pytest.param(manifest(placement={"spot": {"policy": "Always"}}), id="an unknown spot policy"),
+    pytest.param(manifest(placement={"spot": {"maxSpotShare": "101%"}}), id="more than all"),
+    pytest.param(
+        manifest(placement={"spot": {"policy": "Only", "maxSpotShare": "50%"}}),
+        id="a share that Only cannot keep",
+    ),
+    pytest.param(
+        manifest(placement={"spot": {"onDemandBase": 5}}, scaling={"maxReplicas": 4}),
+        id="a base above the maximum",
+    ),
+    pytest.param(
+        manifest(placement={"spot": {"onDemandBase": 2}}), id="a base above the usual maximum"
+    ),
     pytest.param(manifest(quantization={"experts": "Int8"}), id="a field of the future"),
     pytest.param(manifest(name="n" * 64), id="a name too long for a label"),
     pytest.param(manifest(name="a.b"), id="a name with a dot"),
@@ -294,7 +320,9 @@ INVALID_CLASSES = [
     pytest.param(tolerating(key="a", tolerationSeconds=1), id="a time without NoExecute"),
     pytest.param(accelerator(price={"onDemand": 2.5}), id="money as a number"),
     pytest.param(accelerator(price={"onDemand": "-1"}), id="money to earn"),
-    pytest.param(accelerator(price={"onDemand": "1", "spot": "1"}), id="spot, a future field"),
+    pytest.param(accelerator(price={}), id="a price of nothing"),
+    pytest.param(accelerator(price={"currency": "EUR"}), id="a currency of nothing"),
+    pytest.param(accelerator(price={"onDemand": "1", "currency": "Euro"}), id="no currency"),
     pytest.param(accelerator(memory="80Gi"), id="memory, a future field"),
 ]
 
@@ -467,7 +495,7 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     shown = [column["name"] for column in columns if not column.get("priority")]
     assert shown == ["Ready", "Reason", "Workers", "Wanted", "Load%", "Queue", "$/h", "URL", "Age"]
     wide = [column["name"] for column in columns if column.get("priority")]
-    assert wide == ["Start", "Step", "Model", "Revision", "Message"]
+    assert wide == ["Start", "Step", "Spot", "Interrupted", "Model", "Revision", "Message"]
 
 
 def test_a_columns_path_is_a_field_of_the_schema():
@@ -475,9 +503,9 @@ def test_a_columns_path_is_a_field_of_the_schema():
     for path in (path for path in columns if "conditions" not in path):
         node = SCHEMA
         for field in path.strip(".").split("."):
-            name, is_first, _ = field.partition("[0]")
+            name, bracket, _ = field.partition("[")
             node = node["properties"][name]
-            node = node["items"] if is_first else node
+            node = node["items"] if bracket else node
         assert node["description"]
 
 
@@ -527,6 +555,11 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
         ),
         weights_on=("node-a",),
         cost_per_hour=Decimal("2.50"),
+        currency="EUR",
+        interruptions=(
+            Interruption(worker="w", node="n", kind="Cordon", source="spec", deadline=1.0),
+        ),
+        spot_replicas=1,
     )
     written = {**render(status, "http://gateway"), "memory": Memory(target=2).dump()}
     schema = SCHEMA["properties"]["status"]

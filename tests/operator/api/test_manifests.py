@@ -57,6 +57,22 @@ def test_accelerator_classes_may_stand_beside_deployments(tmp_path: Path):
     ("text", "said"),
     [
         (CLASS + "spec: {prices: {}}\n---\n" + GOOD, "there is no such field; did you mean price"),
+        (CLASS + "spec: {price: {}}\n---\n" + GOOD, "price says nothing: give onDemand, spot"),
+        (
+            CLASS
+            + "spec: {price: {onDemand: '1', currency: USD}}\n---\n"
+            + CLASS.replace("a10", "l4")
+            + "spec: {price: {spot: '1', currency: EUR}}\n---\n"
+            + GOOD.replace("spec: {", "spec: {placement: {accelerators: [a10, l4]}, "),
+            "prices in two currencies cannot be added: a10 in USD and l4 in EUR",
+        ),
+        (
+            GOOD.replace(
+                "spec: {",
+                "spec: {scaling: {maxReplicas: 3}, placement: {spot: {onDemandBase: 5}}, ",
+            ),
+            "placement.spot.onDemandBase must not be greater than scaling.maxReplicas, found 5 > 3",
+        ),
         (CLASS + "spec: {price: {onDemand: 1}}\n---\n" + GOOD, 'an amount of money such as "2.50"'),
         (
             CLASS + "spec: {tolerations: [{key: a, seconds: 3}]}\n---\n" + GOOD,

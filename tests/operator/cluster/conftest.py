@@ -14,10 +14,12 @@ import pytest
 from kubernetes.aio import client
 
 from kube_cluster import (
+    BUDGETS,
     CLASSES,
     EVENTS,
     LEASES,
     MODELS,
+    NODES,
     PODS,
     POOLS,
     REVISIONS,
@@ -40,8 +42,10 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[REVISIONS] = resource("ControllerRevision", set())
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
+        server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),
+            (NODES, "Node"),
             ("v1/namespaces", "Namespace"),
             ("apiextensions.k8s.io/v1/customresourcedefinitions", "CustomResourceDefinition"),
         ]:

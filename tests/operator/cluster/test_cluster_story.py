@@ -16,13 +16,13 @@ StartOperator = Callable[..., Any]
 
 @pytest.fixture(autouse=True)
 def no_trace_on_our_objects(api: ApiServer):
-    """Whatever a test does: no finalizer, no annotation but the Lease's, nothing but status."""
+    """Whatever a test does: no finalizer, no annotation on what users made, only its status."""
     yield
     for request in api.seen:
         if request.resource is None or request.method.value == "GET":
             continue
         body = json.loads(request.body or b"{}")
-        ours = {"annotations"} if request.resource.plural == "leases" else set()
+        ours = {"annotations"} if request.resource.plural in ("leases", "pods") else set()
         assert not {"finalizers", "annotations"} - ours & body.get("metadata", {}).keys()
         if request.resource.plural == "modeldeployments":
             assert request.subresource == "status"

@@ -10,6 +10,7 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster.pods import (
     PodSettings,
     pod_template,
+    protection,
     template_problems,
     template_refusal,
     template_revision,
@@ -72,7 +73,8 @@ def test_where_and_as_whom_a_worker_runs_is_the_users():
         "schedulerName": "volcano",
     }
     spec = pod(**asked)["spec"]
-    assert {name: spec[name] for name in asked} == asked
+    theirs = [t for t in spec["tolerations"] if not t["key"].startswith("node.kubernetes.io/")]
+    assert {name: spec[name] for name in asked} | {"tolerations": theirs} == asked
 
 
 def test_labels_and_annotations_stand_beside_ours():
@@ -83,7 +85,7 @@ def test_labels_and_annotations_stand_beside_ours():
     ]
     assert metadata["labels"]["team"] == "a"
     assert metadata["labels"]["modelfleet.dev/revision"] == "abc"
-    assert metadata["annotations"] == {"note": "b"}
+    assert metadata["annotations"] == {"note": "b", **protection(is_on=True)}
     assert metadata["name"] == "smol-abc-0"
 
 

@@ -17,9 +17,9 @@ from modelfleet_operator.decisions.startup_problem import Refusal, StartupProble
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
 
 STEPS = (
-    "placement", "workers", "failures", "autoscale", "learned", "budget", "prove", "give up",
-    "rollout", "rescue",
-    "drain", "reroute", "stop", "claim", "start", "history", "status", "wake",
+    "placement", "workers", "failures", "interruptions", "autoscale", "learned", "budget", "spot",
+    "prove", "give up", "rollout", "rescue",
+    "drain", "reroute", "stop", "claim", "start", "protect", "history", "status", "wake",
 )  # fmt: skip
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from modelfleet_operator.decisions.actions import Create, Stop
+from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, Signals, WorkerState
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.reasons import Reason
+from modelfleet_operator.decisions.signs import NoticeKind
 from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.worker_groups import WorkerGroups, group_workers
 from simulated_fleet import SimulatedFleet, deployment, policy, report, stats, worker
+
+CORDON = Notice(kind=NoticeKind.CORDON, source="spec.unschedulable")
 
 
 def test_every_worker_is_in_exactly_one_group():
     there = {
         "current": worker(0),
         "old": worker(0, revision="bbbb"),
+        "leaving": worker(7, notice=CORDON),
         "moved": worker(1),
         "failed": worker(2),
         "draining": worker(3, draining_since=990),
@@ -38,6 +43,7 @@ def test_every_worker_is_in_exactly_one_group():
     assert groups == WorkerGroups(
         current=(there["current"],),
         old=(there["old"],),
+        leaving=(there["leaving"],),
         moved=moved,
         failed=((there["failed"], "no config.json"),),
         draining=(there["draining"],),

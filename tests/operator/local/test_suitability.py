@@ -59,3 +59,10 @@ def test_what_is_passed_over_is_told_once_and_what_is_used_is_not():
         tell_what_is_ignored(manifests, told)
     [line] = [line["event"] for line in lines]
     assert line.endswith(": Secret default/other, Job default/fill")
+
+
+def test_where_there_is_one_machine_spot_is_ignored_with_one_note():
+    manifests = files(manifest(placement={"spot": {"policy": "Only"}}))
+    with structlog.testing.capture_logs() as lines:
+        tell_what_is_ignored(manifests, set())
+    assert [line["event"] for line in lines] == ["spec.placement is ignored: this is one machine"]

@@ -129,3 +129,10 @@ def test_a_long_path_in_a_message_stays_whole():
     path = "/" + "x" * 100
     text = shown(document(ready=("False", "LoadFailed", f"there is no {path} here")))
     assert f"\n  {path}\n" in text
+
+
+def test_a_worker_that_is_told_to_go_is_a_line_of_its_own():
+    told = {"worker": "w-0", "kind": "SpotReclaim", "source": "taint x", "deadline": "2023-11-14Z"}
+    assert "w-0 is told to go: SpotReclaim by 2023-11-14Z (taint x)" in shown(
+        document(interruptions=[told])
+    )
