@@ -1,4 +1,4 @@
--- Argo CD's health of a ModelDeployment, by the rules of kstatus: resource.customizations.health.
+-- Argo CD's health of a ModelDeployment or WarmPool, by the rules of kstatus: resource.customizations.health.
 local function progressing(message)
   return {status = "Progressing", message = message}
 end

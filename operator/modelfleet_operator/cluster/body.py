@@ -249,12 +249,11 @@ class ClusterBody:
         if claimed.worker is None:
             raise PassingError(f"pod {standby.id} was claimed and is unreadable")
         self.cache.created.put(key, claimed.uid, claimed, self._clock())
+        log.info("standby claimed", model=key, worker=standby.name, reason=action.reason)
+        done = await self._load(claimed.worker, known, key)  # first: a request waits for it
         note = f"claimed {standby.name} of pool {standby.pool}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerClaimed", note)
-        log.info("standby claimed", model=key, worker=standby.name, reason=action.reason)
-        if not await self._load(claimed.worker, known, key):
-            return await self._create(action.create, known, key)
-        return "claimed worker loads"
+        return done or await self._create(action.create, known, key)
 
     async def _load(self, worker: Worker, known: Known, key: str) -> str:
         """Empty: it does not take the call, so it is deleted; the plan knows of one less then."""

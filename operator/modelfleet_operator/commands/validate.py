@@ -37,5 +37,7 @@ def validate(
         typer.echo(f"{manifest.full_name} is valid ({read.homes[manifest.full_name]})")
     for class_ in read.classes:
         typer.echo(f"AcceleratorClass {class_.metadata.name} is valid")
+    for pool in read.pools:
+        typer.echo(f"WarmPool {pool.full_name} is valid")
     if read.others:
         typer.echo(f"not looked at: {', '.join(read.others)}")
