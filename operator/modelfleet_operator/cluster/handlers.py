@@ -205,6 +205,7 @@ async def node_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo
         memo.nodes[name] = known
     for key in set(memo.keys_on.get(name, ())):
         memo.reconcilers.wake(key)
+    memo.keeper.wake()  # a standby may be on it
 
 
 async def index_budget(body: kopf.Body, **_: Any) -> dict[str, KnownBudget]:

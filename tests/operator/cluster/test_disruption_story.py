@@ -138,3 +138,16 @@ async def test_who_writes_budgets_of_its_own_says_so(api: ApiServer, start_opera
         await eventually(lambda: len(api.running()) == 1)
     assert not api.budgets()
     assert not api.asked("GET", "poddisruptionbudgets")
+
+
+async def test_a_standby_on_a_cordoned_node_is_replaced(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply_node("n1")
+        await cluster.apply_pool(size=1)
+        (first,) = await eventually(lambda: list(api.running()))
+        await cluster.place(first, "n1")
+        await cluster.stand_by(first)
+        await cluster.change_node("n1", {"spec": {"unschedulable": True}})
+        await eventually(lambda: [name for name in api.running() if name != first])

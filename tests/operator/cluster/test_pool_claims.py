@@ -53,7 +53,8 @@ def seen_by(body: ClusterBody, name: str) -> Observed:
 def claim(seen: Observed) -> Claim:
     """Of all that this replica sees, in the order in which every plan names them."""
     revision = seen.deployment.revision
-    create = Create(f"{seen.deployment.name}-{revision}-0", revision, 0, "because", "", POOL)
+    name = f"{seen.deployment.name}-{revision}-0"
+    create = Create(name, revision, 0, "because", missed=POOL)
     (offer,) = seen.pools
     assert offer.refusal == ""
     return Claim(tuple(sorted(offer.standbys, key=lambda s: s.ordinal)), create, "because")

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.actions import Claim, Create, Credit, Load
+from modelfleet_operator.decisions.capacity import ON_DEMAND, SPOT, SpotPolicy
+from modelfleet_operator.decisions.claiming import is_claimable
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed, Signals, Worker, WorkerState
 from modelfleet_operator.decisions.plan import Plan, make_plan
@@ -209,3 +211,29 @@ def test_every_missing_worker_is_one_claim_or_one_start(count: int, wanted: int,
     ordinals = [a.create.ordinal for a in claims]
     ordinals += [a.ordinal for a in decided.actions if isinstance(a, Create)]
     assert not {w.ordinal for w in workers} & set(ordinals)
+
+
+@pytest.mark.parametrize(
+    ("policy", "capacity", "is_claimed"),
+    [
+        ("Only", SPOT, True),
+        ("Only", ON_DEMAND, False),
+        ("Only", "", False),  # a node that says neither is on demand
+        ("Never", ON_DEMAND, True),
+        ("Never", "", True),
+        ("Never", SPOT, False),
+        (None, SPOT, True),
+    ],
+)
+def test_a_claim_keeps_the_capacity_that_is_asked_for(policy: Any, capacity: str, is_claimed: bool):
+    spot = SpotPolicy(policy=policy) if policy else None
+    decided = plan(offer(standby(capacity=capacity)), spot=spot)
+    assert starts(decided) == ["gpus-0a0a0a0a-s0" if is_claimed else "tiny-aaaa-0"]
+    if not is_claimed:
+        where = "on spot" if policy == "Only" else "on demand"
+        assert f"none stands by {where}" in said(decided)
+
+
+def test_a_standby_whose_node_is_going_to_end_is_not_claimed():
+    assert is_claimable(standby())
+    assert not is_claimable(standby(leaves="SpotReclaim (condition PreemptionScheduled)"))

@@ -276,3 +276,13 @@ def test_a_few_rounds_fill_it(there: list[Standby], size: int):
     assert decided.actions == ()
     assert isinstance(status, PoolStatus)
     assert status.standby == size
+
+
+def test_a_standby_whose_node_is_going_to_end_is_replaced():
+    decided = plan(standby(0, leaves="Cordon (spec.unschedulable)"), standby(1))
+    (remove,) = [a for a in decided.actions if isinstance(a, RemoveStandby)]
+    assert (remove.standby.ordinal, remove.reason) == (
+        0,
+        "its node is going to end: Cordon (spec.unschedulable)",
+    )
+    assert added(decided) == [2]
