@@ -65,7 +65,7 @@ async def turn(fleet: NoticedFleet, tokens: int) -> tuple[float, list[float]]:
     count, before = fleet.taken(going), await resumed(fleet)
     told = time.monotonic()
     fleet.tell(going, SHORT)
-    while await resumed(fleet) < before + count:
+    while await resumed(fleet) < before + count:  # noqa: ASYNC110  it is asked by HTTP
         await asyncio.sleep(0.01)
     took = time.monotonic() - told
     pauses = await asyncio.gather(*asked)
@@ -98,7 +98,7 @@ async def resumed(fleet: NoticedFleet) -> float:
 
 
 async def until(condition) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110  as often as it may matter
         await asyncio.sleep(0.005)
 
 

@@ -284,6 +284,10 @@ def tolerating(**toleration: Any) -> dict[str, Any]:
 VALID_CLASSES = [
     pytest.param(accelerator(), id="any node"),
     pytest.param(
+        accelerator(price={"onDemand": "4", "spot": "1.20", "currency": "EUR"}), id="all prices"
+    ),
+    pytest.param(accelerator(price={"spot": "1.20"}), id="a price of spot alone"),
+    pytest.param(
         accelerator(
             resource={"name": "nvidia.com/gpu", "count": 2},
             nodeSelector={"node.kubernetes.io/instance-type": "a3", "zone": ""},
@@ -521,3 +525,16 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
     assert written["coldStart"].keys() == cold.keys()
     for name in ("conditions", "scalingHistory"):
         assert written[name][0].keys() == schema["properties"][name]["items"]["properties"].keys()
+
+
+def test_rules_stand_at_objects_only():
+    """A field that is spelled like a model (spot, price) has none of that model's rules."""
+
+    def check(schema: dict[str, Any]) -> None:
+        if "x-kubernetes-validations" in schema:
+            assert "properties" in schema or schema.get("additionalProperties"), schema
+        for field in schema.get("properties", {}).values():
+            check(field.get("items", field))
+
+    for of in OBJECTS:
+        check(object_schema(of))
