@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import statistics
 import threading
 import time
@@ -17,7 +18,6 @@ from typing import Any
 import pytest
 
 from clients import openai_client
-from cluster.cluster import Cluster
 from installation import Installation
 from kube import Kube, Object, eventually, model_deployment
 from traffic import Traffic
@@ -28,9 +28,8 @@ NOTICED = 30.0  # seconds until a notice must have its effect
 
 
 @pytest.fixture
-def nodes(machine: Cluster, administrator: Kube) -> Iterator[Kube]:
+def nodes(administrator: Kube) -> Iterator[Kube]:
     """The administrator, who says what nodes say; they say nothing afterwards."""
-    del machine
     yield administrator
     for node in (FIRST, OTHER):
         administrator("uncordon", node)
@@ -283,7 +282,5 @@ def _set_condition(nodes: Kube, node: str, kind: str, status: str, message: str)
         "message": message,
         "lastTransitionTime": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
-    import json
-
     patch = json.dumps({"status": {"conditions": [condition]}})
     nodes("patch", "node", node, "--subresource=status", "--type=strategic", "-p", patch)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
-from .api.fleet_spec import Scaling, Slo, Spot
+from .api.fleet_spec import Scaling, Slo, SpotPlacement
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
 from .api.worker_spec import Quantization
@@ -84,7 +84,7 @@ def _queue_depth(scaling: Scaling) -> int | None:
     return scaling.target_queue_depth
 
 
-def _spot(spot: Spot | None) -> SpotPolicy | None:
+def _spot(spot: SpotPlacement | None) -> SpotPolicy | None:
     if spot is None:
         return None
     share = 100 if spot.max_spot_share is None else spot.max_spot_share

@@ -131,7 +131,7 @@ class Scaling(ApiModel):
         return self
 
 
-class Spot(ApiModel):
+class SpotPlacement(ApiModel):
     """Whether workers run on capacity that the provider may take back."""
 
     rules = (
@@ -181,7 +181,7 @@ class Placement(ApiModel):
     """Time that a worker waits for a node of one class before the next class is tried; a class that
     was short is tried again for new workers 5 minutes later. Longer than an autoscaler of nodes
     needs, where there is one. A duration (90s, 1h30m). Default: 1m."""
-    spot: Spot | None = None
+    spot: SpotPlacement | None = None
     """Spot or on demand, where nodes say by a provider's label which they are. Default: pods ask
     for neither."""
 

@@ -62,7 +62,8 @@ def _structural(
         # What is left out stays out: an operator that is older than the CRD, as during an upgrade,
         # would not know a section that the API server filled in.
         del result["default"]
-    if node.get("title") in rules:
+    # A field's title is its name: one that is spelled like a model has none of its rules.
+    if "properties" in result and node.get("title") in rules:
         result["x-kubernetes-validations"] = [rule.model_dump() for rule in rules[node["title"]]]
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .interruption import RECLAIMS, Notice
+from .interruption import Notice
 from .observed import Observed, Worker
 from .plan_context import PlanContext
 from .rendering import show_time
@@ -114,8 +114,3 @@ def find_moments(context: PlanContext) -> Iterator[tuple[float, str]]:
             worker.notice is not None or worker.stopping
         ):
             yield at, f"the hand-over of {worker.name}"
-
-
-def is_reclaim(worker: Worker) -> bool:
-    """Whether a spot market was short of capacity at the place of this worker."""
-    return worker.notice is not None and worker.notice.kind in RECLAIMS

@@ -291,6 +291,10 @@ def tolerating(**toleration: Any) -> dict[str, Any]:
 VALID_CLASSES = [
     pytest.param(accelerator(), id="any node"),
     pytest.param(
+        accelerator(price={"onDemand": "4", "spot": "1.20", "currency": "EUR"}), id="all prices"
+    ),
+    pytest.param(accelerator(price={"spot": "1.20"}), id="a price of spot alone"),
+    pytest.param(
         accelerator(
             resource={"name": "nvidia.com/gpu", "count": 2},
             nodeSelector={"node.kubernetes.io/instance-type": "a3", "zone": ""},
@@ -591,3 +595,16 @@ def test_a_warm_pools_column_is_a_field_of_its_schema():
         part, _, name = column.path.lstrip(".").partition(".")
         if part in ("spec", "status") and "conditions" not in name:
             assert name in POOL_SCHEMA["properties"][part]["properties"], column.name
+
+
+def test_rules_stand_at_objects_only():
+    """A field that is spelled like a model (spot, price) has none of that model's rules."""
+
+    def check(schema: dict[str, Any]) -> None:
+        if "x-kubernetes-validations" in schema:
+            assert "properties" in schema or schema.get("additionalProperties"), schema
+        for field in schema.get("properties", {}).values():
+            check(field.get("items", field))
+
+    for of in OBJECTS:
+        check(object_schema(of))

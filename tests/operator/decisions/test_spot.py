@@ -302,6 +302,41 @@ def test_share_and_base_are_never_violated(
         _check(chosen, plan, calm, created)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    chosen=st.builds(
+        SpotPolicy,
+        policy=st.sampled_from(["Never", "Prefer", "Only"]),
+        on_demand_base=st.integers(0, 2),
+        max_share=st.sampled_from([0, 50, 100]),
+    ),
+    limit=st.integers(1, 15),
+    loads=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    short=st.lists(st.booleans(), min_size=1, max_size=4),
+    reclaimed=st.lists(st.integers(0, 29), max_size=4),
+)
+def test_the_budget_is_never_exceeded(
+    chosen: SpotPolicy, limit: int, loads: list[int], short: list[bool], reclaimed: list[int]
+):
+    """Replacements are paid for, too; nothing is the minimum here, so it excuses nothing."""
+    seen = market(chosen, 0, target_queue_depth=8, max_hourly_cost=Decimal(limit))
+    steps = 30
+    for step in range(steps):
+        seen.waiting = loads[step * len(loads) // steps]
+        seen.room["a10 Spot"] = 0 if short[step * len(short) // steps] else 100
+        if step in reclaimed and seen.wanted():
+            name = seen.wanted()[0]
+            seen.workers[name] = replace(seen.workers[name], notice=RECLAIM)
+        before = len(seen.actions)
+        seen.now += 5
+        seen._age()
+        seen.reconcile()
+        if any(isinstance(a, Create) for _, a in seen.actions[before:]):
+            held = [seen.workers[name] for name in seen.existing()]
+            cost = sum(Decimal(1) if worker.capacity == SPOT else Decimal(4) for worker in held)
+            assert cost <= max(limit, 4), "one worker proves its revision, whatever it costs"
+
+
 def _check(chosen: SpotPolicy, plan: Plan, calm: list[Worker], created: list[Create]) -> None:
     """Each worker that is started, beside those that stay."""
     drained = {a.worker.uid for a in plan.actions if hasattr(a, "worker")}
