@@ -13,6 +13,7 @@
 
 #include "activations.h"
 #include "buffer.h"
+#include "gated.h"
 #include "projections.h"
 
 namespace modelfleet {
@@ -190,24 +191,8 @@ class ExpertPass {
       const Rows own = all ? rows : gathered(rows, group.first + from, to - from, w.bits < 16);
       const Rows out = rows_from(activated, all ? 0 : from * activated.inputs, activated.inputs);
       for (int64_t pair = first; pair < last; ++pair)
-        activate(expert, own, all ? from : 0, all ? to : to - from, pair, pair + 1 < last ? pair + 1 : first, out);
-    });
-  }
-
-  void activate(const Expert& expert, const Rows& rows, int64_t from, int64_t to, int64_t pair, int64_t next,
-                const Rows& activated) {
-    const Linear& w = expert.gate_up;
-    const int64_t pairs = w.pairs() / 2;  // the gate's outputs come first
-    in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
-      Floats gate[R][kPair], up[R][kPair];
-      sums_of<Bits, Grouped, R>(w, rows, row, pair, w.pair(next), part, gate);
-      sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
-      const int64_t n = pair * kPair * kLanes;
-      for (int r = 0; r < R; ++r) {
-        for (int b = 0; b < kPair; ++b)
-          store(activated.row(row + r) + n + b * kLanes, mul(silu(gate[r][b]), up[r][b]));
-        if (expert.down.bits < 16) round_inputs(activated, row + r, n, n + kStep);
-      }
+        activate_pair(w, own, all ? from : 0, all ? to : to - from, pair, pair + 1 < last ? pair + 1 : first, out,
+                      expert.down.bits < 16, [](const Floats& gate) { return silu(gate); });
     });
   }
 
