@@ -248,9 +248,10 @@ class Pass {
     const Linear& w = layer.gate_up;
     const auto [first, last] = share(m_.inner / (kPair * kLanes));
     each_chunk(b_.tokens, tile_of(w.bits), [&](int64_t from, int64_t to) {
+      const Next then = to < b_.tokens ? pair_of(w, first) : after(w, first_of(layer.down));
       for (int64_t pair = first; pair < last; ++pair)
-        activate_pair(w, rows, from, to, pair, pair + 1 < last ? pair + 1 : first, activated_, layer.down.bits < 16,
-                      function);
+        activate_pair(w, rows, from, to, pair, pair + 1 < last ? pair_of(w, pair + 1) : then, activated_,
+                      layer.down.bits < 16, function);
     });
   }
 
