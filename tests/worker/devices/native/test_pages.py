@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
+import re
 import weakref
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modelfleet_worker.devices.native.pages import Arena, Pages, zeros
 
@@ -58,6 +61,49 @@ def test_idle_work_takes_the_first_blocks_of_each_layer():
     assert touched[: 2 << 20 >> 12].all()
     assert touched[size >> 12 : (size + (2 << 20)) >> 12].all()
     assert not cache.any()
+
+
+def test_idle_work_moves_weights_onto_large_pages():
+    arena = Arena()
+    small, large = arena.give(100), arena.give(8 << 20)
+    small[:], large[:] = 1, np.arange(8 << 20) % 251
+    if not kernel_collapses():
+        pytest.skip("needs Linux 6.1 and a large page that is free")
+    moved = sum(1 for _ in arena.onto_large_pages())
+    assert 3 <= moved <= 4  # an end of it may lie on another page
+    assert anonymous_large_pages(large) == moved * (2 << 20)
+    assert (large == np.arange(8 << 20) % 251).all()
+    assert (small == 1).all()
+
+
+def test_a_chunk_that_went_back_is_not_moved():
+    arena = Arena(chunk=4 << 20)
+    arrays = [arena.give(4 << 20) for _ in range(2)]
+    for array in arrays:
+        array[:] = 1
+    del arrays, array
+    gc.collect()
+    assert not list(arena.onto_large_pages())
+
+
+def kernel_collapses() -> bool:
+    """Asked of memory of its own."""
+    memory = zeros(4 << 20, np.uint8)
+    memory[:] = 1
+    page = -(-address(memory) // (2 << 20)) * (2 << 20)
+    madvise = ctypes.CDLL(None).madvise
+    return madvise(ctypes.c_void_p(page), ctypes.c_size_t(2 << 20), 25) == 0
+
+
+def anonymous_large_pages(array: np.ndarray) -> int:
+    """Bytes of the mapping that the array lies in, by /proc/self/smaps."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if mapping := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(mapping[1], 16) <= address(array) < int(mapping[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) << 10
+    return 0
 
 
 def resident(array: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@
 
 #include "activations.h"
 #include "buffer.h"
+#include "gated.h"
 #include "projections.h"
 
 namespace modelfleet {
@@ -110,11 +111,16 @@ class ExpertPass {
     int64_t total = 0;
     for (const Group& group : groups_) total += pairs_of(experts, group) * (kWeights + group.rows);
     int64_t from = total * thread_ / threads_, to = total * (thread_ + 1) / threads_;
-    for (const Group& group : groups_) {
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      const Group& group = groups_[i];
+      const Expert& expert = experts.expert[group.expert];
       const int64_t cost = kWeights + group.rows, pairs = pairs_of(experts, group);
       const auto pair_at = [&](int64_t at) { return std::clamp<int64_t>((at + cost - 1) / cost, 0, pairs); };
-      activate(experts.expert[group.expert], rows, group, pair_at(from), pair_at(to),
-               rows_from(activated, group.value, experts.expert[group.expert].down.inputs));
+      const bool more = to > cost * pairs && i + 1 < groups_.size();  // of this thread's
+      const Linear& down = experts.expert[groups_[0].expert].down;
+      const Next then = more ? pair_of(experts.expert[groups_[i + 1].expert].gate_up, 0)
+                             : after(expert.gate_up, down.pair(down.pairs() * thread_ / threads_));
+      activate(expert, rows, group, pair_at(from), pair_at(to), then, rows_from(activated, group.value, expert.down.inputs));
       from -= cost * pairs;
       to -= cost * pairs;
     }
@@ -180,8 +186,8 @@ class ExpertPass {
       taken_[next_[choices[i].expert]++] = {i / experts.taken(), choices[i].weight};
   }
 
-  // Pairs `first` to `last` of one expert.
-  void activate(const Expert& expert, const Rows& rows, const Group& group, int64_t first, int64_t last,
+  // Pairs `first` to `last` of one expert; fetches what comes `after` them.
+  void activate(const Expert& expert, const Rows& rows, const Group& group, int64_t first, int64_t last, Next after,
                 const Rows& activated) {
     if (first == last) return;
     const Linear& w = expert.gate_up;
@@ -189,25 +195,10 @@ class ExpertPass {
       const bool all = group.rows == tokens_;  // in their order
       const Rows own = all ? rows : gathered(rows, group.first + from, to - from, w.bits < 16);
       const Rows out = rows_from(activated, all ? 0 : from * activated.inputs, activated.inputs);
+      const Next then = to < group.rows ? pair_of(w, first) : after;
       for (int64_t pair = first; pair < last; ++pair)
-        activate(expert, own, all ? from : 0, all ? to : to - from, pair, pair + 1 < last ? pair + 1 : first, out);
-    });
-  }
-
-  void activate(const Expert& expert, const Rows& rows, int64_t from, int64_t to, int64_t pair, int64_t next,
-                const Rows& activated) {
-    const Linear& w = expert.gate_up;
-    const int64_t pairs = w.pairs() / 2;  // the gate's outputs come first
-    in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
-      Floats gate[R][kPair], up[R][kPair];
-      sums_of<Bits, Grouped, R>(w, rows, row, pair, w.pair(next), part, gate);
-      sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
-      const int64_t n = pair * kPair * kLanes;
-      for (int r = 0; r < R; ++r) {
-        for (int b = 0; b < kPair; ++b)
-          store(activated.row(row + r) + n + b * kLanes, mul(silu(gate[r][b]), up[r][b]));
-        if (expert.down.bits < 16) round_inputs(activated, row + r, n, n + kStep);
-      }
+        activate_pair(w, own, all ? from : 0, all ? to : to - from, pair, pair + 1 < last ? pair_of(w, pair + 1) : then,
+                      out, expert.down.bits < 16, [](const Floats& gate) { return silu(gate); });
     });
   }
 

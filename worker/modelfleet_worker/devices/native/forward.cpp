@@ -16,6 +16,7 @@
 #include "buffer.h"
 #include "experts.h"
 #include "export.h"
+#include "gated.h"
 #include "norms.h"
 #include "project.h"
 #include "projections.h"
@@ -242,27 +243,15 @@ class Pass {
     activate(layer, rows, [this](const Floats& gate) { return activation(m_.activation, gate); });
   }
 
-  // function(gate) * up. The gate's outputs come first, and a pair of blocks is a step of `down`.
   template <typename F>
   void activate(const Layer& layer, const Rows& rows, F&& function) {
     const Linear& w = layer.gate_up;
-    const int64_t pairs = m_.inner / (kPair * kLanes);
-    const auto [first, last] = share(pairs);
+    const auto [first, last] = share(m_.inner / (kPair * kLanes));
     each_chunk(b_.tokens, tile_of(w.bits), [&](int64_t from, int64_t to) {
-      for (int64_t pair = first; pair < last; ++pair) {
-        const int64_t next = pair + 1 < last ? pair + 1 : first;
-        in_tiles(w, from, to, [&]<int Bits, bool Grouped, int R>(int64_t row, Part part) {
-          Floats gate[R][kPair], up[R][kPair];
-          sums_of<Bits, Grouped, R>(w, rows, row, pair, w.pair(next), part, gate);
-          sums_of<Bits, Grouped, R>(w, rows, row, pairs + pair, w.pair(pairs + next), part, up);
-          const int64_t n = pair * kPair * kLanes;
-          for (int r = 0; r < R; ++r) {
-            for (int b = 0; b < kPair; ++b)
-              store(activated_.row(row + r) + n + b * kLanes, mul(function(gate[r][b]), up[r][b]));
-            if (layer.down.bits < 16) round_inputs(activated_, row + r, n, n + kStep);
-          }
-        });
-      }
+      const Next then = to < b_.tokens ? pair_of(w, first) : after(w, first_of(layer.down));
+      for (int64_t pair = first; pair < last; ++pair)
+        activate_pair(w, rows, from, to, pair, pair + 1 < last ? pair_of(w, pair + 1) : then, activated_,
+                      layer.down.bits < 16, function);
     });
   }
 

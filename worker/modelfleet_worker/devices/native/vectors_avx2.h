@@ -104,6 +104,11 @@ struct Products {  // unsigned weights, signed activations, four of each to a la
 // vpmaddubsw multiplies bytes, but its 16 bits do not hold the sum of two such products. So codes
 // of 8 bits are widened, inputs 0 and 2 of four and then 1 and 3, and activations lie in this order.
 constexpr bool kWideCodes = true;
+// GCC would add up products before it adds them to the sums, and run out of registers.
+inline __m256i in_order(__m256i sum) {
+  __asm__("" : "+x"(sum));
+  return sum;
+}
 template <int Bits>
 struct Products {
   using Weights = IntRegister;
@@ -116,7 +121,7 @@ struct Products {
   }
   static __m256i activations(const int8_t*, const int16_t* codes, int phase) { return spread_four(codes + 2 * phase); }
   static __m256i add(__m256i sum, __m256i weights, __m256i two) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(weights, two));
+    return in_order(_mm256_add_epi32(sum, _mm256_madd_epi16(weights, two)));
   }
   static __m256i whole(__m256i sum) { return sum; }
 };
@@ -130,7 +135,7 @@ struct Products<4> {
   static __m256i weights(const uint8_t* codes, int half, int) { return nibbles_at(codes, half); }
   static __m256i activations(const int8_t* codes, const int16_t*, int) { return spread_four(codes); }
   static __m256i add(__m256i sum, __m256i weights, __m256i four) {
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, four));
+    return in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, four)));
   }
   static __m256i whole(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 };
