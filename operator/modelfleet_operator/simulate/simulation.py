@@ -74,13 +74,17 @@ class Simulation:
             self._gateway,
             self._history,
             self._call_at,
-            lambda now: self._planner.wake(now),
+            self._wake,
         )
         self._planner = self.planner(
             self._fleet, self._gateway, self._history, scaler, self._call_at, options.seed + 1
         )
         self._left = len(trace)  # requests that did not end yet
         self._lead = 2 * options.scenario.starting(options.calibration.load_seconds).median + 60
+
+    def _wake(self, now: float) -> None:
+        """A worker changed."""
+        self._planner.wake(now)
 
     def run(self, progress: Callable[[float], None] = lambda share: None) -> Outcome:
         """Until the last request has ended. `progress` gets the share that is done."""
