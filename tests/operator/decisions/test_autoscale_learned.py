@@ -148,6 +148,24 @@ def test_sizes_by_requests_a_second_and_says_the_sums():
     assert decision.decided_by == "requests a second"
 
 
+def test_what_waits_starts_as_many_as_are_through_with_it_before_long():
+    known = learned(base=4.0)
+    short = decide_replicas(POLICY, load(waiting=300, cold_start=8.0), (), known)
+    assert short.replicas == 22  # of 14 in flight each
+    long = decide_replicas(POLICY, load(waiting=300, cold_start=300.0), (), known)
+    assert long.replicas == 4  # of 2 a second each: 4 come, 300 are done in 120 s
+    assert "through within 120 s" in long.reason
+    assert decide_replicas(POLICY, load(waiting=3000, cold_start=300.0), (), known).replicas == 15
+
+
+def test_no_more_is_kept_in_hand_than_the_busiest_seconds_of_the_last_hour_had():
+    errors = (8.0,) * 120
+    quiet = learned(base=1.0, errors=errors, busy=((900.0, 9.0),))
+    assert decide_replicas(POLICY, load(running=2), (), quiet).replicas == 5
+    busy = learned(base=9.0, errors=errors, busy=((900.0, 9.0),))
+    assert decide_replicas(POLICY, load(running=2), (), busy).replicas == 5
+
+
 def test_an_explicit_queue_depth_decides_alone_and_holds_five_minutes():
     policy = replace(POLICY, target_queue_depth=8)
     decision = decide_replicas(policy, load(running=10), (), learned(base=900.0))
