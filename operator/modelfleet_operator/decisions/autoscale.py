@@ -16,6 +16,9 @@ FIRST_IN_FLIGHT = 16.0  # requests of one replica, until more is known
 DEFAULT_QUEUE_DEPTH = 16  # requests of one replica, where neither it nor a latency is asked for
 DEFAULT_DELAY = 300.0  # seconds, beside a queue depth
 USUAL_COLD_START = 30.0  # seconds, until one was measured
+SHARE = 0.7  # of the requests in flight that a replica takes, so that what waits is done soon
+DRAIN = 0.4  # starts, within which what waits is to be done
+DEVIATIONS = 2.0  # of the busy seconds, that are kept in hand
 SLACK = 0.1  # of a replica, that is not worth another one
 
 Peaks = tuple[tuple[float, int], ...]  # (start of a bucket, most replicas wanted in it)
@@ -80,7 +83,6 @@ class ScalingDecision:
 class Caution:
     """How much is kept in hand, by how long a start takes."""
 
-    deviations: float  # of the busy seconds
     quantile: float  # of the errors of past forecasts that the margin covers
     hold: float  # seconds for which a peak counts
 
@@ -88,10 +90,15 @@ class Caution:
 def caution(cold_start: float) -> Caution:
     """A short start can wait and see; before a long one what may come again is kept.
 
-    A start of 8 s -> peaks count for 32 s, of 60 s -> 159 s, of 5 min -> 575 s.
+    A start of 8 s -> 90 % of the errors, peaks count for 67 s; of 60 s -> 96.3 %, 114 s; of 5 min
+    -> 98.4 %, 330 s. What the errors do not cover falls with the root of the start: each costs as
+    many late requests as come within a start.
     """
     start = cold_start or USUAL_COLD_START
-    return Caution(deviations=1.0, quantile=0.9, hold=max(10.0, 6 * start**0.8))
+    return Caution(
+        quantile=1 - 0.1 * min(math.sqrt(8 / start), 1.0),
+        hold=60 + 0.9 * start,
+    )
 
 
 def decide_replicas(
@@ -217,41 +224,34 @@ def _by_load(
     careful = caution(load.cold_start)
     delay = max(careful.hold, policy.scale_down_delay or 0.0)
     limits = learned.limits
-    if depth == 0 and (load.replicas == 0 or not learned.demand.base or _is_idle(policy, load)):
+    if depth == 0 and (load.replicas == 0 or _is_idle(policy, load)):
         limits = None  # a sleeping fleet is woken by a request only
     strain = learned.latency.strain
-    each = limits.in_flight / strain if limits else FIRST_IN_FLIGHT
+    each = limits.in_flight * SHARE / strain if limits else FIRST_IN_FLIGHT
     by_depth = depth / max(each, 1.0)
     wanted = max(math.ceil(by_depth - SLACK), 1 if depth else 0)
     words = f"{_depth_words(load, wanted)} of {each:.3g} each"
     if limits is None:
         return wanted, "requests in flight", words, delay
-    demand = learned.demand
-    spread = careful.deviations * demand.deviation
-    error = demand.error(careful.quantile)
-    margin = max(spread, error)
-    rate = limits.rate / strain
-    by_rate = max(demand.forecast + margin, demand.short) / rate
-    start = load.cold_start or USUAL_COLD_START
-    will_be_done = load.replicas * rate * start >= depth + demand.base * start
-    if wanted > load.replicas and will_be_done:
-        # Those that are there, or start already, will be through before another one is ready.
-        by_depth, wanted = float(load.replicas), load.replicas
-        words = f"{words}; {_replicas(wanted)} will be through before another one is ready"
+    demand, rate = learned.demand, limits.rate / strain
+    within = max(DRAIN * (load.cold_start or USUAL_COLD_START), 1.0)
+    by_draining = (demand.level + depth / within) / rate
+    if by_draining < by_depth:
+        # More would come too late for what waits now.
+        by_depth = by_draining
+        wanted = max(math.ceil(by_depth - SLACK), 1 if depth else 0)
+        words = f"{_depth_words(load, wanted)} to be through within {within:.0f} s"
+    spread = DEVIATIONS * demand.deviation
+    busiest = demand.busiest(load.now)
+    error = min(demand.error(careful.quantile, load.now), max(busiest - demand.level, 0.0))
+    margin, what = max((error, "error of the forecast"), (spread, "variance"))
+    by_rate = (demand.level + margin) / rate
     if by_rate <= by_depth:
         return wanted, "requests in flight", words, delay
-    by_base = math.ceil(max(demand.base, demand.short) / rate - SLACK)
     wanted = max(math.ceil(by_rate - SLACK), wanted)
-    if wanted <= by_base:
-        part = "requests a second"
-    elif wanted <= math.ceil(demand.forecast / rate - SLACK):
-        part = "trend"
-    else:
-        part = "variance" if spread >= error else "error of the forecast"
-    trend = f" and {demand.trend:.3g} more by the trend" if demand.trend else ""
+    part = "requests a second" if wanted <= math.ceil(demand.level / rate - SLACK) else what
     words = (
-        f"{demand.base:.3g} requests/s ({demand.short:.3g} just now){trend}, {margin:.3g} in hand "
-        f"for the {'variance' if spread >= error else 'error of the forecast'}, {rate:.3g} each: "
+        f"{demand.level:.3g} requests/s, {margin:.3g} in hand for the {what}, {rate:.3g} each: "
         f"{_replicas(wanted)}"
     )
     return wanted, part, words, delay

@@ -75,8 +75,10 @@ class ScalingMemory:
         speed = self.speed
         if 0 < now - self.sampled_at <= LONGEST_GAP:
             speed = speed.learn(_difference(before.works, counts.works))
-        demand = self.demand.take(now, came, horizon)
-        limits, limits_at, kept, kept_at = self.limits, self.limits_at, self.kept, self.kept_at
+        limits = self.limits
+        service = limits.in_flight / limits.rate if limits else 0.0
+        demand = self.demand.take(now, came, horizon, service)
+        limits_at, kept, kept_at = self.limits_at, self.kept, self.kept_at
         if speed is not self.speed and not 0 <= now - limits_at < LEARN:
             limits, limits_at = speed.limits(targets) or limits, now
         told = self.told
@@ -127,9 +129,10 @@ class ScalingMemory:
         return cls(
             demand=Demand(
                 errors=tuple(float(error) for error in dumped["errors"])[-ERRORS:],
-                variance=float(dumped["variance"]),
-                plain_error=float(dumped["plain_error"]),
-                trend_error=float(dumped["trend_error"]),
+                error_at=float(dumped.get("error_at", 0.0)),
+                busy=tuple((float(at), float(most)) for at, most in dumped.get("busy", ())),
+                noise=float(dumped.get("noise", 0.0)),
+                load=float(dumped.get("load", 0.0)),
             ),
             speed=WorkerSpeed(fit, points, (requests, prompts, answers, squares)),
             limits=WorkerLimits(in_flight=in_flight, rate=rate) if rate > 0 else None,
@@ -160,9 +163,10 @@ def _dump(
 ) -> dict[str, Any]:
     return {
         "errors": list(demand.errors),
-        "variance": _short(demand.variance),
-        "plain_error": _short(demand.plain_error),
-        "trend_error": _short(demand.trend_error),
+        "error_at": round(demand.error_at),
+        "busy": [[round(at), _short(most)] for at, most in demand.busy],
+        "noise": _short(demand.noise),
+        "load": _short(demand.load),
         "fit": [_short(number) for number in speed.fit],
         "points": [[place, *map(_short, point)] for place, point in speed.points],
         "lengths": [_short(number) for number in speed.lengths],

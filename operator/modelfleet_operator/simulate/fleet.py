@@ -10,20 +10,14 @@ from functools import partial
 from modelfleet_process.calibration import Calibration
 
 from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
-from ..decisions.latency import Judged
 from ..decisions.observed import (
     Accelerator,
     Deployment,
-    GatewayReport,
     Observed,
     PastRevision,
-    Signals,
     Worker,
-    WorkerState,
-    WorkerStats,
 )
 from ..decisions.reasons import Reason
-from ..decisions.scaling_memory import Counts
 from ..decisions.startup_problem import StartupProblem
 from .engine import Engine
 from .gateway import Gateway
@@ -33,8 +27,6 @@ from .scenario import Scenario
 from .worker import SimulatedWorker
 
 START = 1_000_000_000.0  # Unix seconds of the trace's first request
-GATEWAY = "gateway"
-SIMULATED = "simulated"  # every worker's model_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,38 +87,6 @@ class SimulatedFleet:
             owners=dict.fromkeys(self.deployment.served_names, self.deployment.key),
             history=tuple(PastRevision(revision=r, number=n) for r, n in self._revisions.items()),
         )
-
-    def signals(self, now: float, last_request: float, came: int, judged: Judged) -> Signals:
-        """What the one gateway says of everything; times in simulated seconds.
-
-        `came`: requests since its start; `judged`: of these, and how many took too long.
-        """
-        alive = self._alive()
-        return Signals(
-            gateways=(
-                GatewayReport(
-                    gateway=GATEWAY,
-                    waiting=self._gateway.waiting,
-                    running=sum(w.outstanding for w in alive),
-                    last_request=last_request + START,
-                    requests=came,
-                    judged=judged,
-                    reachable=frozenset(w.seen.id for w in alive if w.seen.is_serving),
-                    hears=frozenset(w.seen.id for w in alive),
-                    taken={w.seen.id: w.outstanding for w in alive if w.outstanding},
-                ),
-            ),
-            stats={w.seen.id: self._stats(w, now) for w in alive},
-        )
-
-    def counts(self, now: float, came: int, judged: Judged) -> Counts:
-        """What `signals` counts, and no more."""
-        works = {w.seen.id: w.engine.work(now) for w in self._alive()}
-        return Counts(requests={GATEWAY: came}, judged={GATEWAY: judged}, works=works)
-
-    def _alive(self) -> list[SimulatedWorker]:
-        told = [w for w in self.workers.values() if w.phase or w.is_ready]
-        return [w for w in told if w.seen.failure is None and not w.is_gone]
 
     @property
     def structure(self) -> tuple[int, ...]:
@@ -322,23 +282,6 @@ class SimulatedFleet:
         worker.uses(now, "")
         self._hand_over(worker, now)
         self._wake(now)
-
-    def _stats(self, worker: SimulatedWorker, now: float) -> WorkerStats:
-        work = worker.engine.work(now)
-        if worker.phase and not worker.is_ready:
-            return WorkerStats(
-                state=WorkerState.LOADING, phase=worker.phase, phases=worker.said, work=work
-            )
-        state = WorkerState.DRAINING if worker.seen.stopping else WorkerState.READY
-        return WorkerStats(
-            state=state,
-            running=worker.outstanding,
-            model=self.deployment.key,
-            digest=SIMULATED,
-            phases=worker.said,
-            ready_at=worker.ready_at + START,
-            work=work,
-        )
 
 
 def _with_process(worker: Worker, now: float) -> Worker:

@@ -8,17 +8,38 @@ ones on the first by name.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from modelfleet_process.overload import FifoTurns, OverloadPolicy, most_admitted, newest_is_next
+
+from ..decisions.latency import Judged
 
 if TYPE_CHECKING:
     from .worker import SimulatedWorker
 
 Stream = tuple[int, int, int]  # request, tokens to prefill, tokens to answer
 SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
+
+
+@dataclass(slots=True)
+class Counted:
+    """What the gateway tells the operator since its start (fleet.proto)."""
+
+    last_request: float = -math.inf  # seconds
+    requests: int = 0
+    first_tokens: int = 0
+    late: int = 0
+    answers: int = 0
+    slow: int = 0
+
+    @property
+    def judged(self) -> Judged:
+        """How requests fared."""
+        return Judged(self.first_tokens, self.late, self.answers, self.slow)
 
 
 class Gateway:
@@ -33,6 +54,7 @@ class Gateway:
         "_service_seconds",
         "_submit",
         "_turns",
+        "counted",
         "max_queue",
         "queue",
         "ready",
@@ -54,6 +76,7 @@ class Gateway:
         self.resumed: deque[Stream] = deque()  # streams that lost their worker
         self.running = 0  # requests that workers have
         self.ready: list[SimulatedWorker] = []  # that requests are sent to, by name
+        self.counted = Counted()
         self._policy = policy
         self._most: int | None = None  # new requests that one worker gets; None: its slots
         self._turns = None if policy.order == "Fifo" else FifoTurns()

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.autoscale import (
+    SHARE,
+    USUAL_COLD_START,
     Load,
     ScalingPolicy,
     caution,
@@ -57,9 +59,11 @@ LEARNED = st.builds(
     st.floats(1, 64),
     st.floats(0.01, 50),
     base=st.floats(0, 100),
-    trend=st.floats(0, 100),
-    variance=st.floats(0, 1000),
-    errors=st.lists(st.floats(-50, 50), max_size=20).map(tuple),
+    short=st.floats(0, 100),
+    noise=st.floats(0, 1000),
+    load=st.just(0.0) | st.floats(0.01, 100),
+    errors=st.lists(st.floats(0, 50), max_size=20).map(tuple),
+    busy=st.lists(st.tuples(st.floats(1e6, 2e6), st.floats(0, 200)), max_size=3).map(tuple),
 )
 PEAKS = st.lists(st.tuples(st.floats(1e6, 2e6), st.integers(0, 60)), max_size=5).map(
     lambda peaks: tuple(sorted(peaks))
@@ -89,13 +93,16 @@ def test_more_demand_never_makes_fewer_replicas(seen, known, peaks, more, faster
 
 
 @given(LOADS, LEARNED, PEAKS)
-def test_has_what_the_requests_in_flight_need(seen, known, peaks):
-    depth = seen.waiting + seen.running
-    needed = depth / max(known.limits.in_flight, 1.0) - 0.1
-    # But what those that are there will have done before another one is ready.
-    free = replace(seen, affordable=None, replicas=0)
+def test_has_what_the_requests_in_flight_need_or_is_through_with_them_within_a_start(
+    seen, known, peaks
+):
+    depth, limits = seen.waiting + seen.running, known.limits
+    start = max(seen.cold_start or USUAL_COLD_START, 3.0)
+    needed = depth / max(limits.in_flight * SHARE, 1.0)
+    drained = (known.demand.level + depth / start) / limits.rate
+    free = replace(seen, affordable=None)
     got = decide_replicas(POLICY, free, peaks, known).replicas
-    assert got >= min(needed, POLICY.max_replicas)
+    assert got >= min(needed - 0.1, drained - 0.1, POLICY.max_replicas) or not seen.complete
 
 
 @given(st.integers(0, 40), st.integers(0, 100), st.floats(0, 300))
@@ -129,7 +136,7 @@ def test_a_constant_load_with_noise_makes_few_reversals(rate: float, cold: float
 
 
 def test_a_sleeping_fleet_is_woken_by_a_request_only():
-    known = learned(base=5.0, errors=(9.0,) * 20)
+    known = learned(base=5.0, errors=(9.0,) * 20, busy=((900.0, 9.0),))
     assert decide_replicas(POLICY, load(replicas=0), (), known).replicas == 0
     assert decide_replicas(POLICY, load(replicas=0, waiting=1), (), known).replicas >= 1
 
@@ -139,6 +146,24 @@ def test_sizes_by_requests_a_second_and_says_the_sums():
     assert decision.replicas == 5
     assert "9 requests/s" in decision.reason
     assert decision.decided_by == "requests a second"
+
+
+def test_what_waits_starts_as_many_as_are_through_with_it_before_long():
+    known = learned(base=4.0)
+    short = decide_replicas(POLICY, load(waiting=300, cold_start=8.0), (), known)
+    assert short.replicas == 22  # of 14 in flight each
+    long = decide_replicas(POLICY, load(waiting=300, cold_start=300.0), (), known)
+    assert long.replicas == 4  # of 2 a second each: 4 come, 300 are done in 120 s
+    assert "through within 120 s" in long.reason
+    assert decide_replicas(POLICY, load(waiting=3000, cold_start=300.0), (), known).replicas == 15
+
+
+def test_no_more_is_kept_in_hand_than_the_busiest_seconds_of_the_last_hour_had():
+    errors = (8.0,) * 120
+    quiet = learned(base=1.0, errors=errors, busy=((900.0, 9.0),))
+    assert decide_replicas(POLICY, load(running=2), (), quiet).replicas == 5
+    busy = learned(base=9.0, errors=errors, busy=((900.0, 9.0),))
+    assert decide_replicas(POLICY, load(running=2), (), busy).replicas == 5
 
 
 def test_an_explicit_queue_depth_decides_alone_and_holds_five_minutes():

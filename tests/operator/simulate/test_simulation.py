@@ -14,12 +14,15 @@ from modelfleet_gateway.operator_link import link
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
 from modelfleet_operator.decisions.cold_start import expected_cold_start
 from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.decisions.worker_speed import Targets
-from modelfleet_operator.simulate import simulation as module
+from modelfleet_operator.simulate import planner
 from modelfleet_operator.simulate.baselines import BASELINES, Bounds
-from modelfleet_operator.simulate.fleet import FleetOptions
+from modelfleet_operator.simulate.fleet import START, FleetOptions
 from modelfleet_operator.simulate.outcome import DONE, NO_WORKER, OUTCOMES, PENDING, TIMED_OUT
+from modelfleet_operator.simulate.planner import Planner
 from modelfleet_operator.simulate.scenario import Burst, ColdStart, Scenario, Spot, Spread
+from modelfleet_operator.simulate.signals import signals
 from modelfleet_operator.simulate.simulation import Simulation
 from modelfleet_operator.simulate.summary import Slo, area_bound, summarize
 from modelfleet_operator.simulate.trace import Trace
@@ -171,24 +174,24 @@ def test_replica_hours_are_the_replicas_over_time(each, options: FleetOptions):
 @given(REQUESTS, FLEETS)
 @settings(max_examples=60, deadline=None)
 def test_a_steady_plan_is_the_plan_that_make_plan_makes(each, options: FleetOptions):
-    class Compared(Simulation):
-        compared = 0
-
+    class ComparedPlanner(Planner):
         def _decide_steady(self, now: float) -> bool:
             memory = self._steady.into(self._memory) if self._steady else self._memory
-            whole = module.make_plan(
+            whole = make_plan(
                 self._fleet.observe(),
-                self._signals(now),
-                now + module.START,
+                signals(self._fleet, self._gateway, now),
+                now + START,
                 memory,
                 self._status,
             )
             is_steady = super()._decide_steady(now)
             if is_steady:
-                self.compared += 1
                 assert whole.actions == ()
                 assert self._steady.into(self._memory) == whole.memory
             return is_steady
+
+    class Compared(Simulation):
+        planner = ComparedPlanner
 
     Compared(requests(*each), options).run()
 
@@ -232,7 +235,7 @@ def test_what_a_start_takes_is_learned_by_its_phases():
     class Learning(Simulation):
         def run(self):
             super().run()
-            return self._memory
+            return self._planner._memory
 
     start = ColdStart(
         node=Spread(median=30),
@@ -290,4 +293,4 @@ def test_an_interrupted_worker_is_replaced_and_its_streams_go_on():
 
 
 def test_signals_come_as_often_as_a_gateway_sends_them():
-    assert (module.SIGNAL_PAUSE, module.URGENT_PAUSE) == (link.SIGNAL_PAUSE, link.URGENT_PAUSE)
+    assert (planner.SIGNAL_PAUSE, planner.URGENT_PAUSE) == (link.SIGNAL_PAUSE, link.URGENT_PAUSE)
