@@ -144,10 +144,8 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
             check_values(document, tmp_path)
         case str(kind) if kind == MODEL_DEPLOYMENT:
             check_deployment(document)
-        case str(kind) if kind == ACCELERATOR_CLASS:
-            assert observed_class(document)[0] == []
-        case str(kind) if kind == WARM_POOL:
-            assert observed_pool(document)[0] == []
+        case str(kind) if kind in OBSERVED:
+            assert OBSERVED[kind](document)[0] == []
         case str(kind) if kind in OF_KUBERNETES:
             check_fields(document, getattr(client, OF_KUBERNETES[kind]))
         case "Application":
@@ -162,6 +160,7 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
             assert kind in OF_FLUX, f"{page}: this test does not know what a {kind} is"
 
 
+OBSERVED = {ACCELERATOR_CLASS: observed_class, WARM_POOL: observed_pool}
 OF_KUBERNETES = {
     kind: f"V1{kind}"
     for kind in ("NetworkPolicy", "Role", "ConfigMap", "PersistentVolumeClaim", "Job", "Secret")
