@@ -18,8 +18,9 @@ from kubernetes.aio import client
 
 from helm import CHART, find_helm
 from modelfleet_operator.api.accelerator_class import KIND as ACCELERATOR_CLASS
-from modelfleet_operator.api.manifests import check_manifest, observed_class
+from modelfleet_operator.api.manifests import check_manifest, observed_class, observed_pool
 from modelfleet_operator.api.model_deployment import KIND as MODEL_DEPLOYMENT
+from modelfleet_operator.api.warm_pool import KIND as WARM_POOL
 from modelfleet_operator.simulate.scenario import Scenario
 from pages import EXAMPLES, PAGES, ROOT, commands, documents, helm_flags, of
 
@@ -143,8 +144,8 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
             check_values(document, tmp_path)
         case str(kind) if kind == MODEL_DEPLOYMENT:
             check_deployment(document)
-        case str(kind) if kind == ACCELERATOR_CLASS:
-            assert observed_class(document)[0] == []
+        case str(kind) if kind in OBSERVED:
+            assert OBSERVED[kind](document)[0] == []
         case str(kind) if kind in OF_KUBERNETES:
             check_fields(document, getattr(client, OF_KUBERNETES[kind]))
         case "Application":
@@ -159,6 +160,7 @@ def test_yaml_of_a_page_is_what_it_says(page: str, document: dict[str, Any], tmp
             assert kind in OF_FLUX, f"{page}: this test does not know what a {kind} is"
 
 
+OBSERVED = {ACCELERATOR_CLASS: observed_class, WARM_POOL: observed_pool}
 OF_KUBERNETES = {
     kind: f"V1{kind}"
     for kind in ("NetworkPolicy", "Role", "ConfigMap", "PersistentVolumeClaim", "Job", "Secret")

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from kube_cluster import ApiServer, Cluster, Gateway, eventually
 from pool_workers import StandbyProcess, standby_processes
 
@@ -178,28 +176,16 @@ async def test_a_pool_that_is_deleted_takes_its_standbys_and_leaves_claimed_work
     assert not [r for r in api.asked("DELETE", "pods") if r.name == name]
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param(
-            {"model": {"source": "hf://owner/name", "tokenSecretRef": {"name": "t", "key": "k"}}},
-            id="a token of its own",
-        ),
-        pytest.param({"model": {"source": "pvc://claim/folder"}}, id="a volume of its own"),
-        pytest.param({"podTemplate": {"spec": {"serviceAccountName": "me"}}}, id="other rights"),
-        pytest.param({"coldStart": {"warmPool": "None"}}, id="it asks for none"),
-        pytest.param({"model": {"source": "hf://owner/Big-70B"}}, id="more memory"),
-    ],
-)
-async def test_who_needs_other_rights_or_more_claims_none(
-    api: ApiServer, start_operator: StartOperator, spec: dict[str, Any]
-):
+async def test_who_needs_other_rights_claims_none(api: ApiServer, start_operator: StartOperator):
     async with standby_processes(1) as processes, start_operator() as cluster:
         (name,) = await a_full_pool(api, cluster, processes)
-        await cluster.apply(**spec)
+        await cluster.apply(podTemplate={"spec": {"serviceAccountName": "me"}})
+        await cluster.apply("alone", coldStart={"warmPool": "None"})
         (made,) = await eventually(lambda: workers(api))
+        await eventually(lambda: workers(api, "alone"))
         assert made != name
         assert processes[0].models == []
+        assert standbys(api) == [name]
         assert counts(api)["misses"] == 0, "no pool could have had one for it"
 
 
