@@ -118,6 +118,7 @@ def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start
     answer = ask(fleet)
     assert answer.status_code == 200
     assert answer.json()["usage"]["completion_tokens"] == 4
+    processes, ports = everything(fleet)  # before it sleeps again
     assert fleet.status()["scalingHistory"][-1]["reason"].startswith("1 waiting")
 
     table = subprocess.run(
@@ -127,7 +128,6 @@ def test_a_fleet_gets_ready_answers_sleeps_wakes_and_leaves_nothing(start: Start
     assert "smollm2" in table
     assert "Serving" in table or "Asleep" in table, table
 
-    processes, ports = everything(fleet)
     assert fleet.gateway_metric("modelfleet_gateway_requests_total") == 2
     assert len(ports) == 5, "the gateway, its metrics, the worker, the Fleet service, explain"
     assert fleet.stop(signal.SIGTERM) == 0
