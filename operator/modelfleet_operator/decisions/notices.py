@@ -79,6 +79,17 @@ def choose_leaves(context: PlanContext) -> list[Reasoned]:
     return leaves
 
 
+def most_replacements(context: PlanContext) -> int:
+    """How many workers may start while others are told to go; without those as many as wanted.
+
+    Pods that tolerate what a node says come back to it and are told to go again, for ever. 1
+    wanted, 5 exist that were told to go -> none.
+    """
+    told = sum(w.notice is not None and w.failure is None for w in context.seen.workers)
+    wanted = context.target.replicas
+    return max(3 * wanted + 2 - told, 0) if told else wanted
+
+
 def hand_over_at(worker: Worker, context: PlanContext) -> float | None:
     """When what still runs on it goes on elsewhere, Unix seconds; None: it finishes there.
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .notices import choose_leaves
+from .notices import choose_leaves, most_replacements
 from .observed import Worker
 from .placement import count_mix
 from .plan_context import PlanContext, WorkerChanges
@@ -43,6 +43,7 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
 
     new_again, old_again = choose_reroutes(context, rollout, len(old))
     planned_new = max(rollout.new - len(groups.current) - len(new_again), 0)
+    planned_new = min(planned_new, most_replacements(context))
     planned_old = max(rollout.old - len(old) - len(old_again), 0)
     served = {w.revision for w, _ in (*new_again, *old_again)}
     if planned_old:

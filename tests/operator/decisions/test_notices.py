@@ -189,6 +189,17 @@ def test_what_replaces_it_is_no_growth_but_the_budget_holds(minimum: int, stays:
     assert ("tiny-aaaa-0" in seen.wanted()) is stays
 
 
+def test_pods_that_come_back_to_the_node_do_not_pile_up():
+    """Their podTemplate tolerates what the node says."""
+    seen = fleet(1)
+    for _ in range(60):
+        for name in list(seen.workers):
+            seen.notice(name, CORDON)
+        seen.run(0.5)
+    assert len(seen.existing()) == 5
+    assert seen.routable()
+
+
 NOTICES = st.sampled_from([RECLAIM, SHORT, CORDON])
 
 
