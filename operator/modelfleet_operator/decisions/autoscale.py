@@ -90,14 +90,14 @@ class Caution:
 def caution(cold_start: float) -> Caution:
     """A short start can wait and see; before a long one what may come again is kept.
 
-    A start of 8 s -> 90 % of the errors, peaks count for 67 s; of 60 s -> 96.3 %, 114 s; of 5 min
+    A start of 8 s -> 90 % of the errors, peaks count for 96 s; of 60 s -> 96.3 %, 138 s; of 5 min
     -> 98.4 %, 330 s. What the errors do not cover falls with the root of the start: each costs as
     many late requests as come within a start.
     """
     start = cold_start or USUAL_COLD_START
     return Caution(
         quantile=1 - 0.1 * min(math.sqrt(8 / start), 1.0),
-        hold=60 + 0.9 * start,
+        hold=90 + 0.8 * start,
     )
 
 

@@ -128,7 +128,7 @@ class ScalingMemory:
             raise ValueError
         return cls(
             demand=Demand(
-                errors=tuple(float(error) for error in dumped["errors"])[-ERRORS:],
+                errors=tuple(max(float(error), 0.0) for error in dumped["errors"])[-ERRORS:],
                 error_at=float(dumped.get("error_at", 0.0)),
                 busy=tuple((float(at), float(most)) for at, most in dumped.get("busy", ())),
                 noise=float(dumped.get("noise", 0.0)),
