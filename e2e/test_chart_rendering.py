@@ -107,11 +107,17 @@ def test_nothing_asks_for_every_right(tmp_path: Path):
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
-def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes(tmp_path: Path):
-    values = {"scope": {"namespaces": ["a", "b"]}, "rbac": {"aggregate": False}}
+@pytest.mark.parametrize("nodes", [True, False])
+def test_one_namespace_needs_no_right_elsewhere_but_to_read_classes_and_nodes(
+    nodes: bool, tmp_path: Path
+):
+    rights = {"aggregate": False, "nodes": nodes}
+    values = {"scope": {"namespaces": ["a", "b"]}, "rbac": rights}
     rendered = objects(values, tmp_path)
     (cluster,) = [each for each in rendered if each["kind"] == "ClusterRole"]
-    assert [rule["resources"] for rule in cluster["rules"]] == [["acceleratorclasses"]]
+    read = [["acceleratorclasses"], *([["nodes"]] if nodes else [])]
+    assert [rule["resources"] for rule in cluster["rules"]] == read
+    assert {verb for rule in cluster["rules"] for verb in rule["verbs"]} == {"list", "watch"}
     verbs = {verb for rule in cluster["rules"] for verb in rule["verbs"]}
     assert verbs == {"list", "watch"}
     roles = {each["metadata"]["namespace"] for each in rendered if each["kind"] == "Role"}
