@@ -38,6 +38,7 @@ class Create:
     accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
     capacity: str = ""  # Spot or OnDemand; empty: not asked for
     avoid_zones: tuple[str, ...] = ()  # rather elsewhere: spot was taken back there lately
+    avoid_nodes: tuple[str, ...] = ()  # rather elsewhere: they are about to go
 
 
 @dataclass(frozen=True, slots=True)
