@@ -33,7 +33,7 @@ from ..worker_client import load_model
 from .accelerators import KnownClass, placed
 from .api import ClusterApi
 from .cache import ClusterCache
-from .capacity import with_capacity
+from .capacity import HOST, ZONE, rather_elsewhere, with_capacity
 from .disruption import DisruptionBudgets, KnownBudget
 from .environment import plain_values, without_values
 from .history import History
@@ -220,7 +220,9 @@ class ClusterBody:
                 return ""
             pod = placed(pod, class_)
         if action.capacity:
-            pod = with_capacity(pod, action.capacity, action.avoid_zones)
+            pod = with_capacity(pod, action.capacity)
+        pod = rather_elsewhere(pod, ZONE, action.avoid_zones)
+        pod = rather_elsewhere(pod, HOST, action.avoid_nodes)
         try:
             made, is_new = await self._api.create_pod(pod, known.uid)
         except RejectedError as error:

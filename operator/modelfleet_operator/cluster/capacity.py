@@ -11,14 +11,13 @@ from typing import Any
 from ..decisions.capacity import CAPACITY_LABELS, SPOT
 
 CAPACITY = "modelfleet.dev/capacity"  # label: Spot or OnDemand, what the pod was made for
+HOST = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 
-def with_capacity(
-    pod: dict[str, Any], capacity: str, avoid_zones: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def with_capacity(pod: dict[str, Any], capacity: str) -> dict[str, Any]:
     """The pod on nodes of this capacity; what a podTemplate or a class asks of nodes holds, too.
 
     Spot: one provider's label must say so, and its taint is tolerated. On demand: none may say
@@ -31,12 +30,20 @@ def with_capacity(
     given = affinity.get(_REQUIRED, {}).get("nodeSelectorTerms") or [{}]
     terms = [_both(term, ours) for ours in _terms(capacity) for term in given]
     affinity[_REQUIRED] = {"nodeSelectorTerms": terms}
-    if avoid_zones:
-        elsewhere = {"key": ZONE, "operator": "NotIn", "values": list(avoid_zones)}
-        rather = {"weight": 100, "preference": {"matchExpressions": [elsewhere]}}
-        affinity[_PREFERRED] = [*affinity.get(_PREFERRED, ()), rather]
     if capacity == SPOT:
         spec["tolerations"] = [*spec.get("tolerations", ()), *_tolerations()]
+    return pod
+
+
+def rather_elsewhere(pod: dict[str, Any], label: str, values: tuple[str, ...]) -> dict[str, Any]:
+    """The pod, preferably on nodes without these values: no must, or it might find none."""
+    if not values:
+        return pod
+    pod = copy.deepcopy(pod)
+    affinity = pod["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    elsewhere = {"key": label, "operator": "NotIn", "values": list(values)}
+    rather = {"weight": 100, "preference": {"matchExpressions": [elsewhere]}}
+    affinity[_PREFERRED] = [*affinity.get(_PREFERRED, ()), rather]
     return pod
 
 

@@ -39,6 +39,7 @@ class Create:
     accelerator: str = ""  # an AcceleratorClass; empty: wherever the scheduler puts it
     capacity: str = ""  # Spot or OnDemand; empty: not asked for
     avoid_zones: tuple[str, ...] = ()  # rather elsewhere: spot was taken back there lately
+    avoid_nodes: tuple[str, ...] = ()  # rather elsewhere: they are about to go
     missed: str = ""  # the WarmPool (`namespace/name`) that had no standby for it; empty: none fits
 
 

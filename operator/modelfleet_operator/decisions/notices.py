@@ -90,6 +90,12 @@ def most_replacements(context: PlanContext) -> int:
     return max(3 * wanted + 2 - told, 0) if told else wanted
 
 
+def nodes_that_go(context: PlanContext) -> tuple[str, ...]:
+    """Nodes of workers that were told to go: not each of them keeps new pods away by itself."""
+    told = {w.node for w in context.seen.workers if w.notice is not None and w.node}
+    return tuple(sorted(told)[:MOST_SHOWN])
+
+
 def hand_over_at(worker: Worker, context: PlanContext) -> float | None:
     """When what still runs on it goes on elsewhere, Unix seconds; None: it finishes there.
 

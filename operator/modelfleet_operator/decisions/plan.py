@@ -17,6 +17,7 @@ from .history import keep_history
 from .memory import Memory
 from .memory_update import update_memory
 from .names import lowest_free, with_yielded, worker_name
+from .notices import nodes_that_go
 from .observed import Observed, Signals
 from .placement import note_reclaims, place
 from .plan_context import PlanContext
@@ -178,6 +179,7 @@ def create_workers(context: PlanContext) -> Iterator[Claim | Create]:
     promised: set[str] = set()
     taken = {(worker.revision, worker.ordinal) for worker in context.seen.workers}
     placement = context.placement
+    going = nodes_that_go(context)
     capacities = next_capacities(context.seen, context.groups, placement, context.target.replicas)
     for (revision, reason), capacity in zip(starts, capacities, strict=False):
         ordinal = lowest_free({number for name, number in taken if name == revision})
@@ -189,7 +191,8 @@ def create_workers(context: PlanContext) -> Iterator[Claim | Create]:
             ordinal,
             reason,
             placement.class_for(capacity),
-            capacity,
-            placement.avoid_zones if capacity == SPOT else (),
+            capacity=capacity,
+            avoid_zones=placement.avoid_zones if capacity == SPOT else (),
+            avoid_nodes=going,
         )
         yield claim_or_create(context, create, promised)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelfleet_operator.cluster.capacity import with_capacity
+from modelfleet_operator.cluster.capacity import ZONE, rather_elsewhere, with_capacity
 from modelfleet_operator.cluster.nodes import on_node, read_node
 from modelfleet_operator.decisions.capacity import CAPACITY_LABELS, ON_DEMAND, SPOT
 from simulated_fleet import worker
@@ -73,7 +73,7 @@ def test_what_a_pod_template_asks_of_nodes_holds_in_each_case():
 
 
 def test_zones_are_avoided_not_forbidden():
-    made = with_capacity(pod(), SPOT, ("eu-1a",))
+    made = rather_elsewhere(with_capacity(pod(), SPOT), ZONE, ("eu-1a",))
     (rather,) = made["spec"]["affinity"]["nodeAffinity"][PREFERRED]
     assert rather["preference"]["matchExpressions"] == [
         {"key": "topology.kubernetes.io/zone", "operator": "NotIn", "values": ["eu-1a"]}

@@ -39,6 +39,11 @@ async def test_a_cordoned_node_has_its_worker_replaced_before_it_goes(
             second = await running_pod(api, cluster, "n2", first)
             await eventually(lambda: first not in api.running())
             assert second in api.running()
+            affinity = api.pods()[second]["spec"]["affinity"]["nodeAffinity"]
+            (rather,) = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+            assert rather["preference"]["matchExpressions"] == [
+                {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n1"]}
+            ]
             await eventually(lambda: len(gateway.addresses()) == 1)
         events = [e["note"] for e in api.events("Interruption")]
     assert events == [f"{first} on node n1: Cordon (spec.unschedulable)"]
