@@ -113,18 +113,6 @@ def test_a_standby_that_is_killed_while_it_is_claimed_costs_no_request(
     assert standby not in pids(fleet)
 
 
-def test_a_standby_that_is_killed_in_its_pool_is_replaced_and_a_dead_one_is_not_claimed(
-    start_fleet: StartFleet, tmp_path: Path
-):
-    fleet = start_fleet(warm_pool(), manifest(scaling=SLEEPY), *paced(tmp_path, load_seconds=0.2))
-    (standby,) = asleep_with(fleet, 1)
-    psutil.Process(standby).kill()
-    with asked(fleet) as answers:
-        pass
-    assert answers[0].status_code == httpx.codes.OK, answers[0].text
-    eventually("another one", lambda: pool_status(fleet)["standby"] == 1)
-
-
 def test_a_pool_that_leaves_the_file_takes_its_standbys_and_leaves_what_was_claimed(
     start_fleet: StartFleet, tmp_path: Path
 ):

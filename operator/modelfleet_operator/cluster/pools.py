@@ -226,15 +226,16 @@ class ClusterPools:
             except PassingError as error:
                 log.warning("was it claimed?", standby=standby.id, error=str(error))
             pod = await self._api.read_pod(standby.name, standby.namespace)
-            if pod is None or pod["metadata"]["uid"] != standby.uid:
+            now = read_standby(pod) if pod and pod["metadata"]["uid"] == standby.uid else None
+            if pod is None or now is None or not now.is_unclaimed:
+                labels = pod["metadata"]["labels"] if pod else {}
+                is_ours = patch["metadata"]["labels"].items() <= labels.items()
+                if now is not None and now.claimed_by == _key(owner) and is_ours:
+                    return pod
+                # Others here need not try it: the watch will say the same.
+                lost = now or replace(standby, stopping=True)
+                self._overlay.put(standby.pool, standby.uid, lost, self._clock())
                 return None
-            now = read_standby(pod)
-            if now is None or now.stopping or now.failure is not None:
-                return None
-            if now.claimed_by:
-                labels = pod["metadata"]["labels"]
-                ours = patch["metadata"]["labels"].items() <= labels.items()
-                return pod if ours and now.claimed_by == _key(owner) else None
             standby = now
         return None
 
