@@ -17,7 +17,6 @@ DEFAULT_QUEUE_DEPTH = 16  # requests of one replica, where neither it nor a late
 DEFAULT_DELAY = 300.0  # seconds, beside a queue depth
 USUAL_COLD_START = 30.0  # seconds, until one was measured
 SHARE = 0.7  # of the requests in flight that a replica takes, so that what waits is done soon
-DRAIN = 0.4  # starts, within which what waits is to be done
 DEVIATIONS = 2.0  # of the busy seconds, that are kept in hand
 SLACK = 0.1  # of a replica, that is not worth another one
 
@@ -234,13 +233,6 @@ def _by_load(
     if limits is None:
         return wanted, "requests in flight", words, delay
     demand, rate = learned.demand, limits.rate / strain
-    within = max(DRAIN * (load.cold_start or USUAL_COLD_START), 1.0)
-    by_draining = (demand.level + depth / within) / rate
-    if by_draining < by_depth:
-        # More would come too late for what waits now.
-        by_depth = by_draining
-        wanted = max(math.ceil(by_depth - SLACK), 1 if depth else 0)
-        words = f"{_depth_words(load, wanted)} to be through within {within:.0f} s"
     spread = DEVIATIONS * demand.deviation
     busiest = demand.busiest(load.now)
     error = min(demand.error(careful.quantile, load.now), max(busiest - demand.level, 0.0))
