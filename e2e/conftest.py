@@ -27,9 +27,11 @@ from kube import Kube, eventually
 
 # The longest files, the longest of all first: begun at the end, one would run alone.
 FIRST = (
+    "test_interruptions.py",
     "test_operator_availability.py",
     "test_storage.py",
     "test_upgrade.py",
+    "test_warm_pool.py",
     "test_rollout.py",
     "test_gitops.py",
     "test_cluster.py",

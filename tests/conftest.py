@@ -14,8 +14,11 @@ settings.load_profile("without deadlines")
 # The longest files, in seconds of two cores (2026-11-30): begun at the end, one would run alone.
 FIRST = (
     "integration/test_story.py",
+    "integration/test_scaling.py",
     "worker/models/test_smollm2.py",
     "worker/test_memory_limit.py",
+    "operator/local/test_notices_processes.py",
+    "operator/explain/test_snapshot.py",
     "worker/engine/test_scheduler_fuzz.py",
     "worker/models/test_generic.py",
     "worker/serving/test_service_smollm2.py",
@@ -35,6 +38,7 @@ UNTIMED = (
     "gateway/openai_api",
     "operator/api",
     "operator/decisions",
+    "operator/explain/test_snapshot.py",
     "operator/simulate",
     "worker/devices",
     "worker/engine/test_scheduler.py",
