@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("CI", "CLUSTERS", "DURATIONS", "KUBECONFIG", "ONLY", "PROCESSES", "T")  # variables that change what is called
+OURS = (
+    "CI",
+    "CLUSTERS",
+    "DURATIONS",
+    "KUBECONFIG",
+    "ONLY",
+    "PROCESSES",
+    "T",
+)  # variables that change what is called
 BUT_KEDA = "[-m][not keda][e2e]"
 SIDE_BY_SIDE = "[--numprocesses][2][--dist][loadfile][--no-loadscope-reorder]"
 

@@ -151,10 +151,13 @@ class ClusterApi:
             )
         return outcome.found
 
-    async def write_budget(self, budget: dict[str, Any], owner_uid: str, *, is_there: bool) -> None:
-        """Creates or changes a PodDisruptionBudget; one of another owner is left alone."""
+    async def write_budget(self, budget: dict[str, Any], owner_uid: str, uid: str) -> None:
+        """Creates or changes a PodDisruptionBudget; one of another owner is left alone.
+
+        `uid`: of the one that is known to be there; empty: none is.
+        """
         name, namespace = budget["metadata"]["name"], budget["metadata"]["namespace"]
-        if not is_there:
+        if not uid:
             body: Any = client.V1PodDisruptionBudget.from_dict(budget)
             try:
                 with translated(f"creating poddisruptionbudget {namespace}/{name}"):
@@ -167,16 +170,16 @@ class ClusterApi:
             except PassingError as error:
                 if status_of(error) != 409:
                     raise
-        with translated(f"reading poddisruptionbudget {namespace}/{name}"):
-            found = json.loads(
-                await answer(
-                    self._policy.read_namespaced_pod_disruption_budget_without_preload_content(
-                        name, namespace, _request_timeout=TIMEOUT
+            with translated(f"reading poddisruptionbudget {namespace}/{name}"):
+                found = json.loads(
+                    await answer(
+                        self._policy.read_namespaced_pod_disruption_budget_without_preload_content(
+                            name, namespace, _request_timeout=TIMEOUT
+                        )
                     )
                 )
-            )
-        _owned("poddisruptionbudget", found, owner_uid)
-        patch = {"metadata": {"uid": found["metadata"]["uid"]}, "spec": budget["spec"]}
+            uid = _owned("poddisruptionbudget", found, owner_uid)["metadata"]["uid"]
+        patch = {"metadata": {"uid": uid}, "spec": budget["spec"]}
         with translated(f"changing poddisruptionbudget {namespace}/{name}"), _gone_is_success():
             await answer(
                 self._policy.patch_namespaced_pod_disruption_budget_without_preload_content(

@@ -101,20 +101,21 @@ class DisruptionBudgets:
         written = self._written.get(key)
         if written is not None and self._clock() - written[1] < SHOWN_AFTER:
             return written[0]
-        return self._cached(key, owner_uid)
+        cached = self._cached(key, owner_uid)
+        return cached.min_available if cached is not None else None
 
-    def _cached(self, key: str, owner_uid: str) -> int | None:
+    def _cached(self, key: str, owner_uid: str) -> KnownBudget | None:
         there = (self._index or {}).get(key, ())
-        return next((b.min_available for b in there if b.owner_uid == owner_uid), None)
+        return next((b for b in there if b.owner_uid == owner_uid), None)
 
     async def write(self, key: str, known: Known, min_available: int) -> str:
         """What was done; empty: nothing."""
         if self._clock() < self._refused_until.get(key, 0.0):
             return ""
-        is_there = self._cached(key, known.uid) is not None
+        cached = self._cached(key, known.uid)
         body = disruption_budget(known.metadata, min_available)
         try:
-            await self._api.write_budget(body, known.uid, is_there=is_there)
+            await self._api.write_budget(body, known.uid, cached.uid if cached else "")
         except RejectedError as error:
             self._refused_until[key] = self._clock() + PAUSE
             log.warning("the disruption budget is not kept", model=key, error=str(error))
