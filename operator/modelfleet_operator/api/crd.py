@@ -65,6 +65,12 @@ class ApiObject:
 
 
 _READY = '.status.conditions[?(@.type=="Ready")]'
+_AGE = Column(
+    name="Age",
+    type="date",
+    path=".metadata.creationTimestamp",
+    description="Time since it was created",
+)
 MODEL_DEPLOYMENT = ApiObject(
     model=model_deployment.ModelDeployment,
     kind=model_deployment.KIND,
@@ -128,12 +134,7 @@ MODEL_DEPLOYMENT = ApiObject(
             path=".status.url",
             description="Base URL of OpenAI's API, where clients ask for it",
         ),
-        Column(
-            name="Age",
-            type="date",
-            path=".metadata.creationTimestamp",
-            description="Time since it was created",
-        ),
+        _AGE,
         Column(
             name="Start",
             type="string",
@@ -225,12 +226,7 @@ ACCELERATOR_CLASS = ApiObject(
             description="What the prices are in",
             is_wide=True,
         ),
-        Column(
-            name="Age",
-            type="date",
-            path=".metadata.creationTimestamp",
-            description="Time since it was created",
-        ),
+        _AGE,
     ),
 )
 WARM_POOL = ApiObject(
@@ -291,12 +287,7 @@ WARM_POOL = ApiObject(
             path=".status.hourlyCost",
             description="What its standbys cost an hour",
         ),
-        Column(
-            name="Age",
-            type="date",
-            path=".metadata.creationTimestamp",
-            description="Time since it was created",
-        ),
+        _AGE,
         Column(
             name="Class",
             type="string",

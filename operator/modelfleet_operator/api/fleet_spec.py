@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..decisions.schedule import cron_problem
+from ..decisions.standby import NO_POOL
 from .api_model import DNS_LABEL, ApiModel, Rule, as_tuple, unique
 from .formats import CronLine, Duration, Format, Money, Percent, Portion, TimeZone
 
@@ -14,7 +15,6 @@ ClassName = Annotated[
     str, Format(what="the name of an AcceleratorClass", pattern=DNS_LABEL, max_length=63)
 ]
 
-NO_POOL = "None"
 PoolName = Annotated[
     str,
     Format(what="the name of a WarmPool, or None", pattern=f"{NO_POOL}|{DNS_LABEL}", max_length=63),

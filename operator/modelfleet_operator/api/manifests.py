@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ..decisions.cost import two_currencies
 from ..errors import ManifestError
 from . import accelerator_class, warm_pool
 from .accelerator_class import AcceleratorClass
@@ -151,10 +152,9 @@ class _Reading:
                 if price is not None and price.currency is not None:
                     named.setdefault(price.currency, name)
             if len(named) > 1:
-                each = " and ".join(f"{name} in {currency}" for currency, name in named.items())
                 self.problems.append(
-                    f"{self.homes[deployment.full_name]}: spec.placement.accelerators: prices in "
-                    f"two currencies cannot be added: {each}"
+                    f"{self.homes[deployment.full_name]}: spec.placement.accelerators: "
+                    f"{two_currencies(named)}"
                 )
 
     def _complain(self, where: str, problems: Iterable[str]) -> None:

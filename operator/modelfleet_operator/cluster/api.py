@@ -76,19 +76,11 @@ class ClusterApi:
             if status_of(error) != 409:
                 raise
             conflict = error
-        try:
-            with translated(f"reading pod {namespace}/{name}"):
-                text = await answer(
-                    self._pods.read_namespaced_pod_without_preload_content(
-                        name, namespace, _request_timeout=TIMEOUT
-                    )
-                )
-        except RejectedError as error:
-            if status_of(error) != 404:
-                raise
+        found = await self.read_pod(name, namespace)
+        if found is None:
             # Many pods at once conflict over a ResourceQuota's count, too: then there is none.
-            raise conflict from error
-        return _owned("pod", json.loads(text), owner_uid), False
+            raise conflict
+        return _owned("pod", found, owner_uid), False
 
     async def _post_pod(self, namespace: str, pod: dict[str, Any]) -> Object:
         body: Any = client.V1Pod.from_dict(pod)
@@ -140,16 +132,7 @@ class ClusterApi:
 
         `grace` is in seconds; None: as its spec says.
         """
-        options = client.V1DeleteOptions(
-            grace_period_seconds=grace, preconditions=client.V1Preconditions(uid=worker.uid)
-        )
-        with translated(f"deleting pod {worker.id}"), _gone_is_success() as outcome:
-            await answer(
-                self._pods.delete_namespaced_pod_without_preload_content(
-                    worker.name, worker.namespace, body=options, _request_timeout=TIMEOUT
-                )
-            )
-        return outcome.found
+        return await self._delete_pod(worker.namespace, worker.name, grace, uid=worker.uid)
 
     async def write_budget(self, budget: dict[str, Any], owner_uid: str, uid: str) -> None:
         """Creates or changes a PodDisruptionBudget; one of another owner is left alone.
@@ -226,14 +209,31 @@ class ClusterApi:
     async def _patch_metadata(self, worker: Worker, metadata: dict[str, Any]) -> bool:
         patch = {"metadata": {"uid": worker.uid, **metadata}}
         with translated(f"labelling pod {worker.id}"), _gone_is_success() as outcome:
+            await self._patch_pod(worker.namespace, worker.name, patch)
+        return outcome.found
+
+    async def _patch_pod(self, namespace: str, name: str, patch: dict[str, Any]) -> str:
+        return await answer(
+            self._pods.patch_namespaced_pod_without_preload_content(
+                name,
+                namespace,
+                patch,
+                field_manager=FIELD_MANAGER,
+                _content_type="application/merge-patch+json",
+                _request_timeout=TIMEOUT,
+            )
+        )
+
+    async def _delete_pod(
+        self, namespace: str, name: str, grace: int | None, **preconditions: str
+    ) -> bool:
+        options = client.V1DeleteOptions(
+            grace_period_seconds=grace, preconditions=client.V1Preconditions(**preconditions)
+        )
+        with translated(f"deleting pod {namespace}/{name}"), _gone_is_success() as outcome:
             await answer(
-                self._pods.patch_namespaced_pod_without_preload_content(
-                    worker.name,
-                    worker.namespace,
-                    patch,
-                    field_manager=FIELD_MANAGER,
-                    _content_type="application/merge-patch+json",
-                    _request_timeout=TIMEOUT,
+                self._pods.delete_namespaced_pod_without_preload_content(
+                    name, namespace, body=options, _request_timeout=TIMEOUT
                 )
             )
         return outcome.found
@@ -241,17 +241,7 @@ class ClusterApi:
     async def swap_owner(self, pod: str, namespace: str, patch: dict[str, Any]) -> Object | None:
         """The pod as it is then; None: it was changed since the version that the patch names."""
         with translated(f"claiming pod {namespace}/{pod}"), _gone_is_success():
-            text = await answer(
-                self._pods.patch_namespaced_pod_without_preload_content(
-                    pod,
-                    namespace,
-                    patch,
-                    field_manager=FIELD_MANAGER,
-                    _content_type="application/merge-patch+json",
-                    _request_timeout=TIMEOUT,
-                )
-            )
-            claimed: Object = json.loads(text)
+            claimed: Object = json.loads(await self._patch_pod(namespace, pod, patch))
             return claimed
         return None
 
@@ -269,17 +259,13 @@ class ClusterApi:
 
     async def delete_standby(self, standby: Standby, grace: int) -> bool:
         """Ends it, unless it was changed since, as by a claim; whether it was deleted."""
-        options = client.V1DeleteOptions(
-            grace_period_seconds=grace,
-            preconditions=client.V1Preconditions(uid=standby.uid, resource_version=standby.version),
+        return await self._delete_pod(
+            standby.namespace,
+            standby.name,
+            grace,
+            uid=standby.uid,
+            resource_version=standby.version,
         )
-        with translated(f"deleting pod {standby.id}"), _gone_is_success() as outcome:
-            await answer(
-                self._pods.delete_namespaced_pod_without_preload_content(
-                    standby.name, standby.namespace, body=options, _request_timeout=TIMEOUT
-                )
-            )
-        return outcome.found
 
     async def apply_status(
         self,

@@ -43,14 +43,13 @@ from .nodes import KnownNode
 from .observing import KnownPod, read_pod
 from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
 from .pool_pods import model_flags_of
-from .pools import ClusterPools
+from .pools import REFUSAL_STANDS, ClusterPools
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
 
 # Seconds that an idle worker gets to end. One whose Python is not up yet cannot hear SIGTERM: it is
 # its container's first process, so the kernel drops a signal without a handler.
 IDLE_GRACE = 10
-REFUSAL_STANDS = 20.0  # seconds until a pod that the API server refused is tried again
 
 log = structlog.get_logger()
 

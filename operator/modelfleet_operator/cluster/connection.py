@@ -84,8 +84,8 @@ async def load_configuration(
                 "expected to run in a pod with a service account, or a kubeconfig in $KUBECONFIG "
                 f"or ~/.kube/config: {error}"
             ) from error
-    # Else the client reads both files of the environment for each request, in a thread of its own,
-    # and an entry of ~/.netrc for the API server's host would make every request an error.
+    # Else each request asks a thread for ~/.netrc and another one for the environment's proxy, and
+    # a netrc entry for the API server's host would make every request an error.
     configuration.client_session_kwargs = {"trust_env": False}
     configuration.proxy = configuration.proxy or proxy_of_environment(configuration.host)
     return configuration

@@ -32,9 +32,14 @@ def currency_of(seen: Observed, workers: Iterable[Worker]) -> tuple[str, str]:
         if found is not None and found.currency:
             named.setdefault(found.currency, name)
     if len(named) > 1:
-        each = " and ".join(f"{name} in {currency}" for currency, name in sorted(named.items()))
-        return "", f"prices in two currencies cannot be added: {each}"
+        return "", two_currencies(dict(sorted(named.items())))
     return next(iter(named), ""), ""
+
+
+def two_currencies(named: Mapping[str, str]) -> str:
+    """Why prices cannot be added up; `named`: each currency, and a class that has it."""
+    each = " and ".join(f"{name} in {currency}" for currency, name in named.items())
+    return f"prices in two currencies cannot be added: {each}"
 
 
 def cost_per_hour(seen: Observed) -> Decimal | None:
