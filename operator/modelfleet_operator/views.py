@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
@@ -136,6 +136,11 @@ def fetch_flags(manifests: Iterable[ModelDeployment]) -> list[str]:
         for model in models
         if model.token_secret_ref is None and model.source.startswith(_FETCHED)
     ]
+
+
+def asleep_flags(model: Sequence[str]) -> list[str]:
+    """The flags of a standby that holds a model, of those by which a worker of its own knows it."""
+    return ["--asleep", *model] if model else []
 
 
 def _quantization_flags(quantization: Quantization) -> list[str]:

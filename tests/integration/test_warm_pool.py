@@ -100,6 +100,21 @@ def test_a_wake_claims_a_standby_and_the_pool_refills(start_fleet: StartFleet, t
     assert "loading" in logs, "what a claimed worker says is its model's"
 
 
+def test_a_standby_that_holds_the_model_serves_it_without_a_load(
+    start_fleet: StartFleet, tmp_path: Path
+):
+    pool = warm_pool(loadedModel="smollm2")
+    fleet = start_fleet(pool, manifest(scaling=SLEEPY), *paced(tmp_path, load_seconds=1.0))
+    asleep_with(fleet, 1)
+    (log,) = (fleet.state / "logs").glob("default.standby-*.log")
+    eventually("it is loaded", lambda: "asleep" in log.read_text())
+    with asked(fleet) as answers:
+        pass
+    assert answers[0].status_code == httpx.codes.OK, answers[0].text
+    eventually("it says so", lambda: "woken" in log.read_text())
+    assert log.read_text().count("loading") == 1
+
+
 def test_a_standby_that_is_killed_while_it_is_claimed_costs_no_request(
     start_fleet: StartFleet, tmp_path: Path
 ):

@@ -132,6 +132,12 @@ def worker(
             metavar="SOURCE[#REVISION]", help="With --preload: models whose files it fetches ahead."
         ),
     ] = None,
+    asleep: Annotated[
+        bool,
+        typer.Option(
+            "--asleep", help="Load the model, and take requests only when LoadModel asks for it."
+        ),
+    ] = False,
     model_dir: ModelDirOption = None,
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
@@ -156,8 +162,12 @@ def worker(
         parent.die_with_parent()
     if (model is None) != (source is None):
         raise UsageError("--model and --source go together: give both, or none to wait")
-    if preload and model is not None:
-        raise UsageError("--preload is for a worker that waits for a model: no --model")
+    if asleep and model is None:
+        raise UsageError("--asleep is for a worker that knows its model: with --model")
+    if preload and model is not None and not asleep:
+        raise UsageError(
+            "--preload is for a worker that waits for a model: no --model, or --asleep, too"
+        )
     if fetch and not preload:
         raise UsageError("--fetch is for a worker that waits for a model: with --preload")
     for ahead in fetch or ():
@@ -205,6 +215,7 @@ def worker(
         worker_id=worker_id or f"{socket.gethostname()}-{os.getpid()}",
         address_file=address_file,
         drain_timeout=drain_timeout,
+        asleep=asleep,
     )
     configure(logs.format, logs.level, console_style(utc=False))
     bind(worker=options.worker_id)

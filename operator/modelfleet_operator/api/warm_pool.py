@@ -44,10 +44,20 @@ class WarmPoolSpec(ApiModel):
     """Names of ModelDeployments of this namespace whose files each standby fetches ahead, into the
     cache that the workers of its node share if there is one (chart value worker.nodeCache); a
     deployment that is not among them claims standbys as well. Default: none."""
+    loaded_model: ModelName | None = None
+    """Name of a ModelDeployment of this namespace whose weights each standby holds in memory,
+    asleep: a claim of this deployment serves at once, one of another loads its own model in their
+    place. `memory` must hold the model. Default: none."""
     max_hourly_cost: Money | None = None
     """What the standbys together may cost an hour, by the price of their AcceleratorClass: more are
     not kept, whatever `size` says. A claimed one costs its deployment. A quantity in a string
     ("20"). Default: no limit."""
+
+    @property
+    def named_models(self) -> tuple[str, ...]:
+        """Every ModelDeployment that it names, once."""
+        loaded = (self.loaded_model,) if self.loaded_model else ()
+        return tuple(dict.fromkeys((*loaded, *self.models)))
 
 
 class WarmPool(ApiModel):

@@ -15,11 +15,13 @@ from ..api.warm_pool import KIND as POOL_KIND
 from ..api.warm_pool import WarmPool
 from ..api.worker_spec import PodTemplate
 from ..decisions.names import revision_hash
-from ..decisions.pool_observed import Pool
+from ..decisions.pool_observed import Pool, not_loaded
 from ..decisions.rendering import parse_time
 from ..decisions.standby import Standby
+from ..views import asleep_flags, fetch_flags
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .host_folders import read_only
+from .known import Known
 from .observing import Object, controller_of, number, pod_address
 from .pod_problems import WORKER, failure_of, placed_at, startup_problem_of
 from .pod_template import lay_under
@@ -35,6 +37,7 @@ from .pods import (
     leaving_silent_nodes,
     logging_at,
     owner_reference,
+    pod_template,
 )
 from .resources import CPU, PACED, is_paced, with_requests
 from .storage import hub_variables, storage
@@ -71,7 +74,7 @@ class MadePool:
     """A pool, and what its standbys are made of now: it follows from the models, too."""
 
     known: KnownPool
-    fetched: tuple[str, ...]  # flags
+    revisions: tuple[str | None, ...]  # of the deployments that it names; None: there is none
     pool: Pool
     template: Object
 
@@ -83,34 +86,67 @@ def read_pool(body: Object) -> KnownPool:
 
 
 def make_pool(
-    known: KnownPool, fetched: tuple[str, ...], missing: tuple[str, ...], settings: PodSettings
+    known: KnownPool, models: Mapping[str, Known | None], settings: PodSettings
 ) -> MadePool:
-    """`fetched`: flags of what is fetched ahead; `missing`: of spec.models what there is not."""
+    """`models`: the deployments that its spec names, each None if there is none."""
     metadata, manifest = known.body["metadata"], known.manifest
-    template = standby_template(manifest, fetched, settings) if manifest else {}
     spec = manifest.spec if manifest else None
+    ahead = _ahead(manifest, models, settings) if manifest else _Ahead({})
     pool = Pool(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
         generation=metadata.get("generation", 0),
-        template=revision_hash(template),
+        template=revision_hash(ahead.template),
         size=spec.size if spec else 0,
         accelerator=(spec.accelerator or "") if spec else "",
         max_hourly_cost=spec.max_hourly_cost if spec else None,
-        missing_models=missing,
+        missing_models=tuple(name for name, model in models.items() if model is None),
+        loaded_model=ahead.loaded_model,
+        why_not_loaded=ahead.why_not_loaded,
         error=known.error,
     )
-    return MadePool(known, fetched, pool, template)
+    return MadePool(known, revisions_of(models), pool, ahead.template)
+
+
+def revisions_of(models: Mapping[str, Known | None]) -> tuple[str | None, ...]:
+    """What a pool's standbys depend on of the deployments that it names."""
+    return tuple(model.revision if model else None for model in models.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """What standbys are made of, and which model they hold."""
+
+    template: dict[str, Any]
+    loaded_model: str = ""  # `namespace/name`
+    why_not_loaded: str = ""
+
+
+def _ahead(manifest: WarmPool, models: Mapping[str, Known | None], settings: PodSettings) -> _Ahead:
+    name = manifest.spec.loaded_model
+    loaded = models.get(name) if name else None
+    fetched = fetch_flags(m.manifest for m in models.values() if m and m.manifest and m != loaded)
+    template = standby_template(manifest, fetched, settings)
+    if name is None or loaded is None or loaded.manifest is None or loaded.error:
+        return _Ahead(template)
+    wanted = pod_template(loaded.manifest, settings)
+    if why_not := why_not_claimable(wanted, template):
+        return _Ahead(template, why_not_loaded=not_loaded(name, why_not))
+    flags = [*fetched, *asleep_flags(model_flags_of(wanted))]
+    return _Ahead(standby_template(manifest, flags, settings), loaded.manifest.full_name)
 
 
 def standby_template(
-    manifest: WarmPool, fetched: Sequence[str], settings: PodSettings
+    manifest: WarmPool, ahead: Sequence[str], settings: PodSettings
 ) -> dict[str, Any]:
-    """As `pods.pod_template` of a deployment that says nothing but its model, without the model."""
+    """As `pods.pod_template` of a deployment that says nothing but its model, without the model.
+
+    `ahead`: flags of what its workers have of models before they are claimed.
+    """
     model = Model(source="hf://any/model")
     stored = storage(model, node_cache=settings.node_cache)
-    ours = bare_pod_spec(settings, stored, [PRELOAD, *fetched])
+    ours = bare_pod_spec(settings, stored, [PRELOAD, *ahead])
     (container,) = ours["containers"]
     # A deployment's pod has them if its model comes from the hub.
     container["env"] += hub_variables(model, settings.hub_endpoint, settings.offline)

@@ -17,7 +17,6 @@ from ..decisions.pool_status import PoolStatus, parse_pool, render_pool
 from ..decisions.standby import PoolOffer, Standby
 from ..errors import PassingError, RejectedError
 from ..pools import PoolLedger
-from ..views import fetch_flags
 from .accelerators import placed
 from .api import ClusterApi
 from .cache import ClusterCache
@@ -32,6 +31,7 @@ from .pool_pods import (
     claim_patch,
     make_pool,
     read_standby,
+    revisions_of,
     standby_pod,
     why_not_claimable,
 )
@@ -117,17 +117,11 @@ class ClusterPools:
         if known is None:
             return None
         namespace = known.body["metadata"]["namespace"]
-        names = known.manifest.spec.models if known.manifest is not None else ()
-        there = {name: self._cache.known(f"{namespace}/{name}") for name in names}
-        fetched = tuple(fetch_flags(m.manifest for m in there.values() if m and m.manifest))
-        missing = tuple(name for name, model in there.items() if model is None)
+        names = known.manifest.spec.named_models if known.manifest is not None else ()
+        models = {name: self._cache.known(f"{namespace}/{name}") for name in names}
         before = self._made.get(key)
-        if (
-            before is None
-            or before.known is not known
-            or (before.fetched, before.pool.missing_models) != (fetched, missing)
-        ):
-            before = self._made[key] = make_pool(known, fetched, missing, self._settings)
+        if before is None or before.known is not known or before.revisions != revisions_of(models):
+            before = self._made[key] = make_pool(known, models, self._settings)
         return before
 
     def keys(self) -> Collection[str]:
@@ -182,6 +176,7 @@ class ClusterPools:
             offer = PoolOffer(
                 pool=key,
                 accelerator=made.pool.accelerator,
+                loaded_model=made.pool.loaded_model,
                 refusal=self._why_paused(key) or self._why_not(deployment, made),
                 standbys=tuple(
                     s

@@ -18,7 +18,8 @@ def claim_or_create(context: PlanContext, create: Create, promised: set[str]) ->
     """The start as a claim, if a pool has a standby for it.
 
     `promised`: uids of standbys that other starts of this plan try first; the claim's is added. All
-    that fit are named, since other deployments claim, too: the first that is free is taken.
+    that fit are named, since other deployments claim, too: the first that is free is taken. Those
+    that hold this very model come first, and last those that hold another one.
 
     tiny-a-1 to start on h100, the pool `gpus` of that class has two standbys -> a claim of the
     older one, or else the other. It has none -> a start that counts as a miss of `gpus`.
@@ -26,15 +27,27 @@ def claim_or_create(context: PlanContext, create: Create, promised: set[str]) ->
     fitting = [offer for offer in usable_offers(context, create) if not offer.refusal]
     if not fitting:
         return create
-    standbys = sorted(
-        (s for offer in fitting for s in offer.standbys if has_capacity(s, create.capacity)),
-        key=lambda s: (s.uid in promised, s.created, s.id),
-    )
+    candidates = [
+        (offer, s) for offer in fitting for s in offer.standbys if has_capacity(s, create.capacity)
+    ]
+    candidates.sort(key=lambda c: (c[1].uid in promised, _detour(context, c[0]), *_age(c[1])))
+    standbys = [standby for _, standby in candidates]
     missed = replace(create, missed=fitting[0].pool)
     if all(s.uid in promised for s in standbys):
         return missed
     promised.add(standbys[0].uid)
     return Claim(candidates=tuple(standbys), create=missed, reason=create.reason)
+
+
+def _detour(context: PlanContext, offer: PoolOffer) -> int:
+    """How far its standbys are from serving this deployment."""
+    if not offer.loaded_model:
+        return 1
+    return 0 if offer.loaded_model == context.seen.deployment.key else 2
+
+
+def _age(standby: Standby) -> tuple[float, str]:
+    return standby.created, standby.id
 
 
 def usable_offers(context: PlanContext, create: Create) -> list[PoolOffer]:

@@ -111,10 +111,12 @@ def _find_means(seen: PoolObserved) -> PoolMeans:
     if pool.missing_models:
         names = " and ".join(pool.missing_models)
         sentence = (
-            f"spec.models names {names}, and there is no such ModelDeployment in this namespace: "
-            "create it, or correct spec.models"
+            f"the spec names {names}, and there is no such ModelDeployment in this namespace: "
+            "create it, or correct spec.models or spec.loadedModel"
         )
         missing = (PoolReason.MODEL_MISSING, sentence)
+    elif pool.why_not_loaded:
+        missing = (PoolReason.MODEL_NOT_LOADED, pool.why_not_loaded)
     if limit is None:
         return PoolMeans(price=price, problem=missing)
     if price is None:

@@ -25,12 +25,24 @@ class Pool:
     needs_class: bool = True  # whether `accelerator` must exist: on one machine it need not
     max_hourly_cost: Decimal | None = None
     missing_models: tuple[str, ...] = ()  # asked for, but there are no such ModelDeployments
+    loaded_model: str = (
+        ""  # `namespace/name` of the deployment whose weights they hold; empty: none
+    )
+    why_not_loaded: str = ""  # of a model that is asked for, and cannot be held
     error: str = ""  # what its user must correct
 
     @property
     def key(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+
+def not_loaded(model: str, why: str) -> str:
+    """Why its standbys do not hold spec.loadedModel; `why`: why that claims none of them."""
+    return (
+        f"spec.loadedModel {model} claims no standby of this pool: {why}; so they hold no model: "
+        "name another one, or none"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

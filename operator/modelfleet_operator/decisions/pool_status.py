@@ -24,6 +24,7 @@ class PoolReason(enum.Enum):
     PRICE_MISSING = "PriceMissing"
     BUDGET_TOO_SMALL = "BudgetTooSmall"
     MODEL_MISSING = "ModelMissing"
+    MODEL_NOT_LOADED = "ModelNotLoaded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,9 @@ class PoolOffer:
 
     pool: str  # `namespace/name`
     accelerator: str = ""  # class of its standbys; empty: none
+    loaded_model: str = (
+        ""  # `namespace/name` of the deployment whose weights they hold; empty: none
+    )
     refusal: str = ""  # why the deployment's workers cannot be made of them; empty: they can
     standbys: tuple[Standby, ...] = ()  # that can be claimed now
 

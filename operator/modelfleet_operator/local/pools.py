@@ -17,11 +17,11 @@ from ..decisions.claiming import is_claimable
 from ..decisions.names import revision_hash
 from ..decisions.observed import Accelerator
 from ..decisions.pool import AddStandby, PoolAction, RemoveStandby
-from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved
+from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved, not_loaded
 from ..decisions.pool_status import PoolStatus, render_pool
 from ..decisions.standby import PoolOffer, Standby
 from ..pools import PoolLedger
-from ..views import fetch_flags
+from ..views import asleep_flags, fetch_flags, model_flags
 from .deployments import LocalDeployments
 from .pod_template import environment, logins
 from .processes import Child
@@ -96,9 +96,14 @@ class LocalPools:
 
     def _read(self, manifest: WarmPool, generation: int) -> _Known:
         spec, namespace = manifest.spec, manifest.metadata.namespace
-        names = {name: f"{namespace}/{name}" for name in spec.models}
+        loaded = f"{namespace}/{spec.loaded_model}" if spec.loaded_model else ""
+        names = {name: f"{namespace}/{name}" for name in spec.named_models}
         there = [key for key in names.values() if self._deployments.view(key) is not None]
-        flags = (*self._flags, *fetch_flags(map(self._deployments.manifest, there)))
+        why_not = loaded in there and self._why_not(loaded)
+        holds = loaded if loaded in there and not why_not else ""
+        fetched = [self._deployments.manifest(key) for key in there if key != loaded]
+        model = model_flags(self._deployments.manifest(holds)) if holds else ()
+        flags = (*self._flags, *fetch_flags(fetched), *asleep_flags(model))
         pool = Pool(
             namespace=namespace,
             name=manifest.metadata.name,
@@ -109,6 +114,8 @@ class LocalPools:
             needs_class=False,
             max_hourly_cost=spec.max_hourly_cost,
             missing_models=tuple(name for name, key in names.items() if key not in there),
+            loaded_model=holds,
+            why_not_loaded=not_loaded(loaded, why_not) if why_not else "",
         )
         return _Known(manifest, pool, flags)
 
@@ -142,6 +149,7 @@ class LocalPools:
             # There is one machine: deployments ask for no class.
             offer = PoolOffer(
                 pool=name,
+                loaded_model=known.pool.loaded_model,
                 refusal=self._why_not(key),
                 standbys=tuple(s for s in there if is_claimable(s)),
             )

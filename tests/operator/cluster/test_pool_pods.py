@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelfleet_operator.api.manifests import check_manifest
+from modelfleet_operator.cluster.known import Known, read_deployment
 from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template
 from modelfleet_operator.cluster.pool_pods import (
@@ -36,21 +37,26 @@ def known_pool(**spec: Any) -> KnownPool:
     )
 
 
-def template(settings: PodSettings = SETTINGS, **spec: Any) -> dict[str, Any]:
-    problems, manifest = check_manifest(
+def deployment(settings: PodSettings = SETTINGS, **spec: Any) -> Known:
+    return read_deployment(
         {
             "apiVersion": "modelfleet.dev/v1alpha1",
             "kind": "ModelDeployment",
-            "metadata": {"name": "smol"},
+            "metadata": {"name": "smol", "namespace": "default", "uid": "uid-smol"},
             "spec": {"model": {"source": "hf://owner/name"}, **spec},
-        }
+        },
+        settings,
     )
-    assert manifest is not None, problems
-    return pod_template(manifest, settings)
+
+
+def template(settings: PodSettings = SETTINGS, **spec: Any) -> dict[str, Any]:
+    known = deployment(settings, **spec)
+    assert known.manifest is not None, known.error
+    return pod_template(known.manifest, settings)
 
 
 def why_not(settings: PodSettings = SETTINGS, *, pool: dict[str, Any], **spec: Any) -> str:
-    made = make_pool(known_pool(**pool), (), (), settings)
+    made = make_pool(known_pool(**pool), {}, settings)
     return why_not_claimable(template(settings, **spec), made.template)
 
 
@@ -168,22 +174,50 @@ def test_says_what_else_its_pod_has(spec: dict[str, Any], why: str):
 
 
 def test_another_image_is_another_standby():
-    made = make_pool(known_pool(), (), (), SETTINGS)
+    made = make_pool(known_pool(), {}, SETTINGS)
     newer = PodSettings(image="worker:2")
     assert "image is not that of a standby" in why_not_claimable(template(newer), made.template)
-    assert make_pool(known_pool(), (), (), newer).pool.template != made.pool.template
-    again = make_pool(known_pool(size=9), (), (), SETTINGS)
+    assert make_pool(known_pool(), {}, newer).pool.template != made.pool.template
+    again = make_pool(known_pool(size=9), {}, SETTINGS)
     assert again.pool.template == made.pool.template, "the size changes no pod"
 
 
 def test_what_is_fetched_ahead_changes_the_pod_and_who_claims_it_not():
-    made = make_pool(known_pool(), ("--fetch=hf://a/b",), (), SETTINGS)
+    made = make_pool(known_pool(), {"smol": deployment()}, SETTINGS)
     assert why_not_claimable(template(), made.template) == ""
-    assert made.pool.template != make_pool(known_pool(), (), (), SETTINGS).pool.template
+    assert made.pool.template != make_pool(known_pool(), {}, SETTINGS).pool.template
+
+
+def test_a_standby_that_holds_a_model_is_told_what_the_deployments_own_worker_is_told():
+    quantized = {"weights": "Int8"}
+    smol = deployment(quantization=quantized)
+    made = make_pool(known_pool(loadedModel="smol"), {"smol": smol}, SETTINGS)
+    assert (made.pool.loaded_model, made.pool.why_not_loaded) == ("default/smol", "")
+    (container,) = made.template["spec"]["containers"]
+    held = container["args"][container["args"].index("--asleep") + 1 :]
+    wanted = template(quantization=quantized)
+    assert held == model_flags_of(wanted)
+    assert why_not_claimable(wanted, made.template) == ""
+    other = make_pool(known_pool(loadedModel="smol"), {"smol": deployment()}, SETTINGS)
+    assert other.pool.template != made.pool.template, "a changed deployment replaces its standbys"
+
+
+def test_says_why_standbys_hold_no_model():
+    with_token = deployment(
+        model={"source": "hf://a/b", "tokenSecretRef": {"name": "hub", "key": "t"}}
+    )
+    made = make_pool(known_pool(loadedModel="smol"), {"smol": with_token}, SETTINGS)
+    assert made.pool.loaded_model == ""
+    assert made.pool.why_not_loaded == (
+        "spec.loadedModel smol claims no standby of this pool: its worker has the variable "
+        "HF_TOKEN, and a standby has not; so they hold no model: name another one, or none"
+    )
+    none = make_pool(known_pool(loadedModel="smol"), {"smol": None}, SETTINGS)
+    assert (none.pool.missing_models, none.pool.loaded_model) == (("smol",), "")
 
 
 def test_a_claimed_pod_is_read_as_the_deployments_worker_and_as_its_pools():
-    made = make_pool(known_pool(), (), (), SETTINGS)
+    made = make_pool(known_pool(), {}, SETTINGS)
     name = f"gpus-{made.pool.template}-s0"
     pod = standby_pod(made, name, SETTINGS)
     pod["metadata"] |= {"uid": "u", "resourceVersion": "7"}

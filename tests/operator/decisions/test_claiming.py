@@ -69,6 +69,25 @@ def starts(decided: Plan) -> list[str]:
         pytest.param(
             [offer(standby(1), standby(0))], {}, "gpus-0a0a0a0a-s0", id="the oldest of two"
         ),
+        pytest.param(
+            [
+                offer(standby(0), pool="gpus"),
+                offer(standby(1, "held"), pool="held", loaded_model="default/tiny"),
+                offer(standby(2, "other"), pool="other", loaded_model="default/other"),
+            ],
+            {},
+            "held-0a0a0a0a-s1",
+            id="the one that holds its model",
+        ),
+        pytest.param(
+            [
+                offer(standby(0, "other"), pool="other", loaded_model="default/other"),
+                offer(standby(1)),
+            ],
+            {},
+            "gpus-0a0a0a0a-s1",
+            id="rather an empty one than one that holds another model",
+        ),
         pytest.param([offer(standby())], {"warm_pool": NO_POOL}, "tiny-aaaa-0", id="opted out"),
         pytest.param([offer(standby())], {"warm_pool": "other"}, "tiny-aaaa-0", id="another asked"),
         pytest.param(

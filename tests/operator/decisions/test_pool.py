@@ -119,8 +119,13 @@ def test_a_claimed_one_is_followed_a_moment_later_so_that_its_load_has_the_proce
 @pytest.mark.parametrize("names", [("tiny",), ("tiny", "small")])
 def test_a_model_that_is_not_there_is_said_and_hinders_nothing(names: tuple[str, ...]):
     decided = plan(missing_models=names)
-    assert f"spec.models names {' and '.join(names)}, and there is no such" in stalled(decided)
+    assert f"the spec names {' and '.join(names)}, and there is no such" in stalled(decided)
     assert len(added(decided)) == 2
+
+
+def test_says_why_standbys_do_not_hold_the_model():
+    decided = plan(why_not_loaded="spec.loadedModel tiny claims no standby of this pool: why")
+    assert "spec.loadedModel tiny claims" in stalled(decided)
 
 
 CLASSES = {"h100": Accelerator(generation=1, price=Decimal("2.50"))}

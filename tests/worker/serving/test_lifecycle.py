@@ -294,3 +294,80 @@ async def test_reflection_names_the_services(start_worker):
     services = (await call.read()).list_services_response.service
     assert {SERVICE, "grpc.health.v1.Health"} <= {service.name for service in services}
     await call.done_writing()
+
+
+async def asleep(start_worker, loader):
+    """A worker that was told to load a model ahead."""
+    worker = await start_worker(loader)
+    worker.lifecycle.sleep(ModelSpec(model=MODEL, source="hf://a/b"))
+    return worker
+
+
+async def test_a_model_that_sleeps_is_served_at_once_when_it_is_asked_for(start_worker, paced):
+    loads = []
+
+    def load(spec, report):
+        loads.append(spec.model)
+        return paced()(spec, report)
+
+    worker = await asleep(start_worker, load)
+    await worker.stats_when(lambda stats: stats.slots > 0)
+    stats = await worker.stats()
+    assert (stats.state, stats.model) == (pb.WORKER_STATE_STANDBY, "")
+    assert (await worker.refusal(worker.generate()))[0] == grpc.StatusCode.NOT_FOUND
+    await wait_for_health(worker, "NOT_SERVING")
+    asked_at = time.time()
+    await worker.load()
+    stats = await worker.stats()
+    assert (stats.state, stats.model) == (pb.WORKER_STATE_READY, MODEL)
+    assert stats.load.ready_at >= asked_at
+    assert (await worker.generate()).text
+    assert loads == [MODEL]
+
+
+async def test_a_load_ahead_that_runs_goes_on_when_it_is_asked_for(start_worker, paced):
+    worker = await asleep(start_worker, paced(load_seconds=0.3))
+    await worker.load()
+    assert (await worker.stats()).state == pb.WORKER_STATE_LOADING
+    await worker.stats_when(lambda stats: stats.state == pb.WORKER_STATE_READY)
+    assert (await worker.generate()).text
+
+
+@pytest.mark.parametrize("load_seconds", [0.0, 60.0], ids=["loaded", "loading"])
+async def test_another_model_takes_the_place_of_the_one_that_sleeps(
+    start_worker, paced, load_seconds
+):
+    def load(spec, report):
+        return paced(load_seconds=load_seconds if spec.model == MODEL else 0.0)(spec, report)
+
+    worker = await asleep(start_worker, load)
+    if not load_seconds:
+        await worker.stats_when(lambda stats: stats.slots > 0)
+    async with asyncio.timeout(10):
+        await worker.ready(model="default/other")
+    assert (await worker.generate(model="default/other")).text
+
+
+async def test_a_load_ahead_that_fails_leaves_a_standby_that_loads_when_asked(start_worker, paced):
+    failures = [ModelError("no such model"), None]
+
+    def load(spec, report):
+        if error := failures.pop(0):
+            raise error
+        return paced()(spec, report)
+
+    worker = await asleep(start_worker, load)
+    async with asyncio.timeout(5):
+        while len(failures) == 2:
+            await asyncio.sleep(0.01)
+    assert (await worker.stats()).state == pb.WORKER_STATE_STANDBY
+    await worker.ready()
+    assert (await worker.generate()).text
+
+
+async def test_an_unload_frees_a_model_that_sleeps(start_worker, paced):
+    worker = await asleep(start_worker, paced())
+    await worker.stats_when(lambda stats: stats.slots > 0)
+    await worker.stub.UnloadModel(pb.UnloadModelRequest())
+    stats = await worker.stats()
+    assert (stats.state, stats.slots) == (pb.WORKER_STATE_STANDBY, 0)

@@ -74,3 +74,25 @@ def test_is_ready_again_after_a_stall():
 
 def test_a_drain_does_not_hide_behind_a_stall():
     assert READY.drain().stalled("engine stalled").state is State.DRAINING
+
+
+ASLEEP = STANDBY.sleep(spec()).loaded()
+
+
+def test_a_model_that_sleeps_serves_as_soon_as_it_is_asked_for():
+    assert (ASLEEP.state, ASLEEP.load(spec()).state) == (State.STANDBY, State.READY)
+    assert isinstance(ASLEEP.refusal("default/a"), ModelNotServedError)
+
+
+def test_a_load_ahead_goes_on_when_it_is_asked_for():
+    assert STANDBY.sleep(spec()).load(spec()) == LOADING
+
+
+@pytest.mark.parametrize("other", [spec("default/b"), spec(context_length=5)])
+def test_another_model_than_the_one_that_sleeps_is_loaded(other: ModelSpec):
+    assert ASLEEP.load(other) == STANDBY.load(other)
+
+
+def test_a_model_sleeps_no_more_after_a_drain_or_a_failure():
+    assert ASLEEP.drain() == STANDBY.drain()
+    assert ASLEEP.failed("engine failed") == STANDBY.failed("engine failed")

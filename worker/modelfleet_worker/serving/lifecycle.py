@@ -92,15 +92,34 @@ class Lifecycle:
 
     def load(self, spec: ModelSpec) -> None:
         """Starts loading; the same model again is a no-op. Raises PreconditionError."""
-        status = self._status.load(spec)
-        if status is self._status:
+        before, status = self._status, self._status.load(spec)
+        if status is before:
             return
-        self._cancel_load = threading.Event()
+        if before.asleep != spec:
+            self._begin_load(status, spec)
+            return
+        log.info("woken", model=spec.model, loaded=before.is_loaded)
+        if before.is_loaded:
+            self.progress = LoadProgress(started=time.time()).done(time.time())
+        self._become(status)
+
+    def sleep(self, spec: ModelSpec) -> None:
+        """Loads a model that nobody asked for yet; `load` of the same makes it serve at once."""
+        self._begin_load(self._status.sleep(spec), spec)
+
+    def _begin_load(self, status: Status, spec: ModelSpec) -> None:
+        self._cancel_load.set()  # of another model, which nobody asked for
+        before, self._cancel_load = self._load, threading.Event()
         self.progress = LoadProgress(started=time.time())
         self._become(status)
-        self._load = asyncio.create_task(self._run_load(spec, self._cancel_load))
+        self._load = asyncio.create_task(self._run_load(spec, self._cancel_load, before))
 
-    async def _run_load(self, spec: ModelSpec, cancelled: threading.Event) -> None:
+    async def _run_load(
+        self, spec: ModelSpec, cancelled: threading.Event, before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await before
+            await self._free_engine()
         begun: dict[str, float] = {}  # when each phase began
 
         def report(phase: str, share: float) -> None:
@@ -132,7 +151,7 @@ class Lifecycle:
                 self._serve(loaded)
                 seconds = round(time.monotonic() - began, 2)
                 log.info(
-                    "ready",
+                    "asleep" if self._status.asleep else "ready",
                     model=spec.model,
                     digest=loaded.digest[:12],
                     computed_by=loaded.model.computed_by,
@@ -144,7 +163,8 @@ class Lifecycle:
             return
         if not cancelled.is_set():
             log.error("loading failed", model=spec.model, reason=reason)
-            self._become(self._status.failed(reason))
+            asleep = self._status.asleep is not None
+            self._become(self._status.not_asleep() if asleep else self._status.failed(reason))
 
     def _serve(self, loaded: Loaded) -> None:
         engine = Engine(
@@ -182,7 +202,7 @@ class Lifecycle:
 
         Returns how many run now. Calling it again only changes the deadline.
         """
-        if self._status.state is State.LOADING:
+        if self._status.state in (State.LOADING, State.STANDBY):
             self._cancel_load.set()
         if self._hand_over is not None:
             self._hand_over.cancel()
@@ -212,7 +232,7 @@ class Lifecycle:
     async def unload(self, deadline: float) -> None:
         """Drains, then frees the weights and the cache; returns when they are free."""
         async with self._unloading:
-            if self._status.state is State.STANDBY:
+            if self._status == Status():
                 return
             self.drain(deadline)
             await self.drained()
@@ -235,6 +255,10 @@ class Lifecycle:
             self._hand_over.cancel()
         if self._load is not None:
             await self._load
+        await self._free_engine()
+        self._stall = None
+
+    async def _free_engine(self) -> None:
         self.serving = None
         if self.model is not None:
             engine = self.model.engine
@@ -244,7 +268,6 @@ class Lifecycle:
             del engine
             gc.unfreeze()
             gc.collect()
-        self._stall = None
 
     async def watch_engine(self, interval: float = 0.5) -> None:
         """Watches for a stalled engine; never returns."""

@@ -52,6 +52,7 @@ class ServerOptions:
     worker_id: str
     address_file: Path | None = None  # gets HOST:PORT once calls are taken
     drain_timeout: float = 30.0  # seconds
+    asleep: bool = False  # load the model, and take requests only after LoadModel
 
 
 class WorkerServer:
@@ -127,7 +128,7 @@ async def serve(
     age = time.time() - psutil.Process().create_time()  # imports, most of it
     log.info("listening", address=server.address, after=round(age, 3))
     if spec is not None:
-        lifecycle.load(spec)
+        (lifecycle.sleep if options.asleep else lifecycle.load)(spec)
     preloading = asyncio.create_task(run_preload(preload)) if preload is not None else None
 
     ends = [asyncio.create_task(event.wait()) for event in (signalled, lifecycle.broken)]

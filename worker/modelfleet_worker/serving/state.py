@@ -24,16 +24,29 @@ class Status:
     """What the worker is doing. Every transition gives a new one.
 
     STANDBY -> LOADING -> READY -> DRAINING -> STANDBY; LOADING and READY may become FAILED, and a
-    FAILED worker may load again. A drain leads from any state but FAILED to DRAINING.
+    FAILED worker may load again. A drain leads from any state but FAILED to DRAINING. A STANDBY may
+    load a model that nobody asked for yet, and sleep: asked for it, it is READY at once.
     """
 
     state: State = State.STANDBY
     spec: ModelSpec | None = None
     message: str = ""  # why FAILED, for a person
+    asleep: ModelSpec | None = None  # of a STANDBY: what it loads, or has loaded, ahead
+    is_loaded: bool = False  # whether `asleep` is in memory
+
+    def sleep(self, spec: ModelSpec) -> Status:
+        """Starts loading a model that nobody asked for yet; of a worker that just began."""
+        return Status(asleep=spec)
+
+    def not_asleep(self) -> Status:
+        """What it was to load ahead could not be loaded: it stands by without."""
+        return Status()
 
     def load(self, spec: ModelSpec) -> Status:
         """Starts loading; itself if it does or did already. Raises PreconditionError."""
         match self.state:
+            case State.STANDBY if self.is_loaded and self.asleep == spec:
+                return Status(state=State.READY, spec=spec)
             case State.STANDBY | State.FAILED:
                 return Status(state=State.LOADING, spec=spec)
             case State.LOADING | State.READY if self.spec == spec:
@@ -48,15 +61,19 @@ class Status:
 
     def loaded(self) -> Status:
         """The model is in memory, and its engine runs."""
+        if self.state is State.STANDBY:
+            return replace(self, is_loaded=True)
         return replace(self, state=State.READY)
 
     def failed(self, message: str) -> Status:
         """The load failed, or the engine did."""
-        return replace(self, state=State.FAILED, message=message)
+        return Status(state=State.FAILED, spec=self.spec, message=message)
 
     def drain(self) -> Status:
         """No more requests are taken; a failure stays one."""
-        return self if self.state is State.FAILED else replace(self, state=State.DRAINING)
+        if self.state is State.FAILED:
+            return self
+        return Status(state=State.DRAINING, spec=self.spec)
 
     def stalled(self, reason: str | None) -> Status:
         """FAILED, as seen from outside, while the engine makes no progress (None: it does)."""
