@@ -1,6 +1,6 @@
 """Seconds from a request to the first token of a sleeping model, with a warm pool and without.
 
-python benchmarks/warm_pool.py [FOLDER_OF_A_MODEL] [--wakes 10]
+python benchmarks/warm_pool.py [FOLDER_OF_A_MODEL] [--wakes 10] [--loaded]
 
 One `modelfleet up` with a pool of one and two sleeping deployments of the same model, one of which
 uses no pool. They are woken in turn, each once it sleeps and a worker stands by, through the
@@ -42,12 +42,13 @@ def manifest(name: str, source: str, warm_pool: str) -> dict[str, Any]:
     }
 
 
-POOL = {
-    "apiVersion": "modelfleet.dev/v1alpha1",
-    "kind": "WarmPool",
-    "metadata": {"name": "standby"},
-    "spec": {"size": 1},
-}
+def pool(*, loaded: bool) -> dict[str, Any]:
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "WarmPool",
+        "metadata": {"name": "standby"},
+        "spec": {"size": 1, **({"loadedModel": "with"} if loaded else {})},
+    }
 
 
 def wait(what: str, holds: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -103,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--wakes", type=int, default=10)
+    parser.add_argument("--loaded", action="store_true", help="standbys hold the model in memory")
     asked = parser.parse_args()
     from prepare_smollm2 import model_folder
 
@@ -110,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file, state = Path(scratch) / "fleet.yaml", Path(scratch) / "state"
         models = [manifest("with", source, "standby"), manifest("without", source, "None")]
-        file.write_text(yaml.safe_dump_all([POOL, *models]))
+        file.write_text(yaml.safe_dump_all([pool(loaded=asked.loaded), *models]))
         up = subprocess.Popen(
             [
                 *(Path(sys.executable).with_name("modelfleet"), "up", file),

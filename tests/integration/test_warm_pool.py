@@ -106,13 +106,15 @@ def test_a_standby_that_holds_the_model_serves_it_without_a_load(
     pool = warm_pool(loadedModel="smollm2")
     fleet = start_fleet(pool, manifest(scaling=SLEEPY), *paced(tmp_path, load_seconds=1.0))
     asleep_with(fleet, 1)
-    (log,) = (fleet.state / "logs").glob("default.standby-*.log")
+    logs = fleet.state / "logs"
+    (log,) = logs.glob("default.standby-*.log")
     eventually("it is loaded", lambda: "asleep" in log.read_text())
     with asked(fleet) as answers:
         pass
     assert answers[0].status_code == httpx.codes.OK, answers[0].text
-    eventually("it says so", lambda: "woken" in log.read_text())
-    assert log.read_text().count("loading") == 1
+    said = eventually("it says so", lambda: [f for f in logs.iterdir() if "woken" in f.read_text()])
+    assert [file.name.startswith("default.smollm2-") for file in said] == [True]
+    assert "loading" not in said[0].read_text().partition("woken")[2]
 
 
 def test_a_standby_that_is_killed_while_it_is_claimed_costs_no_request(
