@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -30,6 +33,7 @@ SIGNALS = 1.0  # seconds within which the gateway says what runs where
 
 
 async def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--turns", type=int, default=8)
@@ -92,9 +96,7 @@ async def stream(fleet: NoticedFleet, number: int, tokens: int, begun: asyncio.E
 
 async def resumed(fleet: NoticedFleet) -> float:
     """Streams that went on on another worker, since the gateway began."""
-    text = (await fleet.gateway.http.get("/metrics")).text
-    lines = [line for line in text.splitlines() if line.startswith("modelfleet_gateway_resumed_t")]
-    return sum(float(line.split()[-1]) for line in lines)
+    return await fleet.counted("modelfleet_gateway_resumed_total")
 
 
 async def until(condition) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
+from clients import tls
 from gateway_processes import GatewayProcess, gateway_process
 from modelfleet_operator.api.manifests import load_manifests
 from modelfleet_operator.decisions.interruption import Notice
@@ -34,6 +36,7 @@ class NoticedFleet:
     body: LocalBody
     fleet: FleetService
     gateway: GatewayProcess
+    probes: httpx.AsyncClient  # of the gateway
 
     def workers(self) -> list[Worker]:
         seen = self.body.observe(self.key)
@@ -48,6 +51,13 @@ class NoticedFleet:
         """Requests that it has of the gateway."""
         gateways = self.fleet.signals(self.key).gateways
         return sum(gateway.taken.get(worker.id, 0) for gateway in gateways)
+
+    async def counted(self, metric: str) -> float:
+        """The sum of a counter of the gateway over its labels; 0: nothing was counted."""
+        text = (await self.probes.get("/metrics")).raise_for_status().text
+        assert f"# TYPE {metric} counter" in text, f"the gateway has no counter {metric}"
+        lines = [line for line in text.splitlines() if line.startswith(f"{metric}{{")]
+        return sum(float(line.split()[-1]) for line in lines)
 
     def tell(self, worker: Worker, notice: Notice) -> None:
         self.body.notify(worker.id, notice)
@@ -86,9 +96,14 @@ async def noticed_fleet(
         server, port = await serve(fleet, "127.0.0.1:0")
         reconciling = asyncio.create_task(reconcilers.run())
         operator: Any = _Address(f"127.0.0.1:{port}")
+        at = folder / "metrics.address"
+        listen = ("--metrics-listen", "127.0.0.1:0", "--metrics-address-file", str(at))
         try:
-            async with gateway_process(operator, folder) as gateway:
-                yield NoticedFleet(key, body, fleet, gateway)
+            async with (
+                gateway_process(operator, folder, *listen) as gateway,
+                httpx.AsyncClient(base_url=f"http://{at.read_text()}", verify=tls()) as probes,
+            ):
+                yield NoticedFleet(key, body, fleet, gateway, probes)
         finally:
             reconciling.cancel()
             await asyncio.wait([reconciling])
