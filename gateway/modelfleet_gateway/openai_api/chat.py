@@ -102,12 +102,14 @@ class ChatAnswer(Answer):
     def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
         """OpenAI's `{"content": [...]}`, one entry a token."""
         return {
-            "content": [
-                _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
-                for entry in tokens
-            ],
+            "content": [token_logprob(entry) for entry in tokens],
             "refusal": None,
         }
+
+
+def token_logprob(entry: worker_pb2.TokenLogprobs) -> Json:
+    """A token, how likely it was, and the likeliest in its place."""
+    return _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
 
 
 def _token(token: worker_pb2.TokenLogprob) -> Json:

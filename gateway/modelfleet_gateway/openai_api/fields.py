@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import MAX_QUOTED, InvalidRequestError, UnsupportedFieldError
-from .answer import Answer
+from .answer import Answer, BaseAnswer
 from .bulk import Bulk
 
 MAX_N: Final = 16
@@ -232,7 +232,7 @@ class Asked:
 
     model: str  # as the client named it
     stream: bool
-    answer: Answer  # still empty
+    answer: BaseAnswer  # still empty
     choices_per_prompt: int
     prompts: list[bytes]  # serialized, without what differs by choice
 
@@ -278,12 +278,13 @@ def parse(kind: type[Fields], body: bytearray, bulk: Bulk | None = None) -> Fiel
     try:
         request = kind.model_validate_json(body, context=bulk)
     except pydantic.ValidationError as error:
-        raise _explain(error, bulk) from None
+        raise explain(error, bulk) from None
     request.check_supported()
     return request
 
 
-def _explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
+def explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
+    """The first error of a body, as its client gets it."""
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")

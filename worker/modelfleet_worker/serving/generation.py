@@ -35,10 +35,10 @@ _REASONS = {
 class RequestHandler:
     """Serves requests, however they came."""
 
-    def __init__(self, lifecycle: Lifecycle, worker_id: str) -> None:
+    def __init__(self, lifecycle: Lifecycle, worker_id: str, prompts: PromptReader) -> None:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
-        self._prompts = PromptReader()
+        self._prompts = prompts
 
     async def serve(self, request: pb.GenerateRequest, send: Send) -> RefusalError | None:
         """Serves a request to its end; returns why it was refused or ended early.

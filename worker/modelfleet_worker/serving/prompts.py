@@ -32,9 +32,12 @@ class PromptReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
 
     async def read(
-        self, request: pb.GenerateRequest, serving: ServingModel
+        self, request: pb.GenerateRequest, serving: ServingModel, *, special_tokens: bool = True
     ) -> tuple[GenerationRequest, tuple[int, ...]]:
-        """The request and its prompt's ids. Raises RefusalError."""
+        """The request and its prompt's ids. Raises RefusalError.
+
+        `special_tokens`: a text that is no chat gets those that the tokenizer puts around it.
+        """
         tokenizer, limits = serving.tokenizer, serving.engine.limits
 
         def read() -> tuple[GenerationRequest, str | None]:
@@ -43,9 +46,11 @@ class PromptReader:
 
         if is_quick(request):
             asked, text = read()
-            return asked, _prompt_ids(asked, text, tokenizer, limits)
+            return asked, _prompt_ids(asked, text, tokenizer, limits, special_tokens)
         asked, text = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        return asked, await asyncio.to_thread(_prompt_ids, asked, text, tokenizer, limits)
+        return asked, await asyncio.to_thread(
+            _prompt_ids, asked, text, tokenizer, limits, special_tokens
+        )
 
 
 def is_quick(request: pb.GenerateRequest) -> bool:
@@ -90,14 +95,18 @@ def _prompt_text(
 
 
 def _prompt_ids(
-    asked: GenerationRequest, text: str | None, tokenizer: Tokenizer, limits: EngineLimits
+    asked: GenerationRequest,
+    text: str | None,
+    tokenizer: Tokenizer,
+    limits: EngineLimits,
+    special_tokens: bool,
 ) -> tuple[int, ...]:
     """The ids of the prompt, whose text is given. Raises InvalidRequestError."""
     if text is None:
         return asked.prompt if isinstance(asked.prompt, tuple) else ()
     # A chat template writes the special tokens itself.
     is_chat = isinstance(asked.prompt, ChatPrompt)
-    ids = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
+    ids = tuple(tokenizer.encode(text, add_special_tokens=special_tokens and not is_chat))
     if not ids:
         raise InvalidRequestError("the prompt has no tokens: expected some text")
     if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone

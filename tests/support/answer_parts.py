@@ -1,0 +1,15 @@
+"""Parts of answers as a worker sends them."""
+
+from modelfleet_proto.worker_pb2 import OutputPart, ToolCallPart
+
+
+def text(words: str) -> OutputPart:
+    return OutputPart(text=words)
+
+
+def reasoning(words: str) -> OutputPart:
+    return OutputPart(reasoning=words)
+
+
+def call(index: int, name: str, arguments: str) -> OutputPart:
+    return OutputPart(tool_call=ToolCallPart(index=index, name=name, arguments=arguments))
