@@ -43,6 +43,7 @@ from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .generation import GenerationEndpoint
 from .json_endpoint import JsonEndpoint
 from .ollama import OllamaEndpoints
+from .openapi import document
 from .tokens import token_endpoints
 
 
@@ -73,7 +74,7 @@ class App:
             else None
         )
         ollama = OllamaEndpoints(dispatcher)
-        direct: dict[str, ASGIApp] = {
+        self.direct: dict[str, ASGIApp] = {
             "/v1/chat/completions": endpoint(functools.partial(read_request, ChatRequest), OPENAI),
             "/v1/completions": endpoint(functools.partial(read_request, CompletionRequest), OPENAI),
             "/v1/responses": endpoint(responses.read, RESPONSES),
@@ -85,14 +86,15 @@ class App:
         }
         health = [Route("/healthz", self._healthz), Route("/readyz", self._readyz)]
         api = _application(
-            *(Route(path, app, methods=["POST"]) for path, app in direct.items()),
+            *(Route(path, app, methods=["POST"]) for path, app in self.direct.items()),
             Route("/v1/responses/{rest:path}", _unsupported, methods=["GET", "POST", "DELETE"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
+            Route("/openapi.json", _openapi),
             *ollama.routes(),
             *health,
         )
-        told = CloseOnDrain(api, self.draining, direct=direct)
+        told = CloseOnDrain(api, self.draining, direct=self.direct)
         self.api: ASGIApp = with_cors(told, options.cors_origins)
         self.probes: ASGIApp = _application(Route("/metrics", self._serve_metrics), *health)
 
@@ -150,6 +152,10 @@ def _application(*routes: Route) -> Starlette:
     )
     application.router.redirect_slashes = False  # a redirect would repeat the Host as it was sent
     return application
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(document(), headers={"x-request-id": request_id(request)})
 
 
 async def _unsupported(request: Request) -> Response:

@@ -56,7 +56,7 @@ class GenerationEndpoint:
         stop: asyncio.Future[None],
         access_log: AccessLog | None = None,
     ) -> None:
-        self._read = read
+        self.read = read
         self._dialect = dialect
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -100,7 +100,7 @@ class GenerationEndpoint:
 
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed. Empties `body` when it is understood."""
-        asked = await self._bodies.understand(self._read, body, time.time())
+        asked = await self._bodies.understand(self.read, body, time.time())
         body.clear()
         hold.resize(asked.size)
         model = await self._dispatcher.find(asked.model)

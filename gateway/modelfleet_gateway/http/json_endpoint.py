@@ -45,7 +45,7 @@ class JsonEndpoint(Generic[Question]):
         bodies: BodyReader,
         draining: asyncio.Event,
     ) -> None:
-        self._read = read
+        self.read = read
         self._answer = answer
         self._dialect = dialect
         self._bodies = bodies
@@ -61,7 +61,7 @@ class JsonEndpoint(Generic[Question]):
                 any_type = self._dialect.any_content_type
                 body = await self._bodies.read(request, hold, any_content_type=any_type)
                 del reply.headers["connection"]
-                question = await self._bodies.understand(self._read, body, time.time())
+                question = await self._bodies.understand(self.read, body, time.time())
                 answer = await self._answer(question)
             await reply.json(200, answer)
         except ClientDisconnect:

@@ -14,7 +14,7 @@ from ..errors import GatewayError, InvalidRequestError, UnsupportedFieldError
 from .answer import BaseAnswer, Json
 from .bulk import Bulk
 from .chat import ChatRequest
-from .fields import Asked, GenerationFields, explain, parse
+from .fields import Asked, GenerationFields, explain, parse, text_of
 
 STRICT: Final = ConfigDict(
     strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
@@ -78,6 +78,7 @@ def read_fields(
         request = kind.model_validate_json(body, context=bulk)
     except pydantic.ValidationError as error:
         raise explain(error, bulk) from None
+    _check_texts(request, bulk)
     if isinstance(request, TranslatedRequest):
         refuse_unsupported(request.model_extra or {}, request.unsupported)
     return request
@@ -143,7 +144,7 @@ def unsupported_value(where: str, value: object, expected: str) -> UnsupportedFi
 def read_part(kind: type[Model], value: Any, where: str, bulk: Bulk | None) -> Model:
     """One part of a body, by a model of its own: errors name the field in it."""
     try:
-        return kind.model_validate(value, context=bulk)
+        part = kind.model_validate(value, context=bulk)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = ".".join([where, *map(str, first["loc"])])
@@ -154,6 +155,18 @@ def read_part(kind: type[Model], value: Any, where: str, bulk: Bulk | None) -> M
         else:
             message = f"Invalid {path!r}: {first['msg']}."
         raise InvalidRequestError(message, param=path) from None
+    _check_texts(part, bulk, f"{where}.")
+    return part
+
+
+def _check_texts(fields: BaseModel, bulk: Bulk | None, prefix: str = "") -> None:
+    """InvalidRequestError for a text that stands for what was cut out as a list of ids."""
+    if bulk is None:
+        return
+    for name in type(fields).model_fields:
+        value = getattr(fields, name)
+        if isinstance(value, str) and bulk.holds_ids(value):
+            text_of(value, bulk, prefix + name)
 
 
 def text_parts(

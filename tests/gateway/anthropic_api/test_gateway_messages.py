@@ -1,13 +1,22 @@
 """The anthropic client against a real gateway."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import anthropic
 import pytest
 
 from answer_parts import call, reasoning, text
-from gateway_doubles import MODEL, Fleet, ScriptedWorker, model_view, running_fleet
+from gateway_doubles import (
+    MODEL,
+    Fleet,
+    ScriptedWorker,
+    eventually,
+    model_view,
+    running_fleet,
+)
 from modelfleet_proto import worker_pb2
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -78,9 +87,7 @@ async def test_every_parameter_reaches_the_worker():
             stop_sequences=["x", "y"],
             metadata={"user_id": "u"},
             service_tier="auto",
-            temperature=0.5,
-            top_p=0.25,
-            top_k=4,
+            extra_body={"temperature": 0.5, "top_p": 0.25, "top_k": 4},
             extra_headers={"anthropic-version": "2099-01-01"},
         )
     (request,) = worker.requests
@@ -231,9 +238,14 @@ async def test_every_error_has_anthropics_shape():
 
 async def test_a_full_queue_has_it_too_and_says_when_to_come_back():
     sleeping = ScriptedWorker(state=worker_pb2.WORKER_STATE_LOADING)
-    async with anthropic_fleet(sleeping, max_queue=0) as (_, client):
+    async with anthropic_fleet(sleeping, max_queue=1) as (fleet, client):
+        ask = partial(client.messages.create, model="tiny", max_tokens=1, messages=HELLO)
+        first = asyncio.create_task(ask())
+        await eventually(lambda: len(fleet.queued) == 1)
         with pytest.raises(anthropic.RateLimitError) as error:
-            await client.messages.create(model="tiny", max_tokens=1, messages=HELLO)
+            await ask()
+        sleeping.become(worker_pb2.WORKER_STATE_READY)
+        assert (await first).stop_reason == "max_tokens"
     assert error.value.body["error"]["type"] == "rate_limit_error"
     assert int(error.value.response.headers["retry-after"]) <= 120
 
