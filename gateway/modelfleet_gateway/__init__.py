@@ -5,7 +5,7 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 - `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
   `app` has the URLs (`cors` for browsers, `openapi` describes them), `generation` serves those that
   generate, `json_endpoint` the others (`tokens` counts, `ollama` tells of models), `asgi` is one
-  request and its response, in one of the `dialects`; `body` reads requests' bodies, within a budget.
+  request and its response, in one of the `dialects`; `body` reads bodies, within a budget of all.
 - `responses_api`, `anthropic_api`, `ollama_api`: other APIs: their requests become chats, and what
   comes of these their answers.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`

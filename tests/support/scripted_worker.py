@@ -191,9 +191,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             if self.before_token:
                 await self.before_token(context, request, count)
             reason = (
-                worker_pb2.FINISH_REASON_LENGTH
-                if count < tokens
-                else worker_pb2.FINISH_REASON_STOP
+                worker_pb2.FINISH_REASON_LENGTH if count < tokens else worker_pb2.FINISH_REASON_STOP
             )
             yield worker_pb2.GenerateResponse(
                 finished=worker_pb2.Finished(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from ..openai_api.bulk import Bulk
 from ..openai_api.fields import UINT32
 from ..openai_api.translated import (
     AnsweredRequest,
+    Neutral,
     TranslatedRequest,
     expanded,
     text_parts,
@@ -49,12 +51,12 @@ class OutputConfig(BaseModel):
 class CountTokensRequest(TranslatedRequest):
     """The body of a request for the number of its tokens."""
 
-    unsupported = {
+    unsupported: ClassVar[Neutral] = {
         "container": (None,),
         "mcp_servers": (None, []),
         "output_format": (None,),
     }
-    names = {
+    names: ClassVar[Mapping[str, str]] = {
         "max_tokens": "max_tokens",
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",

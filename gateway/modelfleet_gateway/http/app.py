@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ..anthropic_api.request import MessagesRequest
 from ..errors import (
     BUG,
     GatewayError,
@@ -22,7 +23,6 @@ from ..errors import (
     UnsupportedEndpointError,
     quoted,
 )
-from ..anthropic_api.request import MessagesRequest
 from ..metrics import Metrics
 from ..ollama_api.request import ChatRequest as OllamaChat
 from ..ollama_api.request import GenerateRequest as OllamaGenerate
@@ -78,7 +78,9 @@ class App:
             "/v1/chat/completions": endpoint(functools.partial(read_request, ChatRequest), OPENAI),
             "/v1/completions": endpoint(functools.partial(read_request, CompletionRequest), OPENAI),
             "/v1/responses": endpoint(responses.read, RESPONSES),
-            "/v1/messages": endpoint(functools.partial(read_translated, MessagesRequest), ANTHROPIC),
+            "/v1/messages": endpoint(
+                functools.partial(read_translated, MessagesRequest), ANTHROPIC
+            ),
             "/api/chat": endpoint(functools.partial(read_translated, OllamaChat), OLLAMA),
             "/api/generate": endpoint(functools.partial(read_translated, OllamaGenerate), OLLAMA),
             **token_endpoints(dispatcher, responses, make),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
@@ -47,7 +48,7 @@ UNSUPPORTED_OPTIONS: Final[Neutral] = {
 class OllamaRequest(AnsweredRequest):
     """What both kinds of request say."""
 
-    names = {
+    names: ClassVar[Mapping[str, str]] = {
         "max_completion_tokens": "options.num_predict",
         "max_tokens": "options.num_predict",
         "response_format": "format",
@@ -185,7 +186,7 @@ def _message(message: Message, index: int, calls: list[str], bulk: Bulk | None) 
 class GenerateRequest(OllamaRequest):
     """The body of a completion: of a prompt in the model's chat template, or as it is (`raw`)."""
 
-    unsupported = {
+    unsupported: ClassVar[Neutral] = {
         "context": (None, []),
         "images": (None, []),
         "suffix": (None, ""),

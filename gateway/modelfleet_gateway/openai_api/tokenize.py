@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import pydantic
 from pydantic import BaseModel, Field, ValidationInfo
@@ -15,7 +15,7 @@ from .answer import Json, printable
 from .bulk import MAX_IDS, Bulk
 from .completions import CompletionRequest
 from .fields import GenerationFields
-from .translated import STRICT, TranslatedRequest
+from .translated import STRICT, Neutral, TranslatedRequest
 
 # Chats have these by the same names.
 SAME: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")
@@ -25,7 +25,7 @@ ID_SIZE: Final = 2**32
 class TokenizeRequest(TranslatedRequest):
     """The body of a request for the ids of a prompt or of a chat."""
 
-    unsupported = {
+    unsupported: ClassVar[Neutral] = {
         "add_generation_prompt": (None, True),
         "chat_template": (None,),
         "continue_final_message": (None, False),

@@ -16,9 +16,7 @@ from .bulk import Bulk
 from .chat import ChatRequest
 from .fields import Asked, GenerationFields, explain, parse, text_of
 
-STRICT: Final = ConfigDict(
-    strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=()
-)
+STRICT: Final = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
 # For each field that would change the answer and is not served: the values that change nothing.
 Neutral = Mapping[str, tuple[Any, ...]]
 Model = TypeVar("Model", bound=BaseModel)

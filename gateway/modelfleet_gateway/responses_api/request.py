@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import pydantic
@@ -13,7 +13,7 @@ from typing_extensions import override
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
 from ..openai_api.fields import MAX_TOP_LOGPROBS, UINT32
-from ..openai_api.translated import AnsweredRequest, TranslatedRequest, expanded
+from ..openai_api.translated import AnsweredRequest, Neutral, TranslatedRequest, expanded
 from .answer import ResponsesAnswer
 from .items import messages_of
 from .tools import chat_tools
@@ -74,14 +74,14 @@ class Text(BaseModel):
 class InputFields(TranslatedRequest):
     """What a request says about its prompt."""
 
-    unsupported = {
+    unsupported: ClassVar[Neutral] = {
         "background": (None, False),
         "context_management": (None, []),
         "conversation": (None,),
         "prompt": (None,),
         "truncation": (None, "disabled"),
     }
-    names = {
+    names: ClassVar[Mapping[str, str]] = {
         "max_completion_tokens": "max_output_tokens",
         "messages": "input",
         "reasoning_effort": "reasoning.effort",

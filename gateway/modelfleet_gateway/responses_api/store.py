@@ -13,7 +13,10 @@ MAX_BYTES: Final = 64 * 1024 * 1024  # of all, as JSON
 
 
 class ResponseStore:
-    """The latest of them, for a while, in this process alone. Large requests are read in threads."""
+    """The latest of them, for a while, in this process alone.
+
+    A lock, since large requests are read in threads.
+    """
 
     def __init__(self, *, max_count: int, seconds: float, max_bytes: int = MAX_BYTES) -> None:
         self._max_count = max_count

@@ -34,9 +34,7 @@ async def anthropic_fleet(
 
 async def test_answers_a_message():
     async with anthropic_fleet(ScriptedWorker()) as (_, client):
-        message = await client.messages.create(
-            model="tiny", max_tokens=100, messages=HELLO
-        )
+        message = await client.messages.create(model="tiny", max_tokens=100, messages=HELLO)
     assert message.content[0].type == "text"
     assert len(message.content[0].text.split()) == 8
     assert message.id.startswith("msg_")
@@ -134,9 +132,7 @@ async def test_thinking_text_and_calls_are_blocks_of_their_own():
     )
     async with anthropic_fleet(ScriptedWorker(parts=parts)) as (_, client):
         whole = await client.messages.create(model="tiny", max_tokens=100, messages=HELLO)
-        async with client.messages.stream(
-            model="tiny", max_tokens=100, messages=HELLO
-        ) as stream:
+        async with client.messages.stream(model="tiny", max_tokens=100, messages=HELLO) as stream:
             streamed = await stream.get_final_message()
     for message in (whole, streamed):
         thought, said, first, second = message.content

@@ -68,12 +68,14 @@ async def test_streams_events_in_their_order():
 
 
 async def test_the_clients_own_stream_and_parse_take_it():
-    async with running_fleet(ScriptedWorker(tokens=3)) as fleet:
-        async with fleet.client.responses.stream(
+    async with (
+        running_fleet(ScriptedWorker(tokens=3)) as fleet,
+        fleet.client.responses.stream(
             model="tiny", input="hello", extra_body={"seed": 7}
-        ) as stream:
-            kinds = [event.type async for event in stream]
-            final = await stream.get_final_response()
+        ) as stream,
+    ):
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_response()
     assert kinds[-1] == "response.completed"
     assert final.output_text == expected_text("hello", 3, chat=True)
 
@@ -180,17 +182,21 @@ async def test_a_call_of_a_custom_tool_is_its_text():
     assert (item["type"], item["input"], item["name"]) == ("custom_tool_call", "a\nb", "apply")
 
 
-async def test_a_stream_that_fails_ends_with_an_error(monkeypatch):
+async def test_a_stream_that_fails_ends_with_an_error():
     async def fail(context, request, position):
         if position == 2:
             raise KeyError("a bug of the worker")
 
     async with running_fleet(ScriptedWorker(before_token=fail)) as fleet:
         stream = await fleet.client.responses.create(model="tiny", input="hello", stream=True)
-        kinds = []
-        with pytest.raises(openai.APIError, match="Workers failed"):
+        kinds: list[str] = []
+
+        async def read() -> None:
             async for event in stream:
-                kinds.append(event.type)
+                kinds.append(event.type)  # noqa: PERF401 - those before the error count
+
+        with pytest.raises(openai.APIError, match="Workers failed"):
+            await read()
     assert kinds[-1] == "response.failed"
 
 
