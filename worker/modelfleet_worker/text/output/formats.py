@@ -11,6 +11,7 @@ from typing import Any
 from .json_values import json_value, whole_value
 from .parts import Parts
 from .reader import EndError, MalformedError, Reader, Script
+from .rules import Rules, quoted
 
 _KEYS = frozenset({"name", "arguments", "parameters", "type", "id"})
 _ARGUMENTS = ("arguments", "parameters")
@@ -61,6 +62,13 @@ class CallFormat(ABC):
         Raises MalformedError: what was read since `answer.begins` is text, unless a call has begun.
         """
 
+    @abstractmethod
+    def write(self, rules: Rules) -> None:
+        """Adds the rule `rest` of a grammar: what follows the first of `opens`, up to the end.
+
+        Raises InvalidRequestError for what this format has no grammar for.
+        """
+
 
 class JsonCalls(CallFormat):
     """A mark, then an object with name and arguments, or a list of them."""
@@ -81,6 +89,10 @@ class JsonCalls(CallFormat):
             yield from reader.space()
             yield from reader.take(self._close)
 
+    def write(self, rules: Rules) -> None:
+        """A list."""
+        rules.add(f'rest: "[" {rules.repeated(rules.objects("arguments"), quoted(", "))} "]"')
+
 
 class LlamaCalls(CallFormat):
     """Objects with name and parameters, maybe behind a mark, with `;` or nothing between them."""
@@ -100,6 +112,10 @@ class LlamaCalls(CallFormat):
             if (yield from reader.peek()) != "{":
                 reader.position = answer.begin
                 return
+
+    def write(self, rules: Rules) -> None:
+        """Objects, with the separator that its prompt asks for."""
+        rules.add(f"rest: {rules.repeated(rules.objects('parameters'), quoted('; '))}")
 
 
 class MistralCalls(CallFormat):
@@ -125,6 +141,19 @@ class MistralCalls(CallFormat):
         if found == "{":
             reader.position -= 1
         yield from named_call(answer, name, self.opens)
+
+    def write(self, rules: Rules) -> None:
+        """The one of both that the model writes."""
+        if self.listed:
+            calls = rules.repeated(rules.objects("arguments"), quoted(", "))
+            rules.add(f'rest: " "? "[" {calls} "]"')
+            return
+        named = (
+            f"{quoted(tool.name)} {rules.mark('[ARGS]')} {rules.arguments(number)}"
+            for number, tool in enumerate(rules.tools)
+        )
+        rules.add(f"call: {' | '.join(named)}")
+        rules.add(f"rest: {rules.repeated('call', rules.mark(self.opens[0]))}")
 
 
 class DeepSeekCalls(CallFormat):
@@ -159,6 +188,23 @@ class DeepSeekCalls(CallFormat):
                 yield from reader.space()
             yield from reader.take(self.end)
             answer.begins()
+
+    def write(self, rules: Rules) -> None:
+        """A list."""
+        named: list[str] = []
+        for number, tool in enumerate(rules.tools):
+            name, arguments = tool.name, rules.arguments(number)
+            if self.fenced:
+                named.append(
+                    f'"function" {rules.mark(self.name)} {quoted(name + self.fence)} {arguments}'
+                    f" {quoted(chr(10) + '```')}"
+                )
+            else:
+                named.append(f"{quoted(name)} {rules.mark(self.name)} {arguments}")
+        rules.add(f"named: {' | '.join(named)}")
+        rules.add(f"call: {rules.mark(self.call)} named {rules.mark(self.end)}")
+        between = quoted("\n") if self.fenced else ""
+        rules.add(f"rest: {rules.repeated('call', between)} {rules.mark(self.close)}")
 
 
 def json_call(answer: Answering, closes: tuple[str, ...], *, known: bool = False) -> Script[None]:

@@ -7,11 +7,18 @@ import json
 import re
 from typing import Any
 
+from ...errors import InvalidRequestError
 from .formats import Answering, CallFormat, json_call, list_of_calls
 from .reader import EndError, MalformedError, Reader, Script
+from .rules import Rules, quoted
+from .tagged_parameters import tagged_parameters
 from .typed_values import cast, parameter, types_of
 
 _NAME = re.compile(r"[\w.-]*")
+_NO_GRAMMAR = (
+    "this model writes {format}: calls in this format cannot be enforced, so that neither"
+    " 'tool_choice': 'required' or a named tool nor 'strict': true is supported"
+)
 _LONGEST_CALL = 65_536  # characters of a call in Python
 
 
@@ -73,6 +80,23 @@ class TagCalls(CallFormat):
                 break
         parts.arguments("}" if written else "{}")
 
+    def write(self, rules: Rules) -> None:
+        """Objects of JSON, or functions with tags."""
+        if not self.functions:
+            call, end = rules.objects("arguments"), f'"\\n" {rules.mark(self.close)}'
+            again = f'"\\n" {rules.mark(self.open)} "\\n"'
+            rules.add(f"call: {call} {end}")
+            rules.add(f'rest: "\\n" {rules.repeated("call", again)}')
+            return
+        calls: list[str] = []
+        for number, tool in enumerate(rules.tools):
+            head = quoted(f"{self.function}{tool.name}>\n")
+            calls.append(f"{head} {' '.join(tagged_parameters(rules, number))}")
+        rules.add(f"function: {' | '.join(calls)}")
+        rules.add(f'call: function {quoted(self.end + chr(10))} {rules.mark(self.close)}')
+        again = f'"\\n" {rules.mark(self.open)} "\\n"'
+        rules.add(f'rest: "\\n" {rules.repeated("call", again)}')
+
 
 def _value(answer: Answering, types: frozenset[str]) -> Script[None]:
     """A parameter's value up to its closing tag; strings as they come."""
@@ -123,6 +147,10 @@ class PythonCalls(CallFormat):
         if self._close:
             yield from reader.space()
             yield from reader.take(self._close)
+
+    def write(self, rules: Rules) -> None:
+        """There is none."""
+        raise InvalidRequestError(_NO_GRAMMAR.format(format="calls as in Python"))
 
 
 def _python_call(reader: Reader) -> Script[tuple[str, dict[str, Any]]]:
@@ -189,6 +217,10 @@ class GemmaCalls(CallFormat):
         value = yield from self._value(reader, 0)
         answer.parts.whole_call(name.strip(), to_json(value))
         yield from reader.take(self.close)
+
+    def write(self, rules: Rules) -> None:
+        """There is none."""
+        raise InvalidRequestError(_NO_GRAMMAR.format(format="Gemma's objects"))
 
     def _value(self, reader: Reader, depth: int) -> Script[Any]:
         if depth > 64:
