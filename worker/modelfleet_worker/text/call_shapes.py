@@ -68,7 +68,7 @@ def find_shape(render: Callable[[Sequence[Message], CallShape], str]) -> CallSha
     call = {"id": call_id, "function": {"name": _NAME, "arguments": arguments}}
     chat = [
         Message("user", "textofprobe"),
-        Message("assistant", "", no_content=True, tool_calls=(call,)),
+        Message("assistant", "", tool_calls=(call,)),
         Message("tool", _RESULT, tool_call_id=call_id),
     ]
     best, most = PLAIN_SHAPE, 0
@@ -87,7 +87,7 @@ def find_shape(render: Callable[[Sequence[Message], CallShape], str]) -> CallSha
 
 
 def _shows_call(prompt: str) -> bool:
-    """An object that a template prints as it is comes with Python's quotes, a text as JSON twice."""
+    """Objects printed as they are come with Python's quotes; texts made JSON twice, escaped."""
     is_shown = all(text in prompt for text in (_NAME, _KEY, _VALUE))
     wrong = (f"'{_KEY}'", f'\\"{_KEY}\\"', "None")
     return is_shown and not any(text in prompt for text in wrong)

@@ -172,8 +172,8 @@ def _as_dict(
     reasoning: Sequence[str],
 ) -> dict[str, Any]:
     content: Any = message.content
-    if message.no_content or (message.tool_calls and not content):
-        content = shape.no_content if message.tool_calls else None
+    if message.tool_calls and not content:
+        content = shape.no_content
     elif message.role in parts:
         content = [{"type": "text", "text": content}]
     made: dict[str, Any] = {"role": message.role, "content": content}

@@ -18,7 +18,6 @@ class Message:
     role: str
     content: str
     name: str = ""
-    no_content: bool = False  # it was null, not empty
     tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's, with arguments as they were sent
     tool_call_id: str = ""  # of a tool: the call that it answers
     reasoning: str = ""  # of an assistant
@@ -33,7 +32,6 @@ class Chat:
     created: float = 0.0  # the template's now, in seconds since the epoch
     tools: Sequence[Mapping[str, Any]] | None = None  # OpenAI's list; none is not the same as empty
     arguments: Mapping[str, Any] | None = None  # more variables
-
 
 
 class Pieces(Protocol):

@@ -1,4 +1,4 @@
-"""What a chat's answer is made of: text, reasoning and calls of tools, read from what a model writes.
+"""The parts of a chat's answer: text, reasoning and calls, read from what a model writes.
 
 How a model writes them is its style (`styles.py`): it follows from the chat template, or the spec
 names it. A parser reads an answer while it comes; whatever the pieces are in which it comes, the

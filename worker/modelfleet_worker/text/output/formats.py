@@ -159,10 +159,10 @@ class MistralCalls(CallFormat):
 class DeepSeekCalls(CallFormat):
     """A list between special tokens; the arguments are in a fence, and since V3.1 in none."""
 
-    opens = ("<｜tool▁calls▁begin｜>",)
+    opens = ("<\uff5ctool▁calls▁begin\uff5c>",)
     call, name, end, close = (
-        *("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
-        *("<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+        *("<\uff5ctool▁call▁begin\uff5c>", "<\uff5ctool▁sep\uff5c>"),
+        *("<\uff5ctool▁call▁end\uff5c>", "<\uff5ctool▁calls▁end\uff5c>"),
     )
     others = (call, name, end, close)
     fence = "\n```json\n"
@@ -208,7 +208,7 @@ class DeepSeekCalls(CallFormat):
 
 
 def json_call(answer: Answering, closes: tuple[str, ...], *, known: bool = False) -> Script[None]:
-    """An object with a name and arguments, in any order; `known`: a tool of this name there must be.
+    """An object with name and arguments, in any order; `known`: of a tool that there is.
 
     Arguments that stop being JSON are passed on as they are, up to one of `closes`.
     """

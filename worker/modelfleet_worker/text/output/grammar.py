@@ -28,9 +28,7 @@ class Demand:
     text_schema: str = ""
 
 
-def write_grammar(
-    style: OutputStyle, demand: Demand, special: Callable[[str], int | None]
-) -> str:
+def write_grammar(style: OutputStyle, demand: Demand, special: Callable[[str], int | None]) -> str:
     """Lark for the answer behind its reasoning. InvalidRequestError: the format has none.
 
     `special`: the id of a text that is one special token.
@@ -92,4 +90,3 @@ def _harmony(rules: Rules, demand: Demand) -> str:
     rules.add(f"answer: {text}")
     rules.add(f'final: {channel} "final" {message} answer')
     return "\n".join(("start: analysis? (call | final)", *rules.lines, ""))
-

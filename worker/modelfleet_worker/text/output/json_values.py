@@ -43,10 +43,7 @@ def json_value(reader: Reader, emit: Emit, *, again: bool = True) -> Script[None
                     yield from _key(reader, emit, again=again)
                 continue
         else:
-            word = yield from reader.matching(_WORD)
-            if word not in ("true", "false", "null") and not _NUMBER.fullmatch(word):
-                raise EndError if reader.at_end else MalformedError
-            emit(word)
+            yield from _word(reader, emit)
         while closings:
             yield from _space(reader, emit)
             found = yield from reader.expect(",", closings[-1])
@@ -71,6 +68,14 @@ def whole_value(reader: Reader) -> Script[Any]:
         return json.loads("".join(pieces))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits
         raise MalformedError from error
+
+
+def _word(reader: Reader, emit: Emit) -> Script[None]:
+    """A number, or one of the three names."""
+    word = yield from reader.matching(_WORD)
+    if word not in ("true", "false", "null") and not _NUMBER.fullmatch(word):
+        raise EndError if reader.at_end else MalformedError
+    emit(word)
 
 
 def _key(reader: Reader, emit: Emit, *, again: bool) -> Script[None]:

@@ -30,11 +30,11 @@ def merge(parts: Iterable[Part]) -> list[Part]:
     merged: list[Part] = []
     for part in parts:
         last = merged[-1] if merged else None
-        if last is not None and (last.kind, last.index) == (part.kind, part.index):
-            if not part.name:
-                merged[-1] = replace(last, text=last.text + part.text)
-                continue
-        merged.append(part)
+        goes_on = last is not None and (last.kind, last.index) == (part.kind, part.index)
+        if last is not None and goes_on and not part.name:
+            merged[-1] = replace(last, text=last.text + part.text)
+        else:
+            merged.append(part)
     return merged
 
 

@@ -43,9 +43,7 @@ class Reader:
         """What was read from there on."""
         return self.buffer[position : self.position]
 
-    def until(
-        self, marks: Sequence[str], emit: Emit, *, again: bool = True
-    ) -> Script[str | None]:
+    def until(self, marks: Sequence[str], emit: Emit, *, again: bool = True) -> Script[str | None]:
         """Passes text on up to the first of the marks, and reads it; None: the text ended before.
 
         Of several at one place it is the longest; what may become a mark waits. `again`: what was

@@ -72,8 +72,11 @@ THINK: Final = Tags("<think>", "</think>")
 TOOL_FORMATS: Final[Mapping[str, tuple[Callable[[], CallFormat], tuple[str, ...]]]] = {
     # name: how it is made, and marks that a template in this format has, all of them
     "Gemma": (GemmaCalls, ("<|tool_call>",)),
-    "DeepSeekV3": (lambda: DeepSeekCalls(fence=True), ("<｜tool▁calls▁begin｜>", "```json")),
-    "DeepSeekV31": (lambda: DeepSeekCalls(fence=False), ("<｜tool▁calls▁begin｜>",)),
+    "DeepSeekV3": (
+        lambda: DeepSeekCalls(fence=True),
+        ("<\uff5ctool▁calls▁begin\uff5c>", "```json"),
+    ),
+    "DeepSeekV31": (lambda: DeepSeekCalls(fence=False), ("<\uff5ctool▁calls▁begin\uff5c>",)),
     "Mistral": (lambda: MistralCalls(listed=False), ("[TOOL_CALLS]", "[ARGS]")),
     "MistralList": (lambda: MistralCalls(listed=True), ("[TOOL_CALLS]",)),
     "QwenCoder": (lambda: TagCalls(functions=True), ("<function=",)),

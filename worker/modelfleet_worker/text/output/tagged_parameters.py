@@ -32,7 +32,7 @@ def tagged_parameters(rules: Rules, number: int) -> list[str]:
     """
     tool = rules.tools[number]
     if not tool.strict:
-        rules.add('any_parameter[lazy]: /<parameter=[^>\\n]{1,64}>\\n(.|\\n)*\\n<\\/parameter>\\n/')
+        rules.add("any_parameter[lazy]: /<parameter=[^>\\n]{1,64}>\\n(.|\\n)*\\n<\\/parameter>\\n/")
         return ["any_parameter*"]
     schema = tool.schema
     _check(schema, _OF_AN_OBJECT, tool.name)

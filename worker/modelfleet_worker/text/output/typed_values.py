@@ -49,9 +49,11 @@ def cast(text: str, types: frozenset[str]) -> Any:
     except (ValueError, RecursionError):
         return text
     kinds = {"object": dict, "array": list, "integer": int, "number": (int, float)}
-    if isinstance(value, float) and value.is_integer() and types & {"integer", "number"} == {
-        "integer"
-    }:
+    if (
+        isinstance(value, float)
+        and value.is_integer()
+        and types & {"integer", "number"} == {"integer"}
+    ):
         return int(value)
     is_one = any(isinstance(value, kinds[kind]) for kind in types if kind in kinds)
     return value if is_one and not isinstance(value, bool) else text

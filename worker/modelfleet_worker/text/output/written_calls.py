@@ -93,7 +93,7 @@ class TagCalls(CallFormat):
             head = quoted(f"{self.function}{tool.name}>\n")
             calls.append(f"{head} {' '.join(tagged_parameters(rules, number))}")
         rules.add(f"function: {' | '.join(calls)}")
-        rules.add(f'call: function {quoted(self.end + chr(10))} {rules.mark(self.close)}')
+        rules.add(f"call: function {quoted(self.end + chr(10))} {rules.mark(self.close)}")
         again = f'"\\n" {rules.mark(self.open)} "\\n"'
         rules.add(f'rest: "\\n" {rules.repeated("call", again)}')
 
@@ -156,11 +156,15 @@ class PythonCalls(CallFormat):
 def _python_call(reader: Reader) -> Script[tuple[str, dict[str, Any]]]:
     begin = reader.position
     name = yield from reader.matching(_NAME)
-    if not name:
+    if not name or (yield from reader.peek()) != "(":
         raise EndError if reader.at_end else MalformedError
-    if (yield from reader.peek()) != "(":
-        raise EndError if reader.at_end else MalformedError
-    depth, quote = 0, ""
+    yield from _brackets(reader)
+    return name, _keywords(reader.since(begin)[len(name) :])
+
+
+def _brackets(reader: Reader) -> Script[None]:
+    """Up to the bracket that closes the next one; those in strings do not count."""
+    begin, depth, quote = reader.position, 0, ""
     while True:
         character = yield from reader.peek()
         if not character:
@@ -168,20 +172,17 @@ def _python_call(reader: Reader) -> Script[tuple[str, dict[str, Any]]]:
         reader.position += 1
         if reader.position - begin > _LONGEST_CALL:
             raise MalformedError
-        if quote:
-            if character == "\\":
-                yield from reader.peek()
-                reader.position += 1
-            elif character == quote:
-                quote = ""
-        elif character in "'\"":
-            quote = character
+        if character == "\\" and quote:
+            yield from reader.peek()
+            reader.position += 1
+        elif quote or character in "'\"":
+            quote = ("" if character == quote else quote) if quote else character
         elif character in "([{":
             depth += 1
         elif character in ")]}":
             depth -= 1
             if depth == 0:
-                return name, _keywords(reader.since(begin)[len(name) :])
+                return
 
 
 def _keywords(arguments: str) -> dict[str, Any]:
