@@ -64,7 +64,9 @@ class ChatTemplate:
                     else "the model's chat template leaves the result of a tool out of the prompt:"
                     " it has no messages of tools"
                 )
-        for name in map(tool_name, chat.tools or ()):
+        # Some templates show tools beside a message of the user only.
+        shown = chat.tools if chat.messages[-1].role == "user" else None
+        for name in map(tool_name, shown or ()):
             if name not in text:
                 raise InvalidRequestError(
                     f"the model's chat template leaves the tool {name!r} out of the prompt"

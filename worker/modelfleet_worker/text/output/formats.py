@@ -240,8 +240,9 @@ def json_call(answer: Answering, closes: tuple[str, ...], *, known: bool = False
     if not has_begun:
         if not name:
             raise MalformedError
+        arguments = json.dumps(_as_object(held), ensure_ascii=False)
         parts.begin_call(name)
-        parts.arguments(json.dumps(_as_object(held), ensure_ascii=False))
+        parts.arguments(arguments)
     parts.end_call()
 
 

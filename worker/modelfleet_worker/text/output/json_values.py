@@ -121,13 +121,14 @@ def _escape(reader: Reader) -> Script[str]:
     begin, size = reader.position, 2
     while True:
         escape = reader.buffer[begin : begin + size]
-        if len(escape) == 2 and escape[1] == "u":
+        if size == 2 and escape[1:] == "u":
             size = 6
-        if len(escape) == size:
+        elif len(escape) == size:
             break
-        if reader.ended:
+        elif reader.ended:
             raise EndError
-        yield
+        else:
+            yield
     is_known = escape[1] in _ESCAPED if size == 2 else bool(_HEX.fullmatch(escape[2:]))
     if not is_known:
         raise MalformedError
