@@ -137,7 +137,8 @@ HARMONY = (
     + "{{ f.arguments | tojson }}<|call|>"
     + "{% else %}<|start|>{{ m.role }}"
     + "{{ '<|channel|>final' if m.role == 'assistant' }}<|message|>{{ m.content }}<|end|>"
-    + "{% endif %}{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+    + "{% endif %}{% endif %}{% endfor %}"
+    + "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
 
 # By the style that they show; what the model's answer ends with, which is no text of it.

@@ -104,7 +104,7 @@ class Bulk:
     def _json(self, number: int) -> Iterator[bytes]:
         start, end, is_ids = self.spans[number]
         if is_ids:
-            yield b"[" + bytes(self.body[start:end]) + b"]"
+            yield b"[" + self.body[start:end].translate(None, b" \t\r\n") + b"]"
             return
         yield b'"'
         for piece in self._unescaped(number):
