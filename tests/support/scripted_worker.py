@@ -90,6 +90,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     requests: list[worker_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     filler: str = ""  # longer texts
+    parts: tuple[tuple[worker_pb2.OutputPart, ...], ...] = ()  # of each token, instead of its text
     refusal: str = ""  # why it talks to no gateway
     stopped: bool = False  # as by SIGSTOP: its connections stay
     keeps_requests: bool = True
@@ -247,6 +248,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             tokens = worker_pb2.Tokens(ids=[drawn], parts=[self.parts[position]])
             return worker_pb2.GenerateResponse(tokens=tokens)
         tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} {self.filler}")
+        if self.parts:
+            tokens = worker_pb2.Tokens(ids=[drawn], parts=self.parts[position])
         if request.logprobs.enabled:
             chosen = worker_pb2.TokenLogprob(id=drawn, token=f"{drawn} ".encode(), logprob=-0.5)
             entry = tokens.logprobs.add(chosen=chosen)

@@ -6,7 +6,7 @@ import json
 import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any, ClassVar, Final
@@ -133,22 +133,41 @@ class Answer(BaseAnswer):
     def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
         """The logprobs of tokens that follow those of earlier calls."""
 
+    def parts(
+        self, index: int, parts: Iterable[worker_pb2.OutputPart], logprobs: Json | None
+    ) -> list[str]:
+        """Chunks with parts of an answer: only chats have them."""
+        raise AssertionError("this answer has no parts")
+
+    def collect_parts(self, index: int, parts: Iterable[worker_pb2.OutputPart]) -> None:
+        """Keeps what belongs into the whole answer."""
+        raise AssertionError("this answer has no parts")
+
+    def finish_reason(self, index: int, reason: str) -> str:
+        """As the API says why a choice ended."""
+        return reason
+
     @override
     def chunks(self, index: int, event: Event) -> list[str]:
         if isinstance(event, worker_pb2.Tokens):
             if event.logprobs:
                 logprobs = self.logprobs(index, event.logprobs)
+                if event.parts:
+                    return self.parts(index, event.parts, logprobs)
                 return [self._chunk([self.part(index, event.text, logprobs)])]
             text = event.text
-            return [self._text_chunk(index, text)] if text else []
+            if text:
+                return [self._text_chunk(index, text)]
+            return self.parts(index, event.parts, None) if event.parts else []
         if isinstance(event, worker_pb2.Accepted):
             choice = self.opening(index)
             return [] if choice is None else [self._chunk([choice])]
         self._count_usage(index, event)
-        closing = self._chunk([self.closing(index, FINISH_REASONS[event.reason])])
-        if not event.text:
-            return [closing]
-        return [self._text_chunk(index, event.text), closing]
+        before = [self._text_chunk(index, event.text)] if event.text else []
+        if event.parts:
+            before += self.parts(index, event.parts, None)
+        reason = self.finish_reason(index, FINISH_REASONS[event.reason])
+        return [*before, self._chunk([self.closing(index, reason)])]
 
     @override
     def continue_as(self, fingerprint: str) -> None:
@@ -166,9 +185,14 @@ class Answer(BaseAnswer):
         if isinstance(event, worker_pb2.Tokens):
             self._texts[index].append(event.text)
             self._logprobs[index].extend(event.logprobs)
+            if event.parts:
+                self.collect_parts(index, event.parts)
         elif isinstance(event, worker_pb2.Finished):
             self._texts[index].append(event.text)
-            self._finish_reasons[index] = FINISH_REASONS[event.reason]
+            if event.parts:
+                self.collect_parts(index, event.parts)
+            reason = self.finish_reason(index, FINISH_REASONS[event.reason])
+            self._finish_reasons[index] = reason
             self._count_usage(index, event)
 
     @override

@@ -14,7 +14,7 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import GatewayError
 from ..openai_api.answer import BaseAnswer, Event, Json, encode
-from ..openai_api.chat import token_logprob
+from ..openai_api.chat_answer import token_logprob
 from ..openai_api.pieces import pieces
 from .output import CustomCallItem, FunctionCallItem, Item, MessageItem, ReasoningItem
 

@@ -26,6 +26,7 @@ def message(**fields):
     return chat(messages=[{"role": "user", "content": "hi"} | fields])
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 WRONG = {
     "a negative temperature": (chat(temperature=-0.1), 400, "temperature"),
     "a temperature that is not a number": (text(temperature=float("nan")), 400, "temperature"),
@@ -45,7 +46,39 @@ WRONG = {
     "an empty conversation": (chat(messages=[]), 400, "messages"),
     "messages that are text": (chat(messages="hi"), 400, "messages"),
     "an unknown role": (message(role="king"), 400, "messages.0.role"),
-    "a tool's message": (message(role="tool"), 400, "messages.0.role"),
+    "a function's message": (message(role="function"), 400, "messages.0.role"),
+    "a function's call": (
+        message(role="assistant", function_call={"name": "f"}),
+        400,
+        "messages.0",
+    ),
+    "a call of nothing": (message(role="assistant", tool_calls=[{}]), 400, "messages.0.tool_calls"),
+    "functions": (chat(functions=[{"name": "f"}]), 400, "functions"),
+    "a call that is forced the old way": (chat(function_call="auto"), 400, "function_call"),
+    "a search as a tool": (chat(tools=[{"type": "web_search"}]), 400, "tools"),
+    "a tool whose name is a sentence": (
+        chat(tools=[{"type": "function", "function": {"name": "a b"}}]),
+        400,
+        "tools",
+    ),
+    "two tools of one name": (chat(tools=[TOOL, TOOL]), 400, "tools"),
+    "parameters that are a list": (
+        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        400,
+        "tools",
+    ),
+    "a required call without tools": (chat(tool_choice="required"), 400, "tool_choice"),
+    "an unknown tool choice": (chat(tools=[TOOL], tool_choice="maybe"), 400, "tool_choice"),
+    "a choice of a tool that is not there": (
+        chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),
+        400,
+        "tool_choice",
+    ),
+    "a template's arguments in a list": (
+        chat(chat_template_kwargs=[1]),
+        400,
+        "chat_template_kwargs",
+    ),
     "a message without content": (message(content=None), 400, "messages.0"),
     "an image": (message(content=IMAGE), 400, "messages.0.content"),
     "braces in a part's type": (message(content=[{"type": "{x}"}]), 400, "messages.0.content"),

@@ -11,13 +11,14 @@ import structlog
 from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
-from ..engine.request import FinishReason
+from ..engine.request import FinishReason, Request
 from ..errors import AllSlotsTakenError, CallerLeftError, PreconditionError, RefusalError
-from ..text.detokenizer import Answer, Ending
-from ..text.tokenizer import Pieces
+from ..text.detokenizer import Answer, Ending, PartedAnswer
+from ..text.output.parts import Kind, Part
+from ..text.tokenizer import Pieces, Tokenizer
 from .lifecycle import Lifecycle, ServingModel
 from .prompts import PromptReader
-from .requests import build_engine_request, check_counts
+from .requests import GenerationRequest, build_engine_request, check_counts
 from .streams import Stream
 
 log = structlog.get_logger()
@@ -86,15 +87,12 @@ class RequestHandler:
             engine_request = build_engine_request(
                 asked, prompt_ids, stream.engine_id, serving.eos_ids, limits
             )
-            answer = Answer(
-                serving.tokenizer,
-                stops=asked.stop_strings,
-                stop_ids=engine_request.stop_token_ids,
-                max_tokens=engine_request.max_tokens,
-            )
+            answer = _new_answer(asked, engine_request, serving.tokenizer)
             for token_id in asked.resumed_ids:  # their text was sent by the worker that made them
                 if answer.ending is None:
                     answer.push(token_id)
+            if isinstance(answer, PartedAnswer):
+                answer.take()
             accepted = pb.Accepted(
                 model_digest=serving.digest,
                 worker_id=self._worker_id,
@@ -121,6 +119,24 @@ class RequestHandler:
                 cached_tokens=cached_tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+
+def _new_answer(asked: GenerationRequest, request: Request, tokenizer: Tokenizer) -> Answer:
+    if asked.new_parser is None:
+        return Answer(
+            tokenizer,
+            stops=asked.stop_strings,
+            stop_ids=request.stop_token_ids,
+            max_tokens=request.max_tokens,
+        )
+    return PartedAnswer(
+        tokenizer,
+        asked.new_parser(),
+        stops=asked.stop_strings,
+        stop_ids=request.stop_token_ids,
+        max_tokens=request.max_tokens,
+        marks=tokenizer.mark_ids,
+    )
 
 
 async def _stream(
@@ -168,7 +184,20 @@ def _batch(outputs: Sequence[RequestOutput], answer: Answer, pieces: Pieces) -> 
         if output.finished is not None and answer.ending is None:
             answer.ending = Ending(output.finished)
     tokens.text = "".join(text)
+    if isinstance(answer, PartedAnswer):
+        tokens.parts.extend(map(_part, answer.take()))
     return tokens
+
+
+def _part(part: Part) -> pb.OutputPart:
+    match part.kind:
+        case Kind.TEXT:
+            return pb.OutputPart(text=part.text)
+        case Kind.REASONING:
+            return pb.OutputPart(reasoning=part.text)
+        case Kind.CALL:
+            call = pb.ToolCallPart(index=part.index, name=part.name, arguments=part.text)
+            return pb.OutputPart(tool_call=call)
 
 
 def _logprobs(token_id: int, logprobs: TokenLogprobs, pieces: Pieces) -> pb.TokenLogprobs:
@@ -184,6 +213,7 @@ def _finished(answer: Answer, prompt_tokens: int, cached_tokens: int) -> pb.Fini
     text = answer.close()
     if answer.ending is None:
         raise AssertionError("an answer is closed before its end")
+    parts = answer.take() if isinstance(answer, PartedAnswer) else ()
     return pb.Finished(
         reason=_REASONS[answer.ending.reason],
         text=text,
@@ -191,4 +221,5 @@ def _finished(answer: Answer, prompt_tokens: int, cached_tokens: int) -> pb.Fini
         prompt_tokens=prompt_tokens,
         completion_tokens=answer.tokens,
         cached_tokens=cached_tokens,
+        parts=map(_part, parts),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from modelfleet_proto import worker_pb2 as pb
@@ -11,8 +12,9 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.request import EngineLimits
 from ..errors import InvalidRequestError, NeverFitsError
 from ..text.tokenizer import Tokenizer
+from .chats import ChatPrompt, answer_parser
 from .lifecycle import ServingModel
-from .requests import ChatPrompt, GenerationRequest, read_request
+from .requests import GenerationRequest, read_request
 
 # What is read, rendered and tokenized sooner than a thread starts.
 _QUICK_CHARACTERS: Final = 4096
@@ -42,7 +44,11 @@ class PromptReader:
 
         def read() -> tuple[GenerationRequest, str | None]:
             asked = read_request(request, limits.vocab_size, serving.sampling_defaults)
-            return asked, _prompt_text(asked, tokenizer, limits)
+            text = _prompt_text(asked, tokenizer, limits)
+            if isinstance(asked.prompt, ChatPrompt) and text is not None:
+                parser = answer_parser(asked.prompt, text, tokenizer)
+                asked = replace(asked, new_parser=parser) if parser is not None else asked
+            return asked, text
 
         if is_quick(request):
             asked, text = read()
@@ -61,10 +67,11 @@ def is_quick(request: pb.GenerateRequest) -> bool:
         case "prompt_token_ids":
             return len(request.prompt_token_ids.ids) <= _QUICK_IDS
         case "chat":
-            messages = request.chat.messages
+            chat, messages = request.chat, request.chat.messages
             return (
                 len(messages) <= _QUICK_MESSAGES
-                and sum(len(m.content) for m in messages) <= _QUICK_CHARACTERS
+                and len(chat.tools) + sum(len(m.content) + len(m.tool_calls) for m in messages)
+                <= _QUICK_CHARACTERS
             )
     return True
 
@@ -79,10 +86,8 @@ def _prompt_text(
     match asked.prompt:
         case str(text):
             pass
-        case ChatPrompt(messages, add_generation_prompt):
-            text = tokenizer.render_chat(
-                messages, created=asked.created, add_generation_prompt=add_generation_prompt
-            )
+        case ChatPrompt():
+            text = tokenizer.render_chat(asked.prompt.chat)
         case _:
             return None
     least = tokenizer.least_tokens(text)
