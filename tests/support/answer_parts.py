@@ -13,3 +13,8 @@ def reasoning(words: str) -> OutputPart:
 
 def call(index: int, name: str, arguments: str) -> OutputPart:
     return OutputPart(tool_call=ToolCallPart(index=index, name=name, arguments=arguments))
+
+
+def one_a_token(*parts: OutputPart) -> tuple[tuple[OutputPart], ...]:
+    """What a scripted worker's tokens are."""
+    return tuple((part,) for part in parts)

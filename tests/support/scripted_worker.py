@@ -95,8 +95,6 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     stopped: bool = False  # as by SIGSTOP: its connections stay
     keeps_requests: bool = True
     takes_many: bool = True  # False: a worker of an earlier version
-    # Of an answer that is parsed, a token each, instead of `tokens` texts.
-    parts: tuple[worker_pb2.OutputPart, ...] = ()
     stop_string: str = ""  # that ended its answers
     tokenized: list[worker_pb2.TokenizeRequest] = field(default_factory=list)
 
@@ -244,9 +242,6 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
 
     def _tokens(self, request, position):
         drawn = token_id(request, position)
-        if self.parts:
-            tokens = worker_pb2.Tokens(ids=[drawn], parts=[self.parts[position]])
-            return worker_pb2.GenerateResponse(tokens=tokens)
         tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} {self.filler}")
         if self.parts:
             tokens = worker_pb2.Tokens(ids=[drawn], parts=self.parts[position])

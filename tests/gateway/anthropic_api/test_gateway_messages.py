@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from functools import partial
 
 import anthropic
 import pytest
 
-from answer_parts import call, reasoning, text
+from answer_parts import call, one_a_token, reasoning, text
 from gateway_doubles import (
     MODEL,
     Fleet,
@@ -100,12 +101,75 @@ async def test_every_parameter_reaches_the_worker():
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.25, 4)
 
 
+async def test_tools_and_their_history_reach_the_worker():
+    worker = ScriptedWorker(tokens=1)
+    async with anthropic_fleet(worker) as (_, client):
+        await client.messages.create(
+            model="tiny",
+            max_tokens=3,
+            messages=[
+                {"role": "user", "content": "weather?"},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "hm", "signature": ""},
+                        {"type": "text", "text": "I look"},
+                        {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}},
+                        {"type": "tool_use", "id": "t2", "name": "f", "input": {}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "tool_result", "tool_use_id": "t1", "content": "sun"},
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "t2",
+                            "is_error": True,
+                            "content": [{"type": "text", "text": "rain"}],
+                        },
+                        {"type": "text", "text": "and?"},
+                    ],
+                },
+            ],
+            tools=[{"name": "f", "description": "d", "input_schema": {"type": "object"}}],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+            thinking={"type": "enabled", "budget_tokens": 1024},
+            output_config={"effort": "low"},
+        )
+    (request,) = worker.requests
+    _, turn, first, second, user = request.chat.messages
+    assert (turn.content, turn.reasoning_content) == ("I look", "hm")
+    calls = json.loads(turn.tool_calls)
+    assert [(call["id"], json.loads(call["function"]["arguments"])) for call in calls] == [
+        ("t1", {"a": 1}),
+        ("t2", {}),
+    ]
+    assert [(m.role, m.tool_call_id, m.content) for m in (first, second)] == [
+        ("tool", "t1", "sun"),
+        ("tool", "t2", "rain"),
+    ]
+    assert (user.role, user.content) == ("user", "and?")
+    (tool,) = json.loads(request.chat.tools)
+    assert tool["function"] == {
+        "name": "f",
+        "description": "d",
+        "parameters": {"type": "object"},
+    }
+    assert request.chat.tool_choice.mode == worker_pb2.ToolChoice.REQUIRED
+    assert request.chat.tool_choice.single
+    assert json.loads(request.chat.template_arguments) == {
+        "enable_thinking": True,
+        "reasoning_effort": "low",
+    }
+
+
 @pytest.mark.parametrize(
     ("worker", "limit", "reason"),
     [
         (ScriptedWorker(), 2, "max_tokens"),
         (ScriptedWorker(stop_string="x"), 100, "stop_sequence"),
-        (ScriptedWorker(parts=(call(0, "f", "{}"),)), 100, "tool_use"),
+        (ScriptedWorker(parts=one_a_token(call(0, "f", "{}"))), 100, "tool_use"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -122,7 +186,7 @@ async def test_says_why_it_stopped(worker: ScriptedWorker, limit: int, reason: s
 
 
 async def test_thinking_text_and_calls_are_blocks_of_their_own():
-    parts = (
+    parts = one_a_token(
         reasoning("let me "),
         reasoning("think"),
         text("I look. "),

@@ -1,12 +1,13 @@
 """The ollama client against a real gateway."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import ollama
 import pytest
 
-from answer_parts import call, reasoning, text
+from answer_parts import call, one_a_token, reasoning, text
 from gateway_doubles import MODEL, Fleet, ScriptedWorker, expected_text, running_fleet
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -89,8 +90,38 @@ async def test_options_reach_the_worker():
     assert unlimited.stop.max_tokens == 0
 
 
+async def test_tools_and_their_history_reach_the_worker():
+    worker = ScriptedWorker(tokens=1)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    call_of_f = {"function": {"name": "f", "arguments": {"a": 1}}}
+    async with running_fleet(worker) as fleet:
+        answer = await fleet.http.post(
+            "/api/chat",
+            json={
+                "model": "tiny",
+                "messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "assistant", "content": "", "tool_calls": [call_of_f, call_of_f]},
+                    {"role": "tool", "content": "y", "tool_name": "f"},
+                    {"role": "tool", "content": "z", "tool_name": "f"},
+                ],
+                "tools": [tool],
+                "think": False,
+                "stream": False,
+            },
+        )
+    assert answer.status_code == 200
+    _, turn, first, second = worker.requests[0].chat.messages
+    calls = json.loads(turn.tool_calls)
+    assert [call["id"] for call in calls] == [first.tool_call_id, second.tool_call_id]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"a": 1}
+    assert json.loads(worker.requests[0].chat.tools) == [tool]
+    arguments = json.loads(worker.requests[0].chat.template_arguments)
+    assert arguments == {"enable_thinking": False}
+
+
 async def test_thinking_and_calls_are_told():
-    parts = (
+    parts = one_a_token(
         reasoning("hm"),
         text("so"),
         call(0, "f", '{"a"'),

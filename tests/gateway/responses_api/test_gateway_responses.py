@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from answer_parts import call, reasoning, text
+from answer_parts import call, one_a_token, reasoning, text
 from gateway_doubles import MODEL, ScriptedWorker, expected_text, running_fleet
 from modelfleet_gateway.options import Options
 
@@ -14,6 +14,8 @@ WEATHER = {
     "name": "get_weather",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+CALL_OF = {"type": "function_call", "name": "get_weather", "arguments": "{}"}
+THOUGHT = {"type": "reasoning_text", "text": "hm"}
 # What streams of one message look like, but for their deltas.
 BEGIN = ["response.created", "response.in_progress"]
 
@@ -132,7 +134,7 @@ async def test_items_become_messages():
     assert (request.stop.max_tokens, list(request.stop.strings)) == (3, ["x"])
 
 
-PARTS = (
+PARTS = one_a_token(
     reasoning("let me "),
     reasoning("think"),
     text("I look. "),
@@ -171,13 +173,74 @@ async def test_reasoning_text_and_calls_are_items_of_their_own():
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
+async def test_tools_and_their_history_reach_the_worker():
+    worker = ScriptedWorker(tokens=1)
+    async with running_fleet(worker) as fleet:
+        await fleet.client.responses.create(
+            model="tiny",
+            input=[
+                {"role": "user", "content": "weather?"},
+                {"type": "reasoning", "id": "rs_1", "summary": [], "content": [THOUGHT]},
+                {
+                    "type": "function_call",
+                    "call_id": "c1",
+                    "name": "get_weather",
+                    "arguments": "{}",
+                },
+                {"role": "assistant", "content": "I look"},
+                {
+                    "type": "function_call",
+                    "call_id": "c2",
+                    "name": "get_weather",
+                    "arguments": "{}",
+                },
+                {"type": "function_call_output", "call_id": "c1", "output": "sun"},
+                {
+                    "type": "function_call_output",
+                    "call_id": "c2",
+                    "output": [{"type": "input_text", "text": "rain"}],
+                },
+            ],
+            tools=[WEATHER | {"strict": False}],
+            tool_choice={"type": "function", "name": "get_weather"},
+            parallel_tool_calls=False,
+            reasoning={"effort": "low"},
+        )
+    (request,) = worker.requests
+    user, turn, first, second = request.chat.messages
+    assert (user.content, turn.content, turn.reasoning_content) == ("weather?", "I look", "hm")
+    assert [call["id"] for call in json.loads(turn.tool_calls)] == ["c1", "c2"]
+    assert [(m.role, m.tool_call_id, m.content) for m in (first, second)] == [
+        ("tool", "c1", "sun"),
+        ("tool", "c2", "rain"),
+    ]
+    (tool,) = json.loads(request.chat.tools)
+    assert tool["function"]["name"] == "get_weather"
+    assert tool["function"]["parameters"] == WEATHER["parameters"]
+    assert request.chat.tool_choice.name == "get_weather"
+    assert request.chat.tool_choice.single
+    assert json.loads(request.chat.template_arguments) == {"reasoning_effort": "low"}
+
+
+async def test_of_allowed_tools_only_these_are_the_models():
+    worker = ScriptedWorker(tokens=1)
+    tools = [WEATHER, WEATHER | {"name": "other"}]
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "other"}]}
+    async with running_fleet(worker) as fleet:
+        answer = await fleet.http.post(
+            "/v1/responses",
+            json={"model": "tiny", "input": "x", "tools": tools, "tool_choice": allowed},
+        )
+    assert answer.json()["tool_choice"] == allowed
+    (tool,) = json.loads(worker.requests[0].chat.tools)
+    assert tool["function"]["name"] == "other"
+
+
 async def test_a_call_of_a_custom_tool_is_its_text():
-    parts = (call(0, "apply", '{"input": "a\\n'), call(0, "", 'b"}'))
+    parts = one_a_token(call(0, "apply", '{"input": "a\\n'), call(0, "", 'b"}'))
     request = {"model": "tiny", "input": "hello", "tools": [{"type": "custom", "name": "apply"}]}
     async with running_fleet(ScriptedWorker(parts=parts)) as fleet:
         answer = await fleet.http.post("/v1/responses", json=request)
-    if answer.status_code == 400:
-        pytest.skip("chats have no tools yet")
     (item,) = answer.json()["output"]
     assert (item["type"], item["input"], item["name"]) == ("custom_tool_call", "a\nb", "apply")
 
