@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from typing_extensions import override
 
@@ -28,6 +28,7 @@ class ResponsesAnswer(BaseAnswer):
 
     said: Json  # what the response repeats of its request
     custom_tools: frozenset[str] = frozenset()  # whose calls are items of their own kind
+    encodes_reasoning: bool = False  # items have `encrypted_content`
     keep: Keep | None = None  # given the id and the output
     clock: Callable[[], float] = time.time
 
@@ -115,9 +116,9 @@ class ResponsesAnswer(BaseAnswer):
                 logprobs: list[Json] = []
                 if isinstance(event, worker_pb2.Tokens):
                     logprobs = [token_logprob(entry) for entry in event.logprobs]
-                self._open(MessageItem, events).add(piece.text, logprobs, events)
+                self._message(events).add(piece.text, logprobs, events)
             case "reasoning":
-                self._open(ReasoningItem, events).add(piece.reasoning, events)
+                self._reasoning(events).add(piece.reasoning, events)
             case "tool_call":
                 self._take_call(piece.tool_call, events)
 
@@ -129,11 +130,21 @@ class ResponsesAnswer(BaseAnswer):
         if isinstance(last, FunctionCallItem) and part.arguments:
             last.add(part.arguments, events)
 
-    def _open(self, kind: type[Any], events: list[Json]) -> Any:
-        """The last item if it is of this kind, else a new one."""
-        if self._items and type(self._items[-1]) is kind:
-            return self._items[-1]
-        item = kind(len(self._items))
+    def _message(self, events: list[Json]) -> MessageItem:
+        """The last item if it is a message, else a new one."""
+        last = self._items[-1] if self._items else None
+        if isinstance(last, MessageItem):
+            return last
+        item = MessageItem(len(self._items))
+        self._start(item, events)
+        return item
+
+    def _reasoning(self, events: list[Json]) -> ReasoningItem:
+        """The same of reasoning."""
+        last = self._items[-1] if self._items else None
+        if isinstance(last, ReasoningItem):
+            return last
+        item = ReasoningItem(len(self._items), is_encoded=self.encodes_reasoning)
         self._start(item, events)
         return item
 
@@ -146,7 +157,7 @@ class ResponsesAnswer(BaseAnswer):
     def _finish(self, finished: worker_pb2.Finished, events: list[Json]) -> None:
         is_cut = finished.reason == worker_pb2.FINISH_REASON_LENGTH
         if not self._items:
-            self._open(MessageItem, events)
+            self._message(events)
         self._status = "incomplete" if is_cut else "completed"
         self._items[-1].close(self._status, events)
         self._count_usage(0, finished)

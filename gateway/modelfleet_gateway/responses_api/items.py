@@ -11,6 +11,7 @@ from ..errors import InvalidRequestError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
 from ..openai_api.translated import expanded, joined, read_part, text_parts, unsupported_value
+from .replay import decode_reasoning
 
 SERVED: Final = "message, function_call, function_call_output, reasoning or a custom tool's items"
 TEXTS: Final = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -63,6 +64,7 @@ class ReasoningItem(BaseModel):
 
     content: list[Any] | None = None
     summary: list[Any] | None = None
+    encrypted_content: str | None = None
 
 
 def messages_of(items: str | list[Any], bulk: Bulk | None) -> list[Json]:
@@ -106,7 +108,7 @@ class Turns:
                 {"role": "tool", "tool_call_id": output.call_id, "content": joined(content)}
             )
         elif kind == "reasoning":
-            self._add_reasoning(read_part(ReasoningItem, item, where, bulk), where)
+            self._add_reasoning(read_part(ReasoningItem, item, where, bulk), where, bulk)
         else:
             raise unsupported_value(f"{where}.type", kind, SERVED)
 
@@ -140,11 +142,15 @@ class Turns:
         calls = self._assistant().setdefault("tool_calls", [])
         calls.append({"id": call_id, "type": "function", "function": function})
 
-    def _add_reasoning(self, item: ReasoningItem, where: str) -> None:
-        """Its text, else its summary; an encrypted one of somebody else cannot be read."""
+    def _add_reasoning(self, item: ReasoningItem, where: str, bulk: Bulk | None) -> None:
+        """Its text, else what it is in our encoding, else its summary."""
         texts = {"reasoning_text": "text", "summary_text": "text", "text": "text"}
         if self._turn is not None:
             self.close()
+        encoded = decode_reasoning(expanded(item.encrypted_content or "", bulk))
+        if encoded and not item.content:
+            self._reasoning.append(encoded)
+            return
         field = "content" if item.content else "summary"
         parts = text_parts(getattr(item, field) or [], f"{where}.{field}", texts, "reasoning_text")
         if parts:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from ..openai_api.answer import Json
+from .replay import encode_reasoning
 
 
 class Item(ABC):
@@ -102,20 +103,22 @@ class ReasoningItem(Item):
 
     prefix = "rs_"
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, is_encoded: bool = False) -> None:
         super().__init__(index)
+        self._is_encoded = is_encoded  # once more, for clients that send only that back
         self._texts: list[str] = []
         self._is_open = False
 
     @override
     def body(self) -> Json:
+        is_told = self._is_encoded and self._status != "in_progress"
         return {
             "id": self.id,
             "type": "reasoning",
             "status": self._status,
             "summary": [],
             "content": [self._part()] if self._is_open else [],
-            "encrypted_content": None,
+            "encrypted_content": encode_reasoning("".join(self._texts)) if is_told else None,
         }
 
     @override

@@ -18,6 +18,7 @@ from .answer import ResponsesAnswer
 from .items import messages_of
 from .tools import chat_tools
 
+ENCODED_REASONING: Final = "reasoning.encrypted_content"
 LOGPROBS: Final = "message.output_text.logprobs"
 MAX_METADATA: Final = 16
 # Chats have these by the same names.
@@ -205,6 +206,7 @@ class ResponsesRequest(InputFields, AnsweredRequest):
             custom_tools=frozenset(
                 tool["name"] for tool in self.tools or [] if tool.get("type") == "custom"
             ),
+            encodes_reasoning=ENCODED_REASONING in (self.include or ()),
             keep=self._keep,
         )
 
