@@ -85,9 +85,10 @@ async def test_a_call_goes_on_after_its_worker_is_lost(lost_at):
 
 
 async def test_streams_are_json_without_what_was_not_asked():
-    async with running_fleet(calling_worker()) as fleet, fleet.http.stream(
-        "POST", "/v1/chat/completions", json=ASKED | {"stream": True}
-    ) as answer:
+    async with (
+        running_fleet(calling_worker()) as fleet,
+        fleet.http.stream("POST", "/v1/chat/completions", json=ASKED | {"stream": True}) as answer,
+    ):
         lines = [line async for line in answer.aiter_lines() if line.startswith("data: {")]
     deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines]
     assert deltas[:2] == [{"role": "assistant", "content": ""}, {"reasoning_content": "Hm."}]
