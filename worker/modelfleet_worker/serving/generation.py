@@ -13,11 +13,13 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
 from ..engine.request import FinishReason
 from ..errors import AllSlotsTakenError, CallerLeftError, PreconditionError, RefusalError
+from ..text.constraint import TokenConstraint
 from ..text.detokenizer import Answer, Ending
 from ..text.tokenizer import Pieces
+from .formats import GrammarCompiler
 from .lifecycle import Lifecycle, ServingModel
 from .prompts import PromptReader
-from .requests import build_engine_request, check_counts
+from .requests import GenerationRequest, build_engine_request, check_counts
 from .streams import Stream
 
 log = structlog.get_logger()
@@ -39,6 +41,7 @@ class RequestHandler:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
         self._prompts = PromptReader()
+        self._formats = GrammarCompiler()
 
     async def serve(self, request: pb.GenerateRequest, send: Send) -> RefusalError | None:
         """Serves a request to its end; returns why it was refused or ended early.
@@ -83,8 +86,9 @@ class RequestHandler:
             if asked.prompt_bytes:
                 counters.text_bytes += asked.prompt_bytes
                 counters.text_tokens += len(prompt_ids)
+            constraint = await self._constraint(asked, serving)
             engine_request = build_engine_request(
-                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits
+                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits, constraint
             )
             answer = Answer(
                 serving.tokenizer,
@@ -95,6 +99,8 @@ class RequestHandler:
             for token_id in asked.resumed_ids:  # their text was sent by the worker that made them
                 if answer.ending is None:
                     answer.push(token_id)
+            if constraint is not None and constraint.is_complete:
+                answer.complete()
             accepted = pb.Accepted(
                 model_digest=serving.digest,
                 worker_id=self._worker_id,
@@ -121,6 +127,16 @@ class RequestHandler:
                 cached_tokens=cached_tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+    async def _constraint(
+        self, asked: GenerationRequest, serving: ServingModel
+    ) -> TokenConstraint | None:
+        """What the answer is held to, as far as it has come. Raises InvalidRequestError."""
+        if asked.grammar is None:
+            return None
+        key = (asked.grammar, asked.reasoning)
+        compiled = await self._formats.compile(serving.grammars, key)
+        return compiled.start(asked.resumed_ids, obeys_eos=not asked.ignore_eos)
 
 
 async def _stream(
@@ -165,7 +181,9 @@ def _batch(outputs: Sequence[RequestOutput], answer: Answer, pieces: Pieces) -> 
             tokens.ids.append(token_id)
             if output.logprobs:
                 tokens.logprobs.append(_logprobs(token_id, output.logprobs[i], pieces))
-        if output.finished is not None and answer.ending is None:
+        if output.finished is FinishReason.STOP:
+            answer.complete()
+        elif output.finished is not None and answer.ending is None:
             answer.ending = Ending(output.finished)
     tokens.text = "".join(text)
     return tokens
