@@ -95,6 +95,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     stopped: bool = False  # as by SIGSTOP: its connections stay
     keeps_requests: bool = True
     takes_many: bool = True  # False: a worker of an earlier version
+    features: tuple[str, ...] = ("output_format", "tools")  # none: the same
 
     def __post_init__(self) -> None:
         self.shared_streams = 0
@@ -140,6 +141,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             slots=self.slots,
             running=self.running,
             takes_many=self.takes_many,
+            features=self.features,
         )
 
     def may_continue(self, resume: worker_pb2.Resume) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from modelfleet_proto import worker_pb2 as pb
 
 from ..errors import InvalidRequestError
-from ..text.output.parser import OutputParser, new_parser
-from ..text.tokenizer import ROLES, Chat, Message, Tokenizer
+from ..text.output.parser import OutputParser
+from ..text.tokenizer import ROLES, Chat, Message
 
 MAX_TOOLS = 1024
 MAX_CALLS = 1024  # of one message
@@ -80,26 +80,9 @@ def read_chat(asked: pb.Chat, created: float) -> ChatPrompt:
     )
 
 
-def answer_parser(prompt: ChatPrompt, text: str, tokenizer: Tokenizer) -> NewParser | None:
-    """How the answer to a chat, whose prompt is `text`, is parted; None: it is one text.
-
-    Raises InvalidRequestError for tools of a model whose calls nobody can read.
-    """
-    style, tools = tokenizer.style, prompt.tools
-    if tools and not style.writes_calls:
-        raise InvalidRequestError(
-            "it is not known how this model writes calls of tools: leave 'tools' out, or name a"
-            " format in spec.model.toolParser"
-        )
-    if not tools and not (prompt.takes_parts and style.reasons):
-        return None
-    hidden = frozenset(tokenizer.mark_ids.values())
-    return lambda: new_parser(style, text, tools, hidden=hidden, single=prompt.choice.single)
-
-
 def parameters_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of a tool's parameters; a tool without any takes none."""
-    return tool["function"].get("parameters") or {"type": "object", "properties": {}}
+    """The schema of a tool's parameters; a tool without one takes any."""
+    return {"type": "object"} | (tool["function"].get("parameters") or {})
 
 
 def _read_message(message: pb.ChatMessage, number: int) -> Message:
