@@ -97,6 +97,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     takes_many: bool = True  # False: a worker of an earlier version
     stop_string: str = ""  # that ended its answers
     tokenized: list[worker_pb2.TokenizeRequest] = field(default_factory=list)
+    features: tuple[str, ...] = ("output_format", "tools")  # none: the same
 
     def __post_init__(self) -> None:
         self.shared_streams = 0
@@ -142,6 +143,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             slots=self.slots,
             running=self.running,
             takes_many=self.takes_many,
+            features=self.features,
         )
 
     def may_continue(self, resume: worker_pb2.Resume) -> bool:

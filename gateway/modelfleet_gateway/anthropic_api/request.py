@@ -61,6 +61,7 @@ class CountTokensRequest(TranslatedRequest):
         "stop": "stop_sequences",
         "reasoning_effort": "output_config.effort",
         "response_format": "output_config.format",
+        "response_format.json_schema": "output_config.format",
         "chat_template_kwargs": "thinking",
     }
 

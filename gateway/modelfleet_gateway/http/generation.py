@@ -113,7 +113,7 @@ class GenerationEndpoint:
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
-        with SlotClaim(queue, len(requests)) as claim:
+        with SlotClaim(queue, len(requests), asked.needs) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             stream = answer_events(requests, claim, queue.meter, hold.add_unread)
             async with aclosing(stream) as events:

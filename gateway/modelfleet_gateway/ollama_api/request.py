@@ -52,6 +52,7 @@ class OllamaRequest(AnsweredRequest):
         "max_completion_tokens": "options.num_predict",
         "max_tokens": "options.num_predict",
         "response_format": "format",
+        "response_format.json_schema.schema": "format",
         "chat_template_kwargs": "think",
         "reasoning_effort": "think",
     } | {name: f"options.{option}" for option, name in OPTIONS.items()}

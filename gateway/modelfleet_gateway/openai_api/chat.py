@@ -21,6 +21,7 @@ ROLES: Final = {
 }  # "developer" is OpenAI's newer name, which chat templates lack
 
 MAX_MESSAGES: Final = 16_384
+NEEDED: Final = "tools"  # of a worker's features, for all that is not plain text
 
 
 class Message(BaseModel):
@@ -92,7 +93,7 @@ class Message(BaseModel):
     @property
     def is_plain(self) -> bool:
         """Whether it is a text and nothing else."""
-        return not (
+        return self.role != "tool" and not (
             self.tool_calls or self.tool_call_id or self.reasoning_content or self.reasoning
         )
 
@@ -129,6 +130,17 @@ class ChatRequest(GenerationFields):
         if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
         return self
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Also what a worker of the version before would leave out."""
+        is_plain = (
+            not self.tools
+            and not self.chat_template_kwargs
+            and self.reasoning_effort is None
+            and all(message.is_plain for message in self.messages)
+        )
+        return super().needs if is_plain else super().needs | {NEEDED}
 
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """One: the conversation."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import GatewayError, InvalidRequestError, UnsupportedFieldError
+from ..errors import InvalidRequestError, UnsupportedFieldError
 from .answer import BaseAnswer, Json
 from .bulk import Bulk
 from .chat import ChatRequest
@@ -93,33 +94,53 @@ def read_prompt(
 
 def ask(request: AnsweredRequest, created: float, bulk: Bulk | None) -> Asked:
     """What it asks of workers, and its empty answer."""
+    with named_as(request.names):
+        target = _target(request, bulk)
+        prompts, needs = target.prompts(created, bulk), target.needs
     return Asked(
         model=expanded(request.model, bulk),
         stream=request.streams,
         answer=request.new_answer(created, bulk),
         choices_per_prompt=1,
-        prompts=prompts_of(request, created, bulk),
+        prompts=prompts,
+        needs=needs,
     )
 
 
 def prompts_of(request: TranslatedRequest, created: float, bulk: Bulk | None) -> list[bytes]:
-    """What workers are sent (GenerationFields.prompts); errors name the client's fields."""
+    """What workers are sent (GenerationFields.prompts)."""
+    with named_as(request.names):
+        return _target(request, bulk).prompts(created, bulk)
+
+
+def _target(request: TranslatedRequest, bulk: Bulk | None) -> GenerationFields:
     translated = request.translate(bulk) | {"model": request.model}
+    return parse(request.target, bytearray(json.dumps(translated).encode()), bulk)
+
+
+@contextlib.contextmanager
+def named_as(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors about the translated request get the client's names for its fields."""
     try:
-        target = parse(request.target, bytearray(json.dumps(translated).encode()), bulk)
-        return target.prompts(created, bulk)
+        yield
     except InvalidRequestError as error:
-        raise renamed(error, request.names) from None
+        raise renamed(error, names) from None
 
 
-def renamed(error: InvalidRequestError, names: Mapping[str, str]) -> GatewayError:
-    """An error about the translated request, with the client's name for the field."""
-    root, dot, rest = (error.param or "").partition(".")
-    if root not in names:
+def renamed(error: InvalidRequestError, names: Mapping[str, str]) -> InvalidRequestError:
+    """The same error, with the client's name for the field.
+
+    Of the names that fit the longest counts: with `{"format": "text", "format.json": "text"}`
+    "format.json.schema" is "text.schema".
+    """
+    param = error.param or ""
+    fitting = [name for name in names if param == name or param.startswith(f"{name}.")]
+    if not fitting:
         return error
-    name = names[root] + dot + rest
-    message = error.message.replace(f"'{error.param}'", f"'{name}'").replace(root, names[root])
-    return type(error)(message, param=name)
+    name = max(fitting, key=len)
+    theirs = names[name] + param.removeprefix(name)
+    message = error.message.replace(repr(param), repr(theirs))
+    return type(error)(message, param=theirs)
 
 
 def refuse_unsupported(fields: Mapping[str, Any], unsupported: Neutral, prefix: str = "") -> None:

@@ -87,6 +87,7 @@ class InputFields(TranslatedRequest):
         "messages": "input",
         "reasoning_effort": "reasoning.effort",
         "response_format": "text.format",
+        "response_format.json_schema": "text.format",
     }
 
     input: str | list[Any] | None = None

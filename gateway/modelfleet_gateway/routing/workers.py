@@ -160,6 +160,10 @@ class Worker:
             and self.stats.model_digest == self.first_digest
         )
 
+    def has(self, needs: frozenset[str]) -> bool:
+        """Whether its version can do what a request needs."""
+        return not needs or (self.stats is not None and needs <= set(self.stats.features))
+
     @property
     def draining(self) -> bool:
         """Whether its Stats say that it drains."""

@@ -11,8 +11,8 @@ from typing import Any
 from modelfleet_proto import worker_pb2 as pb
 
 from ..errors import InvalidRequestError
-from ..text.output.parser import OutputParser, new_parser
-from ..text.tokenizer import ROLES, Chat, Message, Tokenizer
+from ..text.output.parser import OutputParser
+from ..text.tokenizer import ROLES, Chat, Message
 
 MAX_TOOLS = 1024
 MAX_CALLS = 1024  # of one message
@@ -37,6 +37,7 @@ class ChatPrompt:
 
     chat: Chat
     choice: ToolChoice = ToolChoice()
+    strict: frozenset[str] = frozenset()  # tools whose calls are held to their schemas
     takes_parts: bool = False
 
     @property
@@ -49,7 +50,7 @@ def read_chat(asked: pb.Chat, created: float) -> ChatPrompt:
     """Raises InvalidRequestError for the first field that is wrong."""
     if not asked.messages:
         raise InvalidRequestError("chat.messages is empty: expected at least one message")
-    tools = _read_tools(asked.tools) if asked.tools else None
+    tools, strict = _read_tools(asked.tools) if asked.tools else (None, frozenset[str]())
     choice = asked.tool_choice
     if choice.mode == pb.ToolChoice.NONE and tools:
         tools = None  # a model that is shown no tools calls none
@@ -74,30 +75,14 @@ def read_chat(asked: pb.Chat, created: float) -> ChatPrompt:
             name=choice.name,
             single=choice.single or bool(choice.name),
         ),
+        strict=strict if tools else frozenset(),
         takes_parts=asked.takes_parts or bool(tools),
     )
 
 
-def answer_parser(prompt: ChatPrompt, text: str, tokenizer: Tokenizer) -> NewParser | None:
-    """How the answer to a chat, whose prompt is `text`, is parted; None: it is one text.
-
-    Raises InvalidRequestError for tools of a model whose calls nobody can read.
-    """
-    style, tools = tokenizer.style, prompt.tools
-    if tools and not style.writes_calls:
-        raise InvalidRequestError(
-            "it is not known how this model writes calls of tools: leave 'tools' out, or name a"
-            " format in spec.model.toolParser"
-        )
-    if not tools and not (prompt.takes_parts and style.reasons):
-        return None
-    hidden = frozenset(tokenizer.mark_ids.values())
-    return lambda: new_parser(style, text, tools, hidden=hidden, single=prompt.choice.single)
-
-
 def parameters_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The schema of a tool's parameters; a tool without any takes none."""
-    return tool["function"].get("parameters") or {"type": "object", "properties": {}}
+    """The schema of a tool's parameters; a tool without one takes any."""
+    return {"type": "object"} | (tool["function"].get("parameters") or {})
 
 
 def _read_message(message: pb.ChatMessage, number: int) -> Message:
@@ -124,9 +109,11 @@ def _read_message(message: pb.ChatMessage, number: int) -> Message:
     )
 
 
-def _read_tools(text: str) -> tuple[Mapping[str, Any], ...]:
+def _read_tools(text: str) -> tuple[tuple[Mapping[str, Any], ...], frozenset[str]]:
+    """The tools, and the names of those that are strict: that is nothing for a model to read."""
     tools = tuple(_list(text, "chat.tools", MAX_TOOLS))
     names: set[str] = set()
+    strict: set[str] = set()
     for number, tool in enumerate(tools):
         where = f"chat.tools[{number}]"
         function = tool.get("function") if isinstance(tool, dict) else None
@@ -139,7 +126,9 @@ def _read_tools(text: str) -> tuple[Mapping[str, Any], ...]:
         parameters = tool["function"].get("parameters")
         if parameters is not None and not isinstance(parameters, dict):
             raise InvalidRequestError(f"{where}.function.parameters is no JSON schema")
-    return tools
+        if tool["function"].pop("strict", None):
+            strict.add(name)
+    return tools, frozenset(strict)
 
 
 def _list(text: str, where: str, most: int) -> list[Any]:

@@ -13,9 +13,11 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
 from ..engine.request import FinishReason, Request
 from ..errors import AllSlotsTakenError, CallerLeftError, PreconditionError, RefusalError
+from ..text.constraint import TokenConstraint
 from ..text.detokenizer import Answer, Ending, PartedAnswer
 from ..text.output.parts import Kind, Part
 from ..text.tokenizer import Pieces, Tokenizer
+from .formats import GrammarCompiler
 from .lifecycle import Lifecycle, ServingModel
 from .prompts import PromptReader
 from .requests import GenerationRequest, build_engine_request, check_counts
@@ -40,6 +42,7 @@ class RequestHandler:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
         self._prompts = prompts
+        self._formats = GrammarCompiler()
 
     async def serve(self, request: pb.GenerateRequest, send: Send) -> RefusalError | None:
         """Serves a request to its end; returns why it was refused or ended early.
@@ -84,8 +87,9 @@ class RequestHandler:
             if asked.prompt_bytes:
                 counters.text_bytes += asked.prompt_bytes
                 counters.text_tokens += len(prompt_ids)
+            constraint = await self._constraint(asked, serving)
             engine_request = build_engine_request(
-                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits
+                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits, constraint
             )
             answer = _new_answer(asked, engine_request, serving.tokenizer)
             for token_id in asked.resumed_ids:  # their text was sent by the worker that made them
@@ -93,6 +97,8 @@ class RequestHandler:
                     answer.push(token_id)
             if isinstance(answer, PartedAnswer):
                 answer.take()
+            if constraint is not None and constraint.is_complete:
+                answer.complete()
             accepted = pb.Accepted(
                 model_digest=serving.digest,
                 worker_id=self._worker_id,
@@ -119,6 +125,16 @@ class RequestHandler:
                 cached_tokens=cached_tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+    async def _constraint(
+        self, asked: GenerationRequest, serving: ServingModel
+    ) -> TokenConstraint | None:
+        """What the answer is held to, as far as it has come. Raises InvalidRequestError."""
+        if asked.grammar is None:
+            return None
+        key = (asked.grammar, asked.reasoning)
+        compiled = await self._formats.compile(serving.grammars, key)
+        return compiled.start(asked.resumed_ids, obeys_eos=not asked.ignore_eos)
 
 
 def _new_answer(asked: GenerationRequest, request: Request, tokenizer: Tokenizer) -> Answer:
@@ -181,7 +197,9 @@ def _batch(outputs: Sequence[RequestOutput], answer: Answer, pieces: Pieces) -> 
             tokens.ids.append(token_id)
             if output.logprobs:
                 tokens.logprobs.append(_logprobs(token_id, output.logprobs[i], pieces))
-        if output.finished is not None and answer.ending is None:
+        if output.finished is FinishReason.STOP:
+            answer.complete()
+        elif output.finished is not None and answer.ending is None:
             answer.ending = Ending(output.finished)
     tokens.text = "".join(text)
     if isinstance(answer, PartedAnswer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
 from modelfleet_proto import worker_pb2 as pb
@@ -12,7 +11,8 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.request import EngineLimits
 from ..errors import InvalidRequestError, NeverFitsError
 from ..text.tokenizer import Tokenizer
-from .chats import ChatPrompt, answer_parser
+from .chat_answers import plan_answer
+from .chats import ChatPrompt
 from .lifecycle import ServingModel
 from .requests import GenerationRequest, read_request
 
@@ -46,8 +46,7 @@ class PromptReader:
             asked = read_request(request, limits.vocab_size, serving.sampling_defaults)
             text = _prompt_text(asked, tokenizer, limits)
             if isinstance(asked.prompt, ChatPrompt) and text is not None:
-                parser = answer_parser(asked.prompt, text, tokenizer)
-                asked = replace(asked, new_parser=parser) if parser is not None else asked
+                asked = plan_answer(asked, asked.prompt, text, tokenizer)
             return asked, text
 
         if is_quick(request):

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
+from ..engine.constraint import Constraint
 from ..engine.request import EngineLimits, Request, SamplingParams
 from ..errors import InvalidRequestError, NeverFitsError
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults
+from ..text.grammar import Grammar, ReasoningMarks
 from .chats import ChatPrompt, NewParser, read_chat
+from .formats import read_format
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
@@ -48,6 +51,8 @@ class GenerationRequest:
     created: float
     resumed_ids: tuple[int, ...]
     new_parser: NewParser | None = None  # of an answer that comes in parts
+    grammar: Grammar | None = None  # what the answer is held to
+    reasoning: ReasoningMarks | None = None  # what may come before
 
 
 def check_counts(request: pb.GenerateRequest, limits: EngineLimits) -> None:
@@ -92,6 +97,7 @@ def read_request(
         ignore_eos=stop.ignore_eos,
         created=request.created,
         resumed_ids=_checked_ids(request.resume.token_ids, vocab_size, "resume.token_ids"),
+        grammar=(read_format(request.output_format) if request.HasField("output_format") else None),
     )
 
 
@@ -217,6 +223,7 @@ def build_engine_request(
     engine_id: str,
     eos_ids: frozenset[int],
     limits: EngineLimits,
+    constraint: Constraint | None = None,
 ) -> Request:
     """What the engine computes. Raises NeverFitsError with the numbers."""
     room = min(limits.context_length, limits.kv_tokens) - len(prompt_ids)
@@ -231,4 +238,5 @@ def build_engine_request(
         sampling=asked.sampling,
         max_tokens=max_tokens,
         stop_token_ids=asked.stop_token_ids | (frozenset() if asked.ignore_eos else eos_ids),
+        constraint=constraint,
     )

@@ -65,6 +65,11 @@ class Answer:
             self.ending = Ending(FinishReason.LENGTH)
         return text
 
+    def complete(self) -> None:
+        """Nothing may follow what has come: also if it is as long as it may be."""
+        if self.ending is None or self.ending.reason is FinishReason.LENGTH:
+            self.ending = Ending(FinishReason.STOP)
+
     def close(self) -> str:
         """What was held back, once the answer has ended; a last character may complete a stop."""
         text = self._scanner.feed(self._detokenizer.flush())

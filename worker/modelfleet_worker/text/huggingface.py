@@ -14,7 +14,7 @@ from ..models.config import read_json
 from ..threads import using_transformers
 from .chat_template import ChatTemplate
 from .detokenizer import DecoderPieces
-from .output.styles import PLAIN, OutputStyle, find_style
+from .output.styles import AUTO, PLAIN, OutputStyle, find_style
 from .tokenizer import Chat
 from .tokenizer_files import TokenizerFiles, read_directly
 
@@ -27,7 +27,10 @@ _EOS_FILES = ("generation_config.json", "config.json")
 class HuggingFaceTokenizer(DecoderPieces):
     """A fast tokenizer and the model's chat template. Raises ModelError for a folder without."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, tool_parser: str = AUTO, reasoning_parser: str = AUTO
+    ) -> None:
+        """The parsers are names of `output.styles`."""
         files = read_directly(folder) or _read_by_transformers(folder)
         self._backend = files.backend
         # A tokenizer.json may ask to cut prompts short; a prompt is taken whole or refused.
@@ -41,7 +44,7 @@ class HuggingFaceTokenizer(DecoderPieces):
         if self._backend.decoder is None:
             raise ModelError(f"the tokenizer in {folder} declares no decoder: ids have no text")
         self._special = {token.content: i for i, token in added.items() if token.special}
-        self.style = _style(folder, files)
+        self.style = _style(folder, files, tool_parser, reasoning_parser)
         self.mark_ids = {i: text for text, i in self._special.items() if self.style.is_mark(text)}
         super().__init__(
             self._backend.id_to_token,
@@ -139,12 +142,18 @@ def _eos_ids(folder: Path, tokenizers_own: int | None) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _style(folder: Path, files: TokenizerFiles) -> OutputStyle:
+def _style(
+    folder: Path, files: TokenizerFiles, tool_parser: str, reasoning_parser: str
+) -> OutputStyle:
     if not files.chat_template:
         return PLAIN
     model_type = read_json(folder / "config.json").get("model_type")
     style = find_style(
-        files.chat_template, str(model_type or ""), response_template=files.response_template
+        files.chat_template,
+        str(model_type or ""),
+        response_template=files.response_template,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
     )
     if style.template is not None:
         from .output.response_template import check_template

@@ -81,7 +81,8 @@ def _harmony(rules: Rules, demand: Demand) -> str:
             f"{channel} {quoted(header)} {rules.mark(harmony.CONSTRAIN)}"
             f' "json" {message} {rules.arguments(number)}'
         )
-    rules.add(f"call: {' | '.join(calls)}")
+    if calls:
+        rules.add(f"call: {' | '.join(calls)}")
     rules.add(f'analysis: {channel} "analysis" {message} TEXT {end} {start} "assistant"')
     rules.add(r"TEXT: /(.|\n)*/")
     if demand.required:
@@ -89,4 +90,5 @@ def _harmony(rules: Rules, demand: Demand) -> str:
     text = f"%json {demand.text_schema}" if demand.text_schema else "TEXT"
     rules.add(f"answer: {text}")
     rules.add(f'final: {channel} "final" {message} answer')
-    return "\n".join(("start: analysis? (call | final)", *rules.lines, ""))
+    either = "(call | final)" if calls else "final"
+    return "\n".join((f"start: analysis? {either}", *rules.lines, ""))

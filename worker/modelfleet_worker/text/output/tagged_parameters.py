@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InvalidRequestError
+from ..json_schema import check_schema
 from .rules import Rules, quoted
 from .typed_values import types_of
 
@@ -50,7 +51,8 @@ def tagged_parameters(rules: Rules, number: int) -> list[str]:
             rules.add(f"{name}: {head} {_string(rules, value, name, tool.name)}")
         else:
             whole = {**value, **{k: schema[k] for k in ("$defs", "definitions") if k in schema}}
-            rules.add(f"{name}_value: %json {json.dumps(whole, ensure_ascii=False)}")
+            held = check_schema(json.dumps(whole), f"the parameter {key!r} of {tool.name!r}")
+            rules.add(f"{name}_value: %json {held}")
             rules.add(f"{name}: {head} {name}_value {tail}")
         parameters.append(name if key in required else f"{name}?")
     return parameters
