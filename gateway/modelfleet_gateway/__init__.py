@@ -1,17 +1,21 @@
-"""The HTTP endpoint for clients: OpenAI API, queue, routing, failover, metering.
+"""The HTTP endpoint for clients: their APIs, queue, routing, failover, metering.
 
 The rooms, in the order in which a request passes them (docs/walkthrough.md follows one):
 
 - `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
-  `app` has the URLs (`cors` for browsers), `generation` serves the two that generate, `asgi` is one
-  request and its response; `body` reads requests' bodies, within a budget of all of them.
+  `app` has the URLs (`cors` for browsers, `openapi` describes them), `generation` serves those that
+  generate, `json_endpoint` the others (`tokens` counts, `ollama` tells of models), `asgi` is one
+  request and its response, in one of the `dialects`; `body` reads bodies, within a budget of all.
+- `responses_api`, `anthropic_api`, `ollama_api`: other APIs: their requests become chats, and what
+  comes of these their answers.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`
-  are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
+  are the two kinds of both, `models` lists the models; `bulk` cuts large bodies; `translated`,
+  `pieces` and `tokenize` are for the other APIs. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
   next free slot of its `claim`, `workers` (over `channels`, told by `stats_watch`) knows the
   workers' states, `calls` sends them requests over one stream each (`single_call`: to earlier
   versions), `stream` reads a choice's tokens and continues on another worker as `failover` decides;
-  `merge` reads several choices.
+  `merge` reads several choices; `tokenizing` asks a worker for token ids.
 - `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
 
 Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,

@@ -99,6 +99,17 @@ def gateway(
             "Default: none.",
         ),
     ] = "",
+    keep_responses: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Answers of /v1/responses that this gateway keeps in memory, the latest, for "
+            "previous_response_id. Default: none; clients send the whole conversation.",
+        ),
+    ] = 0,
+    keep_responses_for: Annotated[
+        float, typer.Option(min=1, help="Seconds that it keeps each.")
+    ] = 3600.0,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -122,6 +133,8 @@ def gateway(
             metrics_listen=metrics_listen,
             metrics_address_file=metrics_address_file,
             access_log=access_log,
+            keep_responses=keep_responses,
+            keep_responses_for=keep_responses_for,
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

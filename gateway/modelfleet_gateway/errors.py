@@ -123,11 +123,24 @@ class UnknownModelError(InvalidRequestError):
     code = "model_not_found"
 
 
+class UnknownResponseError(InvalidRequestError):
+    """The response that a request goes on from is not kept here, or not any more."""
+
+    code = "previous_response_not_found"
+
+
 class UnknownUrlError(InvalidRequestError):
     """No such path here."""
 
     status = 404
     code = "unknown_url"
+
+
+class UnsupportedEndpointError(InvalidRequestError):
+    """An API that is served here has this path, and it is not served."""
+
+    status = 404
+    code = "unsupported_endpoint"
 
 
 class MethodNotAllowedError(InvalidRequestError):

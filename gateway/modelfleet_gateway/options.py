@@ -43,6 +43,8 @@ class Options:
     metrics_listen: str = ""  # HOST:PORT of /metrics; empty: nowhere
     metrics_address_file: Path | None = None  # gets the actual HOST:PORT of /metrics
     access_log: str = ""  # file that gets a line for each request; "-": standard output
+    keep_responses: int = 0  # answers of /v1/responses that later ones may go on from; 0: none
+    keep_responses_for: float = 3600.0  # seconds
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 REFUSAL_KEY: Final = "modelfleet-refusal"  # of the trailing metadata
 FULL: Final = "full"  # all slots are taken: try again, here or elsewhere
 HANDED_OVER: Final = "handed-over"  # a drain gave the running request back: resume it elsewhere
+FORMAT_FAILED: Final = "format-failed"  # a running answer cannot be held to its format: give it up
 REFUSED: Final = "refused"  # any other; the status says which
 
 

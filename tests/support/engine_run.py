@@ -25,6 +25,7 @@ class GeneratedAnswer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     cached_tokens: int = 0
     finished: FinishReason | None = None
+    failure: str = ""
 
 
 @dataclass
@@ -74,6 +75,7 @@ def run_engine(
                 answer.logprobs += output.logprobs
                 answer.cached_tokens = output.cached_tokens
                 answer.finished = output.finished
+                answer.failure = output.failure
             after_step(engine, answers)
             if step.stats.finished + step.stats.aborted == len(requests):
                 assert step.stats.aborted == aborts

@@ -90,10 +90,14 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     requests: list[worker_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     filler: str = ""  # longer texts
+    parts: tuple[tuple[worker_pb2.OutputPart, ...], ...] = ()  # of each token, instead of its text
     refusal: str = ""  # why it talks to no gateway
     stopped: bool = False  # as by SIGSTOP: its connections stay
     keeps_requests: bool = True
     takes_many: bool = True  # False: a worker of an earlier version
+    stop_string: str = ""  # that ended its answers
+    tokenized: list[worker_pb2.TokenizeRequest] = field(default_factory=list)
+    features: tuple[str, ...] = ("output_format", "tools")  # none: the same
 
     def __post_init__(self) -> None:
         self.shared_streams = 0
@@ -139,6 +143,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             slots=self.slots,
             running=self.running,
             takes_many=self.takes_many,
+            features=self.features,
         )
 
     def may_continue(self, resume: worker_pb2.Resume) -> bool:
@@ -175,7 +180,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             )
             done = list(request.resume.token_ids)
             assert done == [token_id(request, i) for i in range(len(done))], "not what it was"
-            count = min(self.tokens, request.stop.max_tokens or self.tokens)
+            tokens = len(self.parts) or self.tokens
+            count = min(tokens, request.stop.max_tokens or tokens)
             for position in range(len(done), count):
                 if self.before_token:
                     await self.before_token(context, request, position)
@@ -186,13 +192,15 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             if self.before_token:
                 await self.before_token(context, request, count)
             reason = (
-                worker_pb2.FINISH_REASON_LENGTH
-                if count < self.tokens
-                else worker_pb2.FINISH_REASON_STOP
+                worker_pb2.FINISH_REASON_LENGTH if count < tokens else worker_pb2.FINISH_REASON_STOP
             )
             yield worker_pb2.GenerateResponse(
                 finished=worker_pb2.Finished(
-                    reason=reason, prompt_tokens=5, completion_tokens=count, cached_tokens=2
+                    reason=reason,
+                    prompt_tokens=5,
+                    completion_tokens=count,
+                    cached_tokens=2,
+                    stop_string=self.stop_string,
                 )
             )
         except EndEarlyError:
@@ -202,6 +210,24 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             raise
         finally:
             self.running -= 1
+
+    async def Tokenize(self, request, context):  # noqa: N802 - the protocol's name
+        """The characters of the prompt, and one token more for the special one."""
+        self.tokenized.append(request)
+        if not self.takes_many:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        if self.state != worker_pb2.WORKER_STATE_READY:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
+        prompt = prompt_of(request.request)
+        if "refuse me" in prompt:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "refused")
+        ids = [*([1] if not request.no_special_tokens else []), *map(ord, prompt)]
+        texts = [chr(one).encode() for one in ids] if request.with_texts else ()
+        return worker_pb2.TokenizeResponse(ids=ids, context_length=1000, texts=texts)
+
+    async def Detokenize(self, request, context):  # noqa: N802 - the protocol's name
+        """The characters of these numbers."""
+        return worker_pb2.DetokenizeResponse(text="".join(map(chr, request.ids)))
 
     async def GenerateMany(self, requests, context):  # noqa: N802 - the protocol's name
         """What `Generate` yields for each of them."""
@@ -219,6 +245,8 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     def _tokens(self, request, position):
         drawn = token_id(request, position)
         tokens = worker_pb2.Tokens(ids=[drawn], text=f"{drawn} {self.filler}")
+        if self.parts:
+            tokens = worker_pb2.Tokens(ids=[drawn], parts=self.parts[position])
         if request.logprobs.enabled:
             chosen = worker_pb2.TokenLogprob(id=drawn, token=f"{drawn} ".encode(), logprob=-0.5)
             entry = tokens.logprobs.add(chosen=chosen)

@@ -109,6 +109,13 @@ class HandedOverError(UnavailableError):
     mark = refusals.HANDED_OVER
 
 
+class FormatFailedError(RefusalError):
+    """A request was taken, and then could not be held to its format: it fails anywhere."""
+
+    status = grpc.StatusCode.ABORTED
+    mark = refusals.FORMAT_FAILED
+
+
 class LoadCancelledError(WorkerError):
     """The load was given up on purpose: an unload, a drain or the process's end."""
 

@@ -13,25 +13,38 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ..anthropic_api.request import MessagesRequest
 from ..errors import (
     BUG,
     GatewayError,
     InternalError,
     MethodNotAllowedError,
     UnknownUrlError,
+    UnsupportedEndpointError,
     quoted,
 )
 from ..metrics import Metrics
+from ..ollama_api.request import ChatRequest as OllamaChat
+from ..ollama_api.request import GenerateRequest as OllamaGenerate
 from ..openai_api.chat import ChatRequest
 from ..openai_api.completions import CompletionRequest
+from ..openai_api.fields import read_request
 from ..openai_api.models import model_card, model_list
+from ..openai_api.translated import read_translated
 from ..options import Options
+from ..responses_api.reader import ResponsesReader
+from ..responses_api.store import ResponseStore
 from ..routing.dispatch import Dispatcher
 from .access_log import AccessLog
 from .asgi import CloseOnDrain, request_id
 from .body import BodyReader
 from .cors import with_cors
+from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .generation import GenerationEndpoint
+from .json_endpoint import JsonEndpoint
+from .ollama import OllamaEndpoints
+from .openapi import document
+from .tokens import token_endpoints
 
 
 class App:
@@ -54,18 +67,36 @@ class App:
             stop=self.stop,
             access_log=AccessLog(options.access_log) if options.access_log else None,
         )
-        generating: dict[str, ASGIApp] = {
-            "/v1/chat/completions": endpoint(ChatRequest),
-            "/v1/completions": endpoint(CompletionRequest),
+        make = functools.partial(JsonEndpoint, bodies=self.bodies, draining=self.draining)
+        responses = ResponsesReader(
+            ResponseStore(max_count=options.keep_responses, seconds=options.keep_responses_for)
+            if options.keep_responses
+            else None
+        )
+        ollama = OllamaEndpoints(dispatcher)
+        self.direct: dict[str, ASGIApp] = {
+            "/v1/chat/completions": endpoint(functools.partial(read_request, ChatRequest), OPENAI),
+            "/v1/completions": endpoint(functools.partial(read_request, CompletionRequest), OPENAI),
+            "/v1/responses": endpoint(responses.read, RESPONSES),
+            "/v1/messages": endpoint(
+                functools.partial(read_translated, MessagesRequest), ANTHROPIC
+            ),
+            "/api/chat": endpoint(functools.partial(read_translated, OllamaChat), OLLAMA),
+            "/api/generate": endpoint(functools.partial(read_translated, OllamaGenerate), OLLAMA),
+            **token_endpoints(dispatcher, responses, make),
+            **ollama.direct(make),
         }
         health = [Route("/healthz", self._healthz), Route("/readyz", self._readyz)]
         api = _application(
-            *(Route(path, app, methods=["POST"]) for path, app in generating.items()),
+            *(Route(path, app, methods=["POST"]) for path, app in self.direct.items()),
+            Route("/v1/responses/{rest:path}", _unsupported, methods=["GET", "POST", "DELETE"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
+            Route("/openapi.json", _openapi),
+            *ollama.routes(),
             *health,
         )
-        told = CloseOnDrain(api, self.draining, direct=generating)
+        told = CloseOnDrain(api, self.draining, direct=self.direct)
         self.api: ASGIApp = with_cors(told, options.cors_origins)
         self.probes: ASGIApp = _application(Route("/metrics", self._serve_metrics), *health)
 
@@ -125,11 +156,23 @@ def _application(*routes: Route) -> Starlette:
     return application
 
 
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(document(), headers={"x-request-id": request_id(request)})
+
+
+async def _unsupported(request: Request) -> Response:
+    raise UnsupportedEndpointError(
+        f"{quoted(request.scope['path'])} is not served here: of /v1/responses only its creation "
+        "and /v1/responses/input_tokens are."
+    )
+
+
 def _error_response(error: GatewayError, request: Request) -> Response:
-    headers = error.headers() | {"x-request-id": request_id(request)}
+    dialect = dialect_of(request.scope["path"])
+    headers = error.headers() | dict.fromkeys(dialect.id_headers, request_id(request))
     if "content-length" in request.headers or "transfer-encoding" in request.headers:
         headers["connection"] = "close"  # its body was not read
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    return JSONResponse(dialect.error_body(error), status_code=error.status, headers=headers)
 
 
 async def _gateway_error(request: Request, error: Exception) -> Response:

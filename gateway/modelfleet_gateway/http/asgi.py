@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import GatewayError, ShuttingDownError
 from ..openai_api.answer import Json, encode
+from .dialects import Dialect
 
 Result = TypeVar("Result")
 
 REQUEST_ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 CLOSE: Final = (b"connection", b"close")
+CUT: Final = "modelfleet.cut"  # the server's extension that ends a response without its end
 
 
 class CloseOnDrain:
@@ -59,12 +61,17 @@ def request_id(request: Request) -> str:
 
 
 class Reply:
-    """Writes one response: a JSON object, or a stream of server-sent events."""
+    """Writes one response: a JSON object, or a stream of events."""
 
-    def __init__(self, send: Send, request_id: str, draining: asyncio.Event) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, dialect: Dialect, request_id: str, draining: asyncio.Event
+    ) -> None:
+        self._scope = scope
         self._send = send
+        self._dialect = dialect
         self._draining = draining
-        self.headers = {"x-request-id": request_id}
+        self.request_id = request_id
+        self.headers = dict.fromkeys(dialect.id_headers, request_id)
         self.streaming = False
 
     async def json(self, status: int, body: Json) -> None:
@@ -78,35 +85,48 @@ class Reply:
         await self._send({"type": "http.response.body", "body": content})
 
     async def open_stream(self) -> None:
-        """The status line of a stream of server-sent events."""
+        """The status line of a stream."""
         self.streaming = True
         head = self.headers | {
-            "content-type": "text/event-stream; charset=utf-8",
+            "content-type": self._dialect.content_type,
             "cache-control": "no-cache",
             "x-accel-buffering": "no",  # else nginx would buffer the tokens
         }
         await self._start(200, head)
 
     async def events(self, bodies: list[str]) -> None:
-        """Server-sent events with these bodies of JSON; waits while the client reads slowly."""
+        """Events with these bodies; waits while the client reads slowly."""
         if bodies:
-            await self._write(("data: " + "\n\ndata: ".join(bodies) + "\n\n").encode())
+            await self._write(self._framed(bodies))
 
     async def comment(self, text: str) -> None:
-        """An SSE comment, which clients skip."""
-        await self._write(f": {text}\n\n".encode())
+        """An SSE comment, which clients skip; nothing where the API has none."""
+        if self._dialect.has_comments:
+            await self._write(f": {text}\n\n".encode())
 
     async def end_stream(self) -> None:
-        """OpenAI's end mark; ends the response."""
-        await self._write(b"data: [DONE]\n\n", last=True)
+        """The API's end mark, if it has one; ends the response."""
+        await self._write(self._dialect.end, last=True)
 
-    async def fail(self, error: GatewayError) -> None:
-        """An error: as the whole response, or as the last event of a stream that has begun."""
-        if self.streaming:
-            await self._write(f"data: {encode(error.body())}\n\n".encode(), last=True)
-        else:
-            self.headers |= error.headers()
-            await self.json(error.status, error.body())
+    async def refuse(self, error: GatewayError) -> None:
+        """An error as the whole response."""
+        self.headers |= error.headers()
+        await self.json(error.status, self._dialect.error_body(error))
+
+    async def break_off(self, bodies: list[str]) -> None:
+        """The last events of a stream that fails, and then the connection ends without its end.
+
+        A client that does not know the error's event would take a response in good order for a
+        whole answer.
+        """
+        cut: Callable[[], None] | None = self._scope.get("extensions", {}).get(CUT)
+        await self._write(self._framed(bodies), last=cut is None)
+        if cut is not None:
+            cut()
+
+    def _framed(self, bodies: list[str]) -> bytes:
+        dialect = self._dialect
+        return (dialect.before + dialect.between.join(bodies) + dialect.after).encode()
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -18,8 +18,7 @@ from ..errors import (
     UnsupportedMediaTypeError,
     quoted,
 )
-from ..openai_api.bulk import cut
-from ..openai_api.fields import Asked, GenerationFields, read_request
+from ..openai_api.bulk import Bulk, cut
 
 JSON_TYPE: Final = re.compile(
     r"\s*application/([\w.+-]+\+)?json\s*(;.*)?", re.ASCII | re.IGNORECASE
@@ -30,6 +29,9 @@ RETRY_AFTER: Final = 2.0  # seconds
 ANY_WRAPPER: Final = 32 + zlib.MAX_WBITS  # zlib's: finds out whether it is gzip or zlib
 
 Result = TypeVar("Result")
+
+# What a body asks for: given its JSON, when it came (seconds since the epoch) and what was cut out.
+Read = Callable[[bytearray, float, Bulk | None], Result]
 
 
 class ByteBudget:
@@ -110,14 +112,21 @@ class BodyReader:
         """What a request takes of the budget; to be left at its end."""
         return self.budget.hold()
 
-    async def read(self, request: Request, hold: Hold) -> bytearray:
+    async def read(
+        self, request: Request, hold: Hold, *, any_content_type: bool = False
+    ) -> bytearray:
         """The whole body, decoded.
+
+        `any_content_type`: not only JSON, but from pages of browsers, whose requests without
+        preflight are none of JSON.
 
         Raises UnsupportedMediaTypeError, BodyTooLargeError as soon as the limit is known to be
         exceeded, OverloadedError, InvalidRequestError. The server reads and drops the rest of the
         body, so that the client can read the response.
         """
         content_type = request.headers.get("content-type")
+        if any_content_type and "origin" not in request.headers:
+            content_type = None
         if content_type is not None and not JSON_TYPE.fullmatch(content_type):
             raise UnsupportedMediaTypeError(
                 f"Expected the content-type application/json, found {quoted(content_type)}."
@@ -143,18 +152,16 @@ class BodyReader:
             raise InvalidRequestError("The body is empty: expected a JSON object.")
         return body
 
-    async def understand(
-        self, kind: type[GenerationFields], body: bytearray, created: float
-    ) -> Asked:
+    async def understand(self, read: Read[Result], body: bytearray, created: float) -> Result:
         """What the body asks for; InvalidRequestError names the field and what was expected.
 
         A large body is cut and read beside the event loop, one at a time.
         """
         if len(body) <= SMALL:
-            return read_request(kind, body, created)
+            return read(body, created, None)
         async with self._large:
             bulk = await _in_slices(cut(body))
-            return await asyncio.to_thread(read_request, kind, bulk.skeleton, created, bulk)
+            return await asyncio.to_thread(read, bulk.skeleton, created, bulk)
 
     def _check_size(self, size: int) -> None:
         if size > self._max_body_bytes:

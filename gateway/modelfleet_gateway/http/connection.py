@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 from typing import Any, Final
 
 import httptools
@@ -25,6 +26,7 @@ from ..errors import (
     RequestTimeoutError,
 )
 from ..options import ConnectionLimits
+from .asgi import CUT
 from .responses import ClosedByConnection, ReaderWatch, raw_response, unframed
 
 HTTP_1_0: Final = "1.0"
@@ -177,6 +179,8 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if cycle.scope["http_version"] != HTTP_1_1:
             app = unframed(app, cycle)
+        extensions: dict[Any, Any] = {CUT: functools.partial(self._cut, cycle)}
+        cycle.scope["extensions"] = extensions
         super()._start_asgi_task(cycle, app)
 
     @override
@@ -256,6 +260,12 @@ class Connection(HttpToolsProtocol):
         if cycle is None or is_answering or self._part is not Part.BODY:
             self._tcp.write(raw_response(error))
         self._close(linger=True)
+
+    def _cut(self, cycle: RequestResponseCycle) -> None:
+        """Ends a response that is not whole: with its connection, and without the last chunk."""
+        cycle.disconnected = True  # uvicorn expects nothing more of it
+        cycle.message_event.set()
+        self._close(linger=False)
 
     def _close(self, *, linger: bool | None = None) -> None:
         """Ends the connection when all is written, for a client that reads.

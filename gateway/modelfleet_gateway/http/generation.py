@@ -1,4 +1,4 @@
-"""The two URLs that generate: from a request's body to the last byte of its answer."""
+"""The URLs that generate: from a request's body to the last byte of its answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
-from ..openai_api.answer import Answer, Json
-from ..openai_api.fields import GenerationFields
+from ..openai_api.answer import BaseAnswer, Json
+from ..openai_api.fields import Asked
 from ..routing.calls import Event
 from ..routing.claim import SlotClaim
 from ..routing.continuation import Continued, Exactness
@@ -28,7 +28,8 @@ from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.view import describe_eta
 from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
-from .body import BodyReader, Hold
+from .body import BodyReader, Hold, Read
+from .dialects import Dialect
 
 CLOSE: Final = {"connection": "close"}
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
@@ -45,7 +46,8 @@ class GenerationEndpoint:
 
     def __init__(
         self,
-        kind: type[GenerationFields],
+        read: Read[Asked],
+        dialect: Dialect,
         dispatcher: Dispatcher,
         metrics: Metrics,
         *,
@@ -54,7 +56,8 @@ class GenerationEndpoint:
         stop: asyncio.Future[None],
         access_log: AccessLog | None = None,
     ) -> None:
-        self._kind = kind
+        self.read = read
+        self._dialect = dialect
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._bodies = bodies
@@ -66,13 +69,15 @@ class GenerationEndpoint:
         """Answers one request; every error becomes a response, a bug without its traceback."""
         request = Request(scope, receive)
         exchange = Exchange(
-            Reply(send, request_id(request), self._draining),
+            Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
             with self._bodies.hold() as hold:
-                body = await self._bodies.read(request, hold)
+                body = await self._bodies.read(
+                    request, hold, any_content_type=self._dialect.any_content_type
+                )
                 del exchange.reply.headers["connection"]
                 work = self._serve(body, hold, exchange)
                 whole = await run_while_connected(work, receive, self._stop)
@@ -95,7 +100,7 @@ class GenerationEndpoint:
 
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
         """The whole answer; None when it was streamed. Empties `body` when it is understood."""
-        asked = await self._bodies.understand(self._kind, body, time.time())
+        asked = await self._bodies.understand(self.read, body, time.time())
         body.clear()
         hold.resize(asked.size)
         model = await self._dispatcher.find(asked.model)
@@ -108,7 +113,7 @@ class GenerationEndpoint:
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
-        with SlotClaim(queue, len(requests)) as claim:
+        with SlotClaim(queue, len(requests), asked.needs) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             stream = answer_events(requests, claim, queue.meter, hold.add_unread)
             async with aclosing(stream) as events:
@@ -121,11 +126,11 @@ class GenerationEndpoint:
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    answer: Answer  # set by `begin`
+    answer: BaseAnswer  # set by `begin`
 
     def __init__(self, reply: Reply, *, progress: bool) -> None:
         self.reply = reply
-        self.request_id = reply.headers["x-request-id"]
+        self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
         self._queue: ModelQueue | None = None
         self._accepted = False  # by a worker: from here on an error means a lost request
@@ -162,7 +167,7 @@ class Exchange:
             tokens=tokens if any(tokens) else None,
         )
 
-    def begin(self, queue: ModelQueue, answer: Answer) -> None:
+    def begin(self, queue: ModelQueue, answer: BaseAnswer) -> None:
         """The request is valid and its model is known."""
         self._queue = queue
         self.answer = answer
@@ -215,7 +220,10 @@ class Exchange:
         """Sends the error, for FAIL_TIMEOUT at most, and returns its HTTP status."""
         try:
             async with asyncio.timeout(FAIL_TIMEOUT):
-                await self.reply.fail(error)
+                if self.reply.streaming:
+                    await self.reply.break_off(self.answer.failure(error))
+                else:
+                    await self.reply.refuse(error)
         except TimeoutError:
             log.warning("a client did not read its error", **self.context)
         if self._queue is not None and self._accepted and error.status >= 500:

@@ -91,6 +91,26 @@ class Bulk:
             for index, part in enumerate(parts)
         )
 
+    def json(self, text: str) -> bytes:
+        """JSON whose strings may stand for what was cut out, with it in their place."""
+        if not self.is_in(text):
+            return text.encode()
+        parts = re.split(rf'"{self.mark}-(\d+)-"', text)  # text, number, text, number, ...
+        return b"".join(
+            b"".join(self._json(int(part))) if index % 2 else part.encode()
+            for index, part in enumerate(parts)
+        )
+
+    def _json(self, number: int) -> Iterator[bytes]:
+        start, end, is_ids = self.spans[number]
+        if is_ids:
+            yield b"[" + self.body[start:end].translate(None, b" \t\r\n") + b"]"
+            return
+        yield b'"'
+        for piece in self._unescaped(number):
+            yield json.dumps(piece.decode(), ensure_ascii=False)[1:-1].encode()
+        yield b'"'
+
     def token_ids(self, text: str) -> bytes:
         """A serialized TokenIds of the ids that the string stands for."""
         (number,) = self._placeholder.findall(text)

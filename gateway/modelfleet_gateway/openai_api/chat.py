@@ -1,8 +1,7 @@
-"""`/v1/chat/completions`: its requests and its answers."""
+"""`/v1/chat/completions`: its requests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import pydantic
@@ -12,15 +11,17 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.wire import nested
 
-from .answer import Answer, Json, json_logprob, printable
 from .bulk import Bulk
+from .chat_answer import ChatAnswer
 from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, utf8_of
+from .tools import MAX_CALLS, MAX_TOOLS, check_calls, check_tools, read_choice, to_json
 
 ROLES: Final = {
     "developer": "system"
 }  # "developer" is OpenAI's newer name, which chat templates lack
 
 MAX_MESSAGES: Final = 16_384
+NEEDED: Final = "tools"  # of a worker's features, for all that is not plain text
 
 
 class Message(BaseModel):
@@ -28,17 +29,31 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: Annotated[list[Any], Field(max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
+    # Of an assistant; the second name is vLLM's.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    function_call: Any = None
 
     @pydantic.field_validator("role", mode="before")
     @classmethod
-    def _no_tools(cls, role: Any) -> Any:
-        if role in ("tool", "function"):
-            raise PydanticCustomError("role", "Tool messages are not supported here")
+    def _no_functions(cls, role: Any) -> Any:
+        if role == "function":
+            raise PydanticCustomError(
+                "role", "Messages of functions are not supported here: send the role 'tool'"
+            )
         return role
+
+    @pydantic.field_validator("tool_calls")
+    @classmethod
+    def _calls_of_functions(cls, calls: list[Any] | None) -> list[Any] | None:
+        check_calls(calls or ())
+        return calls
 
     @pydantic.field_validator("content", mode="before")
     @classmethod
@@ -48,74 +63,39 @@ class Message(BaseModel):
         texts: list[str] = []
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
-            text = part.get("text") if isinstance(part, dict) else None
-            if kind != "text":
+            text = part.get(kind) if kind in ("text", "refusal") else None
+            if kind not in ("text", "refusal"):
                 raise PydanticCustomError(
                     "content",
                     "Only text content parts are supported here, not {kind}",
                     {"kind": repr(kind)[:40]},
                 )
             if not isinstance(text, str):
-                raise PydanticCustomError("content", "A text part needs a string 'text'")
+                raise PydanticCustomError("content", f"A {kind} part needs a string '{kind}'")
             texts.append(text)
         return "\n".join(texts)
 
     @pydantic.model_validator(mode="after")
     def _has_content(self) -> Message:
-        if self.tool_calls:
-            raise PydanticCustomError("tool_calls", "Tool calls are not supported here")
+        if self.function_call is not None:
+            raise PydanticCustomError(
+                "function_call", "'function_call' is not supported here: send 'tool_calls'"
+            )
         if self.content is None and self.role != "assistant":
             raise PydanticCustomError("content", "A message needs 'content'")
         return self
 
+    @property
+    def text(self) -> str:
+        """What was said; or why nothing was."""
+        return self.content or self.refusal or ""
 
-class ChatAnswer(Answer):
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    id_prefix = "chatcmpl-"
-    whole_object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
-
-    def opening(self, index: int) -> Json | None:
-        """The role comes first, in a chunk of its own."""
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def part(self, index: int, text: str, logprobs: Json | None) -> Json:
-        """New text."""
-        delta = {"content": text}
-        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
-
-    def closing(self, index: int, finish_reason: str) -> Json:
-        """The last chunk of a choice."""
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": finish_reason}
-
-    def choice(self, index: int, text: str, logprobs: Json | None, finish_reason: str) -> Json:
-        """A finished choice."""
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
-
-    def logprobs(self, index: int, tokens: Sequence[worker_pb2.TokenLogprobs]) -> Json:
-        """OpenAI's `{"content": [...]}`, one entry a token."""
-        return {
-            "content": [
-                _token(entry.chosen) | {"top_logprobs": [_token(other) for other in entry.top]}
-                for entry in tokens
-            ],
-            "refusal": None,
-        }
-
-
-def _token(token: worker_pb2.TokenLogprob) -> Json:
-    return {
-        "token": printable(token.token),
-        "logprob": json_logprob(token.logprob),
-        "bytes": list(token.token),
-    }
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a text and nothing else."""
+        return self.role != "tool" and not (
+            self.tool_calls or self.tool_call_id or self.reasoning_content or self.reasoning
+        )
 
 
 class ChatRequest(GenerationFields):
@@ -125,8 +105,25 @@ class ChatRequest(GenerationFields):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
+    tools: Annotated[list[Any], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+    @pydantic.field_validator("tools")
+    @classmethod
+    def _functions(cls, tools: list[Any] | None) -> list[Any] | None:
+        check_tools(tools or ())
+        return tools
+
+    @pydantic.model_validator(mode="after")
+    def _choice_of_a_tool(self) -> ChatRequest:
+        if self.tool_choice is not None:
+            read_choice(self.tool_choice, self.tools, parallel=None)
+        return self
 
     @pydantic.model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> ChatRequest:
@@ -134,37 +131,84 @@ class ChatRequest(GenerationFields):
             raise PydanticCustomError("top_logprobs", "'top_logprobs' needs 'logprobs': true")
         return self
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Also what a worker of the version before would leave out."""
+        is_plain = (
+            not self.tools
+            and not self.chat_template_kwargs
+            and self.reasoning_effort is None
+            and all(message.is_plain for message in self.messages)
+        )
+        return super().needs if is_plain else super().needs | {NEEDED}
+
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """One: the conversation."""
         max_tokens = self.max_completion_tokens or self.max_tokens or 0
         base = self.base_request(created, max_tokens=max_tokens, bulk=bulk)
-        base.chat.add_generation_prompt = True
+        base.chat.add_generation_prompt = base.chat.takes_parts = True
+        if self.tools is not None:
+            choice = read_choice(self.tool_choice, self.tools, parallel=self.parallel_tool_calls)
+            base.chat.tool_choice.CopyFrom(choice)
         base.logprobs.enabled = bool(self.logprobs)
         base.logprobs.top = self.top_logprobs or 0
         if bulk is not None:
             return [b"".join([base.SerializeToString(), *self._chat(bulk)])]
-        for message in self.messages:
-            base.chat.messages.add(
+        base.chat.tools, base.chat.template_arguments = (
+            value.decode() for value in self._json(None)
+        )
+        for index, message in enumerate(self.messages):
+            told = base.chat.messages.add(
                 role=ROLES.get(message.role, message.role),
-                content=message.content or "",
+                content=message.text,
                 name=message.name or "",
             )
+            if not message.is_plain:
+                told.tool_call_id = message.tool_call_id or ""
+                told.reasoning_content = message.reasoning_content or message.reasoning or ""
+                told.tool_calls = _calls(message, index, None).decode()
         return [base.SerializeToString()]
+
+    def _json(self, bulk: Bulk | None) -> tuple[bytes, bytes]:
+        """The tools and the template's arguments; empty where there are none."""
+        tools = b"" if self.tools is None else to_json(self.tools, bulk, "tools")
+        arguments = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            arguments.setdefault("reasoning_effort", self.reasoning_effort)
+        if not arguments:
+            return tools, b""
+        return tools, to_json(arguments, bulk, "chat_template_kwargs")
 
     def _chat(self, bulk: Bulk) -> list[bytes]:
         """The same messages, serialized one by one: their texts are never strings of Python."""
-        messages: list[bytes] = []
+        of_chat, of_message = worker_pb2.Chat, worker_pb2.ChatMessage
+        tools, arguments = self._json(bulk)
+        parts = nested(of_chat.TOOLS_FIELD_NUMBER, [tools])
+        parts += nested(of_chat.TEMPLATE_ARGUMENTS_FIELD_NUMBER, [arguments])
         for index, message in enumerate(self.messages):
             where = f"messages.{index}"
-            content = utf8_of(message.content or "", bulk, f"{where}.content")
-            name = utf8_of(message.name or "", bulk, f"{where}.name")
+            fields = {
+                of_message.CONTENT_FIELD_NUMBER: ("content", message.text),
+                of_message.NAME_FIELD_NUMBER: ("name", message.name),
+                of_message.TOOL_CALL_ID_FIELD_NUMBER: ("tool_call_id", message.tool_call_id),
+                of_message.REASONING_CONTENT_FIELD_NUMBER: (
+                    "reasoning_content",
+                    message.reasoning_content or message.reasoning,
+                ),
+            }
             header = worker_pb2.ChatMessage(role=ROLES.get(message.role, message.role))
-            messages += nested(
-                worker_pb2.Chat.MESSAGES_FIELD_NUMBER,
-                [
-                    header.SerializeToString(),
-                    *nested(worker_pb2.ChatMessage.CONTENT_FIELD_NUMBER, [content]),
-                    *nested(worker_pb2.ChatMessage.NAME_FIELD_NUMBER, [name]),
-                ],
-            )
-        return nested(worker_pb2.GenerateRequest.CHAT_FIELD_NUMBER, messages)
+            told = [header.SerializeToString()]
+            for number, (name, text) in fields.items():
+                if text or number == of_message.CONTENT_FIELD_NUMBER:
+                    told += nested(number, [utf8_of(text or "", bulk, f"{where}.{name}")])
+            if message.tool_calls:
+                calls = _calls(message, index, bulk)
+                told += nested(of_message.TOOL_CALLS_FIELD_NUMBER, [calls])
+            parts += nested(of_chat.MESSAGES_FIELD_NUMBER, told)
+        return nested(worker_pb2.GenerateRequest.CHAT_FIELD_NUMBER, parts)
+
+
+def _calls(message: Message, index: int, bulk: Bulk | None) -> bytes:
+    if not message.tool_calls:
+        return b""
+    return to_json(message.tool_calls, bulk, f"messages.{index}.tool_calls")

@@ -15,8 +15,15 @@ from pydantic_core import PydanticCustomError
 from modelfleet_proto import worker_pb2
 
 from ..errors import MAX_QUOTED, InvalidRequestError, UnsupportedFieldError
-from .answer import Answer
+from .answer import Answer, BaseAnswer
 from .bulk import Bulk
+from .output_format import (
+    NEEDED,
+    only_one,
+    read_constraint,
+    read_format,
+    read_structured_outputs,
+)
 
 MAX_N: Final = 16
 MAX_CHOICES: Final = 128  # n times the prompts of one request
@@ -42,22 +49,22 @@ UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "echo": (None, False),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "guided_choice": (None,),
-    "guided_grammar": (None,),
-    "guided_json": (None,),
-    "guided_regex": (None,),
     "min_tokens": (None, 0),
     "modalities": (None, ["text"]),
     "prediction": (None,),
     "prompt_logprobs": (None,),
-    "response_format": (None, {"type": "text"}),
-    "structured_outputs": (None,),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
     "use_beam_search": (None, False),
     "web_search_options": (None,),
 }
+
+# Those that say what the answer is held to.
+FORMAT_FIELDS: Final = (
+    *("response_format", "structured_outputs"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+)
 
 TokenId = Annotated[int, Field(ge=0, le=UINT32)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -101,6 +108,13 @@ class GenerationFields(BaseModel):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     ignore_eos: bool = False
+    # What the answer is held to: OpenAI's field, and vLLM's, of which the guided ones are older.
+    response_format: Any = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -156,6 +170,12 @@ class GenerationFields(BaseModel):
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
             )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a worker's Stats must have among their features to serve it."""
+        # Read without what was cut out of the body: whether there is one shows in what is left.
+        return frozenset() if self._output_format(None) is None else frozenset({NEEDED})
+
     @abstractmethod
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """For each prompt the serialized GenerateRequest, without what differs by choice.
@@ -187,7 +207,22 @@ class GenerationFields(BaseModel):
             ),
             seed=seed % 2**64,
             created=created,
+            output_format=self._output_format(bulk),
         )
+
+    def _output_format(self, bulk: Bulk | None) -> worker_pb2.OutputFormat | None:
+        if self.model_fields_set.isdisjoint(FORMAT_FIELDS):
+            return None
+        formats = {"response_format": read_format(self.response_format, "response_format", bulk)}
+        if (asked := self.structured_outputs) is not None:
+            formats["structured_outputs"] = read_structured_outputs(
+                asked, "structured_outputs", bulk
+            )
+        for name in ("json", "regex", "choice", "grammar"):
+            if (guided := getattr(self, f"guided_{name}")) is not None:
+                field = f"guided_{name}"
+                formats[field] = read_constraint(name, guided, field, bulk)
+        return only_one(formats)
 
     def _stops(self, bulk: Bulk | None) -> list[str]:
         stops = self.stop or []
@@ -232,9 +267,10 @@ class Asked:
 
     model: str  # as the client named it
     stream: bool
-    answer: Answer  # still empty
+    answer: BaseAnswer  # still empty
     choices_per_prompt: int
     prompts: list[bytes]  # serialized, without what differs by choice
+    needs: frozenset[str] = frozenset()  # of the worker that serves it: see Stats.features
 
     @property
     def size(self) -> int:
@@ -256,6 +292,7 @@ def read_request(
         answer=fields.new_answer(created),
         choices_per_prompt=fields.choices_per_prompt,
         prompts=fields.prompts(created, bulk),
+        needs=fields.needs,
     )
 
 
@@ -278,12 +315,13 @@ def parse(kind: type[Fields], body: bytearray, bulk: Bulk | None = None) -> Fiel
     try:
         request = kind.model_validate_json(body, context=bulk)
     except pydantic.ValidationError as error:
-        raise _explain(error, bulk) from None
+        raise explain(error, bulk) from None
     request.check_supported()
     return request
 
 
-def _explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
+def explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
+    """The first error of a body, as its client gets it."""
     first = error.errors(include_url=False, include_context=False)[0]
     if first["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")

@@ -21,14 +21,16 @@ class SlotClaim:
     them out of the queue and releases their slots.
     """
 
-    def __init__(self, queue: ModelQueue, choices: int) -> None:
+    def __init__(
+        self, queue: ModelQueue, choices: int, needs: frozenset[str] = frozenset()
+    ) -> None:
         queue.check_can_serve()
         self._queue = queue
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
         try:
             self._choices = queue.requests.add_request(
-                choices, limit=queue.view.max_queue, now=self._since
+                choices, limit=queue.view.max_queue, now=self._since, needs=needs
             )
         except QueueFullError as error:
             raise queue_full(error, queue.view, queue.ready_workers, time.time()) from None
@@ -113,5 +115,8 @@ class SlotClaim:
     def _reject(self, choice: QueuedChoice) -> None:
         if not choice.slot_future.done():
             queue, waited = self._queue, self._loop.time() - self._since
-            error = not_ready(queue.view, waited, queue.ready_workers, time.time())
+            able, lacking = queue.ready_for(choice.needs), " or ".join(sorted(choice.needs))
+            error = not_ready(
+                queue.view, waited, queue.ready_workers, time.time(), "" if able else lacking
+            )
             queue.requests.reject(choice, error)

@@ -10,7 +10,7 @@ from typing import Final
 
 import grpc
 
-from modelfleet_proto.refusals import FULL, HANDED_OVER
+from modelfleet_proto.refusals import FORMAT_FAILED, FULL, HANDED_OVER
 
 from ..errors import (
     ContextLengthExceededError,
@@ -92,6 +92,8 @@ def after_failure(failure: Failure, attempts: Attempts) -> Retry | End:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return _after_exhaustion(failure, attempts)
 
+    if failure.mark == FORMAT_FAILED:  # the same anywhere
+        return End(InvalidRequestError(_details(failure)))
     if failure.accepted and (failure.draining or failure.mark == HANDED_OVER):
         return Retry(attempts, Blame.SUSPECT)
     last = f"the last one said {code.name}: {_details(failure)}"

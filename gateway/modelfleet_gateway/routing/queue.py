@@ -34,6 +34,10 @@ class ModelQueue:
         """Workers that this gateway would route to."""
         return sum(worker.ready for worker in self.workers.values())
 
+    def ready_for(self, needs: frozenset[str]) -> int:
+        """Those among them that have these features."""
+        return sum(worker.ready and worker.has(needs) for worker in self.workers.values())
+
     @property
     def running(self) -> int:
         """Choices that have a worker's slot."""
@@ -127,6 +131,7 @@ class ModelQueue:
             avoid=choice.avoid,
             on_trial=bool(choice.lost_with),
             most=None if choice.digest else self._most,
+            needs=choice.needs,
         )
         if worker is None:
             return None
@@ -187,13 +192,14 @@ def choose_worker(
     avoid: str = "",
     on_trial: bool = False,
     most: int | None = None,
+    needs: frozenset[str] = frozenset(),
 ) -> Worker | None:
     """The least loaded worker of those with a free slot; ties go to the first.
 
     `digest`, `weights`: of a stream to resume (continuation.continuers). `avoid`: id of the worker
     that failed the request last; chosen only when there is no other. `on_trial`: the request may
     have broken a worker, so it goes where no other such request has no token yet. `most`: requests
-    that a worker gets at once; None: as many as it has slots.
+    that a worker gets at once; None: as many as it has slots. `needs`: features that it must have.
     """
     able = [
         worker
@@ -201,5 +207,6 @@ def choose_worker(
         if worker.free_slots > 0
         and (most is None or worker.outstanding < most)
         and not (on_trial and worker.has_trial)
+        and (not needs or worker.has(needs))
     ]
     return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)

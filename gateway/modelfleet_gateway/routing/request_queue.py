@@ -32,6 +32,7 @@ class QueuedChoice:
     avoid: str = ""  # id of the worker that failed it last
     lost_with: frozenset[str] = frozenset()
     """Ids of workers that it may have broken since its last token (failover.may_be_cause)."""
+    needs: frozenset[str] = frozenset()  # features that its worker must have
     siblings: Sequence[QueuedChoice] = ()  # all choices of its request
     is_held: bool = False  # a worker accepted a sibling: it waits for as long as it takes
 
@@ -81,7 +82,9 @@ class RequestQueue:
             for choice in self._new.values():
                 self._turns.arrive(choice.arrival, choice.queued_at, policy.hold_timeout)
 
-    def add_request(self, count: int, *, limit: int, now: float) -> list[QueuedChoice]:
+    def add_request(
+        self, count: int, *, limit: int, now: float, needs: frozenset[str] = frozenset()
+    ) -> list[QueuedChoice]:
         """Queues all `count` choices of a new request, or raises QueueFullError.
 
         A request that finds no other new request queued is always taken: one with more choices
@@ -96,7 +99,8 @@ class RequestQueue:
             )
         loop = asyncio.get_running_loop()
         choices = [
-            QueuedChoice(next(self._arrivals), now, loop.create_future()) for _ in range(count)
+            QueuedChoice(next(self._arrivals), now, loop.create_future(), needs=needs)
+            for _ in range(count)
         ]
         for choice in choices:
             choice.siblings = choices
@@ -133,27 +137,46 @@ class RequestQueue:
         """Gives slots to choices in order, until `take_slot` finds none.
 
         A stream whose digest has no free worker is skipped, and so is a request that is tried
-        alone. New requests have equal needs: where the first finds no slot, none does.
+        alone. New requests that any worker can serve are equal: where the first of them finds no
+        slot, none does. One with `needs` that finds none is passed over.
         """
         if self._streams:
             self._streams = [c for c in self._streams if not _assign(c, take_slot)]
         while self._returned and (choice := self._first_returned(take_slot)) is not None:
             self._returned.remove(choice)
-        if any(not choice.lost_with for choice in self._returned):
+        if any(not (choice.lost_with or choice.needs) for choice in self._returned):
             return
         while self._new:
             choice = self._next_new(now, pace)
             if not _assign(choice, take_slot):
+                if choice.needs:
+                    self._assign_others(take_slot, now)
                 return
-            got_slot = not choice.slot_future.cancelled()
-            del self._new[choice.arrival]
-            if self._turns is not None:
-                if got_slot:
-                    self._turns.serve(choice.arrival, now)
-                else:
-                    self._turns.leave(choice.arrival)
+            self._serve_new(choice, now)
         if self._turns is not None:
             self._turns.clear()
+
+    def _assign_others(self, take_slot: Callable[[QueuedChoice], Slot | None], now: float) -> None:
+        """Serves new requests in order, of which one with needs has found no slot."""
+        unmet: set[frozenset[str]] = set()
+        for choice in list(self._new.values()):
+            if choice.needs in unmet:
+                continue
+            if _assign(choice, take_slot):
+                self._serve_new(choice, now)
+            elif choice.needs:
+                unmet.add(choice.needs)
+            else:
+                return
+
+    def _serve_new(self, choice: QueuedChoice, now: float) -> None:
+        del self._new[choice.arrival]
+        if self._turns is None:
+            return
+        if choice.slot_future.cancelled():
+            self._turns.leave(choice.arrival)
+        else:
+            self._turns.serve(choice.arrival, now)
 
     def _first_returned(
         self, take_slot: Callable[[QueuedChoice], Slot | None]
@@ -161,7 +184,7 @@ class RequestQueue:
         for choice in self._returned:
             if _assign(choice, take_slot):
                 return choice
-            if not choice.lost_with:
+            if not (choice.lost_with or choice.needs):
                 return None
         return None
 

@@ -188,9 +188,17 @@ def describe_wake(wake: Iterable[WakePhase], now: float) -> str:
     return ", ".join(said)
 
 
-def not_ready(model: ModelView, waited: float, ready_workers: int, now: float) -> NotReadyError:
-    """The 503 after a request waited as long as it may (seconds)."""
-    if ready_workers:
+def not_ready(
+    model: ModelView, waited: float, ready_workers: int, now: float, lacking: str = ""
+) -> NotReadyError:
+    """The 503 after a request waited as long as it may (seconds).
+
+    `lacking`: what the ready workers cannot do, being of an older version.
+    """
+    if ready_workers and lacking:
+        why = f"its {ready_workers} ready workers are of a version without {lacking}"
+        retry_after = BUSY_PAUSE
+    elif ready_workers:
         why, retry_after = f"its {ready_workers} ready workers are busy", BUSY_PAUSE
     else:
         why = f"none of its {len(model.workers)} workers is ready ({describe_eta(model, now)})"

@@ -127,7 +127,7 @@ class Worker:
         self.first_digest = ""  # the model_digest that this process was READY with first
         self._instance_id = ""  # of the process
         self._channel = open_channel(route.address)
-        self._stub = worker_pb2_grpc.WorkerStub(self._channel)
+        self.stub = worker_pb2_grpc.WorkerStub(self._channel)
         self._shared_stream: SharedStream | None = None  # of all requests; made with the first
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -159,6 +159,10 @@ class Worker:
             and self.stats.model == self.model
             and self.stats.model_digest == self.first_digest
         )
+
+    def has(self, needs: frozenset[str]) -> bool:
+        """Whether its version can do what a request needs."""
+        return not needs or (self.stats is not None and needs <= set(self.stats.features))
 
     @property
     def draining(self) -> bool:
@@ -306,7 +310,7 @@ class Worker:
 
     def watch_stats(self) -> StatsCall:
         """Begins to read its Stats; use `stats_watch.watch`."""
-        return self._stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
+        return self.stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
 
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats.

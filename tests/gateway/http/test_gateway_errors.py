@@ -26,6 +26,7 @@ def message(**fields):
     return chat(messages=[{"role": "user", "content": "hi"} | fields])
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 WRONG = {
     "a negative temperature": (chat(temperature=-0.1), 400, "temperature"),
     "a temperature that is not a number": (text(temperature=float("nan")), 400, "temperature"),
@@ -45,12 +46,65 @@ WRONG = {
     "an empty conversation": (chat(messages=[]), 400, "messages"),
     "messages that are text": (chat(messages="hi"), 400, "messages"),
     "an unknown role": (message(role="king"), 400, "messages.0.role"),
-    "a tool's message": (message(role="tool"), 400, "messages.0.role"),
+    "a function's message": (message(role="function"), 400, "messages.0.role"),
+    "a function's call": (
+        message(role="assistant", function_call={"name": "f"}),
+        400,
+        "messages.0",
+    ),
+    "a call of nothing": (message(role="assistant", tool_calls=[{}]), 400, "messages.0.tool_calls"),
+    "functions": (chat(functions=[{"name": "f"}]), 400, "functions"),
+    "a call that is forced the old way": (chat(function_call="auto"), 400, "function_call"),
+    "a search as a tool": (chat(tools=[{"type": "web_search"}]), 400, "tools"),
+    "a tool whose name is a sentence": (
+        chat(tools=[{"type": "function", "function": {"name": "a b"}}]),
+        400,
+        "tools",
+    ),
+    "two tools of one name": (chat(tools=[TOOL, TOOL]), 400, "tools"),
+    "parameters that are a list": (
+        chat(tools=[{"type": "function", "function": {"name": "f", "parameters": []}}]),
+        400,
+        "tools",
+    ),
+    "a required call without tools": (chat(tool_choice="required"), 400, "tool_choice"),
+    "an unknown tool choice": (chat(tools=[TOOL], tool_choice="maybe"), 400, "tool_choice"),
+    "a choice of a tool that is not there": (
+        chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "g"}}),
+        400,
+        "tool_choice",
+    ),
+    "a template's arguments in a list": (
+        chat(chat_template_kwargs=[1]),
+        400,
+        "chat_template_kwargs",
+    ),
     "a message without content": (message(content=None), 400, "messages.0"),
     "an image": (message(content=IMAGE), 400, "messages.0.content"),
     "braces in a part's type": (message(content=[{"type": "{x}"}]), 400, "messages.0.content"),
     "tools": (chat(tools=[{"type": "function"}]), 400, "tools"),
-    "JSON mode": (chat(response_format={"type": "json_object"}), 400, "response_format"),
+    "a format of an unknown type": (
+        chat(response_format={"type": "xml"}),
+        400,
+        "response_format.type",
+    ),
+    "a format that is text": (chat(response_format="json"), 400, "response_format"),
+    "a format without its schema": (
+        text(response_format={"type": "json_schema", "json_schema": {"name": "n"}}),
+        400,
+        "response_format.json_schema.schema",
+    ),
+    "two formats": (
+        chat(response_format={"type": "json_object"}, guided_regex="a"),
+        400,
+        "guided_regex",
+    ),
+    "a choice of none": (chat(guided_choice=[]), 400, "guided_choice"),
+    "tags": (
+        chat(structured_outputs={"structural_tag": "{}"}),
+        400,
+        "structured_outputs.structural_tag",
+    ),
     "a min_p above 1": (chat(min_p=1.1), 400, "min_p"),
     "a large presence penalty": (chat(presence_penalty=2.5), 400, "presence_penalty"),
     "a small frequency penalty": (text(frequency_penalty=-2.5), 400, "frequency_penalty"),
@@ -111,6 +165,7 @@ async def test_names_what_is_wrong_with_a_request():
         {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "n": 1},
         {"presence_penalty": None, "logit_bias": None, "min_p": 0, "repetition_penalty": 1},
         {"response_format": {"type": "text"}, "tools": [], "tool_choice": "auto"},
+        {"response_format": None, "structured_outputs": None, "guided_json": None},
         {"temperature": None, "stop": None, "stream": None, "seed": None, "max_tokens": None},
         {"store": False, "metadata": {"a": "b"}, "service_tier": "auto", "user": "u"},
     ],

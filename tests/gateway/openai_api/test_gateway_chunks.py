@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfleet_gateway.openai_api.chat import ChatAnswer
+from modelfleet_gateway.openai_api.chat_answer import ChatAnswer
 from modelfleet_gateway.openai_api.completions import CompletionAnswer
 from modelfleet_proto import worker_pb2
 

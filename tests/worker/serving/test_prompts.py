@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,7 @@ from modelfleet_worker.progress import Report
 from modelfleet_worker.serving.requests import check_counts
 from modelfleet_worker.spec import ModelSpec
 from modelfleet_worker.text.paced import PacedTokenizer
-from modelfleet_worker.text.tokenizer import Message
+from modelfleet_worker.text.tokenizer import Chat
 
 LIMITS = EngineLimits(context_length=8192, kv_tokens=65536, max_sequences=4, vocab_size=4096)
 TIMEOUT = 30.0
@@ -65,17 +64,13 @@ class GatedTokenizer(PacedTokenizer):
         self.most = self._running = 0
 
     @override
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
+    def render_chat(self, chat: Chat) -> str:
         self._running += 1
         self.most = max(self.most, self._running)
         if not self.gate.wait(TIMEOUT):
             raise AssertionError("nothing else went on")
         self._running -= 1
-        return super().render_chat(
-            messages, created=created, add_generation_prompt=add_generation_prompt
-        )
+        return super().render_chat(chat)
 
 
 def with_tokenizer(loader: Loader, tokenizer: PacedTokenizer) -> Loader:
@@ -106,10 +101,8 @@ class VerboseTokenizer(PacedTokenizer):
     """Says much about what it refuses, as a template may."""
 
     @override
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
-        raise InvalidRequestError("no: \ud83d" + messages[0].content)
+    def render_chat(self, chat: Chat) -> str:
+        raise InvalidRequestError("no: \ud83d" + chat.messages[0].content)
 
 
 async def test_a_refusal_is_short_enough_to_arrive_as_what_it_is(start_worker, paced):

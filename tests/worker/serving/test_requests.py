@@ -8,8 +8,9 @@ from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.engine.request import SamplingParams
 from modelfleet_worker.errors import InvalidRequestError
 from modelfleet_worker.models.generation_config import SamplingDefaults
-from modelfleet_worker.serving.requests import ChatPrompt, read_request
-from modelfleet_worker.text.tokenizer import Message
+from modelfleet_worker.serving.chats import ChatPrompt
+from modelfleet_worker.serving.requests import read_request
+from modelfleet_worker.text.tokenizer import Chat, Message
 
 VOCAB = 100
 
@@ -159,7 +160,8 @@ def test_every_field_arrives():
         ),
         VOCAB,
     )
-    assert asked.prompt == ChatPrompt((Message("user", "é", "ann"),), True)
+    assert isinstance(asked.prompt, ChatPrompt)
+    assert asked.prompt.chat == Chat(messages=(Message("user", "é", "ann"),), created=asked.created)
     assert asked.prompt_bytes == 2
     assert asked.sampling == SamplingParams(
         temperature=0.5,

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from modelfleet_proto import worker_pb2 as pb
+from modelfleet_proto.handshake import call_metadata
 from modelfleet_worker.loading.device_loaders import Loaded, Loader, cpu_loader
 from modelfleet_worker.progress import Report
 from modelfleet_worker.spec import ModelSpec
@@ -185,3 +186,22 @@ async def test_eight_streams_cancelled_midway_leave_the_ninth_alone(start_worker
     assert (await ninth).text == reference(QUESTION)[2]
     stats = await worker.stats_when(lambda stats: stats.kv_blocks_used == 0)
     assert stats.requests_cancelled == 8
+
+
+async def test_tokenizes_as_transformers_does(start_worker):
+    worker = await start(start_worker)
+    metadata = call_metadata("gateway")
+
+    async def ids_of(**prompt) -> list[int]:
+        request = pb.GenerateRequest(model="default/model", **prompt)
+        asked = pb.TokenizeRequest(request=request)
+        return list((await worker.stub.Tokenize(asked, metadata=metadata)).ids)
+
+    prompt_tokens, answer, text = reference(QUESTION)
+    assert len(await ids_of(chat=chat(QUESTION))) == prompt_tokens
+    back = pb.DetokenizeRequest(model="default/model", ids=answer)
+    assert (await worker.stub.Detokenize(back, metadata=metadata)).text.startswith(text)
+    said = "<|im_start|>user\nGrüße, 世界 🦊<|im_end|>"
+    ids = await ids_of(prompt=said)
+    back = pb.DetokenizeRequest(model="default/model", ids=ids)
+    assert (await worker.stub.Detokenize(back, metadata=metadata)).text == said

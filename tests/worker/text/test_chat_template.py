@@ -9,7 +9,7 @@ import pytest
 
 from modelfleet_worker.errors import InvalidRequestError
 from modelfleet_worker.text.chat_template import ChatTemplate, is_lost
-from modelfleet_worker.text.tokenizer import Message
+from modelfleet_worker.text.tokenizer import Chat, Message
 from prepare_smollm2 import model_folder
 
 NOON = 1_700_000_000.0
@@ -154,7 +154,7 @@ def theirs(template: str, chat: list[Message], parts: frozenset[str], *, generat
 
 def ours(template: str, chat: list[Message], *, generation: bool = True) -> str:
     chats = ChatTemplate(template, tokenizer().special_tokens_map)
-    return chats.render(chat, created=NOON, add_generation_prompt=generation)
+    return chats.render(Chat(messages=chat, created=NOON, add_generation_prompt=generation))
 
 
 @pytest.mark.parametrize("generation", [True, False])

@@ -10,7 +10,7 @@ import pytest
 from modelfleet_worker.errors import InvalidRequestError, ModelError
 from modelfleet_worker.text.detokenizer import Detokenizer
 from modelfleet_worker.text.huggingface import HuggingFaceTokenizer
-from modelfleet_worker.text.tokenizer import Message
+from modelfleet_worker.text.tokenizer import Chat, Message
 from prepare_smollm2 import model_folder
 
 SMOLLM2 = model_folder()
@@ -75,7 +75,9 @@ def test_renders_chats_as_transformers_does(generation: bool):
         tokenize=False,
         add_generation_prompt=generation,
     )
-    rendered = ours().render_chat(messages, created=NOON, add_generation_prompt=generation)
+    rendered = ours().render_chat(
+        Chat(messages=messages, created=NOON, add_generation_prompt=generation)
+    )
     assert rendered == expected
 
 
@@ -83,7 +85,7 @@ def test_the_templates_now_is_the_requests(tmp_path: Path):
     template = "{{ strftime_now('%d %b %Y %H:%M') }}: {{ messages[0].content }}"
     folder = folder_with(tmp_path, chat_template=template)
     rendered = HuggingFaceTokenizer(folder).render_chat(
-        [Message("user", "hi")], created=NOON, add_generation_prompt=True
+        Chat(messages=[Message("user", "hi")], created=NOON)
     )
     assert rendered == "14 Nov 2023 22:13: hi"
 
@@ -92,13 +94,13 @@ def test_what_a_template_refuses_is_an_invalid_request(tmp_path: Path):
     template = "{{ raise_exception('roles must alternate') }}"
     tokenizer = HuggingFaceTokenizer(folder_with(tmp_path, chat_template=template))
     with pytest.raises(InvalidRequestError, match="roles must alternate"):
-        tokenizer.render_chat([Message("user", "hi")], created=NOON, add_generation_prompt=True)
+        tokenizer.render_chat(Chat(messages=[Message("user", "hi")]))
 
 
 def test_a_model_without_a_chat_template_says_what_to_do(tmp_path: Path):
     tokenizer = HuggingFaceTokenizer(folder_with(tmp_path))
     with pytest.raises(InvalidRequestError, match=r"no chat template.*completions"):
-        tokenizer.render_chat([Message("user", "hi")], created=NOON, add_generation_prompt=True)
+        tokenizer.render_chat(Chat(messages=[Message("user", "hi")]))
 
 
 def test_a_truncating_tokenizer_does_not_cut_prompts(tmp_path: Path):

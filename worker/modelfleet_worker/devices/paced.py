@@ -25,6 +25,7 @@ from ..engine.request import EngineLimits, Sequence
 from ..engine.scheduler import BLOCK_SIZE, Chunk
 from ..errors import ModelError
 from ..progress import Report
+from .masks import Allowed, allowed_tokens
 
 END_OF_SEQUENCE = 0
 _SHORTEST, _LENGTHS = 16, 112  # answers end by themselves after 16 to 127 tokens
@@ -60,9 +61,11 @@ class PacedRunner(Runner):
     def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Takes the step's time."""
         self._sleep(step_duration(self._calibration, chunks))
-        return FinishedStep([self._sample(chunk.sequence) for chunk in chunks if chunk.samples])
+        sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        allowed = allowed_tokens(chunks, self._calibration.vocab_size)
+        return FinishedStep([self._sample(s, allowed.get(row)) for row, s in enumerate(sampling)])
 
-    def _sample(self, sequence: Sequence) -> SampledToken:
+    def _sample(self, sequence: Sequence, allowed: Allowed | None) -> SampledToken:
         key = self._keys.get(sequence)
         if key is None:
             key = self._keys[sequence] = _key(sequence)
@@ -74,6 +77,9 @@ class PacedRunner(Runner):
             drawn = hashlib.blake2b(position.to_bytes(8, "little"), key=key, digest_size=8)
             words = self._calibration.vocab_size - 1
             token_id = 1 + int.from_bytes(drawn.digest(), "little") % words
+        if allowed is not None and not allowed[token_id] and allowed.any():
+            choices = allowed.nonzero()[0]  # the next one that may come, around the end
+            token_id = int(choices[choices.searchsorted(token_id) % len(choices)])
         alternatives = sequence.request.sampling.logprobs
         if alternatives is None:
             return SampledToken(token_id)

@@ -25,6 +25,13 @@ class SampledToken:
 class LaunchedStep(Protocol):
     """A step that the device computes, or has computed."""
 
+    def supply_masks(self) -> None:
+        """Says what constrained chunks may sample: once all of their tokens are known.
+
+        Needed before `result` if there are such chunks; not the second time.
+        """
+        ...
+
     def result(self) -> list[SampledToken]:
         """Waits for it: one token for each chunk that samples, in their order."""
         ...
@@ -35,6 +42,9 @@ class FinishedStep:
     """What `launch` returns on a device that computes before it returns."""
 
     sampled: list[SampledToken]
+
+    def supply_masks(self) -> None:
+        """They were known."""
 
     def result(self) -> list[SampledToken]:
         """The tokens."""
@@ -55,11 +65,15 @@ class Runner(ABC):
         """Computes the chunks after those of the steps in flight.
 
         Of these there may be only one if the sampling of a request in any of them needs history.
+        The masks of constrained chunks come later, with `LaunchedStep.supply_masks`, where tokens
+        may be pending.
         """
 
     def execute(self, chunks: Sequence[Chunk]) -> list[SampledToken]:
         """One step, launched and read."""
-        return self.launch(chunks).result()
+        step = self.launch(chunks)
+        step.supply_masks()
+        return step.result()
 
     def prepare(self, used: int) -> bool:
         """Idle-time work: some milliseconds of what steps beyond `used` blocks would do first.

@@ -113,6 +113,8 @@ class Engine:
         finally:
             for step in self._in_flight:
                 with suppress(Exception):  # the failure was delivered
+                    step.launched.supply_masks()
+                with suppress(Exception):
                     step.launched.result()  # it writes to memory that is about to be freed
 
     def _take_commands(self) -> bool:
@@ -148,6 +150,7 @@ class Engine:
                 raise RuntimeError(f"nothing to compute, but {len(self._scheduler)} requests wait")
             self._deliver(time.monotonic())  # all were aborted
             return
+        self._supply_masks()
         # Read: all but the last step, which the device computes meanwhile, or the only one.
         count = max(1, len(self._in_flight) - 1)
         steps = [self._in_flight.popleft() for _ in range(count)]
@@ -160,11 +163,12 @@ class Engine:
         new_tokens: list[NewToken] = []
         for step, tokens in zip(steps, reversed(sampled), strict=True):
             new_tokens += self._complete(step.plan, tokens, seconds)
+        self._supply_masks()  # the next step may wait for them
         ended = [new.sequence.request.request_id for new in new_tokens if new.finished]
         self._inbox.end(ended, now)
         # Deliver: first and last tokens at once, others when it is time, or when what runs now
         # takes long: behind a prefill, or behind no step at all, the next chance may be far.
-        urgent = any(new.finished or new.is_first for new in new_tokens)
+        urgent = any(new.finished or new.is_first for new in new_tokens) or self._outbox.has_failure
         is_last_chance = not self._in_flight or self._in_flight[-1].plan.has_prefill
         if is_last_chance or urgent or self._outbox.is_due(now, len(self._scheduler.running)):
             self._deliver(now)
@@ -187,10 +191,29 @@ class Engine:
     def _complete(
         self, plan: StepPlan, tokens: list[SampledToken], seconds: float
     ) -> list[NewToken]:
+        for chunk in plan.constrained:
+            self._end_failed(chunk.sequence)
         new_tokens = self._scheduler.complete(plan, [token.id for token in tokens])
         self._counters.count_step(plan, new_tokens, seconds)
         self._outbox.add(new_tokens, tokens)
         return new_tokens
+
+    def _supply_masks(self) -> None:
+        """For each step whose constrained sequences' tokens are known."""
+        for step in self._in_flight:
+            constrained = step.plan.constrained
+            if constrained and all(c.is_dropped or c.is_known for c in constrained):
+                step.launched.supply_masks()
+
+    def _end_failed(self, sequence: Sequence) -> None:
+        """Ends a request whose constraint has failed: what was drawn without a mask is no answer."""
+        constraint, request_id = sequence.request.constraint, sequence.request.request_id
+        if constraint is None or not constraint.error:
+            return
+        if self._scheduler.abort(request_id):
+            self._counters.aborted += 1
+            self._outbox.fail(request_id, constraint.error)
+            self._inbox.end([request_id])
 
     def _deliver(self, now: float) -> None:
         self._stats = self._counters.snapshot(self._scheduler)

@@ -1,6 +1,7 @@
 """What crosses between the engine's thread and its caller: picklable values, both ways.
 
-Nothing here holds a reference to the other side, so that the engine can become a process.
+Nothing here holds a reference to the other side, so that the engine can become a process: but for
+a request's constraint, which that process would have to make of its grammar.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class RequestOutput:
     logprobs: tuple[TokenLogprobs, ...] = ()  # one for each id, if asked for
     cached_tokens: int = 0  # prompt tokens that the prefix cache had
     finished: FinishReason | None = None
+    failure: str = ""  # why it ended without a last token: its constraint failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,6 +187,15 @@ class Outbox:
                 )
             )
 
+    def fail(self, request_id: str, failure: str) -> None:
+        """The request's last output: it ends without a token."""
+        self._outputs.append(RequestOutput(request_id=request_id, ids=(), failure=failure))
+
+    @property
+    def has_failure(self) -> bool:
+        """Whether a request has ended without a last token."""
+        return any(output.failure for output in self._outputs)
+
     def drop(self, request_id: str) -> None:
         """Nothing more is delivered for a request that was aborted."""
         self._outputs = [o for o in self._outputs if o.request_id != request_id]

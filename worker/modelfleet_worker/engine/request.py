@@ -7,6 +7,8 @@ import hashlib
 from array import array
 from dataclasses import dataclass, field
 
+from .constraint import Constraint
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -54,12 +56,13 @@ class Request:
     sampling: SamplingParams = SamplingParams()
     max_tokens: int  # resumed ones included; at least len(resumed_ids) + 1
     stop_token_ids: frozenset[int] = frozenset()  # with the end-of-sequence ids, if obeyed
+    constraint: Constraint | None = None  # it has taken the resumed ids; None: any token may come
 
 
 class FinishReason(enum.Enum):
     """Why a request ended in the engine. Stop strings are found outside, and abort it."""
 
-    STOP = "stop"  # a stop token; it is the last id reported
+    STOP = "stop"  # a stop token, which is the last id reported, or its constraint is complete
     LENGTH = "length"
 
 
@@ -138,7 +141,7 @@ class Sequence:
 
     request: Request
     token_ids: list[int] = field(init=False)  # prompt, resumed and generated
-    needs_history: bool = field(init=False)  # see SamplingParams
+    needs_history: bool = field(init=False)  # see SamplingParams; a constraint does, too
     num_pending: int = 0  # tokens behind `token_ids` that steps in flight sample
     num_computed: int = 0  # by steps that were launched
     block_table: list[int] = field(default_factory=list)
@@ -149,7 +152,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.token_ids = [*self.request.prompt_ids, *self.request.resumed_ids]
-        self.needs_history = self.request.sampling.needs_history
+        is_constrained = self.request.constraint is not None
+        self.needs_history = is_constrained or self.request.sampling.needs_history
 
     @property
     def num_output_tokens(self) -> int:
@@ -175,6 +179,9 @@ class Sequence:
         self.num_pending = max(0, self.num_pending - 1)
         self.token_ids.append(token_id)
         if token_id in self.request.stop_token_ids:
+            return FinishReason.STOP
+        constraint = self.request.constraint
+        if constraint is not None and constraint.accept(token_id):
             return FinishReason.STOP
         return FinishReason.LENGTH if self.num_output_tokens >= self.request.max_tokens else None
 

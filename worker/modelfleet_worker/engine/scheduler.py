@@ -50,6 +50,21 @@ class Chunk:
         return cls(sequence, start, end, end == sequence.num_tokens, sequence.block_epoch)
 
     @property
+    def is_constrained(self) -> bool:
+        """Whether a mask says what it may sample."""
+        return self.samples and self.sequence.request.constraint is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of its tokens are known, the pending one too."""
+        return self.end <= len(self.sequence.token_ids)
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether its sequence has ended or given up its blocks since: what it samples is void."""
+        return self.block_epoch != self.sequence.block_epoch
+
+    @property
     def num_scheduled_tokens(self) -> int:
         """Tokens that this step computes of the sequence."""
         return self.end - self.start
@@ -62,6 +77,7 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     preempted: tuple[Sequence, ...] = ()
     has_prefill: bool = False
+    constrained: tuple[Chunk, ...] = ()  # those that sample what a mask allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,9 @@ class Scheduler:
             sequence.num_computed = chunk.end
             sequence.num_pending += chunk.samples
             has_prefill |= chunk.num_scheduled_tokens > 1
-        return StepPlan(tuple(planned.values()), tuple(preempted), has_prefill)
+        chunks = tuple(planned.values())
+        constrained = tuple(c for c in chunks if c.is_constrained)
+        return StepPlan(chunks, tuple(preempted), has_prefill, constrained)
 
     def _restart_outgrown(self, variants: ContextVariants) -> None:
         """Computes anew what has become too long for how it was computed."""
@@ -243,7 +261,7 @@ class Scheduler:
         for chunk in plan.chunks:
             self._computing.difference_update(self._filled(chunk))
             row = next(rows) if chunk.samples else None
-            if chunk.block_epoch != chunk.sequence.block_epoch:
+            if chunk.is_dropped:
                 continue
             self._publish(chunk)
             if row is not None:

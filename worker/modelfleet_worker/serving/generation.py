@@ -11,13 +11,16 @@ import structlog
 from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
-from ..engine.request import FinishReason
+from ..engine.request import FinishReason, Request
 from ..errors import AllSlotsTakenError, CallerLeftError, PreconditionError, RefusalError
-from ..text.detokenizer import Answer, Ending
-from ..text.tokenizer import Pieces
+from ..text.constraint import TokenConstraint
+from ..text.detokenizer import Answer, Ending, PartedAnswer
+from ..text.output.parts import Kind, Part
+from ..text.tokenizer import Pieces, Tokenizer
+from .formats import GrammarCompiler
 from .lifecycle import Lifecycle, ServingModel
 from .prompts import PromptReader
-from .requests import build_engine_request, check_counts
+from .requests import GenerationRequest, build_engine_request, check_counts
 from .streams import Stream
 
 log = structlog.get_logger()
@@ -35,10 +38,11 @@ _REASONS = {
 class RequestHandler:
     """Serves requests, however they came."""
 
-    def __init__(self, lifecycle: Lifecycle, worker_id: str) -> None:
+    def __init__(self, lifecycle: Lifecycle, worker_id: str, prompts: PromptReader) -> None:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
-        self._prompts = PromptReader()
+        self._prompts = prompts
+        self._formats = GrammarCompiler()
 
     async def serve(self, request: pb.GenerateRequest, send: Send) -> RefusalError | None:
         """Serves a request to its end; returns why it was refused or ended early.
@@ -83,18 +87,18 @@ class RequestHandler:
             if asked.prompt_bytes:
                 counters.text_bytes += asked.prompt_bytes
                 counters.text_tokens += len(prompt_ids)
+            constraint = await self._constraint(asked, serving)
             engine_request = build_engine_request(
-                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits
+                asked, prompt_ids, stream.engine_id, serving.eos_ids, limits, constraint
             )
-            answer = Answer(
-                serving.tokenizer,
-                stops=asked.stop_strings,
-                stop_ids=engine_request.stop_token_ids,
-                max_tokens=engine_request.max_tokens,
-            )
+            answer = _new_answer(asked, engine_request, serving.tokenizer)
             for token_id in asked.resumed_ids:  # their text was sent by the worker that made them
                 if answer.ending is None:
                     answer.push(token_id)
+            if isinstance(answer, PartedAnswer):
+                answer.take()
+            if constraint is not None and constraint.is_complete:
+                answer.complete()
             accepted = pb.Accepted(
                 model_digest=serving.digest,
                 worker_id=self._worker_id,
@@ -121,6 +125,34 @@ class RequestHandler:
                 cached_tokens=cached_tokens,
                 seconds=round(time.monotonic() - started, 4),
             )
+
+    async def _constraint(
+        self, asked: GenerationRequest, serving: ServingModel
+    ) -> TokenConstraint | None:
+        """What the answer is held to, as far as it has come. Raises InvalidRequestError."""
+        if asked.grammar is None:
+            return None
+        key = (asked.grammar, asked.reasoning)
+        compiled = await self._formats.compile(serving.grammars, key)
+        return compiled.start(asked.resumed_ids, obeys_eos=not asked.ignore_eos)
+
+
+def _new_answer(asked: GenerationRequest, request: Request, tokenizer: Tokenizer) -> Answer:
+    if asked.new_parser is None:
+        return Answer(
+            tokenizer,
+            stops=asked.stop_strings,
+            stop_ids=request.stop_token_ids,
+            max_tokens=request.max_tokens,
+        )
+    return PartedAnswer(
+        tokenizer,
+        asked.new_parser(),
+        stops=asked.stop_strings,
+        stop_ids=request.stop_token_ids,
+        max_tokens=request.max_tokens,
+        marks=tokenizer.mark_ids,
+    )
 
 
 async def _stream(
@@ -165,10 +197,25 @@ def _batch(outputs: Sequence[RequestOutput], answer: Answer, pieces: Pieces) -> 
             tokens.ids.append(token_id)
             if output.logprobs:
                 tokens.logprobs.append(_logprobs(token_id, output.logprobs[i], pieces))
-        if output.finished is not None and answer.ending is None:
+        if output.finished is FinishReason.STOP:
+            answer.complete()
+        elif output.finished is not None and answer.ending is None:
             answer.ending = Ending(output.finished)
     tokens.text = "".join(text)
+    if isinstance(answer, PartedAnswer):
+        tokens.parts.extend(map(_part, answer.take()))
     return tokens
+
+
+def _part(part: Part) -> pb.OutputPart:
+    match part.kind:
+        case Kind.TEXT:
+            return pb.OutputPart(text=part.text)
+        case Kind.REASONING:
+            return pb.OutputPart(reasoning=part.text)
+        case Kind.CALL:
+            call = pb.ToolCallPart(index=part.index, name=part.name, arguments=part.text)
+            return pb.OutputPart(tool_call=call)
 
 
 def _logprobs(token_id: int, logprobs: TokenLogprobs, pieces: Pieces) -> pb.TokenLogprobs:
@@ -184,6 +231,7 @@ def _finished(answer: Answer, prompt_tokens: int, cached_tokens: int) -> pb.Fini
     text = answer.close()
     if answer.ending is None:
         raise AssertionError("an answer is closed before its end")
+    parts = answer.take() if isinstance(answer, PartedAnswer) else ()
     return pb.Finished(
         reason=_REASONS[answer.ending.reason],
         text=text,
@@ -191,4 +239,5 @@ def _finished(answer: Answer, prompt_tokens: int, cached_tokens: int) -> pb.Fini
         prompt_tokens=prompt_tokens,
         completion_tokens=answer.tokens,
         cached_tokens=cached_tokens,
+        parts=map(_part, parts),
     )

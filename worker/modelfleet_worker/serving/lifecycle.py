@@ -7,7 +7,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -17,6 +17,7 @@ from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
 from ..errors import (
     HandedOverError,
+    InvalidRequestError,
     LoadCancelledError,
     ModelError,
     RefusalError,
@@ -27,6 +28,7 @@ from ..models.generation_config import SamplingDefaults
 from ..progress import LoadProgress, phase_seconds
 from ..spec import ModelSpec
 from ..storage.entry import LocalModel
+from ..text.constraint import Grammars
 from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
 from .change_notifier import ChangeNotifier
@@ -37,6 +39,8 @@ from .streams import Streams
 log = structlog.get_logger()
 
 _READ_SECONDS = 2.0  # how long a client may take to read that its stream was handed over
+# Setting up grammars holds the GIL for 0.3 s or more: not while the first requests come.
+_SET_UP_AFTER = 3.0  # seconds
 _STOP_SECONDS = 2.0  # how long an engine or a load may take to notice the process's end
 
 
@@ -58,6 +62,7 @@ class ServingModel:
     spec: ModelSpec
     engine: Engine
     tokenizer: Tokenizer
+    grammars: Grammars
     digest: str  # equal where a stream is resumed exactly
     weights_digest: str  # equal where it may be continued; empty: only exactly
     computation: Computation
@@ -179,6 +184,11 @@ class Lifecycle:
             spec=loaded.spec,
             engine=engine,
             tokenizer=loaded.tokenizer,
+            grammars=Grammars(
+                loaded.tokenizer,
+                vocab_size=loaded.model.limits.vocab_size,
+                eos_ids=loaded.eos_ids,
+            ),
             digest=loaded.digest,
             weights_digest=loaded.weights_digest,
             computation=loaded.model.computation,
@@ -188,6 +198,22 @@ class Lifecycle:
             files=loaded.files,
         )
         self._become(self._status.loaded())
+        if self.model.computation.path != "paced":
+            self._loop.call_later(_SET_UP_AFTER, self._set_up_grammars, self.model)
+
+    def _set_up_grammars(self, model: ServingModel) -> None:
+        """Before a request needs them, as soon as none runs."""
+        if self.model is not model:
+            return
+        if self.streams:
+            self._loop.call_later(_SET_UP_AFTER, self._set_up_grammars, model)
+            return
+
+        def set_up() -> None:
+            with suppress(InvalidRequestError):  # who needs them is told
+                model.grammars.set_up()
+
+        in_thread(set_up, "grammars")
 
     def _on_failure(self, failure: EngineFailure) -> None:
         if not self.broken.is_set():

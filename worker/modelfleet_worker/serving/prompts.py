@@ -11,8 +11,10 @@ from modelfleet_proto import worker_pb2 as pb
 from ..engine.request import EngineLimits
 from ..errors import InvalidRequestError, NeverFitsError
 from ..text.tokenizer import Tokenizer
+from .chat_answers import plan_answer
+from .chats import ChatPrompt
 from .lifecycle import ServingModel
-from .requests import ChatPrompt, GenerationRequest, read_request
+from .requests import GenerationRequest, read_request
 
 # What is read, rendered and tokenized sooner than a thread starts.
 _QUICK_CHARACTERS: Final = 4096
@@ -32,20 +34,28 @@ class PromptReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
 
     async def read(
-        self, request: pb.GenerateRequest, serving: ServingModel
+        self, request: pb.GenerateRequest, serving: ServingModel, *, special_tokens: bool = True
     ) -> tuple[GenerationRequest, tuple[int, ...]]:
-        """The request and its prompt's ids. Raises RefusalError."""
+        """The request and its prompt's ids. Raises RefusalError.
+
+        `special_tokens`: a text that is no chat gets those that the tokenizer puts around it.
+        """
         tokenizer, limits = serving.tokenizer, serving.engine.limits
 
         def read() -> tuple[GenerationRequest, str | None]:
             asked = read_request(request, limits.vocab_size, serving.sampling_defaults)
-            return asked, _prompt_text(asked, tokenizer, limits)
+            text = _prompt_text(asked, tokenizer, limits)
+            if isinstance(asked.prompt, ChatPrompt) and text is not None:
+                asked = plan_answer(asked, asked.prompt, text, tokenizer)
+            return asked, text
 
         if is_quick(request):
             asked, text = read()
-            return asked, _prompt_ids(asked, text, tokenizer, limits)
+            return asked, _prompt_ids(asked, text, tokenizer, limits, special_tokens)
         asked, text = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        return asked, await asyncio.to_thread(_prompt_ids, asked, text, tokenizer, limits)
+        return asked, await asyncio.to_thread(
+            _prompt_ids, asked, text, tokenizer, limits, special_tokens
+        )
 
 
 def is_quick(request: pb.GenerateRequest) -> bool:
@@ -56,10 +66,11 @@ def is_quick(request: pb.GenerateRequest) -> bool:
         case "prompt_token_ids":
             return len(request.prompt_token_ids.ids) <= _QUICK_IDS
         case "chat":
-            messages = request.chat.messages
+            chat, messages = request.chat, request.chat.messages
             return (
                 len(messages) <= _QUICK_MESSAGES
-                and sum(len(m.content) for m in messages) <= _QUICK_CHARACTERS
+                and len(chat.tools) + sum(len(m.content) + len(m.tool_calls) for m in messages)
+                <= _QUICK_CHARACTERS
             )
     return True
 
@@ -74,10 +85,8 @@ def _prompt_text(
     match asked.prompt:
         case str(text):
             pass
-        case ChatPrompt(messages, add_generation_prompt):
-            text = tokenizer.render_chat(
-                messages, created=asked.created, add_generation_prompt=add_generation_prompt
-            )
+        case ChatPrompt():
+            text = tokenizer.render_chat(asked.prompt.chat)
         case _:
             return None
     least = tokenizer.least_tokens(text)
@@ -90,14 +99,18 @@ def _prompt_text(
 
 
 def _prompt_ids(
-    asked: GenerationRequest, text: str | None, tokenizer: Tokenizer, limits: EngineLimits
+    asked: GenerationRequest,
+    text: str | None,
+    tokenizer: Tokenizer,
+    limits: EngineLimits,
+    special_tokens: bool,
 ) -> tuple[int, ...]:
     """The ids of the prompt, whose text is given. Raises InvalidRequestError."""
     if text is None:
         return asked.prompt if isinstance(asked.prompt, tuple) else ()
     # A chat template writes the special tokens itself.
     is_chat = isinstance(asked.prompt, ChatPrompt)
-    ids = tuple(tokenizer.encode(text, add_special_tokens=not is_chat))
+    ids = tuple(tokenizer.encode(text, add_special_tokens=special_tokens and not is_chat))
     if not ids:
         raise InvalidRequestError("the prompt has no tokens: expected some text")
     if max(ids) >= limits.vocab_size:  # some checkpoints add tokens to the tokenizer alone

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
 
+from ..engine.constraint import Constraint
 from ..engine.request import EngineLimits, Request, SamplingParams
 from ..errors import InvalidRequestError, NeverFitsError
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults
-from ..text.tokenizer import ROLES, Message
+from ..text.grammar import Grammar, ReasoningMarks
+from .chats import ChatPrompt, NewParser, read_chat
+from .formats import read_format
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1024  # of one stop string
@@ -27,16 +30,7 @@ _RANGES = {  # ends that float32 holds exactly, so that the gateway's are the sa
     "presence_penalty": (-2, 2),
     "frequency_penalty": (-2, 2),
 }
-_SHOWN = 40  # characters of a role that there is not
 _LATEST = 253402300799  # seconds since the epoch: the end of the year 9999
-
-
-@dataclass(frozen=True, slots=True)
-class ChatPrompt:
-    """Goes through the model's chat template."""
-
-    messages: tuple[Message, ...]
-    add_generation_prompt: bool
 
 
 Prompt = str | tuple[int, ...] | ChatPrompt
@@ -56,6 +50,9 @@ class GenerationRequest:
     ignore_eos: bool
     created: float
     resumed_ids: tuple[int, ...]
+    new_parser: NewParser | None = None  # of an answer that comes in parts
+    grammar: Grammar | None = None  # what the answer is held to
+    reasoning: ReasoningMarks | None = None  # what may come before
 
 
 def check_counts(request: pb.GenerateRequest, limits: EngineLimits) -> None:
@@ -92,7 +89,7 @@ def read_request(
     return GenerationRequest(
         request_id=request.request_id,
         prompt=prompt,
-        prompt_bytes=_bytes(prompt),
+        prompt_bytes=_bytes(request),
         sampling=_read_sampling(request, vocab_size, defaults),
         max_tokens=stop.max_tokens,
         stop_strings=tuple(stop.strings),
@@ -100,6 +97,7 @@ def read_request(
         ignore_eos=stop.ignore_eos,
         created=request.created,
         resumed_ids=_checked_ids(request.resume.token_ids, vocab_size, "resume.token_ids"),
+        grammar=(read_format(request.output_format) if request.HasField("output_format") else None),
     )
 
 
@@ -115,27 +113,17 @@ def _read_prompt(request: pb.GenerateRequest, vocab_size: int) -> Prompt:
                 raise InvalidRequestError("prompt_token_ids is empty: expected at least one id")
             return ids
         case "chat":
-            if not request.chat.messages:
-                raise InvalidRequestError("chat.messages is empty: expected at least one message")
-            messages = tuple(Message(m.role, m.content, m.name) for m in request.chat.messages)
-            for number, message in enumerate(messages):
-                if message.role not in ROLES:
-                    raise InvalidRequestError(
-                        f"chat.messages[{number}].role must be one of {', '.join(sorted(ROLES))}, "
-                        f"found {message.role[:_SHOWN]!r}"
-                    )
-            return ChatPrompt(messages, request.chat.add_generation_prompt)
+            return read_chat(request.chat, request.created)
         case _:
             raise InvalidRequestError("expected a prompt, prompt_token_ids or a chat, found none")
 
 
-def _bytes(prompt: Prompt) -> int:
-    match prompt:
-        case str(text):
-            return len(text.encode())
-        case ChatPrompt(messages):
-            return sum(len(message.content.encode()) for message in messages)
-    return 0
+def _bytes(request: pb.GenerateRequest) -> int:
+    if request.WhichOneof("input") == "chat":
+        chat = request.chat
+        calls = sum(len(m.content.encode()) + len(m.tool_calls.encode()) for m in chat.messages)
+        return calls + len(chat.tools.encode())
+    return len(request.prompt.encode())
 
 
 def _check_stops(stop: pb.StopConditions) -> None:
@@ -235,6 +223,7 @@ def build_engine_request(
     engine_id: str,
     eos_ids: frozenset[int],
     limits: EngineLimits,
+    constraint: Constraint | None = None,
 ) -> Request:
     """What the engine computes. Raises NeverFitsError with the numbers."""
     room = min(limits.context_length, limits.kv_tokens) - len(prompt_ids)
@@ -249,4 +238,5 @@ def build_engine_request(
         sampling=asked.sampling,
         max_tokens=max_tokens,
         stop_token_ids=asked.stop_token_ids | (frozenset() if asked.ignore_eos else eos_ids),
+        constraint=constraint,
     )

@@ -20,8 +20,10 @@ from ..errors import CallerLeftError, InvalidRequestError, RefusalError
 from ..spec import ModelSpec
 from .generation import Event, RequestHandler
 from .lifecycle import Lifecycle
+from .prompts import PromptReader
 from .shared_stream import SharedStream
 from .stats import build_stats
+from .tokenizing import Tokenizing
 
 log = structlog.get_logger()
 
@@ -39,7 +41,9 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         self._worker_id = worker_id
         self._instance_id = uuid.uuid4().hex
         self._closing = False
-        self._requests = RequestHandler(lifecycle, worker_id)
+        prompts = PromptReader()
+        self._requests = RequestHandler(lifecycle, worker_id, prompts)
+        self._tokenizing = Tokenizing(lifecycle, prompts)
         self._shared_streams: set[SharedStream] = set()
 
     def close(self) -> None:
@@ -80,6 +84,24 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
             pass
         finally:
             self._shared_streams.discard(stream)
+
+    @override
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """The ids of a prompt."""
+        try:
+            return await self._tokenizing.tokenize(request)
+        except RefusalError as error:
+            await _abort(context, error)
+
+    @override
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        """The text of ids."""
+        try:
+            return await self._tokenizing.detokenize(request)
+        except RefusalError as error:
+            await _abort(context, error)
 
     @override
     async def LoadModel(

@@ -7,6 +7,8 @@ from modelfleet_proto import worker_pb2 as pb
 from .lifecycle import Lifecycle
 from .state import State
 
+FEATURES = ("output_format", "tools")  # see Stats.features
+
 _STATES = {
     State.STANDBY: pb.WORKER_STATE_STANDBY,
     State.LOADING: pb.WORKER_STATE_LOADING,
@@ -34,6 +36,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         requests_cancelled=counters.cancelled,
         bytes_per_token=counters.bytes_per_token,
         takes_many=True,
+        features=FEATURES,
         busy_seconds=counters.busy_seconds,
         prompt_squares=counters.prompt_squares,
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from ..engine.messages import EngineFailure, RequestOutput, StepOutput, TokenLogprobs
 from ..engine.request import FinishReason
-from ..errors import AllSlotsTakenError, RefusalError
+from ..errors import AllSlotsTakenError, FormatFailedError, RefusalError
 
 PACKED_TOKENS = 256  # in one PackedOutputs; at most so many are sent in one message
 _UNPACKED = 64  # outputs that wait as they came; a reader that keeps up never has more
@@ -151,7 +151,12 @@ class Streams:
             return
         for output in step.outputs:
             stream = self._living.get(output.request_id)
-            if stream is not None:  # an aborted request has none any more
+            if stream is None:  # an aborted request has none any more
+                continue
+            if output.failure:
+                stream.finished = True
+                stream.end(FormatFailedError(output.failure))
+            else:
                 stream.put(output)
 
     def end_all(self, error: RefusalError) -> None:

@@ -14,16 +14,23 @@ from itertools import combinations, islice
 from typing import Any
 
 from ..errors import InvalidRequestError
+from .call_shapes import PLAIN_SHAPE, CallShape, find_shape
 from .template_sandbox import render_template
-from .tokenizer import ROLES, Message
+from .tokenizer import ROLES, Chat, Message
 
 # Lines of Python: some for any chat, more for each message (real templates run some 30), and never
 # more than a second takes, whatever the request is like.
 _LINES, _LINES_A_MESSAGE, _MOST_LINES = 100_000, 1_000, 2_000_000
+_LINES_A_VALUE = 200  # of a tool's schema
 _PROBE_LINES = 20_000
 _PROBES = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
 _PIECE = re.compile(r"\w{1,8}")
 _MOST_PIECES = 64
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_RESERVED = frozenset(
+    ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
+)
 
 Parts = frozenset[str]  # the roles whose text becomes a list of parts
 
@@ -39,66 +46,149 @@ class ChatTemplate:
         """What the first chat would wait for: compiles the template, and looks what it takes."""
         _ = self._parts
 
-    def render(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
-        """The prompt; `created` (Unix seconds) is the template's now.
+    def render(self, chat: Chat) -> str:
+        """The prompt.
 
         Raises InvalidRequestError for what the template refuses, and rather than lose the text of
-        the last message of the user.
+        the last message of the user, a result or a tool.
         """
-        text = self._render(
-            messages,
-            self._parts,
-            created=created,
-            add_generation_prompt=add_generation_prompt,
-            lines=min(_LINES + _LINES_A_MESSAGE * len(messages), _MOST_LINES),
-        )
-        asked = next((m.content for m in reversed(messages) if m.role == "user"), "")
-        if is_lost(asked, text):
-            raise InvalidRequestError(
-                "the model's chat template leaves the text of the user's last message out of the"
-                " prompt: it is made for other messages; send a prompt to /v1/completions instead"
-            )
+        self._check_tools(chat)
+        text = self._render(chat, self._parts, self._shape_of(chat), _lines(chat))
+        for asked in _must_be_shown(chat.messages):
+            if is_lost(asked.content, text):
+                raise InvalidRequestError(
+                    "the model's chat template leaves the text of the user's last message out of"
+                    " the prompt: it is made for other messages; send a prompt to /v1/completions"
+                    " instead"
+                    if asked.role == "user"
+                    else "the model's chat template leaves the result of a tool out of the prompt:"
+                    " it has no messages of tools"
+                )
+        # Some templates show tools beside a message of the user only.
+        shown = chat.tools if chat.messages[-1].role == "user" else None
+        for name in map(tool_name, shown or ()):
+            if name not in text:
+                raise InvalidRequestError(
+                    f"the model's chat template leaves the tool {name!r} out of the prompt"
+                )
         return text
+
+    def _check_tools(self, chat: Chat) -> None:
+        if chat.tools and "tools" not in self._template:
+            raise InvalidRequestError(
+                "this model's chat template has no tools: it was not made for them. Leave 'tools'"
+                " out, or serve a model whose template has them"
+            )
+        for name in chat.arguments or ():
+            if name in _RESERVED or name in self._special_tokens:
+                raise InvalidRequestError(
+                    f"chat_template_kwargs.{name} cannot be set: the request's other fields say it"
+                )
 
     @cached_property
     def _parts(self) -> Parts:
         def render(messages: Sequence[Message], parts: Parts) -> str:
-            return self._render(
-                messages, parts, created=0.0, add_generation_prompt=True, lines=_PROBE_LINES
-            )
+            return self._render(Chat(messages=messages), parts, PLAIN_SHAPE, _PROBE_LINES)
 
         return find_parts(render)
 
-    def _render(
-        self,
-        messages: Sequence[Message],
-        parts: Parts,
-        *,
-        created: float,
-        add_generation_prompt: bool,
-        lines: int,
-    ) -> str:
+    def _shape_of(self, chat: Chat) -> CallShape:
+        return self._shape if any(m.tool_calls for m in chat.messages) else PLAIN_SHAPE
+
+    @cached_property
+    def _shape(self) -> CallShape:
+        """Looked for when the first chat with calls comes."""
+
+        def render(messages: Sequence[Message], shape: CallShape) -> str:
+            return self._render(Chat(messages=messages), self._parts, shape, _PROBE_LINES)
+
+        return find_shape(render)
+
+    def _render(self, chat: Chat, parts: Parts, shape: CallShape, lines: int) -> str:
+        names = {
+            str(call.get("id")): str(call["function"]["name"])
+            for message in chat.messages
+            for call in message.tool_calls
+        }
         variables = {
+            **self._arguments(chat.arguments or {}),
             **self._special_tokens,
-            "messages": [_as_dict(message, parts) for message in messages],
-            "tools": None,
+            "messages": [
+                _as_dict(message, parts, shape, names, self._reasoning_fields)
+                for message in chat.messages
+            ],
+            "tools": None if chat.tools is None else list(chat.tools),
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": chat.add_generation_prompt,
             # It hides transformers' own `strftime_now`: the prompt of a resumed request must not
             # depend on the day, nor on the time zone of the worker.
-            "strftime_now": datetime.fromtimestamp(created, UTC).strftime,
+            "strftime_now": datetime.fromtimestamp(chat.created, UTC).strftime,
         }
         return render_template(self._template, variables, lines)
 
+    def _arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the request; an effort also where a template knows only whether to think."""
+        arguments = dict(given)
+        effort = arguments.get("reasoning_effort")
+        if effort is not None and "reasoning_effort" not in self._template:
+            arguments.setdefault("enable_thinking", effort != "none")
+        return arguments
 
-def _as_dict(message: Message, parts: Parts) -> dict[str, Any]:
+    @cached_property
+    def _reasoning_fields(self) -> tuple[str, ...]:
+        """What this template calls the reasoning of a message."""
+        return tuple(name for name in _REASONING if name in self._template)
+
+
+def _lines(chat: Chat) -> int:
+    tools = sum(_size(tool) for tool in chat.tools or ())
+    return min(_LINES + _LINES_A_MESSAGE * len(chat.messages) + _LINES_A_VALUE * tools, _MOST_LINES)
+
+
+def _size(value: Any) -> int:
+    """Values within a value: templates may write a line or more for each."""
+    if isinstance(value, Mapping):
+        return 1 + sum(map(_size, value.values()))
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+def _must_be_shown(messages: Sequence[Message]) -> Iterator[Message]:
+    """The last message of the user, and the results that came last."""
+    for message in reversed(messages):
+        if message.role != "tool":
+            break
+        yield message
+    yield from islice((m for m in reversed(messages) if m.role == "user"), 1)
+
+
+def tool_name(tool: Mapping[str, Any]) -> str:
+    """Of one of OpenAI's tools."""
+    return str(tool["function"]["name"])
+
+
+def _as_dict(
+    message: Message,
+    parts: Parts,
+    shape: CallShape,
+    names: Mapping[str, str],
+    reasoning: Sequence[str],
+) -> dict[str, Any]:
     content: Any = message.content
-    if message.role in parts:
+    if message.tool_calls and not content:
+        content = shape.no_content
+    elif message.role in parts:
         content = [{"type": "text", "text": content}]
-    named = {"name": message.name} if message.name else {}
-    return {"role": message.role, "content": content, **named}
+    made: dict[str, Any] = {"role": message.role, "content": content}
+    name = message.name or (names.get(message.tool_call_id) if message.role == "tool" else None)
+    if name:
+        made["name"] = name
+    if message.tool_calls:
+        made["tool_calls"] = [shape.call(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        made["tool_call_id"] = shape.call_id(message.tool_call_id)
+    if message.reasoning:
+        made.update(dict.fromkeys(reasoning, message.reasoning))
+    return made
 
 
 def find_parts(render: Callable[[Sequence[Message], Parts], str]) -> Parts:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from typing_extensions import override
+
 from ..engine.request import FinishReason
 from ..errors import ModelError
+from .output.parser import OutputParser
+from .output.parts import Part, merge
 from .tokenizer import Pieces
 
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -32,9 +36,16 @@ class Answer:
     """Grows by one id at a time, replayed or new: a resumed stream goes on as if never cut."""
 
     def __init__(
-        self, pieces: Pieces, *, stops: Sequence[str], stop_ids: frozenset[int], max_tokens: int
+        self,
+        pieces: Pieces,
+        *,
+        stops: Sequence[str],
+        stop_ids: frozenset[int],
+        max_tokens: int,
+        marks: Container[int] = (),
     ) -> None:
-        self._detokenizer = Detokenizer(pieces)
+        """`marks`: special tokens that are text here."""
+        self._detokenizer = Detokenizer(pieces, marks)
         self._scanner = StopScanner(stops)
         self._stop_ids = stop_ids
         self._max_tokens = max_tokens
@@ -54,6 +65,11 @@ class Answer:
             self.ending = Ending(FinishReason.LENGTH)
         return text
 
+    def complete(self) -> None:
+        """Nothing may follow what has come: also if it is as long as it may be."""
+        if self.ending is None or self.ending.reason is FinishReason.LENGTH:
+            self.ending = Ending(FinishReason.STOP)
+
     def close(self) -> str:
         """What was held back, once the answer has ended; a last character may complete a stop."""
         text = self._scanner.feed(self._detokenizer.flush())
@@ -62,20 +78,62 @@ class Answer:
         return text + self._scanner.flush()
 
 
+class PartedAnswer(Answer):
+    """An answer in parts: what its parser makes of the text."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        parser: OutputParser,
+        *,
+        stops: Sequence[str],
+        stop_ids: frozenset[int],
+        max_tokens: int,
+        marks: Container[int],
+    ) -> None:
+        super().__init__(pieces, stops=stops, stop_ids=stop_ids, max_tokens=max_tokens, marks=marks)
+        self._parser = parser
+        self._parts: list[Part] = []
+
+    @override
+    def push(self, token_id: int) -> str:
+        """No text: see `take`."""
+        self._parts += self._parser.feed(super().push(token_id))
+        if self._parser.is_done and self.ending is None:
+            self.ending = Ending(FinishReason.STOP)
+        return ""
+
+    @override
+    def close(self) -> str:
+        """No text: see `take`."""
+        self._parts += self._parser.feed(super().close())
+        self._parts += self._parser.close()
+        return ""
+
+    def take(self) -> list[Part]:
+        """What came since the last time."""
+        parts, self._parts = merge(self._parts), []
+        return parts
+
+
 class Detokenizer:
     """The text released so far is a pure function of the ids so far; constant time a token.
 
     All of it, `flush` included, is what decoding all ids at once gives (see DecoderPieces).
     """
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, marks: Container[int] = ()) -> None:
+        """`marks`: special tokens that are text here, as they are written."""
         self._pieces = pieces
+        self._marks = marks
         self._started = False
         # Bytes that can never become a character are U+FFFD, as in every lossy UTF-8 decoder.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes."""
+        if token_id in self._marks:
+            return self._decoder.decode(b"", final=True) + self._pieces.piece(token_id).decode()
         piece = self._pieces.text_piece(token_id, first=not self._started)
         if not self._started and self._pieces.text_piece(token_id, first=False):
             self._started = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from ..models.config import read_json
 from ..threads import using_transformers
 from .chat_template import ChatTemplate
 from .detokenizer import DecoderPieces
-from .tokenizer import Message
+from .output.styles import AUTO, PLAIN, OutputStyle, find_style
+from .tokenizer import Chat
 from .tokenizer_files import TokenizerFiles, read_directly
 
 _FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json")
@@ -26,7 +27,10 @@ _EOS_FILES = ("generation_config.json", "config.json")
 class HuggingFaceTokenizer(DecoderPieces):
     """A fast tokenizer and the model's chat template. Raises ModelError for a folder without."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, tool_parser: str = AUTO, reasoning_parser: str = AUTO
+    ) -> None:
+        """The parsers are names of `output.styles`."""
         files = read_directly(folder) or _read_by_transformers(folder)
         self._backend = files.backend
         # A tokenizer.json may ask to cut prompts short; a prompt is taken whole or refused.
@@ -39,13 +43,16 @@ class HuggingFaceTokenizer(DecoderPieces):
         added = self._backend.get_added_tokens_decoder()
         if self._backend.decoder is None:
             raise ModelError(f"the tokenizer in {folder} declares no decoder: ids have no text")
+        self._special = {token.content: i for i, token in added.items() if token.special}
+        self.style = _style(folder, files, tool_parser, reasoning_parser)
+        self.mark_ids = {i: text for text, i in self._special.items() if self.style.is_mark(text)}
         super().__init__(
             self._backend.id_to_token,
-            frozenset(token_id for token_id, token in added.items() if token.special),
+            frozenset(self._special.values()),
             json.loads(self._backend.decoder.__getstate__()),
         )
         self.eos_ids = _eos_ids(folder, files.eos_token_id)
-        self.digest = _digest(folder, self.eos_ids)
+        self.digest = _digest(folder, self.eos_ids, self.style)
 
     def least_tokens(self, text: str) -> int:
         """No token has more bytes than the longest one; of a short text nothing is known."""
@@ -66,17 +73,17 @@ class HuggingFaceTokenizer(DecoderPieces):
         [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         return list(encoding.ids)
 
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
+    def special_id(self, text: str) -> int | None:
+        """The id of a text that is one special token."""
+        return self._special.get(text)
+
+    def render_chat(self, chat: Chat) -> str:
         """Raises InvalidRequestError for what the template refuses, or without a template."""
         if self._chats is None:
             raise InvalidRequestError(
                 "this model has no chat template: send a prompt to /v1/completions instead"
             )
-        return self._chats.render(
-            messages, created=created, add_generation_prompt=add_generation_prompt
-        )
+        return self._chats.render(chat)
 
 
 def _read_by_transformers(folder: Path) -> TokenizerFiles:
@@ -99,6 +106,7 @@ def _read_by_transformers(folder: Path) -> TokenizerFiles:
         chat_template=_default_template(tokenizer.chat_template),
         special_tokens=tokenizer.special_tokens_map,
         eos_token_id=tokenizer.eos_token_id,
+        response_template=getattr(tokenizer, "response_template", None),
     )
 
 
@@ -134,10 +142,33 @@ def _eos_ids(folder: Path, tokenizers_own: int | None) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _digest(folder: Path, eos_ids: Iterable[int]) -> str:
+def _style(
+    folder: Path, files: TokenizerFiles, tool_parser: str, reasoning_parser: str
+) -> OutputStyle:
+    if not files.chat_template:
+        return PLAIN
+    model_type = read_json(folder / "config.json").get("model_type")
+    style = find_style(
+        files.chat_template,
+        str(model_type or ""),
+        response_template=files.response_template,
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+    )
+    if style.template is not None:
+        from .output.response_template import check_template
+
+        with using_transformers:
+            check_template(style.template)
+    return style
+
+
+def _digest(folder: Path, eos_ids: Iterable[int], style: OutputStyle) -> str:
     files = sorted({path for name in (*_FILES, *_FILES_ALSO) for path in folder.glob(name)})
     digest = hashlib.sha256(json.dumps(sorted(eos_ids)).encode())
     for path in files:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    if style.reasons:  # a version that does not part its answers cannot continue them
+        digest.update(f"parts {style.tools} {style.reasoning}\n".encode())
     return digest.hexdigest()

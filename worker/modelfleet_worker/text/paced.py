@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
-from .tokenizer import Message
+from .output.styles import PLAIN, OutputStyle
+from .tokenizer import Chat
 
 # One to four bytes a character, so that streams of paced workers exercise UTF-8.
 _WORDS = (
@@ -23,6 +24,8 @@ class PacedTokenizer:
         self._vocab_size = vocab_size
         self.digest = hashlib.sha256(f"paced words 1 {vocab_size}".encode()).hexdigest()
         self.eos_ids = frozenset({0})
+        self.style: OutputStyle = PLAIN
+        self.mark_ids: Mapping[int, str] = {}
 
     def piece(self, token_id: int) -> bytes:
         """The word with its space."""
@@ -41,12 +44,14 @@ class PacedTokenizer:
         """The id of a word of ours; of any other word, an id that its hash picks."""
         return [self._id(word) for word in _split(text)]
 
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
+    def special_id(self, text: str) -> int | None:
+        """There are none."""
+        return None
+
+    def render_chat(self, chat: Chat) -> str:
         """One line a turn."""
-        turns = [f"{message.role}: {message.content}\n" for message in messages]
-        return "".join([*turns, "assistant: " if add_generation_prompt else ""])
+        turns = [f"{message.role}: {message.content}\n" for message in chat.messages]
+        return "".join([*turns, "assistant: " if chat.add_generation_prompt else ""])
 
     def _word(self, token_id: int) -> str:
         number, index = divmod(token_id - 1, len(_WORDS))

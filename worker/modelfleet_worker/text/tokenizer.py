@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from .output.styles import OutputStyle
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -16,6 +18,20 @@ class Message:
     role: str
     content: str
     name: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()  # OpenAI's, with arguments as they were sent
+    tool_call_id: str = ""  # of a tool: the call that it answers
+    reasoning: str = ""  # of an assistant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """What a chat template is given."""
+
+    messages: Sequence[Message]
+    add_generation_prompt: bool = True
+    created: float = 0.0  # the template's now, in seconds since the epoch
+    tools: Sequence[Mapping[str, Any]] | None = None  # OpenAI's list; none is not the same as empty
+    arguments: Mapping[str, Any] | None = None  # more variables
 
 
 class Pieces(Protocol):
@@ -39,6 +55,20 @@ class Tokenizer(Pieces, Protocol):
         ...
 
     @property
+    def style(self) -> OutputStyle:
+        """How the model writes calls and reasoning."""
+        ...
+
+    @property
+    def mark_ids(self) -> Mapping[int, str]:
+        """Special tokens that a parser of answers has to see, and how they are written."""
+        ...
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a text that is one special token."""
+        ...
+
+    @property
     def eos_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
         ...
@@ -51,11 +81,6 @@ class Tokenizer(Pieces, Protocol):
         """The ids of a text."""
         ...
 
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
-        """The prompt's text; `created` (Unix seconds) is the template's now.
-
-        Raises InvalidRequestError for what the model's template refuses.
-        """
+    def render_chat(self, chat: Chat) -> str:
+        """The prompt's text. Raises InvalidRequestError for what the model's template refuses."""
         ...

@@ -34,7 +34,7 @@ _WITHOUT_EFFECT: Final = frozenset(
 _READ: Final = frozenset(
     (
         *("added_tokens_decoder", "additional_special_tokens", "chat_template"),
-        *("extra_special_tokens", "tokenizer_class", *_SPECIAL),
+        *("extra_special_tokens", "response_template", "tokenizer_class", *_SPECIAL),
     )
 )
 _FLAGS: Final = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -54,6 +54,7 @@ class TokenizerFiles:
     chat_template: str | None
     special_tokens: dict[str, str]  # bos_token and so on, as templates know them
     eos_token_id: int | None
+    response_template: dict[str, Any] | None = None  # how the checkpoint's answers are read
 
 
 def read_directly(folder: Path) -> TokenizerFiles | None:
@@ -76,6 +77,7 @@ def read_directly(folder: Path) -> TokenizerFiles | None:
         chat_template=template,
         special_tokens=special,
         eos_token_id=None if eos is None else backend.token_to_id(eos),
+        response_template=declared.get("response_template"),
     )
 
 

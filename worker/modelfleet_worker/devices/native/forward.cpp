@@ -68,6 +68,7 @@ struct Batch {
   int64_t* drawn;                           // [sampled], tokens
   const float *cosines, *sines;             // [tokens, rotary / 2], or null: the layers'
   int32_t* choices;                         // [layers, tokens, chosen], experts, or null; as it is in layers without
+  int64_t masked;                           // what draws allow is written after so many calls of `supply`; -1: none do
 };
 
 inline void rotate(bf16* x, const float* cosines, const float* sines, int64_t size) {
@@ -90,8 +91,9 @@ struct Shared {
 
 class Pass {
  public:
-  Pass(const Model& model, const Batch& batch, Shared& shared, ThreadPool& thread_pool, int thread)
-      : m_(model), b_(batch), s_(shared), thread_pool_(thread_pool), thread_(thread), threads_(thread_pool.size()),
+  Pass(const Model& model, const Batch& batch, Shared& shared, Counter& supplied, ThreadPool& thread_pool, int thread)
+      : m_(model), b_(batch), s_(shared), supplied_(supplied), thread_pool_(thread_pool), thread_(thread),
+        threads_(thread_pool.size()),
         group_(m_.heads / m_.kv_heads), width_((m_.heads + 2 * m_.kv_heads) * m_.head_dim),
         attended_(s_.attended.rows(0, m_.heads * m_.head_dim)), activated_(s_.activated.rows(0, m_.inner)),
         experts_(b_.tokens, thread, threads_) {
@@ -136,6 +138,7 @@ class Pass {
                 store(b_.logits + r * m_.vocab + n, cap > 0 ? capped(logits, cap) : logits, mask);
               });
     thread_pool_.barrier();
+    if (b_.masked >= 0) supplied_.reach(static_cast<uint32_t>(b_.masked));
     Sampler sampler(m_.vocab, b_.last_drawn);
     const auto [first, end] = share(b_.sampled);
     for (int64_t r = first; r < end; ++r) {
@@ -383,6 +386,7 @@ class Pass {
   const Model& m_;
   const Batch& b_;
   Shared& s_;
+  Counter& supplied_;  // how many steps' masks are written
   ThreadPool& thread_pool_;
   const int thread_, threads_;
   const int64_t group_, width_;
@@ -410,9 +414,12 @@ class Stepper {
     thread_pool_.launch([this, batch](int thread) {
       if (thread == 0) make_room(batch.tokens);
       thread_pool_.barrier();
-      Pass(model_, batch, shared_, thread_pool_, thread).run();
+      Pass(model_, batch, shared_, supplied_, thread_pool_, thread).run();
     });
   }
+
+  // The masks of the next step that needs some are written.
+  void supply() { supplied_.advance(); }
 
   void wait(uint32_t steps) { thread_pool_.wait(steps); }
 
@@ -436,6 +443,7 @@ class Stepper {
   const Model model_;
   int64_t inner_, taken_ = 0;  // the most that a token has between two projections, and experts
   Shared shared_;  // grows to the largest step
+  Counter supplied_;
   ThreadPool thread_pool_;
 };
 
@@ -445,6 +453,7 @@ MODELFLEET_EXPORT modelfleet::Stepper* modelfleet_start(const modelfleet::Model*
   return new modelfleet::Stepper(*model, threads);
 }
 MODELFLEET_EXPORT void modelfleet_launch(modelfleet::Stepper* stepper, const modelfleet::Batch* batch) { stepper->launch(*batch); }
+MODELFLEET_EXPORT void modelfleet_supply(modelfleet::Stepper* stepper) { stepper->supply(); }
 MODELFLEET_EXPORT void modelfleet_wait(modelfleet::Stepper* stepper, uint32_t steps) { stepper->wait(steps); }
 MODELFLEET_EXPORT void modelfleet_stop(modelfleet::Stepper* stepper) { delete stepper; }
 MODELFLEET_EXPORT void modelfleet_project(const modelfleet::Linear* weight, const uint16_t* x, int64_t rows, uint16_t* y) {

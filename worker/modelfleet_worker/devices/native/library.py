@@ -143,7 +143,7 @@ class DrawStruct(ctypes.Structure):
         ),
         *((name, c_uint64) for name in ("seed", "choice", "position")),
         *((name, c_int64) for name in ("top_k", "num_biased", "num_tokens", "num_prompt_tokens")),
-        *((name, c_void_p) for name in ("bias_ids", "bias", "token_ids")),
+        *((name, c_void_p) for name in ("bias_ids", "bias", "token_ids", "allowed")),
     )
 
 
@@ -159,6 +159,7 @@ class BatchStruct(ctypes.Structure):
                 *("draws", "last_drawn", "logits", "drawn", "cosines", "sines", "choices"),
             )
         ),
+        ("masked", c_int64),
     )
 
 
@@ -251,6 +252,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.modelfleet_start.restype = c_void_p
     library.modelfleet_launch.argtypes = [c_void_p, POINTER(BatchStruct)]
     library.modelfleet_launch.restype = None
+    library.modelfleet_supply.argtypes = [c_void_p]
+    library.modelfleet_supply.restype = None
     library.modelfleet_wait.argtypes = [c_void_p, c_uint32]
     library.modelfleet_wait.restype = None
     library.modelfleet_stop.argtypes = [c_void_p]

@@ -23,6 +23,7 @@ from ...models.float_type import FloatType
 from ...models.rope_config import context_variants
 from ...models.rope_factors import rope_factors_by_length
 from ...quantization.scheme import KVFormat
+from ..masks import MaskRows
 from . import library
 from .logprobs import logprobs_of
 from .model import NativeModel
@@ -88,6 +89,8 @@ class NativeRunner(Runner):
         self._library, self._steps = loaded, 0
         self._last, self._last_rows = array("q"), dict[EngineSequence, int]()
         self._logits = [_Logits.of(0, self._vocab), _Logits.of(0, self._vocab)]
+        self._masks = [MaskRows.of(0, self._vocab), MaskRows.of(0, self._vocab)]
+        self._masked_steps = 0
         weakref.finalize(self, loaded.modelfleet_stop, self._stepper)
 
     @override
@@ -96,17 +99,20 @@ class NativeRunner(Runner):
         sampling = [chunk for chunk in chunks if chunk.samples]
         samplings = [chunk.sequence.request.sampling for chunk in sampling]
         drawing, kept = None, list[object]()
-        if any(params.temperature > 0 or params.shifts_logits for params in samplings):
-            drawing, kept = _draw_structs([(c, self._pending(c)) for c in sampling])
+        constrained = [chunk for chunk in sampling if chunk.is_constrained]
+        masks = self._masks_of(len(constrained)) if constrained else None
+        if masks or any(params.temperature > 0 or params.shifts_logits for params in samplings):
+            drawing, kept = _draw_structs([(c, self._pending(c)) for c in sampling], masks)
         rows = _sampled(chunks)
         logits = self._logits_of(len(rows))
-        drawn, read = self._launch(chunks, rows, logits, drawing)
+        drawn, read = self._launch(chunks, rows, logits, drawing, is_masked=bool(masks))
         step = NativeStep(
             wait=partial(self._library.modelfleet_wait, self._stepper, self._steps),
             logits=logits.values,
             drawn=drawn,
             samplings=samplings,
             kept=(read, drawing, kept, self._last),
+            masking=None if masks is None else _Masking(masks, constrained, self._supply),
         )
         self._last = drawn
         self._last_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
@@ -159,6 +165,8 @@ class NativeRunner(Runner):
         logits: _Logits,
         drawing: ctypes.Array[library.DrawStruct] | None,
         chosen_experts: int | None = None,
+        *,
+        is_masked: bool = False,
     ) -> tuple[array[int], object]:
         """What the step draws, and what it reads: both must outlive it.
 
@@ -182,6 +190,7 @@ class NativeRunner(Runner):
         offsets = itertools.accumulate(map(len, columns[:-1]), initial=0)
         drawn = array("q", bytes(values.itemsize * len(rows)))
         rope = None if self.variants is None else self._rope(chunks, positions, self.variants)
+        self._masked_steps += is_masked
         batch = library.BatchStruct(
             len(ids),
             len(chunks),
@@ -194,10 +203,21 @@ class NativeRunner(Runner):
             None if rope is None else rope[0].ctypes.data,
             None if rope is None else rope[1].ctypes.data,
             chosen_experts,
+            self._masked_steps % 2**32 if is_masked else -1,
         )
         self._library.modelfleet_launch(self._stepper, ctypes.byref(batch))
         self._steps += 1
         return drawn, (values, rope)
+
+    def _masks_of(self, rows: int) -> MaskRows:
+        """Where the masks of the next step go, as `_logits_of`."""
+        index = self._masked_steps % len(self._masks)
+        if len(self._masks[index].values) < rows:
+            self._masks[index] = MaskRows.of(rows, self._vocab)
+        return self._masks[index]
+
+    def _supply(self) -> None:
+        self._library.modelfleet_supply(self._stepper)
 
     def _rope(
         self, chunks: Sequence[Chunk], positions: list[int], variants: ContextVariants
@@ -234,6 +254,26 @@ class _Logits:
         return cls(values, values.ctypes.data)
 
 
+@dataclass(slots=True)
+class _Masking:
+    """The masks that a step waits for."""
+
+    rows: MaskRows
+    chunks: list[Chunk]
+    signal: Callable[[], None]
+    is_done: bool = False
+
+    def supply(self) -> None:
+        """Whatever happens, the step goes on: it waits for nothing else."""
+        if self.is_done:
+            return
+        self.is_done = True
+        try:
+            self.rows.write(self.chunks)
+        finally:
+            self.signal()
+
+
 @dataclass(frozen=True, slots=True)
 class NativeStep:
     """A step that was launched, and all that it reads and writes."""
@@ -243,6 +283,12 @@ class NativeStep:
     drawn: array[int]  # [R]
     samplings: Sequence[SamplingParams]  # [R]
     kept: object
+    masking: _Masking | None = None
+
+    def supply_masks(self) -> None:
+        """Of its constrained chunks, whose tokens are known now; it waits for them when it draws."""
+        if self.masking is not None:
+            self.masking.supply()
 
     def result(self) -> list[SampledToken]:
         """Waits for it: one token for each chunk that samples, in their order."""
@@ -262,14 +308,19 @@ def _sampled(chunks: Sequence[Chunk]) -> list[int]:
 
 
 def _draw_structs(
-    chunks: Sequence[tuple[Chunk, list[int]]],
+    chunks: Sequence[tuple[Chunk, list[int]]], masks: MaskRows | None
 ) -> tuple[ctypes.Array[library.DrawStruct], list[object]]:
     """How to draw after each chunk, given with its pending id; and what must live as long."""
-    kept: list[object] = []
+    kept: list[object] = [] if masks is None else [masks]
+    masked = itertools.count()
     structs = (library.DrawStruct * len(chunks))()
     for struct, (chunk, pending) in zip(structs, chunks, strict=True):
         request = chunk.sequence.request
         params, prompt_tokens = request.sampling, len(request.prompt_ids)
+        if masks is not None and request.constraint is not None:
+            struct.allowed = masks.address + next(masked) * masks.row_bytes
+        if params.temperature <= 0 and not params.shifts_logits:
+            continue  # zeros: the likeliest
         for name in _AS_THEY_ARE:
             setattr(struct, name, getattr(params, name))
         struct.position = chunk.end - prompt_tokens

@@ -24,6 +24,7 @@ struct Draw {
   const int64_t* bias_ids;
   const double* bias;
   const int64_t* token_ids;  // prompt, then answer; only where there are penalties
+  const uint32_t* allowed;   // a bit for each token, the lowest of a word first; null: all
 };
 
 // A token; below 0 it is one that the step before has drawn, in row -1 - id.
@@ -59,8 +60,9 @@ class Sampler {
 
   int64_t operator()(const float* logits, const Draw& draw) {
     const bool shifts = draw.num_biased || draw.num_tokens;
-    if (draw.temperature <= 0 && !shifts) return likeliest(logits, vocab_);
+    if (draw.temperature <= 0 && !shifts && !draw.allowed) return likeliest(logits, vocab_);
     scores_.assign(logits, logits + vocab_);
+    if (draw.allowed) mask(draw.allowed);
     if (shifts) shift(draw);
     const int64_t first = likeliest(scores_.data(), vocab_);
     if (draw.temperature <= 0) return first;
@@ -75,6 +77,17 @@ class Sampler {
 
  private:
   static constexpr float kOut = -std::numeric_limits<float>::infinity();
+
+  // First of all: nothing that is added later brings a token back.
+  void mask(const uint32_t* allowed) {
+    for (int64_t from = 0; from < vocab_; from += 32) {
+      const uint32_t word = allowed[from / 32];
+      if (word == ~uint32_t{0}) continue;
+      const int64_t count = std::min<int64_t>(32, vocab_ - from);
+      float* const scores = scores_.data() + from;
+      for (int64_t i = 0; i < count; ++i) scores[i] = word >> i & 1 ? scores[i] : kOut;
+    }
+  }
 
   // Bias and penalties, as devices/torch/penalties.py.
   void shift(const Draw& draw) {

@@ -37,7 +37,14 @@ class Counter {
     --sleepers_;
   }
 
+  // Until it is at least `count`, which is at most 2^31 away.
+  void reach(uint32_t count) {
+    for (uint32_t seen; static_cast<int32_t>((seen = now()) - count) < 0;) wait(seen, kBriefly);
+  }
+
  private:
+  static constexpr std::chrono::microseconds kBriefly{20};
+
   bool spin(uint32_t seen, std::chrono::microseconds keep) const {
     const auto end = std::chrono::steady_clock::now() + keep;
     do

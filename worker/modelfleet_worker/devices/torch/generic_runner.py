@@ -14,7 +14,7 @@ from ...models.generic import GenericModel
 from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache
 from .runner import FlatBatch
-from .sampler import Draw, sample
+from .sampler import sample_chunks
 from .varied_attention import VariedAttention
 
 
@@ -35,7 +35,7 @@ class GenericRunner(Runner):
     def launch(self, chunks: Sequence[Chunk]) -> FinishedStep:
         """Computes the chunks; one token for each that samples, in their order."""
         logits = self.logits(chunks)
-        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))
+        return FinishedStep(sample_chunks(logits, chunks))
 
     @torch.inference_mode()
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -18,7 +18,7 @@ from ...models.rope import rope_factors, rope_tables, rotation
 from ...models.rope_config import context_variants
 from ...quantization.scheme import KVFormat
 from .paged_attention import KVCache, LayerShape, PagedAttention, ordered
-from .sampler import Draw, sample
+from .sampler import sample_chunks
 from .varied_attention import AttentionLayer, VariedAttention
 
 
@@ -84,7 +84,7 @@ class TorchRunner(Runner):
     def launch(self, chunks: Items[Chunk]) -> FinishedStep:
         """Computes the chunks; one token for each that samples, in their order."""
         logits = self.logits(chunks)
-        return FinishedStep(sample(logits, [Draw.of(c) for c in chunks if c.samples]))
+        return FinishedStep(sample_chunks(logits, chunks))
 
     @torch.inference_mode()
     def logits(self, chunks: Items[Chunk]) -> Tensor:

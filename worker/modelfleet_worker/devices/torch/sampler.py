@@ -14,6 +14,7 @@ from ...engine.device import SampledToken
 from ...engine.messages import TokenLogprobs
 from ...engine.request import SamplingParams
 from ...engine.scheduler import Chunk
+from ..masks import Allowed, allowed_tokens
 from .penalties import shifted
 
 _NUCLEUS = 1024  # candidates that nearly always hold top_p; sorting the vocabulary is 10x slower
@@ -26,20 +27,29 @@ class Draw:
     params: SamplingParams
     position: int
     token_ids: Items[int]  # prompt and answer so far; a pending one is not among them
+    allowed: Allowed | None = None  # None: all
 
     @classmethod
-    def of(cls, chunk: Chunk) -> Draw:
+    def of(cls, chunk: Chunk, allowed: Allowed | None = None) -> Draw:
         """For the token after a chunk's last one."""
         request = chunk.sequence.request
         position = chunk.end - len(request.prompt_ids)
-        return cls(request.sampling, position, chunk.sequence.token_ids)
+        return cls(request.sampling, position, chunk.sequence.token_ids, allowed)
+
+
+def sample_chunks(logits: Tensor, chunks: Items[Chunk]) -> list[SampledToken]:
+    """One token for each chunk that samples, whose logits [R, vocab] are given in their order."""
+    allowed = allowed_tokens(chunks, logits.shape[-1])
+    sampling = [chunk for chunk in chunks if chunk.samples]
+    return sample(logits, [Draw.of(c, allowed.get(row)) for row, c in enumerate(sampling)])
 
 
 def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
     """One token for each row of `logits` [R, vocab], float32."""
     ids: list[int] = logits.argmax(dim=-1).tolist()
     for row, draw in enumerate(draws):
-        if draw.params.temperature > 0 or draw.params.shifts_logits:
+        params = draw.params
+        if params.temperature > 0 or params.shifts_logits or draw.allowed is not None:
             ids[row] = _draw(logits[row], draw)
     return [
         SampledToken(id_, logprobs_of(logits[row], id_, draw.params.logprobs))
@@ -49,6 +59,8 @@ def sample(logits: Tensor, draws: Items[Draw]) -> list[SampledToken]:
 
 def _draw(logits: Tensor, draw: Draw) -> int:
     params = draw.params
+    if draw.allowed is not None:  # first of all: nothing that is added later brings a token back
+        logits = logits.masked_fill(~torch.from_numpy(draw.allowed), -torch.inf)
     if params.shifts_logits:
         logits = shifted(logits, params, draw.token_ids, len(draw.token_ids) - draw.position)
     return _race(logits, draw) if params.temperature > 0 else int(logits.argmax())

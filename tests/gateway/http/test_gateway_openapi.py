@@ -1,0 +1,39 @@
+"""The OpenAPI document describes what is there, and what is sent and answered."""
+
+import random
+
+import jsonschema
+import pytest
+
+from gateway_doubles import ScriptedWorker, running_fleet
+from nearly_right import RIGHT, right_body
+
+
+async def test_describes_every_path_and_no_other():
+    async with running_fleet(ScriptedWorker()) as fleet:
+        document = (await fleet.http.get("/openapi.json")).json()
+        posts = {path for path, item in document["paths"].items() if "post" in item}
+        assert posts == set(fleet.gateway.app.direct)
+        for path, item in document["paths"].items():
+            if "get" in item:
+                answer = await fleet.http.get(path.replace("{model}", "default/tiny"))
+                assert answer.status_code == 200, path
+    assert document["openapi"].startswith("3.1")
+
+
+@pytest.mark.parametrize("path", RIGHT)
+async def test_what_clients_send_and_get_fits_its_schemas(path: str):
+    async with running_fleet(ScriptedWorker()) as fleet:
+        document = (await fleet.http.get("/openapi.json")).json()
+        operation = document["paths"][path]["post"]
+        body = right_body(path, random.Random(1))
+        wrong = await fleet.http.post(path, json={"model": 1})
+        right = await fleet.http.post(path, json=body)
+    assert right.status_code in (200, 400)
+
+    def check(value: object, schema: dict) -> None:
+        jsonschema.validate(value, schema | {"components": document["components"]})
+
+    content = "application/json"
+    check(body, operation["requestBody"]["content"][content]["schema"])
+    check(wrong.json(), operation["responses"]["default"]["content"][content]["schema"])
