@@ -4,10 +4,11 @@ Needs a cluster (`make cluster`, or any with KUBECONFIG), its CRDs, and kwok, wh
 kubelets: `python benchmarks/operator_scale.py --kwok PATH [--deployments 1000]`. Everything it
 makes is gone at the end. Without `--traffic` no gateway is connected; with it, one reaches every
 worker, and the load of so many models a second changes, so that the autoscaler has what it learns
-from.
+from. `--pools` and `--classes` are warm pools beside the deployments, and AcceleratorClasses.
 
 To measure another build beside this one, run this file with that build's Python and commands:
-`PATH=OTHER/.venv/bin:$PATH python benchmarks/operator_scale.py ...`, after applying its `crds/`.
+`PATH=OTHER/.venv/bin:$PATH python benchmarks/operator_scale.py ...`, after applying its `crds/`;
+one that knows no WarmPool is measured with `--pools 0`.
 """
 
 from __future__ import annotations
@@ -147,6 +148,7 @@ async def measure(
     options: argparse.Namespace, fleet: sc.Fleet, under_test: Operator, gateway: FakeGateway
 ) -> None:
     count = options.deployments
+    pods = count * REPLICAS + options.pools * sc.STANDBYS
 
     def step_replicas(seen: sc.Seen, _: int) -> dict[str, Any]:
         wanted = REPLICAS + 1 if seen.min_replicas == REPLICAS else REPLICAS
@@ -157,13 +159,15 @@ async def measure(
     under_test.begin()
     await fleet.create(range(count), REPLICAS)
     created = time.monotonic() - begun
-    await fleet.bound(count * REPLICAS, SETTLED_WITHIN)
+    await fleet.pods_are("bound", pods, SETTLED_WITHIN)
     bound = time.monotonic() - begun
     await fleet.settled(count, SETTLED_WITHIN)
     settled = time.monotonic() - begun
-    what = f"{count} created / {count * REPLICAS} pods bound / every status right"
+    what = f"{count} created / {pods} pods bound / every status right"
     print(f"| {what} | {created:.0f} / {bound:.0f} / {settled:.0f} s |")
     under_test.end("building up")
+    # Kwok may lag far behind, and pods that no kubelet takes are news of their own.
+    await fleet.pods_are("running", pods, SETTLED_WITHIN)
 
     if options.traffic:
         under_test.begin()
@@ -179,7 +183,9 @@ async def measure(
     gateway.rate = options.traffic
     under_test.begin()
     made = await edits(fleet, options.rate, options.seconds, step_replicas)
+    used = (under_test.cpu_seconds() - under_test.cpu) / len(made)
     under_test.end("edits of minReplicas")
+    print(f"| edits of minReplicas: operator, processor time an edit | {used * 1000:.1f} ms |")
     print_latencies("edits of minReplicas", made)
     begun = time.monotonic()
     await fleet.settled(count, SETTLED_WITHIN)
@@ -204,8 +210,9 @@ async def run(options: argparse.Namespace) -> None:
     options.logs.mkdir(parents=True, exist_ok=True)
     async with client.ApiClient(configuration) as api_client:
         fleet = sc.Fleet(api_client, options.namespace)
-        nodes = range(-(-options.deployments * (REPLICAS + 2) // sc.NODE_PODS))
-        await make_room(fleet, len(nodes))
+        pods = options.deployments * (REPLICAS + 2) + options.pools * sc.STANDBYS
+        nodes = -(-pods // sc.NODE_PODS)
+        await make_room(fleet, nodes, options.classes, options.pools)
         try:
             with (
                 sc.fake_nodes(options.kwok, kubeconfig, options.logs / "kwok.log"),
@@ -218,25 +225,27 @@ async def run(options: argparse.Namespace) -> None:
                 async with fleet.watched(), link:
                     await measure(options, fleet, under_test, gateway)
                 print("cleaning up", flush=True)
-                await clean_up(fleet, len(nodes))
+                await clean_up(fleet, nodes, options.classes)
         except BaseException:
             with sc.fake_nodes(options.kwok, kubeconfig, options.logs / "kwok-end.log"):
-                await clean_up(fleet, len(nodes))
+                await clean_up(fleet, nodes, options.classes)
             raise
 
 
-async def make_room(fleet: sc.Fleet, nodes: int) -> None:
+async def make_room(fleet: sc.Fleet, nodes: int, classes: int, pools: int) -> None:
     namespace: Any = {"metadata": {"name": fleet.namespace}}
     await fleet.core.create_namespace(namespace)
-    await fleet.objects.create_cluster_custom_object(
-        sc.GROUP, sc.VERSION, "acceleratorclasses", sc.accelerator_class()
-    )
+    for name in sc.class_names(classes):
+        await fleet.objects.create_cluster_custom_object(
+            sc.GROUP, sc.VERSION, "acceleratorclasses", sc.accelerator_class(name)
+        )
+    await fleet.create_pools(pools)
     for number in range(nodes):
         made: Any = client.V1Node.from_dict(sc.node(number))
         await fleet.core.create_node(made)
 
 
-async def clean_up(fleet: sc.Fleet, nodes: int) -> None:
+async def clean_up(fleet: sc.Fleet, nodes: int, classes: int) -> None:
     with contextlib.suppress(client.ApiException):
         await fleet.core.delete_namespace(fleet.namespace)
     async with asyncio.timeout(900):
@@ -250,10 +259,11 @@ async def clean_up(fleet: sc.Fleet, nodes: int) -> None:
     for number in range(nodes):
         with contextlib.suppress(client.ApiException):
             await fleet.core.delete_node(f"benchmark-fake-{number}")
-    with contextlib.suppress(client.ApiException):
-        await fleet.objects.delete_cluster_custom_object(
-            sc.GROUP, sc.VERSION, "acceleratorclasses", sc.CLASS
-        )
+    for name in sc.class_names(classes):
+        with contextlib.suppress(client.ApiException):
+            await fleet.objects.delete_cluster_custom_object(
+                sc.GROUP, sc.VERSION, "acceleratorclasses", name
+            )
 
 
 def main() -> None:
@@ -262,6 +272,8 @@ def main() -> None:
     parser.add_argument("--kwok", type=Path, default=Path("kwok"))
     parser.add_argument("--namespace", default="operator-scale")
     parser.add_argument("--deployments", type=int, default=1000)
+    parser.add_argument("--pools", type=int, default=0, help="WarmPools beside them")
+    parser.add_argument("--classes", type=int, default=1, help="AcceleratorClasses")
     parser.add_argument("--rate", type=float, default=10, help="edits a second")
     parser.add_argument("--seconds", type=float, default=300, help="how long")
     parser.add_argument("--rolling-rate", type=float, default=1, help="rolling edits a second")

@@ -18,6 +18,7 @@ GROUP, VERSION, PLURAL = "modelfleet.dev", "v1alpha1", "modeldeployments"
 FAKE = "kwok.x-k8s.io/node"  # annotation and taint of nodes that kwok plays
 CLASS = "benchmark-fake"
 NODE_PODS = 500
+STANDBYS = 2  # of each pool
 STAGES = ("node/fast/node-initialize", "pod/fast/pod-ready", "pod/fast/pod-delete")
 AT_ONCE = 20  # requests of the benchmark at the same time
 
@@ -38,11 +39,16 @@ def node(number: int) -> dict[str, Any]:
     }
 
 
-def accelerator_class() -> dict[str, Any]:
+def class_names(count: int) -> list[str]:
+    """The deployments name the first; the others are there, as in a large cluster."""
+    return [CLASS, *(f"{CLASS}-{number}" for number in range(1, count))]
+
+
+def accelerator_class(name: str) -> dict[str, Any]:
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "AcceleratorClass",
-        "metadata": {"name": CLASS},
+        "metadata": {"name": name},
         "spec": {
             "nodeSelector": {FAKE: "fake"},
             "tolerations": [{"key": FAKE, "operator": "Exists"}],
@@ -60,6 +66,19 @@ def deployment(number: int, replicas: int) -> dict[str, Any]:
             "scaling": {"minReplicas": replicas},  # and so many at most: edits move both
             "placement": {"accelerators": [CLASS]},
         },
+    }
+
+
+def pool(number: int) -> dict[str, Any]:
+    """Its standbys are too small to be claimed: nothing would answer the call that loads a model.
+
+    So each deployment is offered every pool, and each pool's pods are watched and kept.
+    """
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "WarmPool",
+        "metadata": {"name": f"pool-{number}"},
+        "spec": {"accelerator": CLASS, "size": STANDBYS, "memory": "1Mi"},
     }
 
 
@@ -113,6 +132,12 @@ class Fleet:
                 )
 
         await asyncio.gather(*(one(number) for number in numbers))
+
+    async def create_pools(self, count: int) -> None:
+        for number in range(count):
+            await self.objects.create_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, "warmpools", pool(number)
+            )
 
     async def edit(self, name: str, spec: dict[str, Any]) -> Edit:
         """Its time begins when the API server has acknowledged it."""
@@ -203,11 +228,11 @@ class Fleet:
             "running": sum(pod["status"].get("phase") == "Running" for pod in items),
         }
 
-    async def bound(self, count: int, within: float) -> None:
-        """So many pods exist, and the scheduler has found a place for each."""
+    async def pods_are(self, state: str, count: int, within: float) -> None:
+        """So many pods exist, and all are `bound` (they have a node) or `running`."""
         async with asyncio.timeout(within):
             found: dict[str, int] = {}
-            while (found.get("all"), found.get("bound")) != (count, count):
+            while (found.get("all"), found.get(state)) != (count, count):
                 await asyncio.sleep(2)
                 found = await self.pods()
 

@@ -5,14 +5,14 @@ Applications sync to `https://kubernetes.default.svc` as usual, from `file://` r
 """
 
 import secrets
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import namespaces, network, processes, up
+from . import processes, up
 from .components import program
 from .kubectl import apply, get, kubectl
 from .layout import ARGO_CD, ARGO_CD_ADDRESS, CACHE, KUBECONFIG, RUN
+from .machine import start_machine, stop_machine
 
 NAMESPACE = "argocd"
 FOLDER = RUN / "argocd"
@@ -74,10 +74,7 @@ def objects(settings: dict[str, str]) -> list[dict[str, object]]:
 
 def start_processes() -> None:
     """redis, repository server and application controller."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    namespaces.hold_machine(ARGO_CD)
-    network.connect(ARGO_CD, ARGO_CD_ADDRESS)
-    enter = namespaces.enter(ARGO_CD)
+    enter = start_machine(ARGO_CD, ARGO_CD_ADDRESS, FOLDER)
     environment: dict[str, str | Path] = {
         "PATH": f"{CACHE / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # its helm is ours
         "TMPDIR": FOLDER,
@@ -122,6 +119,4 @@ def start_processes() -> None:
 
 def stop_argocd() -> None:
     """Ends the processes; the objects stay."""
-    if namespaces.is_held(ARGO_CD):
-        processes.stop([namespaces.holder(ARGO_CD)], with_signal=signal.SIGKILL)
-    processes.wait_until("Argo CD's cable to go", lambda: not network.is_connected(ARGO_CD))
+    stop_machine(ARGO_CD)

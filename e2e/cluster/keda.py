@@ -6,16 +6,16 @@ as KEDA's service account, with the roles that KEDA's own manifests give it, and
 
 import base64
 import shutil
-import signal
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from . import namespaces, network, processes, up
+from . import network, processes, up
 from .certificates import AUTHORITY, issue, kubeconfig
 from .components import program
 from .kubectl import apply, get, kubectl
 from .layout import KEDA, KEDA_ADDRESS, PKI, RUN
+from .machine import start_machine, stop_machine
 
 NAMESPACE = "keda"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:keda-operator"
@@ -48,7 +48,7 @@ def start_keda() -> None:
     kubectl("apply", "--server-side", "--force-conflicts", *files)
     apply(*service())
     if processes.find("keda-adapter", "keda-adapter") is None:
-        stop_processes()
+        stop_machine(KEDA)
         start_processes()
     apply(metrics_api())
     needs = {"keda-operator", "keda-adapter"}
@@ -58,13 +58,10 @@ def start_keda() -> None:
 
 def start_processes() -> None:
     """The operator and the adapter."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    enter = start_machine(KEDA, KEDA_ADDRESS, FOLDER)
+    network.connect_to_pods(KEDA)
     write_certificates()
     kubeconfig("admin", KUBECONFIG, impersonate=ACCOUNT)
-    namespaces.hold_machine(KEDA)
-    network.connect(KEDA, KEDA_ADDRESS)
-    network.connect_to_pods(KEDA)
-    enter = namespaces.enter(KEDA)
     environment: dict[str, str | Path] = {
         "KUBECONFIG": KUBECONFIG,
         "WATCH_NAMESPACE": "",  # all
@@ -157,11 +154,4 @@ def stop_keda() -> None:
     """Ends the processes; the ScaledObjects stay, and have a finalizer of KEDA's."""
     # An API without its server would keep every deleted namespace from going.
     kubectl("delete", "apiservice", API, "--ignore-not-found")
-    stop_processes()
-
-
-def stop_processes() -> None:
-    """Whatever runs of it."""
-    if namespaces.is_held(KEDA):
-        processes.stop([namespaces.holder(KEDA)], with_signal=signal.SIGKILL)
-    processes.wait_until("KEDA's cable to go", lambda: not network.is_connected(KEDA))
+    stop_machine(KEDA)

@@ -7,7 +7,7 @@ from typing import Any
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.body import ClusterBody
-from modelfleet_operator.cluster.observing import read_pod
+from modelfleet_operator.cluster.known_pod import read_pod
 from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.cluster.revisions import read_revision
 from modelfleet_operator.decisions.observed import Observed

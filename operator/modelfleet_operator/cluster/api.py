@@ -8,7 +8,7 @@ import functools
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -20,10 +20,12 @@ from ..decisions.observed import Worker
 from ..decisions.standby import Standby
 from ..errors import PassingError, RejectedError
 from .observing import Object, owned_by
-from .requests import answer, status_of, translated
+from .requests import APPLY, MERGE, TIMEOUT, answer, send, status_of, translated
 
-FIELD_MANAGER = "modelfleet"
-TIMEOUT = 15.0  # seconds a request may take
+MANAGED = {"fieldManager": "modelfleet"}
+# Seconds that a pod gets to end on which nothing runs. A worker whose Python is not up yet cannot
+# hear SIGTERM: it is its container's first process, so the kernel drops a signal without a handler.
+IDLE_GRACE = 10
 INSTANCE = socket.gethostname()  # where Events come from
 RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL, warm_pool.PLURAL})
 
@@ -32,10 +34,9 @@ class ClusterApi:
     """Raises PassingError for what may pass by itself, RejectedError for what a person must fix."""
 
     def __init__(self, api_client: client.ApiClient) -> None:
+        self._client = api_client
         self._pods = client.CoreV1Api(api_client)
         self._objects = client.CustomObjectsApi(api_client)
-        self._apps = client.AppsV1Api(api_client)
-        self._events = client.EventsV1Api(api_client)
         self._policy = client.PolicyV1Api(api_client)
 
     async def missing_resources(self) -> frozenset[str]:
@@ -83,49 +84,31 @@ class ClusterApi:
         return _owned("pod", found, owner_uid), False
 
     async def _post_pod(self, namespace: str, pod: dict[str, Any]) -> Object:
-        body: Any = client.V1Pod.from_dict(pod)
-        created = await answer(
-            self._pods.create_namespaced_pod_without_preload_content(
-                namespace, body, field_validation="Strict", _request_timeout=TIMEOUT
-            )
-        )
-        found: Object = json.loads(created)
-        return found
+        strict = {"fieldValidation": "Strict"}
+        created: Object = json.loads(await self._send("POST", _pods(namespace), pod, strict))
+        return created
 
     async def create_revision(self, revision: dict[str, Any], owner_uid: str) -> Object:
         """The ControllerRevision; that it was there already is success, if it is ours."""
         name, namespace = revision["metadata"]["name"], revision["metadata"]["namespace"]
-        body: Any = client.V1ControllerRevision.from_dict(revision)
         try:
             with translated(f"creating controllerrevision {namespace}/{name}"):
-                text = await answer(
-                    self._apps.create_namespaced_controller_revision_without_preload_content(
-                        namespace, body, _request_timeout=TIMEOUT
-                    )
-                )
+                text = await self._send("POST", _revisions(namespace), revision)
                 created: Object = json.loads(text)
                 return created
         except PassingError as error:
             if status_of(error) != 409:
                 raise
         with translated(f"reading controllerrevision {namespace}/{name}"):
-            text = await answer(
-                self._apps.read_namespaced_controller_revision_without_preload_content(
-                    name, namespace, _request_timeout=TIMEOUT
-                )
-            )
+            text = await self._send("GET", f"{_revisions(namespace)}/{name}")
         return _owned("controllerrevision", json.loads(text), owner_uid)
 
     async def delete_revision(self, namespace: str, name: str, uid: str) -> None:
         """Gone is success."""
-        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
+        options = {"preconditions": {"uid": uid}}
         doing = f"deleting controllerrevision {namespace}/{name}"
         with translated(doing), _gone_is_success():
-            await answer(
-                self._apps.delete_namespaced_controller_revision_without_preload_content(
-                    name, namespace, body=options, _request_timeout=TIMEOUT
-                )
-            )
+            await self._send("DELETE", f"{_revisions(namespace)}/{name}", options)
 
     async def delete_pod(self, worker: Worker, grace: int | None) -> bool:
         """Ends it; whether it was there. Another pod of the same name is left alone.
@@ -141,39 +124,19 @@ class ClusterApi:
         """
         name, namespace = budget["metadata"]["name"], budget["metadata"]["namespace"]
         if not uid:
-            body: Any = client.V1PodDisruptionBudget.from_dict(budget)
             try:
                 with translated(f"creating poddisruptionbudget {namespace}/{name}"):
-                    await answer(
-                        self._policy.create_namespaced_pod_disruption_budget_without_preload_content(
-                            namespace, body, _request_timeout=TIMEOUT
-                        )
-                    )
+                    await self._send("POST", _budgets(namespace), budget)
                     return
             except PassingError as error:
                 if status_of(error) != 409:
                     raise
             with translated(f"reading poddisruptionbudget {namespace}/{name}"):
-                found = json.loads(
-                    await answer(
-                        self._policy.read_namespaced_pod_disruption_budget_without_preload_content(
-                            name, namespace, _request_timeout=TIMEOUT
-                        )
-                    )
-                )
+                found = json.loads(await self._send("GET", f"{_budgets(namespace)}/{name}"))
             uid = _owned("poddisruptionbudget", found, owner_uid)["metadata"]["uid"]
         patch = {"metadata": {"uid": uid}, "spec": budget["spec"]}
         with translated(f"changing poddisruptionbudget {namespace}/{name}"), _gone_is_success():
-            await answer(
-                self._policy.patch_namespaced_pod_disruption_budget_without_preload_content(
-                    name,
-                    namespace,
-                    patch,
-                    field_manager=FIELD_MANAGER,
-                    _content_type="application/merge-patch+json",
-                    _request_timeout=TIMEOUT,
-                )
-            )
+            await self._send("PATCH", f"{_budgets(namespace)}/{name}", patch, MANAGED, MERGE)
 
     async def may_watch_nodes(self) -> bool:
         """Whether the operator has the right; what may be listed may be watched by our roles."""
@@ -213,29 +176,16 @@ class ClusterApi:
         return outcome.found
 
     async def _patch_pod(self, namespace: str, name: str, patch: dict[str, Any]) -> str:
-        return await answer(
-            self._pods.patch_namespaced_pod_without_preload_content(
-                name,
-                namespace,
-                patch,
-                field_manager=FIELD_MANAGER,
-                _content_type="application/merge-patch+json",
-                _request_timeout=TIMEOUT,
-            )
-        )
+        return await self._send("PATCH", f"{_pods(namespace)}/{name}", patch, MANAGED, MERGE)
 
     async def _delete_pod(
         self, namespace: str, name: str, grace: int | None, **preconditions: str
     ) -> bool:
-        options = client.V1DeleteOptions(
-            grace_period_seconds=grace, preconditions=client.V1Preconditions(**preconditions)
-        )
+        options: dict[str, Any] = {"preconditions": preconditions}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
         with translated(f"deleting pod {namespace}/{name}"), _gone_is_success() as outcome:
-            await answer(
-                self._pods.delete_namespaced_pod_without_preload_content(
-                    name, namespace, body=options, _request_timeout=TIMEOUT
-                )
-            )
+            await self._send("DELETE", f"{_pods(namespace)}/{name}", options)
         return outcome.found
 
     async def swap_owner(self, pod: str, namespace: str, patch: dict[str, Any]) -> Object | None:
@@ -248,12 +198,7 @@ class ClusterApi:
     async def read_pod(self, pod: str, namespace: str) -> Object | None:
         """As it is now; None: it is gone."""
         with translated(f"reading pod {namespace}/{pod}"), _gone_is_success():
-            text = await answer(
-                self._pods.read_namespaced_pod_without_preload_content(
-                    pod, namespace, _request_timeout=TIMEOUT
-                )
-            )
-            found: Object = json.loads(text)
+            found: Object = json.loads(await self._send("GET", f"{_pods(namespace)}/{pod}"))
             return found
         return None
 
@@ -264,7 +209,7 @@ class ClusterApi:
             standby.name,
             grace,
             uid=standby.uid,
-            resource_version=standby.version,
+            resourceVersion=standby.version,
         )
 
     async def apply_status(
@@ -284,19 +229,10 @@ class ClusterApi:
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
+        path = f"{_path(f'apis/{API_VERSION}', namespace, plural)}/{name}/status"
+        forced = {**MANAGED, "force": "true"}
         with translated(f"writing the status of {namespace}/{name}"), _gone_is_success() as outcome:
-            await self._objects.patch_namespaced_custom_object_status(
-                GROUP,
-                VERSION,
-                namespace,
-                plural,
-                name,
-                patch,
-                field_manager=FIELD_MANAGER,
-                force=True,
-                _content_type="application/apply-patch+yaml",
-                _request_timeout=TIMEOUT,
-            )
+            await self._send("PATCH", path, patch, forced, APPLY)
         return outcome.found
 
     async def post_event(
@@ -310,33 +246,55 @@ class ClusterApi:
     ) -> None:
         """An Event that `kubectl describe` shows; `reason` is one CamelCase word."""
         metadata = regarding["metadata"]
+        name, namespace = metadata["name"], metadata["namespace"]
         now = datetime.datetime.now(datetime.UTC)
-        event = client.EventsV1Event(
-            metadata=client.V1ObjectMeta(
-                name=f"{metadata['name']}.{time.time_ns():x}", namespace=metadata["namespace"]
-            ),
-            # The API server wants a fraction of a second, and isoformat leaves a zero one out.
-            event_time=now.replace(microsecond=now.microsecond or 1),
-            reporting_controller=f"{GROUP}/operator",
-            reporting_instance=INSTANCE,
-            action=reason,
-            reason=reason,
-            type=kind,
-            note=note[:1024],
-            regarding=client.V1ObjectReference(
-                api_version=API_VERSION,
-                kind=object_kind,
-                name=metadata["name"],
-                namespace=metadata["namespace"],
-                uid=metadata["uid"],
-            ),
-        )
-        with translated(f"posting an event on {metadata['namespace']}/{metadata['name']}"):
-            await answer(
-                self._events.create_namespaced_event_without_preload_content(
-                    metadata["namespace"], event, _request_timeout=TIMEOUT
-                )
-            )
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{name}.{time.time_ns():x}", "namespace": namespace},
+            "eventTime": now.isoformat(timespec="microseconds"),
+            "reportingController": f"{GROUP}/operator",
+            "reportingInstance": INSTANCE,
+            "action": reason,
+            "reason": reason,
+            "type": kind,
+            "note": note[:1024],
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": object_kind,
+                "name": name,
+                "namespace": namespace,
+                "uid": metadata["uid"],
+            },
+        }
+        with translated(f"posting an event on {namespace}/{name}"):
+            await self._send("POST", _path("apis/events.k8s.io/v1", namespace, "events"), event)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> str:
+        return await send(self._client, method, path, body, query, content_type)
+
+
+def _path(api: str, namespace: str, plural: str) -> str:
+    return f"/{api}/namespaces/{namespace}/{plural}"
+
+
+def _pods(namespace: str) -> str:
+    return _path("api/v1", namespace, "pods")
+
+
+def _revisions(namespace: str) -> str:
+    return _path("apis/apps/v1", namespace, "controllerrevisions")
+
+
+def _budgets(namespace: str) -> str:
+    return _path("apis/policy/v1", namespace, "poddisruptionbudgets")
 
 
 def _owned(kind: str, found: Object, owner_uid: str) -> Object:

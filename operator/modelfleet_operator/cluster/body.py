@@ -31,25 +31,21 @@ from ..decisions.status import Status
 from ..errors import PassingError, RejectedError
 from ..worker_client import load_model
 from .accelerators import KnownClass, placed
-from .api import ClusterApi
+from .api import IDLE_GRACE, ClusterApi
 from .cache import ClusterCache
 from .capacity import HOST, ZONE, rather_elsewhere, with_capacity
+from .claimable import model_flags_of
 from .disruption import DisruptionBudgets, KnownBudget
 from .environment import plain_values, without_values
 from .history import History
 from .known import Known
+from .known_pod import KnownPod, is_pool, pool_of_key, read_pod
 from .labels import LabelKeeper
 from .nodes import KnownNode
-from .observing import KnownPod, read_pod
 from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
-from .pool_pods import model_flags_of
 from .pools import REFUSAL_STANDS, ClusterPools
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
-
-# Seconds that an idle worker gets to end. One whose Python is not up yet cannot hear SIGTERM: it is
-# its container's first process, so the kernel drops a signal without a handler.
-IDLE_GRACE = 10
 
 log = structlog.get_logger()
 
@@ -105,12 +101,20 @@ class ClusterBody:
 
     def uids(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
-        return self.pools.uids() | self.history.uids() | self.cache.uids()
+        return self.pools.cache.uids() | self.history.uids() | self.cache.uids()
 
     def deletion_missed(self, key: str, uid: str) -> None:
         """It was deleted and no watch has said so: it does not count any more."""
         self.cache.deletion_missed(key, uid)
         self.history.deletion_missed(key, uid)
+
+    def pod_gone(self, keys: Collection[str], uid: str) -> None:
+        """The watch said that a pod of these deployments and pools was deleted."""
+        for key in keys:
+            if is_pool(key):
+                self.pools.cache.gone(pool_of_key(key), uid)
+            else:
+                self.cache.pod_gone(key, uid)
 
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
@@ -128,14 +132,14 @@ class ClusterBody:
             self.budgets.forget(key)
             return None
         workers = self.cache.workers(key, known.uid)
-        deployment = known.deployment(self._settings, len(workers))
+        deployment = known.deployment(len(workers))
         return Observed(
             deployment=replace(deployment, refusal=self._refusal(key, deployment)),
             workers=workers,
             owners=self.cache.owners(known),
             history=tuple(past.seen() for past in self.history.of(key, known)),
             accelerators=self.cache.accelerators(),
-            pools=self.pools.offers(known),
+            pools=self.pools.claims.offers(known),
             keeps_budget=self.budgets.are_kept,
             min_available=self.budgets.min_available(key, known.uid),
         )
@@ -242,7 +246,7 @@ class ClusterBody:
         """A pod is created where no standby is left, or the one that was got cannot be used."""
         if self.history.template(action.create.revision, key, known) is None:
             return ""  # it changed since: the next reconcile decides anew
-        taken = await self.pools.claim(action, known)
+        taken = await self.pools.claims.claim(action, known)
         if taken is None:
             return await self._create(action.create, known, key)
         standby, pod = taken
@@ -265,14 +269,14 @@ class ClusterBody:
         try:
             await load_model(worker.address, model_flags_of(template))
         except (PassingError, RejectedError) as error:
-            self.pools.loaded(worker.claimed_from, str(error))
+            self.pools.claims.loaded(worker.claimed_from, str(error))
             await self._api.delete_pod(worker, IDLE_GRACE)
             self.cache.writes.stopped(worker.uid)
             note = f"deleted {worker.name}, which was claimed and cannot load: {error}"
             log.warning("claimed worker deleted", model=key, worker=worker.name, error=str(error))
             await self._statuses.post_event(known, "Warning", "ClaimFailed", note)
             return ""
-        self.pools.loaded(worker.claimed_from, "")
+        self.pools.claims.loaded(worker.claimed_from, "")
         return "claimed worker loads"
 
     async def _delete(self, action: Stop | Remove, known: Known) -> str:

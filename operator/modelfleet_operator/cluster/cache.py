@@ -9,8 +9,9 @@ from ..decisions.names import owners
 from ..decisions.observed import Accelerator, Worker
 from .accelerators import KnownClass
 from .known import Known, read_deployment
+from .known_pod import KnownPod, is_pool
 from .nodes import KnownNode, on_node
-from .observing import KnownPod, Object
+from .observing import Object
 from .overlay import ObjectOverlay, WriteOverlay
 from .pods import PodSettings
 
@@ -21,11 +22,13 @@ class ClusterCache:
     def __init__(self, settings: PodSettings, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._clock = clock
-        # kopf's indices, key -> values; their content follows the watches.
+        # kopf's indices, key -> values; their content follows the watches. That of pods has those
+        # of warm pools, too.
         self._deployments: Mapping[str, Collection[Known]] = {}
         self._pods: Mapping[str, Collection[KnownPod]] = {}
         self._classes: Mapping[str, Collection[KnownClass]] = {}
         self._nodes: Mapping[str, Collection[KnownNode]] = {}
+        self._seen_classes: dict[str, Accelerator] | None = None  # None: to be read anew
         self._deleted: set[str] = set()  # uids that the indices hold and the API server has not
         self.writes = WriteOverlay()
         self.created: ObjectOverlay[KnownPod] = ObjectOverlay(
@@ -42,15 +45,18 @@ class ClusterCache:
         """The live indices, once kopf has made them; empty ones: what may not be watched."""
         self._deployments, self._pods, self._classes = deployments, pods, classes
         self._nodes = nodes
+        self._seen_classes = None
 
     def read(self, body: Object) -> Known:
         """Validates a ModelDeployment for the index, unless it was already and has not changed."""
         metadata = {name: v for name, v in body["metadata"].items() if name != "managedFields"}
         body = {**body, "metadata": metadata}
+        before: Known | None = None
         for known in self._deployments.get(f"{metadata['namespace']}/{metadata['name']}", ()):
             if known.still_reads(body):
                 return replace(known, body=body)
-        return read_deployment(body, self._settings)
+            before = known
+        return read_deployment(body, self._settings, before)
 
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
@@ -84,7 +90,14 @@ class ClusterCache:
 
     def accelerators(self) -> dict[str, Accelerator]:
         """Every AcceleratorClass, by name."""
-        return {c.name: c.seen() for found in self._classes.values() for c in found}
+        if self._seen_classes is None:
+            known = (c for found in self._classes.values() for c in found)
+            self._seen_classes = {c.name: c.seen() for c in known}
+        return self._seen_classes
+
+    def classes_changed(self) -> None:
+        """The watch said so."""
+        self._seen_classes = None
 
     def accelerator_class(self, name: str) -> KnownClass | None:
         """None: there is none of this name."""
@@ -94,11 +107,24 @@ class ClusterCache:
         """None: it is not known, or may not be watched."""
         return next(iter(self._nodes.get(name, ())), None) if name else None
 
+    def keys_on(self, node: str) -> set[str]:
+        """Of the deployments that have a worker there: all pods are looked through."""
+        return {
+            key
+            for key, pods in self._pods.items()
+            for pod in pods
+            if pod.worker is not None and pod.worker.node == node and not is_pool(key)
+        }
+
+    def pod(self, key: str, uid: str) -> KnownPod | None:
+        """What the index holds of this pod; None: nothing."""
+        return next((pod for pod in self._pods.get(key, ()) if pod.uid == uid), None)
+
     def owners(self, known: Known) -> Mapping[str, str]:
         """Which deployments have the short names that it asks for, of all that claim them."""
         rivals = [r for name in known.served_names for r in self._deployments.get(name, ())]
         there = (r for r in rivals if not r.is_deleting and r.uid not in self._deleted)
-        return owners(rival.deployment(self._settings, 0) for rival in there)
+        return owners(rival.deployment(0) for rival in there)
 
     def uids(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
@@ -108,7 +134,9 @@ class ClusterCache:
             for known in there
             if "/" in key  # else it is a short name
         }
-        found |= {pod.uid: key for key, pods in self._pods.items() for pod in pods}
+        found |= {
+            pod.uid: key for key, pods in self._pods.items() if not is_pool(key) for pod in pods
+        }
         return {uid: key for uid, key in found.items() if uid not in self._deleted}
 
     def pod_gone(self, key: str, uid: str) -> None:

@@ -104,6 +104,15 @@ class DisruptionBudgets:
         cached = self._cached(key, owner_uid)
         return cached.min_available if cached is not None else None
 
+    def known(self, key: str, uid: str) -> KnownBudget | None:
+        """What the index holds of the object with this uid; None: nothing."""
+        return next((b for b in (self._index or {}).get(key, ()) if b.uid == uid), None)
+
+    def is_as_written(self, key: str, known: KnownBudget) -> bool:
+        """Whether it is what we wrote a moment ago."""
+        written = self._written.get(key)
+        return written is not None and written[0] == known.min_available
+
     def _cached(self, key: str, owner_uid: str) -> KnownBudget | None:
         there = (self._index or {}).get(key, ())
         return next((b for b in there if b.owner_uid == owner_uid), None)

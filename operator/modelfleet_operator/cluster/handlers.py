@@ -14,15 +14,15 @@ import kopf
 
 from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import GROUP, PLURAL, VERSION
-from ..decisions.standby import Standby
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
 from .disruption import KnownBudget, read_budget
 from .known import Known
+from .known_pod import KnownPod, is_pool, keys_of, read_pod
 from .memo import OperatorMemo
 from .nodes import KnownNode, read_node
-from .observing import KnownPod, deployment_of, read_pod
-from .pool_pods import KnownPool, pool_of, read_pool, read_standby
+from .observing import Object, deployment_of
+from .pool_pods import KnownPool, read_pool
 from .revisions import KnownRevision, read_revision
 from .tuning import tune
 
@@ -47,8 +47,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
         indices.get("nodes"),
         indices.get("budgets"),
     )
-    memo.body.pools.attach(indices["pools"], indices["standbys"])
-    memo.keys_on = indices.get("placed", {})
+    memo.body.pools.cache.attach(indices["pools"], indices["pods"])
 
 
 @kopf.index(GROUP, VERSION, PLURAL, id="deployments", registry=REGISTRY)
@@ -58,22 +57,21 @@ async def index_deployment(body: kopf.Body, memo: OperatorMemo, **_: Any) -> dic
     return dict.fromkeys((f"{body.meta.namespace}/{body.meta.name}", *known.served_names), known)
 
 
-def _is_ours(body: kopf.Body, **_: Any) -> bool:
-    """Its label may have been removed by hand, so its owner counts, too."""
-    return bool(deployment_of(body))
-
-
-@kopf.index("v1", "pods", id="pods", when=_is_ours, registry=REGISTRY)
+@kopf.index("v1", "pods", id="pods", registry=REGISTRY)
 async def index_pod(body: kopf.Body, **_: Any) -> dict[str, KnownPod]:
-    """By `namespace/name` of the deployment."""
-    return {_deployment_of(body): read_pod(dict(body))}
+    """By `known_pod.keys_of`; what has none is none of ours."""
+    raw = dict(body)
+    keys = keys_of(raw)
+    return dict.fromkeys(keys, read_pod(raw)) if keys else {}
 
 
-@kopf.index("apps", "v1", "controllerrevisions", id="revisions", when=_is_ours, registry=REGISTRY)
+@kopf.index("apps", "v1", "controllerrevisions", id="revisions", registry=REGISTRY)
 async def index_revision(body: kopf.Body, **_: Any) -> dict[str, KnownRevision]:
     """By `namespace/name` of the deployment."""
-    known = read_revision(dict(body))
-    return {_deployment_of(body): known} if known else {}
+    raw = dict(body)
+    key = _deployment_of(raw)
+    known = read_revision(raw) if key else None
+    return {key: known} if known else {}
 
 
 @kopf.index(GROUP, VERSION, accelerator_class.PLURAL, id="classes", registry=REGISTRY)
@@ -89,21 +87,10 @@ async def index_pool(body: kopf.Body, **_: Any) -> dict[str, KnownPool]:
     return {f"{body.meta.namespace}/{body.meta.name}": read_pool(dict(body))}
 
 
-def _is_pooled(body: kopf.Body, **_: Any) -> bool:
-    """Whether it was started for a pool; a deployment may have it by now."""
-    return bool(pool_of(body))
-
-
-@kopf.index("v1", "pods", id="standbys", when=_is_pooled, registry=REGISTRY)
-async def index_standby(body: kopf.Body, **_: Any) -> dict[str, Standby]:
-    """By `namespace/name` of the pool."""
-    standby = read_standby(dict(body))
-    return {standby.pool: standby} if standby else {}
-
-
 @kopf.on.event(GROUP, VERSION, accelerator_class.PLURAL, registry=REGISTRY)
 async def class_changed(memo: OperatorMemo, **_: Any) -> None:
     """Any deployment may name it. A class has no status, so each event is a change of its spec."""
+    memo.body.cache.classes_changed()
     memo.reconcilers.wake_all()
     memo.keeper.wake()
 
@@ -111,16 +98,6 @@ async def class_changed(memo: OperatorMemo, **_: Any) -> None:
 @kopf.on.event(GROUP, VERSION, warm_pool.PLURAL, registry=REGISTRY)
 async def pool_changed(body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
     """Of our own writes to its status, too: what differs from them is written again."""
-    memo.keeper.wake()
-
-
-@kopf.on.event("v1", "pods", when=_is_pooled, registry=REGISTRY)
-async def standby_changed(
-    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
-) -> None:
-    """Wakes the pools: one may be full now, or lack one."""
-    if event["type"] == "DELETED":
-        memo.body.pools.gone(f"{body.meta.namespace}/{pool_of(body)}", body.meta["uid"])
     memo.keeper.wake()
 
 
@@ -144,24 +121,38 @@ async def deployment_changed(
     memo.keeper.wake()  # a pool may fetch its files ahead
 
 
-@kopf.on.event("v1", "pods", when=_is_ours, registry=REGISTRY)
+@kopf.on.event("v1", "pods", registry=REGISTRY)
 async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
-    """Wakes the reconciler of the deployment it belongs to."""
+    """Wakes whom it concerns, and only by what we read of it: kubelets write its status often."""
+    keys, uid = keys_of(dict(body)), body.meta["uid"]
+    if not keys:
+        return
     if event["type"] is None:
         memo.listed_anew()
     if event["type"] == "DELETED":
-        memo.body.cache.pod_gone(_deployment_of(body), body.meta["uid"])
-    memo.reconcilers.wake(_deployment_of(body))
+        memo.pods.pop(uid, None)
+        memo.body.pod_gone(keys, uid)
+    else:
+        known = memo.body.cache.pod(keys[0], uid)
+        if known is not None and memo.pods.get(uid) == known:
+            return
+        if known is not None:
+            memo.pods[uid] = known
+    for key in keys:
+        if is_pool(key):
+            memo.keeper.wake()  # one may be full now, or lack one
+        else:
+            memo.reconcilers.wake(key)
 
 
-@kopf.on.event("apps", "v1", "controllerrevisions", when=_is_ours, registry=REGISTRY)
+@kopf.on.event("apps", "v1", "controllerrevisions", registry=REGISTRY)
 async def revision_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
     """Only a deletion matters: the revision may have to be written again."""
-    if event["type"] == "DELETED":
-        memo.body.history.gone(_deployment_of(body), body.meta["uid"])
-        memo.reconcilers.wake(_deployment_of(body))
+    if event["type"] == "DELETED" and (key := _deployment_of(dict(body))):
+        memo.body.history.gone(key, body.meta["uid"])
+        memo.reconcilers.wake(key)
 
 
 def registry(*, nodes: bool, budgets: bool) -> kopf.OperatorRegistry:
@@ -172,12 +163,11 @@ def registry(*, nodes: bool, budgets: bool) -> kopf.OperatorRegistry:
     chosen = copy.deepcopy(REGISTRY)
     if nodes:
         kopf.index("v1", "nodes", id="nodes", registry=chosen)(index_node)
-        kopf.index("v1", "pods", id="placed", when=_is_ours, registry=chosen)(index_placed)
         kopf.on.event("v1", "nodes", registry=chosen)(node_changed)
     if budgets:
         where = ("policy", "v1", "poddisruptionbudgets")
-        kopf.index(*where, id="budgets", when=_is_ours, registry=chosen)(index_budget)
-        kopf.on.event(*where, when=_is_ours, registry=chosen)(budget_changed)
+        kopf.index(*where, id="budgets", registry=chosen)(index_budget)
+        kopf.on.event(*where, registry=chosen)(budget_changed)
     return chosen
 
 
@@ -187,46 +177,50 @@ async def index_node(body: kopf.Body, **_: Any) -> dict[str, KnownNode]:
     return {known.name: known}
 
 
-async def index_placed(body: kopf.Body, **_: Any) -> dict[str, str]:
-    """Keys of deployments by the node that a worker of theirs is on."""
-    node = body.spec.get("nodeName", "")
-    return {node: _deployment_of(body)} if node else {}
-
-
 async def node_changed(event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any) -> None:
     """Wakes whom it concerns, and only by what we read of it: its status changes all the time."""
-    name = body.meta.name
-    if event["type"] == "DELETED":
+    name = body.meta.name or ""
+    known = memo.body.cache.node(name)
+    if event["type"] == "DELETED" or known is None:
         memo.nodes.pop(name, None)
+    elif memo.nodes.get(name) == known:
+        return
     else:
-        known = read_node(dict(body), time.time())
-        if memo.nodes.get(name) == known:
-            return
         memo.nodes[name] = known
-    for key in set(memo.keys_on.get(name, ())):
+    for key in memo.body.cache.keys_on(name):
         memo.reconcilers.wake(key)
     memo.keeper.wake()  # a standby may be on it
 
 
 async def index_budget(body: kopf.Body, **_: Any) -> dict[str, KnownBudget]:
     """By `namespace/name` of the deployment."""
-    return {_deployment_of(body): read_budget(dict(body))}
+    raw = dict(body)
+    key = _deployment_of(raw)
+    return {key: read_budget(raw)} if key else {}
 
 
 async def budget_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
 ) -> None:
     """Another hand may have changed or deleted it; its status changes with each of our pods."""
-    known, key = read_budget(dict(body)), _deployment_of(body)
-    if event["type"] == "DELETED":
+    key = _deployment_of(dict(body))
+    if not key:
+        return
+    budgets = memo.body.budgets
+    known = budgets.known(key, body.meta["uid"])
+    if event["type"] == "DELETED" or known is None:
         memo.budgets.pop(key, None)
-        memo.body.budgets.gone(key)
+        budgets.gone(key)
     elif memo.budgets.get(key) == known:
         return
     else:
         memo.budgets[key] = known
+        if budgets.is_as_written(key, known):
+            return
     memo.reconcilers.wake(key)
 
 
-def _deployment_of(found: kopf.Body) -> str:
-    return f"{found.meta.namespace}/{deployment_of(found)}"
+def _deployment_of(found: Object) -> str:
+    """Empty: it is none of ours. Its label may have been removed by hand, so its owner counts."""
+    name = deployment_of(found)
+    return f"{found['metadata']['namespace']}/{name}" if name else ""

@@ -27,6 +27,7 @@ class Known:
     error: str  # what its user must correct
     revision: str
     error_reason: Reason = Reason.INVALID_SPEC
+    view: Deployment | None = None  # what its spec says to decisions; None: it is not valid
 
     @property
     def is_deleting(self) -> bool:
@@ -38,6 +39,11 @@ class Known:
         """The object's own metadata."""
         metadata: Object = self.body["metadata"]
         return metadata
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return f"{self.metadata['namespace']}/{self.metadata['name']}"
 
     @property
     def served_names(self) -> tuple[str, ...]:
@@ -55,29 +61,24 @@ class Known:
             self.metadata.get("generation"),
         )
 
+    def makes_the_same_pods(self, body: Object) -> bool:
+        """Whether `body` differs in `spec.scaling` at most, of which there is nothing in a pod."""
+        if self.manifest is None or self.uid != body["metadata"]["uid"]:
+            return False
+        ours, theirs = self.body["spec"], body["spec"]
+        return {**ours, "scaling": None} == {**theirs, "scaling": None}
+
     @property
     def uid(self) -> str:
         """Of this very object: a later one of the same name has another uid."""
         uid: str = self.metadata["uid"]
         return uid
 
-    def deployment(self, settings: PodSettings, workers: int) -> Deployment:
+    def deployment(self, workers: int) -> Deployment:
         """As decisions see it; `workers` is how many there are."""
-        if self.manifest is None:
-            view = invalid_deployment(self.body, self.error, workers)
-        else:
-            view = decision_view(
-                self.manifest, revision=self.revision, drain_timeout=settings.drain_timeout
-            )
-            keeps = keeps_files(
-                self.manifest.spec.model,
-                node_cache=settings.node_cache,
-                image_volumes=settings.image_volumes,
-            )
-            view = replace(view, keeps_weights=keeps)
         claimed, yielded = recall_names(self.body)
         return replace(
-            view,
+            self.view or invalid_deployment(self.body, self.error, workers),
             error=self.error,
             error_reason=self.error_reason,
             served_names=self.served_names,
@@ -94,15 +95,35 @@ def recall_names(body: Object) -> tuple[frozenset[str], Mapping[str, str]]:
     return frozenset(), {}
 
 
-def read_deployment(body: Object, settings: PodSettings) -> Known:
-    """Validates a ModelDeployment for the index."""
+def read_deployment(body: Object, settings: PodSettings, before: Known | None = None) -> Known:
+    """Validates a ModelDeployment for the index; `before` is what it was until now."""
     wrong, manifest = observed_manifest(body)
     if manifest is None:
         return Known(body, None, "; ".join(wrong), "")
+    if before is not None and before.makes_the_same_pods(body):
+        revision, error, reason = before.revision, before.error, before.error_reason
+    else:
+        revision, error, reason = _revision(manifest, settings)
+    view = _view(manifest, revision, settings)
+    return Known(body, manifest, error, revision, reason, view)
+
+
+def _revision(manifest: ModelDeployment, settings: PodSettings) -> tuple[str, str, Reason]:
+    """The revision, why no pod can be made of it (empty: one can) and that as a reason."""
     problems = template_problems(manifest, settings)
     if problems:
         error = "; ".join(sentence for _, sentence in problems)
         # No pod can be made of it, but it is another revision than the one that runs.
         wanted = manifest.spec.model_dump(mode="json", include=_IN_THE_POD)
-        return Known(body, manifest, error, template_revision(wanted), problems[0][0])
-    return Known(body, manifest, "", template_revision(pod_template(manifest, settings)))
+        return template_revision(wanted), error, problems[0][0]
+    return template_revision(pod_template(manifest, settings)), "", Reason.INVALID_SPEC
+
+
+def _view(manifest: ModelDeployment, revision: str, settings: PodSettings) -> Deployment:
+    keeps = keeps_files(
+        manifest.spec.model,
+        node_cache=settings.node_cache,
+        image_volumes=settings.image_volumes,
+    )
+    view = decision_view(manifest, revision=revision, drain_timeout=settings.drain_timeout)
+    return replace(view, keeps_weights=keeps)

@@ -10,7 +10,7 @@ import structlog
 from ..errors import PassingError, RejectedError
 from .api import ClusterApi
 from .known import Known
-from .observing import KnownPod
+from .known_pod import KnownPod
 
 log = structlog.get_logger()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from .body import ClusterBody
 from .disruption import KnownBudget
+from .known_pod import KnownPod, is_pool
 from .nodes import KnownNode
-from .pools import POOL_PREFIX
 
 
 @dataclass(slots=True)
@@ -29,13 +29,13 @@ class OperatorMemo:
     seen: dict[str, tuple[str, int | None, bool]] = field(default_factory=dict)
     nodes: dict[str, KnownNode] = field(default_factory=dict)  # as last seen in an event
     budgets: dict[str, KnownBudget] = field(default_factory=dict)  # the same, by deployment
-    keys_on: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """Deployments with a worker on a node, by its name."""
+    pods: dict[str, KnownPod] = field(default_factory=dict)  # the same, by uid
 
     def deletion_missed(self, uid: str, key: str) -> None:
         """Something was deleted and no watch has said so."""
         self.body.pools.deletion_missed(uid)
-        if key.startswith(POOL_PREFIX):
+        self.pods.pop(uid, None)
+        if is_pool(key):
             return
         self.body.deletion_missed(key, uid)
         self.seen.pop(key, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..api.model_deployment import KIND
@@ -16,7 +15,6 @@ from ..decisions.rendering import parse_time
 from ..decisions.signs import EMPTY
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .capacity import CAPACITY
-from .environment import plain_values
 from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
 from .pods import (
     CLAIMED_AT,
@@ -32,44 +30,17 @@ from .pods import (
 Object = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class KnownPod:
-    """A pod as the index holds it: what decisions see of it, and nothing of the rest (20 KiB)."""
-
-    uid: str
-    owner_uid: str  # of its controller; empty: it has none
-    worker: Worker | None  # None: its labels are not as we write them, and it is none of ours
-    broken: Mapping[str, str | None] = field(default_factory=dict)
-    """Labels that were changed by hand, with what they should be; None: not there."""
-    unreadable: str = ""  # a label or annotation whose right value is not known; empty: none
-    env: tuple[tuple[str, str], ...] = ()  # names and values that no message may quote
-
-
-def read_pod(pod: Object) -> KnownPod:
-    """Reads it for the index."""
-    metadata = pod["metadata"]
-    worker = observed_worker(pod)
-    return KnownPod(
-        uid=metadata["uid"],
-        owner_uid=controller_of(metadata).get("uid", ""),
-        worker=worker,
-        broken=_broken(metadata, worker) if worker else {},
-        unreadable=_unreadable(metadata) if worker else "",
-        env=plain_values(pod.get("spec", {})),
-    )
-
-
 def deployment_of(found: Object) -> str:
     """Name of its ModelDeployment: its owner's, since labels can be changed. Empty: it has none."""
     name: str = found["metadata"].get("labels", {}).get(DEPLOYMENT, "")
-    return _owner(found["metadata"]) or name
+    return owner_name(found["metadata"]) or name
 
 
 def observed_worker(pod: Object) -> Worker | None:
     """One of our pods; None if its labels are not as we write them, and it is none of ours."""
     metadata, status = pod["metadata"], pod.get("status", {})
     labels = metadata.get("labels", {})
-    identity = _by_name(metadata) or _by_labels(labels)
+    identity = by_name(metadata) or _by_labels(labels)
     if identity is None:
         return None
     revision, ordinal = identity
@@ -103,10 +74,12 @@ def observed_worker(pod: Object) -> Worker | None:
     )
 
 
-def _by_name(metadata: Object) -> tuple[str, int] | None:
+def by_name(metadata: Object) -> tuple[str, int] | None:
     """Revision and ordinal of a pod that a ModelDeployment owns: its name is made of them."""
-    owner, name = _owner(metadata), metadata["name"]
-    found = owner and re.fullmatch(rf"{re.escape(owner)}-([a-z0-9]+)-([0-9]{{1,9}})", name)
+    owner, name = owner_name(metadata), metadata["name"]
+    if not owner or not name.startswith(f"{owner}-"):
+        return None
+    found = re.fullmatch(r"([a-z0-9]+)-([0-9]{1,9})", name[len(owner) + 1 :])
     return (found[1], int(found[2])) if found else None
 
 
@@ -115,37 +88,13 @@ def _by_labels(labels: Object) -> tuple[str, int] | None:
     return None if ordinal is None else (labels.get(REVISION, ""), ordinal)
 
 
-def _broken(metadata: Object, worker: Worker) -> Mapping[str, str | None]:
-    labels = metadata.get("labels", {})
-    broken: dict[str, str | None] = {}
-    if _by_name(metadata) is not None:
-        wanted = {
-            DEPLOYMENT: _owner(metadata),
-            REVISION: worker.revision,
-            ORDINAL: str(worker.ordinal),
-        }
-        broken |= {name: right for name, right in wanted.items() if labels.get(name) != right}
-    if UNROUTED_AT in labels and worker.draining_since is None:
-        broken[UNROUTED_AT] = None  # the plan drains it again if it should
-    return broken
-
-
-def _unreadable(metadata: Object) -> str:
-    generation = metadata.get("annotations", {}).get(ACCELERATOR_GENERATION)
-    has_class = ACCELERATOR in metadata.get("labels", {})
-    if generation is None:
-        return ACCELERATOR_GENERATION if has_class else ""
-    if not has_class:
-        return ACCELERATOR
-    return "" if number(generation) is not None else ACCELERATOR_GENERATION
-
-
 def number(text: object) -> int | None:
     """What we write; None for what another hand wrote."""
     return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,15}", text) else None
 
 
-def _owner(metadata: Object) -> str:
+def owner_name(metadata: Object) -> str:
+    """Of the ModelDeployment that owns it; empty: none does."""
     owner = controller_of(metadata)
     return str(owner["name"]) if owner.get("kind") == KIND else ""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..api.formats import parse_amount
 from ..api.manifests import observed_pool
 from ..api.model_spec import Model
 from ..api.warm_pool import KIND as POOL_KIND
@@ -16,14 +13,13 @@ from ..api.warm_pool import WarmPool
 from ..api.worker_spec import PodTemplate
 from ..decisions.names import revision_hash
 from ..decisions.pool_observed import Pool, not_loaded
-from ..decisions.rendering import parse_time
 from ..decisions.standby import Standby
 from ..views import asleep_flags, fetch_flags
-from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
+from .claimable import PRELOAD, model_flags_of, why_not_claimable
 from .host_folders import read_only
 from .known import Known
-from .observing import Object, controller_of, number, pod_address
-from .pod_problems import WORKER, failure_of, placed_at, startup_problem_of
+from .observing import Object
+from .pod_problems import WORKER
 from .pod_template import lay_under
 from .pods import (
     CLAIMED_AT,
@@ -43,10 +39,6 @@ from .resources import CPU, PACED, is_paced, with_requests
 from .storage import hub_variables, storage
 
 MEMORY = "4Gi"  # of a standby, where neither pool nor chart says it
-PRELOAD = "--preload"
-
-# What a deployment's container may ask for less of than the standby has.
-_ORDERED = ("cpu", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,135 +200,3 @@ def claim_patch(
             "ownerReferences": [owner_reference(owner)],
         }
     }
-
-
-def pool_of(pod: Object) -> str:
-    """Name of the WarmPool that it was started for; empty: for none."""
-    metadata = pod["metadata"]
-    owner = controller_of(metadata)
-    if owner.get("kind") == POOL_KIND:
-        return str(owner["name"])
-    name: str = metadata.get("labels", {}).get(POOL, "")
-    return name
-
-
-def read_standby(pod: Object) -> Standby | None:
-    """One of a pool's pods, claimed or not; None if its name is not as we write it."""
-    metadata, status = pod["metadata"], pod.get("status", {})
-    pool = pool_of(pod)
-    found = re.fullmatch(rf"{re.escape(pool)}-([0-9a-f]{{8}})-s([0-9]{{1,9}})", metadata["name"])
-    if not pool or found is None:
-        return None
-    owner, labels = controller_of(metadata), metadata.get("labels", {})
-    stopping = "deletionTimestamp" in metadata
-    failure = None if stopping else failure_of(pod)
-    is_ours = owner.get("kind") == POOL_KIND
-    return Standby(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata["uid"],
-        pool=f"{metadata['namespace']}/{pool}",
-        template=found[1],
-        ordinal=int(found[2]),
-        created=parse_time(metadata["creationTimestamp"]),
-        address=pod_address(status.get("podIP", "")),
-        version=metadata.get("resourceVersion", ""),
-        is_up=any(c["name"] == WORKER and c.get("started") for c in _containers(status)),
-        # Whoever took it from its pool has it, a person's hand, too.
-        claimed_by="" if is_ours else f"{metadata['namespace']}/{owner.get('name', '')}",
-        claimed_at=0.0 if is_ours else float(number(labels.get(CLAIMED_AT)) or 0),
-        stopping=stopping,
-        failure=failure[0] if failure else None,
-        problem=None if failure else startup_problem_of(pod),
-        accelerator=labels.get(ACCELERATOR, ""),
-        accelerator_generation=number(metadata.get("annotations", {}).get(ACCELERATOR_GENERATION))
-        or 0,
-        placed_at=placed_at(pod),
-        node=pod.get("spec", {}).get("nodeName", ""),
-    )
-
-
-def _containers(status: Object) -> list[Object]:
-    found: list[Object] = status.get("containerStatuses") or []
-    return found
-
-
-def model_flags_of(template: Object) -> list[str]:
-    """The flags by which a worker of this template knows its model."""
-    args: list[str] = _worker_of(template)["args"]
-    return args[len(_bare_flags(args)) :]
-
-
-def why_not_claimable(template: Object, standby: Object) -> str:
-    """What of a deployment's pod a standby's has not; empty: it is as good.
-
-    Its rights, Secrets, volumes and settings must be those that the deployment's own pod would
-    have: nothing of a pod that runs can be changed.
-    """
-    return next(_differences(template, standby), "")
-
-
-def _differences(template: Object, standby: Object) -> Iterator[str]:
-    wanted, there = template["spec"], standby["spec"]
-    for field in ("labels", "annotations"):
-        if template["metadata"].get(field):
-            yield f"spec.podTemplate.metadata.{field} are set, and a standby has none of them"
-    for volume in _lacking(wanted, there, "volumes"):
-        yield f"its pod has the volume {volume}, and a standby has not"
-    yield from _of_the_worker(_worker_of(template), _worker_of(standby))
-    for container in (c["name"] for c in wanted["containers"] if c["name"] != WORKER):
-        yield f"its pod has the container {container}, and a standby has not"
-    for field in _other_fields(wanted, there, {"containers", "volumes"}):
-        yield f"its pod's {field} is not that of a standby"
-
-
-def _of_the_worker(wanted: Object, there: Object) -> Iterator[str]:
-    for variable in _lacking(wanted, there, "env"):
-        yield f"its worker has the variable {variable}, and a standby has not"
-    for volume in _lacking(wanted, there, "volumeMounts"):
-        yield f"its worker mounts the volume {volume}, and a standby does not"
-    if short := _too_small(wanted.get("resources", {}), there.get("resources", {})):
-        yield short
-    if _bare_flags(wanted["args"]) != _bare_flags(there["args"]):
-        yield "its worker has other flags than a standby"
-    for field in _other_fields(wanted, there, {"env", "volumeMounts", "resources", "args"}):
-        yield f"its worker's {field} is not that of a standby"
-
-
-def _lacking(wanted: Object, there: Object, field: str) -> list[str]:
-    """Names of the entries of a list that the standby's has not."""
-    given = there.get(field) or ()
-    return [str(entry["name"]) for entry in wanted.get(field) or () if entry not in given]
-
-
-def _other_fields(wanted: Object, there: Object, compared: set[str]) -> list[str]:
-    fields = sorted((wanted.keys() | there.keys()) - compared)
-    return [field for field in fields if wanted.get(field) != there.get(field)]
-
-
-def _bare_flags(args: Sequence[str]) -> list[str]:
-    """Those that say nothing about a model."""
-    return list(itertools.takewhile(lambda flag: not flag.startswith(("--model=", PRELOAD)), args))
-
-
-def _too_small(wanted: Object, there: Object) -> str:
-    """What is too small, or cannot be compared; empty: nothing."""
-    requests, has = wanted.get("requests", {}), there.get("requests", {})
-    for name in _ORDERED:
-        asked, given = parse_amount(requests.get(name, "0")), parse_amount(has.get(name, "0"))
-        if asked is None or given is None or asked > given:
-            return (
-                f"its worker requests {requests[name]} of {name}, and a standby has "
-                f"{has.get(name, 0)}"
-            )
-    for name in sorted(requests.keys() - set(_ORDERED)):
-        if requests[name] != has.get(name):
-            return f"its worker requests {name}, and a standby does not"
-    if {**wanted, "requests": {}} != {**there, "requests": {}}:
-        return "its worker's limits are not those of a standby"
-    return ""
-
-
-def _worker_of(template: Mapping[str, Any]) -> Object:
-    found: Object = next(c for c in template["spec"]["containers"] if c["name"] == WORKER)
-    return found

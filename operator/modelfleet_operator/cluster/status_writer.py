@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 
+from ..api import model_deployment
 from ..decisions import rendering
 from ..decisions.announcements import announce
 from ..decisions.memory import Memory
 from ..decisions.observed import Deployment
 from ..decisions.status import Status
-from ..errors import PassingError, RejectedError
 from .api import ClusterApi
+from .applied_status import AppliedStatuses, EventKind
 from .known import Known
 
 log = structlog.get_logger()
@@ -22,26 +23,27 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    uid: str
+    """The parts of a status."""
+
     status: Mapping[str, Any]
     memory: Mapping[str, Any]
-    at: float
-    value: Status | None  # the status as a value: Events tell what the next one changes
+    value: Status | None  # Events tell what the next one changes
 
 
 class StatusWriter:
-    """Keeps what was written last of each deployment, so that nothing is written twice."""
+    """Of ModelDeployments."""
 
     def __init__(self, api: ClusterApi, clock: Callable[[], float], endpoint: str = "") -> None:
         """`endpoint` is the gateways' URL for clients; empty: not known."""
-        self._api = api
         self._endpoint = endpoint
         self._clock = clock
-        self._written: dict[str, _Written] = {}
+        self._applied: AppliedStatuses[_Written] = AppliedStatuses(
+            api, clock, kind=model_deployment.KIND, plural=model_deployment.PLURAL
+        )
 
     def forget(self, key: str) -> None:
         """The deployment is gone."""
-        self._written.pop(key, None)
+        self._applied.forget(key)
 
     def recall(self, key: str, known: Known | None) -> tuple[Memory, Status | None]:
         """Memory and status from the object's own status."""
@@ -54,7 +56,8 @@ class StatusWriter:
             log.warning("the status is unreadable and begins anew", model=key, error=repr(error))
             return Memory(), None
         if known and recalled[1] is not None:
-            self._written[key] = _Written(known.uid, stored, memory, at=0.0, value=recalled[1])
+            written = _Written(stored, memory, recalled[1])
+            self._applied.recalled(key, known.uid, stored, written)
         return recalled
 
     async def write(
@@ -64,38 +67,23 @@ class StatusWriter:
 
         Returns when (Unix seconds) to call it again for what was held back; None: nothing was.
         """
-        now = self._clock()
         rendered, dumped = rendering.render(status, self._endpoint), memory.dump()
-        last = self._written.get(deployment.key)
-        if last is not None and last.uid != deployment.uid:
-            last = None
+        last = self._applied.last(deployment.key, deployment.uid)
         if (
             last is not None
-            and dumped == last.memory
-            and not rendering.is_due(last.status, last.at, rendered, now)
+            and dumped == last.value.memory
+            and not rendering.is_due(last.value.status, last.at, rendered, self._clock())
         ):
-            return None if rendered == last.status else last.at + rendering.WRITE_INTERVAL
-        try:
-            await self._api.apply_status(
-                deployment.namespace,
-                deployment.name,
-                deployment.uid,
-                {**rendered, "memory": dumped},
-            )
-        except RejectedError as error:
-            raise PassingError(str(error)) from error
-        self._written[deployment.key] = _Written(deployment.uid, rendered, dumped, now, status)
-        for news in announce(last.value if last else None, status):
+            same = rendered == last.value.status
+            return None if same else last.at + rendering.WRITE_INTERVAL
+        whole = {**rendered, "memory": dumped}
+        written = _Written(rendered, dumped, status)
+        await self._applied.apply(deployment.key, deployment.uid, whole, written)
+        for news in announce(last.value.value if last else None, status):
             if known is not None:
                 await self.post_event(known, news.kind, news.reason, news.note)
         return None
 
-    async def post_event(
-        self, known: Known, kind: Literal["Normal", "Warning"], reason: str, note: str
-    ) -> None:
+    async def post_event(self, known: Known, kind: EventKind, reason: str, note: str) -> None:
         """An Event on the deployment; best effort."""
-        try:
-            await self._api.post_event(known.body, kind=kind, reason=reason, note=note)
-        except (PassingError, RejectedError) as error:
-            # Events are for people and best effort everywhere; what they tell was done.
-            log.warning("event not posted", reason=reason, error=str(error))
+        await self._applied.post_event(known.body, kind, reason, note)

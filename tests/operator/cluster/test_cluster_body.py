@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
-import kopf
 import pytest
 from kubernetes.aio import client
 
-from cluster_body import KEY, Clock, a_body, status
+from cluster_body import KEY, a_body, status
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator.cluster.api import ClusterApi
-from modelfleet_operator.cluster.handlers import deployment_changed
-from modelfleet_operator.cluster.memo import OperatorMemo
-from modelfleet_operator.cluster.pods import PodSettings
 from modelfleet_operator.decisions.actions import Create, Stop
 from modelfleet_operator.decisions.memory import Memory
 from modelfleet_operator.decisions.observed import Observed
 from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.errors import PassingError
-from modelfleet_operator.pools import PoolKeeper
 
 
 def create(seen: Observed) -> Create:
@@ -52,7 +46,7 @@ async def test_a_successor_knows_who_has_which_name_and_a_broken_spec_gives_none
     broken["metadata"]["generation"] += 1
     known = body.cache.read(broken)
     assert known.error
-    assert known.deployment(PodSettings(image="worker:1"), 0).served_names == ("smol",)
+    assert known.deployment(0).served_names == ("smol",)
 
 
 async def test_a_strangers_pod_of_our_name_becomes_the_condition(
@@ -137,26 +131,10 @@ async def test_an_api_server_that_is_away_is_a_passing_error(api: ApiServer):
             await body.write_status(seen, status(seen), Memory())
 
 
-async def test_our_own_writes_to_the_status_wake_no_reconciler(
-    api: ApiServer, kubernetes: ClusterApi
-):
+async def test_a_pod_is_sent_strictly(api: ApiServer, kubernetes: ClusterApi):
+    """What the API server does not know it refuses, in place of leaving it out."""
     body, seen = await a_body(api, kubernetes)
-    woken: list[str] = []
-
-    class Reconcilers:
-        wake = staticmethod(woken.append)
-
-    keeper = PoolKeeper(body.pools, body.pools.ledger, Clock())
-    memo: Any = OperatorMemo(body=body, reconcilers=Reconcilers(), keeper=keeper)  # type: ignore[arg-type]  # a part of it
-
-    async def happened() -> None:
-        event: Any = {"type": "MODIFIED", "object": api.model()}
-        await deployment_changed(event=event, body=kopf.Body(api.model()), memo=memo)
-
-    await happened()
-    await body.write_status(seen, status(seen), Memory())
-    await happened()
-    assert woken == [KEY]
-    await Cluster(api).change({"scaling": {"minReplicas": 2}})
-    await happened()
-    assert woken == [KEY, KEY]
+    await body.carry_out(create(seen), seen)
+    (post,) = api.asked("POST", "pods")
+    assert post.params["fieldValidation"] == "Strict"
+    assert json.loads(post.body)["metadata"]["name"] == create(seen).name

@@ -11,7 +11,8 @@ import pytest
 from cluster_body import a_body, status
 from kube_cluster import ApiServer, Cluster, eventually
 from modelfleet_operator.cluster.api import ClusterApi
-from modelfleet_operator.cluster.observing import deployment_of, observed_worker, read_pod
+from modelfleet_operator.cluster.known_pod import read_pod
+from modelfleet_operator.cluster.observing import deployment_of, observed_worker
 from modelfleet_operator.cluster.revisions import read_revision
 from modelfleet_operator.decisions.actions import Create
 from modelfleet_operator.decisions.memory import Memory

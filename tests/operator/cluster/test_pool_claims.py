@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,9 +14,9 @@ from kube_cluster import ApiServer, Cluster
 from modelfleet_operator import worker_client
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.body import ClusterBody
-from modelfleet_operator.cluster.observing import read_pod
+from modelfleet_operator.cluster.known_pod import KnownPod, keys_of, read_pod
 from modelfleet_operator.cluster.pods import PodSettings
-from modelfleet_operator.cluster.pool_pods import read_pool, read_standby
+from modelfleet_operator.cluster.pool_pods import read_pool
 from modelfleet_operator.decisions.actions import Claim, Create
 from modelfleet_operator.decisions.memory import Failures
 from modelfleet_operator.decisions.observed import Observed
@@ -30,19 +32,15 @@ def a_replica(api: ApiServer, kubernetes: ClusterApi) -> ClusterBody:
     body = ClusterBody(kubernetes, PodSettings(image="worker:1"), Clock())
     models = {k[2]: o.raw for k, o in api.objects.items() if k[0].plural == "modeldeployments"}
     pools = {k[2]: o.raw for k, o in api.objects.items() if k[0].plural == "warmpools"}
+    pods: dict[str, list[KnownPod]] = {}
+    for pod in api.pods().values():
+        for key in keys_of(pod):
+            pods.setdefault(key, []).append(read_pod(pod))
     body.attach(
-        {f"default/{name}": [body.cache.read(raw)] for name, raw in models.items()},
-        {
-            f"default/{pod['metadata']['labels'][OWNED]}": [read_pod(pod)]
-            for pod in api.pods().values()
-            if pod["metadata"]["labels"][OWNED]
-        },
-        {},
-        {},
+        {f"default/{name}": [body.cache.read(raw)] for name, raw in models.items()}, pods, {}, {}
     )
-    body.pools.attach(
-        {f"default/{name}": [read_pool(raw)] for name, raw in pools.items()},
-        {POOL: [s for pod in api.pods().values() if (s := read_standby(pod)) is not None]},
+    body.pools.cache.attach(
+        {f"default/{name}": [read_pool(raw)] for name, raw in pools.items()}, pods
     )
     return body
 
@@ -76,6 +74,15 @@ async def fill(api: ApiServer, kubernetes: ClusterApi, processes: list[StandbyPr
         await body.pools.carry_out(action, seen)  # a create that comes twice is one pod
     for name, process in zip(sorted(api.pods()), processes, strict=True):
         await cluster.stand_by(name, f"{process.ip}:9000")
+
+
+@contextlib.asynccontextmanager
+async def one_standby(api: ApiServer, kubernetes: ClusterApi) -> AsyncIterator[StandbyProcess]:
+    """In a pool of one, and the deployment `smol` beside it."""
+    async with standby_processes(1) as processes:
+        await fill(api, kubernetes, processes)
+        await Cluster(api).apply("smol")
+        yield processes[0]
 
 
 async def test_a_race_of_fifty_never_gives_one_standby_to_two(
@@ -114,9 +121,7 @@ async def test_a_race_of_fifty_never_gives_one_standby_to_two(
 async def test_a_removal_that_comes_after_a_claim_removes_nothing(
     api: ApiServer, kubernetes: ClusterApi
 ):
-    async with standby_processes(1) as processes:
-        await fill(api, kubernetes, processes)
-        await Cluster(api).apply("smol")
+    async with one_standby(api, kubernetes) as process:
         claims, removes = a_replica(api, kubernetes), a_replica(api, kubernetes)
         seen = seen_by(claims, "smol")
         pool = removes.pools.observe(POOL)
@@ -125,15 +130,13 @@ async def test_a_removal_that_comes_after_a_claim_removes_nothing(
         await claims.carry_out(claim(seen), seen)
         await removes.pools.carry_out(removal, pool)
         assert len(api.running()) == 1
-        assert processes[0].models == ["default/smol"]
+        assert process.models == ["default/smol"]
 
 
 async def test_a_claim_that_comes_after_a_removal_becomes_a_pod(
     api: ApiServer, kubernetes: ClusterApi
 ):
-    async with standby_processes(1) as processes:
-        await fill(api, kubernetes, processes)
-        await Cluster(api).apply("smol")
+    async with one_standby(api, kubernetes) as process:
         claims, removes = a_replica(api, kubernetes), a_replica(api, kubernetes)
         seen = seen_by(claims, "smol")
         pool = removes.pools.observe(POOL)
@@ -142,16 +145,14 @@ async def test_a_claim_that_comes_after_a_removal_becomes_a_pod(
         await claims.carry_out(claim(seen), seen)
         (name,) = api.running()
         assert name.startswith("smol-")
-        assert processes[0].models == []
+        assert process.models == []
 
 
 async def test_a_claim_of_a_version_that_is_over_looks_again(
     api: ApiServer, kubernetes: ClusterApi
 ):
     """The kubelet wrote a status that the watch has not shown: that is nobody's claim."""
-    async with standby_processes(1) as processes:
-        await fill(api, kubernetes, processes)
-        await Cluster(api).apply("smol")
+    async with one_standby(api, kubernetes):
         body = a_replica(api, kubernetes)
         seen = seen_by(body, "smol")
         (name,) = api.pods()
@@ -162,16 +163,14 @@ async def test_a_claim_of_a_version_that_is_over_looks_again(
 
 async def test_an_answer_that_is_lost_is_looked_for(api: ApiServer, kubernetes: ClusterApi):
     """The API server made the claim, and its answer did not come."""
-    async with standby_processes(1) as processes:
-        await fill(api, kubernetes, processes)
-        await Cluster(api).apply("smol")
+    async with one_standby(api, kubernetes) as process:
         body = a_replica(api, kubernetes)
         seen = seen_by(body, "smol")
         api.lose_answers = 1
         await body.carry_out(claim(seen), seen)
         (name,) = api.pods()
         assert name.startswith("pool-")
-        assert processes[0].models == ["default/smol"]
+        assert process.models == ["default/smol"]
         assert body.pools.ledger.of(POOL).hits == 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from modelfleet_operator.api.manifests import check_manifest
+from modelfleet_operator.cluster.claimable import model_flags_of, why_not_claimable
 from modelfleet_operator.cluster.known import Known, read_deployment
 from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template
@@ -14,12 +15,10 @@ from modelfleet_operator.cluster.pool_pods import (
     KnownPool,
     claim_patch,
     make_pool,
-    model_flags_of,
     read_pool,
-    read_standby,
     standby_pod,
-    why_not_claimable,
 )
+from modelfleet_operator.cluster.standbys import read_standby
 from modelfleet_operator.views import model_flags
 
 SETTINGS = PodSettings(image="worker:1")
