@@ -126,6 +126,7 @@ class ClusterBody:
             self._labels.forget(key)
             self.history.forget_all(key)
             self.budgets.forget(key)
+            self.pools.forget_deployment(key)
             return None
         workers = self.cache.workers(key, known.uid)
         deployment = known.deployment(self._settings, len(workers))

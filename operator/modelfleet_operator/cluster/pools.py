@@ -11,10 +11,10 @@ import structlog
 from ..api import warm_pool
 from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
-from ..decisions.pool import AddStandby, PoolAction, RemoveStandby, standby_name
+from ..decisions.pool import AddStandby, PoolAction, RemoveStandby, count_on, standby_name
 from ..decisions.pool_observed import PoolCounts, PoolObserved
 from ..decisions.pool_status import PoolStatus, parse_pool, render_pool
-from ..decisions.standby import PoolOffer, Standby
+from ..decisions.standby import NO_POOL, PoolOffer, Standby
 from ..errors import PassingError, RejectedError
 from ..pools import PoolLedger
 from ..views import fetch_flags
@@ -78,6 +78,7 @@ class ClusterPools:
         self._made: dict[str, MadePool] = {}
         self._fits: dict[tuple[str, str], str] = {}  # (revision, template) -> why not
         self._loads: dict[str, _Loads] = {}
+        self._sharing: dict[str, set[str]] = {}  # key of a pool -> keys of deployments that it fits
         self._refused: dict[str, tuple[str, float]] = {}
         self._written: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
@@ -148,6 +149,7 @@ class ClusterPools:
             self._written.pop(key, None)
             self._refused.pop(key, None)
             self._loads.pop(key, None)
+            self._sharing.pop(key, None)
             self._overlay.forget(key)
             return None
         refusal, until = self._refused.get(key, ("", 0.0))
@@ -178,11 +180,18 @@ class ClusterPools:
             made = self.made(key) if key.startswith(f"{namespace}/") else None
             if made is None or made.pool.error:
                 continue
-            ready = (s for s in self.standbys(key) if is_claimable(s))
+            there = self.standbys(key)
+            ready = (s for s in there if is_claimable(s))
+            seen = PoolObserved(
+                pool=made.pool, standbys=tuple(there), accelerators=self._cache.accelerators()
+            )
+            refusal = self._why_paused(key) or self._why_not(deployment, made)
+            sharing = self._note_sharing(key, deployment, fits=not refusal)
             offer = PoolOffer(
                 pool=key,
                 accelerator=made.pool.accelerator,
-                refusal=self._why_paused(key) or self._why_not(deployment, made),
+                refusal=refusal,
+                counted_on=count_on(seen, self._clock(), sharing),
                 standbys=tuple(
                     s
                     for s in ready
@@ -191,6 +200,22 @@ class ClusterPools:
             )
             found.append(offer)
         return tuple(found)
+
+    def _note_sharing(self, key: str, deployment: Known, *, fits: bool) -> int:
+        """How many deployments this pool fits, as far as they have asked."""
+        sharing = self._sharing.setdefault(key, set())
+        manifest, metadata = deployment.manifest, deployment.metadata
+        wanted = manifest.spec.cold_start.warm_pool if manifest is not None else NO_POOL
+        is_asked = fits and wanted in (None, key.partition("/")[2])
+        (sharing.add if is_asked else sharing.discard)(
+            f"{metadata['namespace']}/{metadata['name']}"
+        )
+        return len(sharing)
+
+    def forget_deployment(self, key: str) -> None:
+        """It is gone, and shares no pool any more."""
+        for sharing in self._sharing.values():
+            sharing.discard(key)
 
     async def claim(self, action: Claim, owner: Known) -> tuple[Standby, Object] | None:
         """The first of the standbys that is free, and its pod, now the deployment's; None: none."""

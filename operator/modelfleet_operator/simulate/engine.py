@@ -140,6 +140,7 @@ class Engine:
         left.sort()
         gone = left if most is None else left[:most]
         if len(gone) == len(left):
+            self.completion_tokens += (done - self._steps) * len(self._answering)
             self._answering.clear()
             self._prefilling.clear()
             self._waiting.clear()

@@ -113,7 +113,7 @@ class SimulatedFleet:
             pool.reconcile(now)
         self._schedule_reclaim()
 
-    def observe(self) -> Observed:
+    def observe(self, now: float) -> Observed:
         """What a body's caches say."""
         return Observed(
             deployment=self.deployment,
@@ -121,7 +121,7 @@ class SimulatedFleet:
             accelerators=self._options.accelerators,
             owners=dict.fromkeys(self.deployment.served_names, self.deployment.key),
             history=tuple(PastRevision(revision=r, number=n) for r, n in self._revisions.items()),
-            pools=tuple(pool.offer() for pool in self.pools),
+            pools=tuple(pool.offer(now) for pool in self.pools),
         )
 
     @property

@@ -130,7 +130,7 @@ class Planner:
         memory = self._steady.into(self._memory) if self._steady else self._memory
         wanted = memory.target
         plan = make_plan(
-            fleet.observe(),
+            fleet.observe(now),
             signals(fleet, gateway, now),
             now + START,
             memory,
@@ -139,7 +139,8 @@ class Planner:
         self._history.plans += 1
         self._memory, self._status = plan.memory, plan.status
         gateway.set_target_in_flight(plan.view.target_in_flight)
-        self._steady = Steady(plan.memory.peaks, plan.memory.last_active, plan.memory.scaling)
+        after = plan.memory
+        self._steady = Steady(after.peaks, after.last_active, after.scaling, plan.standbys)
         self.cause = "" if self._scaler is not None else plan.view.cause
         self._wake_at = math.inf if plan.wake_at is None else plan.wake_at - START
         self._note_change(now, wanted, plan.memory.target, plan.decided_by)

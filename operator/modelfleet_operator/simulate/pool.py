@@ -10,7 +10,7 @@ from functools import partial
 from ..decisions.claiming import is_claimable
 from ..decisions.memory import Failures
 from ..decisions.observed import Accelerator
-from ..decisions.pool import AddStandby, decide_pool
+from ..decisions.pool import AddStandby, count_on, decide_pool
 from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved
 from ..decisions.pool_status import PoolStatus
 from ..decisions.standby import PoolOffer, Standby
@@ -72,7 +72,7 @@ class SimulatedPool:
             found.append(stalled.message)
         return [f"WarmPool {self.key}: {note}" for note in found]
 
-    def offer(self) -> PoolOffer:
+    def offer(self, now: float) -> PoolOffer:
         """What it has for the deployment."""
         options = self._options
         return PoolOffer(
@@ -80,6 +80,7 @@ class SimulatedPool:
             accelerator=options.pool.accelerator,
             refusal=options.refusal,
             standbys=tuple(s for s in self._standbys.values() if is_claimable(s)),
+            counted_on=count_on(self._observe(), now + START),
         )
 
     def note(self, counts: PoolCounts) -> None:
@@ -111,13 +112,7 @@ class SimulatedPool:
 
     def reconcile(self, now: float) -> None:
         """Decides and acts."""
-        seen = PoolObserved(
-            pool=self._options.pool,
-            standbys=tuple(self._standbys.values()),
-            accelerators=self._options.accelerators,
-            counts=self._counts,
-        )
-        plan = decide_pool(seen, now + START, self._failures, self._status)
+        plan = decide_pool(self._observe(), now + START, self._failures, self._status)
         self._failures, self._status = plan.failures, plan.status
         for action in plan.actions:
             if isinstance(action, AddStandby):
@@ -127,6 +122,14 @@ class SimulatedPool:
         if plan.wake_at is not None:
             self._wake_at = max(plan.wake_at - START, now + 0.001)
             self._schedule(self._wake_at, self._wake)
+
+    def _observe(self) -> PoolObserved:
+        return PoolObserved(
+            pool=self._options.pool,
+            standbys=tuple(self._standbys.values()),
+            accelerators=self._options.accelerators,
+            counts=self._counts,
+        )
 
     def _wake(self, now: float) -> None:
         if now == self._wake_at:

@@ -243,7 +243,7 @@ def test_a_steady_plan_is_the_plan_that_make_plan_makes(each, options: FleetOpti
         def _decide_steady(self, now: float) -> bool:
             memory = self._steady.into(self._memory) if self._steady else self._memory
             whole = make_plan(
-                self._fleet.observe(),
+                self._fleet.observe(now),
                 signals(self._fleet, self._gateway, now),
                 now + START,
                 memory,
