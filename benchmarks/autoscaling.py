@@ -36,7 +36,7 @@ from modelfleet_operator.decisions.observed import Deployment
 from modelfleet_operator.decisions.pool_observed import Pool
 from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate.clairvoyant import in_flight
-from modelfleet_operator.simulate.fleet import FleetOptions
+from modelfleet_operator.simulate.options import FleetOptions
 from modelfleet_operator.simulate.pool import PoolOptions
 from modelfleet_operator.simulate.rates import draw, liveliest, read_client
 from modelfleet_operator.simulate.scenario import (

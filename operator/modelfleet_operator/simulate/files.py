@@ -16,7 +16,7 @@ from ..decisions.observed import Accelerator
 from ..decisions.pool_observed import Pool
 from ..decisions.standby import NO_POOL
 from ..errors import ScenarioError
-from .fleet import FleetOptions
+from .options import FleetOptions
 from .pool import PoolOptions
 
 _MOUNTED = ("pvc://", "file://")  # sources that a deployment's own pod gets as a volume

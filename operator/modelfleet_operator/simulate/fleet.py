@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
-
-from modelfleet_process.calibration import Calibration
 
 from ..decisions.actions import (
     Action,
@@ -21,49 +19,21 @@ from ..decisions.actions import (
     Unroute,
 )
 from ..decisions.capacity import SPOT
-from ..decisions.cost import price_at
-from ..decisions.interruption import Notice
 from ..decisions.observed import (
-    Accelerator,
-    Deployment,
     Observed,
     PastRevision,
     Worker,
 )
 from ..decisions.pool_observed import PoolCounts
-from ..decisions.signs import NoticeKind
 from .engine import Engine
 from .gateway import Gateway
-from .market import NEVER, SpotMarket
+from .market import SpotMarket
+from .options import FleetOptions
 from .outcome import History
-from .pool import PoolOptions, SimulatedPool
-from .scenario import Scenario
+from .pool import SimulatedPool
+from .reclaims import Reclaims
 from .starts import ADDRESS, Starts
 from .worker import START, SimulatedWorker
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetOptions:
-    """What the fleet's workers are."""
-
-    deployment: Deployment
-    calibration: Calibration
-    scenario: Scenario
-    max_sequences: int
-    max_batch_tokens: int
-    accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
-    price: float | None = None  # an hour of a worker whose class has no price; None: not known
-    pools: tuple[PoolOptions, ...] = ()
-    seed: int = 0
-
-    def price_of(self, accelerator: str, capacity: str) -> float | None:
-        """What an hour of such a node costs; None: not known."""
-        known = price_at(self.accelerators, accelerator, capacity)
-        if known is not None:
-            return float(known)
-        if self.price is None:
-            return None
-        return self.price * (self.scenario.spot.price_share if capacity == SPOT else 1.0)
 
 
 class SimulatedFleet:
@@ -98,10 +68,16 @@ class SimulatedFleet:
         load = options.calibration.load_seconds
         self._starting = options.scenario.starting(load)
         self._claiming = options.scenario.claiming(load)
-        self._market = SpotMarket(options.scenario.spot, options.seed)
-        self._starts = Starts(
-            self._market, options.seed, schedule, self._get_node, self._come_further
+        market = SpotMarket(options.scenario.spot, options.seed)
+        self._reclaims = Reclaims(
+            market,
+            options.scenario.spot.notice,
+            self.workers,
+            schedule,
+            self._note_notice,
+            self._lose,
         )
+        self._starts = Starts(market, options.seed, schedule, self._get_node, self._come_further)
         self.pools = [
             SimulatedPool(pool, history, schedule, self._pool_changed, options.seed + place)
             for place, pool in enumerate(options.pools)
@@ -111,7 +87,7 @@ class SimulatedFleet:
         """The fleet is applied: its pools fill up."""
         for pool in self.pools:
             pool.reconcile(now)
-        self._schedule_reclaim()
+        self._reclaims.begin()
 
     def observe(self, now: float) -> Observed:
         """What a body's caches say."""
@@ -171,6 +147,7 @@ class SimulatedFleet:
         for worker in self.workers.values():
             worker.uses(now, "")
             self._charge(worker)
+        self._history.interrupted = self._reclaims.count
         for pool in self.pools:
             pool.close(now)
             self._history.notes += pool.notes()
@@ -274,10 +251,7 @@ class SimulatedFleet:
 
     def _get_node(self, worker: SimulatedWorker, now: float) -> None:
         worker.uses(now, "cold" if worker.seen.is_serving else "draining")
-        if worker.seen.capacity == SPOT:
-            at = self._market.end_of_worker(now)
-            if at < NEVER:
-                self._schedule(at, partial(self._take_back, worker))
+        self._reclaims.note_placed(worker, now)
 
     def _come_further(self, worker: SimulatedWorker, now: float) -> None:
         self.version += 1
@@ -336,33 +310,8 @@ class SimulatedFleet:
             what = "spot" if seen.capacity == SPOT else "onDemand"
             self._history.pay(what, price * bill.total / 3600)
 
-    def _schedule_reclaim(self) -> None:
-        if self._market.next_reclaim < NEVER:
-            self._schedule(self._market.next_reclaim, self._reclaim)
-
-    def _reclaim(self, now: float) -> None:
-        there = [
-            (name, w.seen.zone)
-            for name, w in self.workers.items()
-            if w.seen.capacity == SPOT and w.seen.placed_at is not None and w.seen.notice is None
-        ]
-        for name in self._market.reclaim(there):
-            self._take_back(self.workers[name], now)
-        self._schedule_reclaim()
-
-    def _take_back(self, worker: SimulatedWorker, now: float) -> None:
-        """Its node says that it goes; without a notice it is gone."""
-        seen, seconds = worker.seen, self._options.scenario.spot.notice
-        if worker.is_gone or seen.failure is not None or seen.notice is not None:
-            return
-        self._history.interrupted += 1
-        if seconds <= 0:
-            self._lose(worker, now)
-            return
+    def _note_notice(self, now: float) -> None:
         self.version += 1
-        notice = Notice(kind=NoticeKind.SPOT_RECLAIM, source="the spot market", seconds=seconds)
-        worker.seen = replace(seen, notice=notice)
-        self._schedule(now + seconds, partial(self._lose, worker))
         self._wake(now)
 
     def _lose(self, worker: SimulatedWorker, now: float) -> None:

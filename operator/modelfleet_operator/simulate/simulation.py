@@ -11,8 +11,9 @@ from typing import Final
 
 from modelfleet_process.overload import OverloadPolicy
 
-from .fleet import FleetOptions, SimulatedFleet
+from .fleet import SimulatedFleet
 from .gateway import Gateway
+from .options import FleetOptions
 from .outcome import (
     DONE,
     NO_WORKER,

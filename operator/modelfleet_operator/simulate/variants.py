@@ -19,7 +19,7 @@ from .baselines import BASELINES, CLAIRVOYANT, Bounds
 from .capacity import find_capacity
 from .clairvoyant import Clairvoyant, in_flight, schedule, search
 from .files import accelerator, check_sharing, make_pools
-from .fleet import FleetOptions
+from .options import FleetOptions
 from .scaler import Scaler
 from .scenario import Scenario
 from .simulation import Outcome, Simulation

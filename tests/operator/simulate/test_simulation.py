@@ -24,8 +24,8 @@ from modelfleet_operator.decisions.pool_observed import Pool
 from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate import planner
 from modelfleet_operator.simulate.baselines import BASELINES, Bounds
-from modelfleet_operator.simulate.fleet import FleetOptions
 from modelfleet_operator.simulate.market import SpotMarket
+from modelfleet_operator.simulate.options import FleetOptions
 from modelfleet_operator.simulate.outcome import DONE, NO_WORKER, OUTCOMES, PENDING, TIMED_OUT
 from modelfleet_operator.simulate.planner import Planner
 from modelfleet_operator.simulate.pool import PoolOptions
