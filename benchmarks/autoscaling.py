@@ -9,6 +9,13 @@ again.
     .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl [--seeds 1] [--cold 8 60 300]
     .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl --table
     .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl --tune --traces code 137
+
+Issue 18's bars: a pool of 3, whose standbys cost 0.3 of a replica, are claimed in 5 s and made in
+as long as a replica starts (--pool); all on spot, at 0.3 of the price, of which one worker
+of all is taken back twice an hour and a whole zone once an hour, with 30 s notice (--spot).
+
+    .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl --pool --spot --cold 60 [--seeds 1]
+    .venv/bin/python benchmarks/autoscaling.py TRACES OUT.jsonl --pool --spot --table
 """
 
 from __future__ import annotations
@@ -24,12 +31,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.capacity import SpotPolicy
 from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.decisions.pool_observed import Pool
 from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate.clairvoyant import in_flight
-from modelfleet_operator.simulate.fleet import FleetOptions
+from modelfleet_operator.simulate.options import FleetOptions
+from modelfleet_operator.simulate.pool import PoolOptions
 from modelfleet_operator.simulate.rates import draw, liveliest, read_client
-from modelfleet_operator.simulate.scenario import ColdStart, Scenario, Spread
+from modelfleet_operator.simulate.scenario import (
+    Burst,
+    ClaimStart,
+    ColdStart,
+    Scenario,
+    Spot,
+    Spread,
+)
+from modelfleet_operator.simulate.scenario import Pool as PoolScenario
 from modelfleet_operator.simulate.summary import Slo, area_bound
 from modelfleet_operator.simulate.trace import Cut, Trace, cut, read_trace
 from modelfleet_operator.simulate.variants import Result, Variant, capacity, simulate
@@ -59,6 +77,25 @@ POLICIES: dict[str, tuple[str, dict[str, float]]] = {
     "kubeai 0.55 C": ("kubeai", {"share": 0.55}),
     "kubeai as documented": ("kubeai", {}),
 }
+POOL, STANDBY_SHARE, CLAIM = 3, 0.3, 5.0
+SPOT_SHARE = 0.3  # of the price on demand
+MARKET = Spot(
+    zones=3,
+    fleet_per_hour=2.0,
+    burst=Burst(per_hour=1 / 3, share=1.0),
+    notice=30.0,
+    price_share=SPOT_SHARE,
+)
+POOL_POLICIES: dict[str, tuple[str, dict[str, float]]] = {
+    "ours, pool of 3": ("", {"pool": POOL}),
+    "ours, newest first, pool of 3": ("", {"newest": 1, "pool": POOL}),
+}
+SPOT_POLICIES: dict[str, tuple[str, dict[str, float]]] = {
+    "ours, on spot": ("", {"spot": 1}),
+    "ours, newest first, on spot": ("", {"newest": 1, "spot": 1}),
+}
+ON_DEMAND = {name: name.removesuffix(", on spot") for name in SPOT_POLICIES}
+ALL_POLICIES = POLICIES | POOL_POLICIES | SPOT_POLICIES
 
 
 def trace_of(
@@ -117,9 +154,10 @@ def variant_of(
         options=FleetOptions(
             deployment=deployment,
             calibration=calibration,
-            scenario=Scenario(cold_start=start),
+            scenario=Scenario(cold_start=start, spot=MARKET),
             max_sequences=SLOTS,
             max_batch_tokens=BATCH_TOKENS,
+            price=1.0,
             seed=seed,
         ),
     )
@@ -127,11 +165,18 @@ def variant_of(
 
 def run(policy: str, variant: Variant, keeps: int, most: int, slo: Slo) -> Result:
     """One policy; `most`: the clairvoyant's peak, which a fixed fleet has."""
-    baseline, settings = POLICIES[policy]
+    baseline, settings = ALL_POLICIES[policy]
+    options = variant.options
     if "newest" in settings:
-        options = variant.options
         deployment = replace(options.deployment, overload_target=DEFAULT_TARGET)
-        variant, settings = replace(variant, options=replace(options, deployment=deployment)), {}
+        options = replace(options, deployment=deployment)
+    if "pool" in settings:
+        options = with_pool(options, int(settings["pool"]))
+    if "spot" in settings:
+        deployment = replace(options.deployment, spot=SpotPolicy(policy="Prefer"))
+        options = replace(options, deployment=deployment)
+    variant = replace(variant, options=options)
+    settings = {k: v for k, v in settings.items() if k not in ("newest", "pool", "spot")}
     if "depth" in settings:
         variant, settings = with_depth(variant, settings), {}
     chosen = {key: value for key, value in settings.items() if key != "share"}
@@ -154,6 +199,20 @@ def with_depth(variant: Variant, settings: dict[str, float]) -> Variant:
     )
     options = replace(variant.options, deployment=replace(deployment, scaling=scaling))
     return replace(variant, options=options)
+
+
+def with_pool(options: FleetOptions, size: int) -> FleetOptions:
+    """A standby takes as long as a replica's whole start, though it loads no model."""
+    start = options.scenario.cold_start
+    assert start is not None
+    claimed = ClaimStart(load=Spread(median=min(CLAIM, start.median)))
+    scenario = options.scenario.model_copy(update={"pool": PoolScenario(claim=claimed)})
+    pool = PoolOptions(
+        pool=Pool(namespace="default", name="pool", template="standby", size=size),
+        start=ColdStart(image=Spread(median=start.median)),
+        price=STANDBY_SHARE,
+    )
+    return replace(options, scenario=scenario, pools=(pool,))
 
 
 def slo_of(calibration: Calibration) -> Slo:
@@ -196,6 +255,13 @@ def row(key: tuple, trace: Trace, result: Result, keeps: int, seconds: float) ->
         "capacity": keeps,
         "attainment": summary.attainment,
         "hours": summary.replica_hours,
+        "dollars": summary.cost,
+        "costs": summary.costs,
+        "hits": summary.hits,
+        "misses": summary.misses,
+        "interruptions": summary.interrupted,
+        "moved": summary.moved,
+        "rerun": summary.rerun,
         "bound": area_bound(trace, options.calibration, options.max_sequences),
         "most": summary.most_replicas,
         "ttft_p99": summary.ttft.p99,
@@ -212,11 +278,11 @@ def rows(path: Path) -> Iterator[dict]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
-def table(path: Path) -> None:
+def table(options: argparse.Namespace) -> None:
     """Cost over the clairvoyant's (geometric mean), mean and worst attainment, p99, oldest wait."""
-    found = list(rows(path))
+    found = list(rows(options.out))
     clairvoyant = {
-        (r["trace"], r["seed"], r["cold"]): r["hours"]
+        (r["trace"], r["seed"], r["cold"]): dollars(r)
         for r in found
         if r["policy"] == "clairvoyant"
     }
@@ -228,15 +294,14 @@ def table(path: Path) -> None:
     print(f"{len({(r['trace'], r['seed']) for r in found})} traces with seeds")
     print("| policy | " + " | ".join(f"{cold:g} s" for cold in colds) + " |")
     print("|---" * (len(colds) + 1) + "|")
-    for policy in POLICIES:
+    for policy in options.policies:
         cells = []
         for cold in colds:
             group = groups.get((policy, cold))
             if not group:
                 cells.append("")
                 continue
-            ratios = [r["hours"] / clairvoyant[r["trace"], r["seed"], r["cold"]] for r in group]
-            cost = math.exp(statistics.fmean(map(math.log, ratios)))
+            ratios = [dollars(r) / clairvoyant[r["trace"], r["seed"], r["cold"]] for r in group]
             kept = [100 * r["attainment"] for r in group]
             by_trace = defaultdict(list)
             for r in group:
@@ -245,10 +310,54 @@ def table(path: Path) -> None:
             p99 = statistics.median(r["ttft_p99"] for r in group)
             oldest = max(r["oldest"] for r in group)
             cells.append(
-                f"{cost:.2f} / {statistics.fmean(kept):.1f} / {worst:.1f} / {p99:.1f} s / "
-                f"{oldest:.0f} s"
+                f"{geometric_mean(ratios):.2f} / {statistics.fmean(kept):.1f} / {worst:.1f} / "
+                f"{p99:.1f} s / {oldest:.0f} s"
             )
         print(f"| {policy} | " + " | ".join(cells) + " |")
+    spot_table(found)
+
+
+def spot_table(found: list[dict]) -> None:
+    """What spot saves of the bill on demand, and what it costs in kept promises."""
+    by_key = {(r["policy"], r["trace"], r["seed"], r["cold"]): r for r in found}
+    for policy, on_demand in ON_DEMAND.items():
+        pairs = [
+            (r, other)
+            for r in found
+            if r["policy"] == policy
+            and (other := by_key.get((on_demand, r["trace"], r["seed"], r["cold"])))
+        ]
+        if not pairs:
+            continue
+        print(f"\n| {policy} | of the bill on demand | points of attainment | taken back, moved |")
+        print("|---|---|---|---|")
+        for spot, other in pairs:
+            print(
+                f"| {spot['trace']}, seed {spot['seed']}, {spot['cold']:g} s | "
+                f"{dollars(spot) / dollars(other):.3f} | "
+                f"{100 * (spot['attainment'] - other['attainment']):+.2f} | "
+                f"{spot['interruptions']}, {spot['moved']} |"
+            )
+        bill = geometric_mean([dollars(spot) / dollars(other) for spot, other in pairs])
+        points = statistics.fmean(100 * (s["attainment"] - o["attainment"]) for s, o in pairs)
+        print(f"| all (geometric and arithmetic mean) | {bill:.3f} | {points:+.2f} | |")
+
+
+def dollars(r: dict) -> float:
+    """An hour of a replica on demand is one; older files have hours only."""
+    return r.get("dollars", r["hours"])
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def chosen(options: argparse.Namespace) -> list[str]:
+    """All of issue 17's, or what the bars of issue 18 compare."""
+    names = ["clairvoyant", "ours", "ours, newest first"]
+    names += POOL_POLICIES if options.pool else ()
+    names += SPOT_POLICIES if options.spot else ()
+    return names if options.pool or options.spot else list(POLICIES)
 
 
 def main() -> None:
@@ -262,10 +371,13 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--cold", type=float, nargs="+", default=[8.0, 60.0, 300.0])
     arguments.add_argument("--traces", nargs="+", default=TRACES, choices=(*CLIENTS, *AZURE))
-    arguments.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    arguments.add_argument("--policies", nargs="+", default=None, choices=list(ALL_POLICIES))
+    arguments.add_argument("--pool", action="store_true", help="with and without a pool of 3")
+    arguments.add_argument("--spot", action="store_true", help="with and without spot")
     options = arguments.parse_args()
+    options.policies = options.policies or chosen(options)
     if options.table:
-        table(options.out)
+        table(options)
     else:
         measure(options)
 

@@ -130,6 +130,7 @@ class ClusterBody:
             self._labels.forget(key)
             self.history.forget_all(key)
             self.budgets.forget(key)
+            self.pools.claims.forget_deployment(key)
             return None
         workers = self.cache.workers(key, known.uid)
         deployment = known.deployment(len(workers))

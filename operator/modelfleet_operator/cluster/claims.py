@@ -10,7 +10,8 @@ import structlog
 from ..api.model_deployment import ModelDeployment
 from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
-from ..decisions.pool_observed import PoolCounts
+from ..decisions.pool import count_on
+from ..decisions.pool_observed import PoolCounts, PoolObserved
 from ..decisions.standby import PoolOffer, Standby
 from ..errors import PassingError
 from ..pools import PoolLedger
@@ -57,6 +58,7 @@ class StandbyClaims:
         self._claiming: set[str] = set()  # uids: of two claims in this process one is spared
         self._fits: dict[tuple[str, str], str] = {}  # (revision, template) -> why not
         self._loads: dict[str, _Loads] = {}  # by pool
+        self._sharing: dict[str, set[str]] = {}  # by pool: keys of the deployments that it fits
 
     def is_claiming(self, uid: str) -> bool:
         """Whether a claim of this standby is on its way."""
@@ -65,6 +67,12 @@ class StandbyClaims:
     def forget(self, pool: str) -> None:
         """The pool is gone."""
         self._loads.pop(pool, None)
+        self._sharing.pop(pool, None)
+
+    def forget_deployment(self, key: str) -> None:
+        """It is gone, and shares no pool any more."""
+        for sharing in self._sharing.values():
+            sharing.discard(key)
 
     def offers(self, deployment: Known) -> tuple[PoolOffer, ...]:
         """What the pools of its namespace have for it: pods cannot move to another one."""
@@ -82,20 +90,34 @@ class StandbyClaims:
         offer = PoolOffer(
             pool=pool.key, accelerator=pool.accelerator, loaded_model=pool.loaded_model
         )
-        if pool.accelerator not in (spec.placement.accelerators or ("",)):
-            return offer
-        if (spec.cold_start.warm_pool or pool.name) != pool.name:
-            return offer
-        if refusal := self._why_paused(pool.key) or self._why_not(deployment, manifest, made):
+        is_asked = (
+            pool.accelerator in (spec.placement.accelerators or ("",))
+            and (spec.cold_start.warm_pool or pool.name) == pool.name
+        )
+        refusal = ""
+        if is_asked:
+            refusal = self._why_paused(pool.key) or self._why_not(deployment, manifest, made)
+        sharing = self._sharing.setdefault(pool.key, set())
+        if refusal or not is_asked:
+            sharing.discard(deployment.key)
             return replace(offer, refusal=refusal)
+        sharing.add(deployment.key)
+        there = self._cache.standbys(pool.key)
+        seen = PoolObserved(
+            pool=pool, standbys=tuple(there), accelerators=self._cache.cluster.accelerators()
+        )
         free = (
             standby
-            for standby in self._cache.standbys(pool.key)
+            for standby in there
             if is_claimable(standby)
             and standby.template == pool.template
             and standby.uid not in self._claiming
         )
-        return replace(offer, standbys=tuple(free))
+        return replace(
+            offer,
+            standbys=tuple(free),
+            counted_on=count_on(seen, self._clock(), len(sharing)),
+        )
 
     async def claim(self, action: Claim, owner: Known) -> tuple[Standby, Object] | None:
         """The first of the standbys that is free, and its pod, now the deployment's; None: none."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from ..simulate.scenario import ColdStart
+    from ..simulate.scenario import ColdStart, Scenario, Spot
     from ..simulate.summary import Slo
     from ..simulate.trace import Cut, Trace
     from ..simulate.variants import Result, Variant
@@ -33,7 +33,8 @@ def simulate(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="YAML files with ModelDeployments; each is one fleet."
+            metavar="FILE...",
+            help="YAML files with ModelDeployments and WarmPools; each is one fleet.",
         ),
     ],
     trace: Annotated[
@@ -85,11 +86,23 @@ def simulate(
     ] = None,
     scenario: Annotated[
         Path | None,
-        typer.Option(help="YAML: phases of cold starts, drains, spot.", show_default=False),
+        typer.Option(
+            help="YAML: phases of cold starts and claims, drains, the spot market.",
+            show_default=False,
+        ),
     ] = None,
     cold_start: Annotated[
         str,
         typer.Option(metavar="DURATION", help="Instead of the scenario's.", show_default=False),
+    ] = "",
+    claim: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="From the claim of a WarmPool's standby to a ready worker, instead of the "
+            "scenario's.",
+            show_default=False,
+        ),
     ] = "",
     price: Annotated[
         float | None,
@@ -127,7 +140,7 @@ def simulate(
     from ..simulate.baselines import ALL, parse_baseline
     from ..simulate.chart import draw
     from ..simulate.report import Setting, as_document, print_report
-    from ..simulate.scenario import ColdStart, Scenario, Spread
+    from ..simulate.scenario import ClaimStart, ColdStart, Scenario, Spread
     from ..simulate.summary import Slo
     from ..simulate.trace import Cut
     from ..simulate.variants import make_variants, read_calibration, read_files, with_baselines
@@ -145,6 +158,10 @@ def simulate(
     if cold_start:
         seconds = Spread(median=_seconds(cold_start, "--cold-start"))
         world = world.model_copy(update={"cold_start": ColdStart(load=seconds)})
+    if claim:
+        seconds = Spread(median=_seconds(claim, "--claim"))
+        pool = world.pool.model_copy(update={"claim": ClaimStart(load=seconds)})
+        world = world.model_copy(update={"pool": pool})
     slo = Slo(ttft, _tpot(tpot, times.step_time(1, 0)))
     asked = [
         (name, {}) if text == "all" else parse_baseline(text)
@@ -171,6 +188,8 @@ def simulate(
         cold_start=_phases(world.starting(times.load_seconds)),
         slo=slo,
         seed=seed,
+        claim=_pools(world, times.load_seconds) if any(v.options.pools for v in variants) else "",
+        spot=_market(world.spot) if any(v.options.deployment.spot for v in variants) else "",
     )
     if chart is not None:
         draw(results, chart)
@@ -255,3 +274,26 @@ def _phases(start: ColdStart) -> str:
         if spread.median
     ]
     return ", ".join(parts) or "none"
+
+
+def _pools(world: Scenario, load_seconds: float) -> str:
+    claim, standby = world.claiming(load_seconds), world.standing_by(load_seconds)
+    told = f"{_phases(claim)}; another standby takes {_phases(standby)}"
+    if world.pool.price_share < 1:
+        told += f", and costs {world.pool.price_share:.0%} of a worker"
+    return told
+
+
+def _market(spot: Spot) -> str:
+    """As a person reads it: `3 zones; 30 s notice; 0.05 an hour of each worker`."""
+    burst, shortage = spot.burst, spot.shortage
+    parts = [f"{spot.zones} zones", f"{spot.notice:g} s notice" if spot.notice else "no notice"]
+    if spot.per_hour:
+        parts.append(f"{spot.per_hour:g} interruptions an hour of each worker")
+    if spot.fleet_per_hour:
+        parts.append(f"{spot.fleet_per_hour:g} an hour of one worker of all")
+    if burst.per_hour:
+        parts.append(f"{burst.per_hour:.3g} an hour of {burst.share:.0%} of each zone's workers")
+    if shortage.per_hour:
+        parts.append(f"{shortage.per_hour:.3g} shortages an hour in each zone")
+    return "; ".join(parts)

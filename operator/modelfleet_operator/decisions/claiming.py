@@ -9,7 +9,7 @@ from .actions import Claim, Create, Credit, Load
 from .capacity import ON_DEMAND, SPOT
 from .cold_start import expected_cold_start
 from .memory import Memory
-from .observed import WorkerState
+from .observed import Observed, WorkerState
 from .plan_context import PlanContext
 from .standby import NO_POOL, PoolOffer, Standby
 
@@ -65,6 +65,21 @@ def usable_offers(context: PlanContext, create: Create) -> list[PoolOffer]:
             if offer.accelerator == create.accelerator and deployment.warm_pool in ("", offer.name)
         ),
         key=lambda offer: offer.pool,
+    )
+
+
+def count_standbys(seen: Observed, accelerator: str, capacity: str) -> int:
+    """How many of the next starts, of this class and capacity, may be claims.
+
+    Those that are not up yet are taken to be on demand, which is what pools ask for.
+    """
+    wanted = seen.deployment.warm_pool
+    if wanted == NO_POOL or capacity == SPOT:
+        return 0
+    return sum(
+        offer.counted_on
+        for offer in seen.pools
+        if not offer.refusal and offer.accelerator == accelerator and wanted in ("", offer.name)
     )
 
 

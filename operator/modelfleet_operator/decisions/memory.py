@@ -86,6 +86,7 @@ class Memory:
     digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """The beginning of the model_digest with which each of them was ready first, by uid."""
     cold_start_seconds: float = 0.0  # from creation to ready, the latest; 0: none yet
+    claim_seconds: float = 0.0  # from the claim of a standby to ready, the latest; 0: none yet
     claimed: frozenset[str] = frozenset()  # short names that it has (see names.owners)
     yielded: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Short names that it asks for and another namespace had: name -> key of who had it."""
@@ -122,6 +123,7 @@ class Memory:
             "was_ready": sorted(self.was_ready),
             "digests": dict(self.digests),
             "cold_start_seconds": self.cold_start_seconds,
+            "claim_seconds": self.claim_seconds,
             "claimed": sorted(self.claimed),
             "yielded": dict(self.yielded),
             "phase_seconds": dict(self.phase_seconds),

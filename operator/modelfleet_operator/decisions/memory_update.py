@@ -41,6 +41,7 @@ def update_memory(
     # A claimed worker is no measure of a start: there may be none to claim the next time.
     started = [w for w in new if not w.claimed_from]
     cold_starts = [max(ready_at[w.uid] - w.created, 0.0) for w in started]
+    claims = [max(ready_at[w.uid] - w.created, 0.0) for w in new if w.claimed_from]
     learned = [learn_phases(loading[w.uid], ready_at[w.uid]) for w in started]
     wakes = memory.wakes
     for w in started:
@@ -54,6 +55,7 @@ def update_memory(
         last_active=now if becomes_ready else _last_active(memory, signals, now),
         last_ready_revision=revision if becomes_ready else memory.last_ready_revision,
         cold_start_seconds=max(cold_starts, default=memory.cold_start_seconds),
+        claim_seconds=max(claims, default=memory.claim_seconds),
         phase_seconds=learned[-1] if learned else memory.phase_seconds,
         loading={uid: phases for uid, phases in loading.items() if uid not in ready},
         failures=count_failures(failures, memory, groups, revision, now, old=False),

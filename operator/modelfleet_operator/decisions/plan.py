@@ -9,7 +9,7 @@ from .actions import Action, Claim, Create, Remove, Reroute, Stop, Unroute
 from .budget import find_budget
 from .capacity import SPOT
 from .causes import find_cause
-from .claiming import claim_or_create, credit_claims, load_claimed
+from .claiming import claim_or_create, count_standbys, credit_claims, load_claimed
 from .cold_start import waking_since
 from .conditions import make_status
 from .draining import is_idle, stop_drained
@@ -22,7 +22,7 @@ from .observed import Observed, Signals
 from .placement import note_reclaims, place
 from .plan_context import PlanContext
 from .protection import limit_disruptions, protect_workers
-from .spot import choose_return, new_reclaims, next_capacities
+from .spot import choose_return, new_reclaims, next_capacities, next_capacity
 from .status import Status
 from .target import decide_given_up, decide_target
 from .verdicts import Verdict, make_verdicts
@@ -43,6 +43,7 @@ class Plan:
     wake_at: float | None  # when to reconcile though nothing happened, Unix seconds
     verdicts: tuple[Verdict, ...]  # what each step decided, in words
     decided_by: str  # the part of the policy that set the wanted count
+    standbys: int = 0  # that the autoscaler counted on
 
 
 def make_plan(
@@ -66,7 +67,8 @@ def make_plan(
     # How many workers are wanted: the autoscaler's count, 1 at least to prove a revision.
     budget = find_budget(seen, placement)
     serving = len(groups.serving)
-    target = decide_target(deployment, signals, now, learned, serving, budget.affordable)
+    standbys = count_standbys(seen, placement.accelerator, next_capacity(seen, placement))
+    target = decide_target(deployment, signals, now, learned, serving, budget.affordable, standbys)
     # Whether a worker is to be replaced on the other of spot and on demand.
     returning = choose_return(seen, groups, placement, target.replicas)
     if returning is not None:
@@ -121,6 +123,7 @@ def make_plan(
         wake_at=wake[0] if wake else None,
         verdicts=make_verdicts(decided, actions, status, wake),
         decided_by=target.decided_by,
+        standbys=target.standbys,
     )
 
 

@@ -17,6 +17,8 @@ from .standby import Standby
 # the processor that the claimed one needs to load its model.
 REFILL_PAUSE = 2.0
 
+REPLACED = 10.0  # seconds after a claim, by when another one is on its way
+
 
 @dataclass(frozen=True, slots=True)
 class AddStandby:
@@ -62,11 +64,10 @@ def decide_pool(
     are paid. Never more are there than the budget pays, those that still end included; the template
     changed -> all are removed, and others started as soon as there is money for them.
     """
-    pool = seen.pool
     means = _find_means(seen)
     failures = _count_failures(seen, now, failures)
     kept = [s for s in seen.standbys if s.is_unclaimed and not _why_outdated(s, seen)]
-    wanted = pool.size if means.most is None else min(pool.size, means.most)
+    wanted = _wanted(seen, means)
     actions: list[PoolAction] = []
     for standby in seen.standbys:
         if not standby.claimed_by and not standby.stopping and standby.failure is not None:
@@ -91,6 +92,23 @@ def decide_pool(
         failures=failures,
         wake_at=min((at for at in alarms if at > now), default=None) if missing else None,
     )
+
+
+def count_on(seen: PoolObserved, now: float, sharing: int = 1) -> int:
+    """How many standbys one of the `sharing` deployments may count on, instead of spare workers.
+
+    Those that are on their way count, and those that were claimed just now, which are replaced:
+    else each claim would ask for one more. Size 3, 1 stands by, 1 starts, 1 was claimed 2 s ago, 2
+    deployments share it -> 1.
+    """
+    standbys = seen.standbys
+    there = sum(s.is_unclaimed and s.problem is None and not s.leaves for s in standbys)
+    claimed = sum(bool(s.claimed_by) and 0 <= now - s.claimed_at < REPLACED for s in standbys)
+    return min(there + claimed, _wanted(seen, _find_means(seen))) // max(sharing, 1)
+
+
+def _wanted(seen: PoolObserved, means: PoolMeans) -> int:
+    return seen.pool.size if means.most is None else min(seen.pool.size, means.most)
 
 
 def _find_means(seen: PoolObserved) -> PoolMeans:

@@ -94,6 +94,16 @@ def next_capacities(
     return mix.next_ones(seen.deployment.spot, wanted, is_short=placement.spot_is_short)
 
 
+def next_capacity(seen: Observed, placement: PlacementDecision) -> str:
+    """That of one more worker than there are."""
+    policy = seen.deployment.spot
+    if policy is None:
+        return ""
+    mix = count_mix(seen.workers)
+    upcoming = mix.next_ones(policy, mix.spot + mix.on_demand + 1, is_short=placement.spot_is_short)
+    return next(upcoming)
+
+
 def may_reroute(seen: Observed, mix: Mix, worker: Worker, wanted: int) -> bool:
     """Whether a draining worker may serve again without too many being on spot."""
     policy = seen.deployment.spot

@@ -57,6 +57,7 @@ class PoolOffer:
     )
     refusal: str = ""  # why the deployment's workers cannot be made of them; empty: they can
     standbys: tuple[Standby, ...] = ()  # that can be claimed now
+    counted_on: int = 0  # so many starts of the deployment may be claims: see pool.count_on
 
     @property
     def name(self) -> str:

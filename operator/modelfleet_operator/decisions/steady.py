@@ -20,6 +20,7 @@ class Steady:
     peaks: Peaks
     last_active: float
     scaling: ScalingMemory
+    standbys: int = 0  # that the last whole plan counted on
 
     def into(self, memory: Memory) -> Memory:
         """`memory` is that of the last whole plan."""
@@ -79,10 +80,12 @@ def decide_steady(
             replicas=memory.target or 0,
             last_active=last_active,
             cold_start=cold_start(memory),
+            claim=memory.claim_seconds,
+            standbys=steady.standbys,
         ),
         steady.peaks,
         scaling,
     )
     if decision.replicas != memory.target:
         return None
-    return Steady(decision.peaks, last_active, scaling), decision
+    return Steady(decision.peaks, last_active, scaling, steady.standbys), decision

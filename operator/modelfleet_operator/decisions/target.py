@@ -23,6 +23,7 @@ class Target:
     reason: str  # for `replicas`; shown in status.scalingHistory
     decided_by: str  # the part of the policy that set `replicas`, in a word or two
     wished: int  # `demand` without spec.scaling.maxHourlyCost
+    standbys: int  # that were counted on
     peaks: Peaks  # hand back to the next decision
     scaling: ScalingMemory  # this one, too
     wake_at: float | None  # when time alone may change it, Unix seconds
@@ -40,11 +41,13 @@ def decide_target(
     memory: Memory,
     serving: int,
     affordable: int | None = None,
+    standbys: int = 0,
 ) -> Target:
     """The autoscaler's answer, but 1 at least for a revision of which no worker was ever ready.
 
-    `serving` counts where nothing was decided before. 0 requests, minReplicas 0, revision b never
-    ready -> demand 0, replicas 1. 20 requests, target queue depth 8 -> demand 3, replicas 3.
+    `serving` counts where nothing was decided before; `standbys`: so many starts may be claims.
+    0 requests, minReplicas 0, revision b never ready -> demand 0, replicas 1. 20 requests, target
+    queue depth 8 -> demand 3, replicas 3.
     """
     before = serving if memory.target is None else memory.target
     scaling = learn(
@@ -66,6 +69,8 @@ def decide_target(
             replicas=0 if memory.only_proves and not signals.complete else before,
             last_active=memory.last_active,
             cold_start=cold_start(memory),
+            claim=memory.claim_seconds,
+            standbys=standbys,
             affordable=affordable,
         ),
         memory.peaks,
@@ -84,6 +89,7 @@ def decide_target(
         reason=reason,
         decided_by=part,
         wished=decision.wished,
+        standbys=standbys,
         peaks=decision.peaks,
         scaling=scaling,
         wake_at=decision.wake_at,

@@ -16,7 +16,7 @@ from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
 from ..decisions.names import revision_hash
 from ..decisions.observed import Accelerator
-from ..decisions.pool import AddStandby, PoolAction, RemoveStandby
+from ..decisions.pool import AddStandby, PoolAction, RemoveStandby, count_on
 from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved, not_loaded
 from ..decisions.pool_status import PoolStatus, render_pool
 from ..decisions.standby import PoolOffer, Standby
@@ -125,13 +125,16 @@ class LocalPools:
 
     def observe(self, key: str) -> PoolObserved | None:
         """From what the watchers of the processes wrote down."""
-        if key not in self._pools:
-            return None
+        known = self._pools.get(key)
+        return self._observe(known.pool) if known is not None else None
+
+    def _observe(self, pool: Pool) -> PoolObserved:
+        there = (process.standby for process in self._processes.values())
         return PoolObserved(
-            pool=self._pools[key].pool,
-            standbys=tuple(p.standby for p in self._processes.values() if p.standby.pool == key),
+            pool=pool,
+            standbys=tuple(standby for standby in there if standby.pool == pool.key),
             accelerators=self._accelerators,
-            counts=self.ledger.of(key),
+            counts=self.ledger.of(pool.key),
         )
 
     def recall(self, key: str) -> PoolStatus | None:
@@ -145,16 +148,26 @@ class LocalPools:
         for name, known in self._pools.items():
             if known.pool.namespace != namespace:
                 continue
-            there = (p.standby for p in self._processes.values() if p.standby.pool == name)
+            seen = self._observe(known.pool)
             # There is one machine: deployments ask for no class.
             offer = PoolOffer(
                 pool=name,
                 loaded_model=known.pool.loaded_model,
                 refusal=self._why_not(key),
-                standbys=tuple(s for s in there if is_claimable(s)),
+                standbys=tuple(s for s in seen.standbys if is_claimable(s)),
+                counted_on=count_on(seen, time.time(), self._count_sharing(name)),
             )
             found.append(offer)
         return tuple(found)
+
+    def _count_sharing(self, pool: str) -> int:
+        """How many deployments may claim of it."""
+        namespace, _, name = pool.partition("/")
+        manifests = map(self._deployments.manifest, self._deployments.keys())
+        return sum(
+            m.metadata.namespace == namespace and m.spec.cold_start.warm_pool in (None, name)
+            for m in manifests
+        )
 
     def _why_not(self, key: str) -> str:
         manifest, values = self._deployments.manifest(key), self._deployments.values

@@ -122,14 +122,13 @@ class Engine:
         self._begin(now)
         return first, ended
 
-    def evict(self, now: float) -> list[tuple[int, int, int]]:
-        """Ends with all that it has, in order: (request, tokens to prefill, tokens to answer).
+    def evict(self, now: float, most: int | None = None) -> list[tuple[int, int, int]]:
+        """Ends with what it has, the oldest first: (request, tokens to prefill, tokens to answer).
 
-        Of a request that had tokens, they are to be prefilled elsewhere with its prompt.
+        Of a request that had tokens, they are to be prefilled elsewhere with its prompt. `most`: no
+        more than so many; all others go on, and the step that is computed ends as it would have.
         """
-        done = self._steps
-        if self._is_run and self._step_seconds > 0:
-            done += min(int((now - self._run_started) / self._step_seconds), self._steps_known)
+        done = self._steps + self._steps_of_run(now)
         left: list[tuple[int, int, int, int]] = []
         for last, order, request, cached in self._answering:
             answer = max(last - done, 1)
@@ -138,13 +137,40 @@ class Engine:
             (pending[ORDER], pending[REQUEST], pending[PREFILL], pending[ANSWER])
             for pending in (*self._completing, *self._prefilling, *self._waiting)
         )
-        self._answering.clear()
-        self._prefilling.clear()
-        self._waiting.clear()
-        self._completing = []
-        self._cached = 0
-        self._become_idle(now)
-        return [entry[1:] for entry in sorted(left)]
+        left.sort()
+        gone = left if most is None else left[:most]
+        if len(gone) == len(left):
+            self.completion_tokens += (done - self._steps) * len(self._answering)
+            self._answering.clear()
+            self._prefilling.clear()
+            self._waiting.clear()
+            self._completing = []
+            self._cached = 0
+            self._become_idle(now)
+        elif gone:
+            self._take_out({entry[0] for entry in gone}, done)
+            if self._is_run:
+                self._cut_run(now)
+        return [entry[1:] for entry in gone]
+
+    def _take_out(self, orders: set[int], done: int) -> None:
+        """Some go and others stay; `done`: steps so far, those of the run that goes on too."""
+        for entry in [entry for entry in self._answering if entry[1] in orders]:
+            self._answering.remove(entry)
+            self._cached -= entry[3] - (entry[0] - self._steps)  # what it had when the run began
+            self.completion_tokens += done - self._steps
+        self._answering.sort()  # a sorted list is a heap
+        for admitted in (self._completing, self._prefilling):
+            self._cached -= sum(p[PREFILL] for p in admitted if p[ORDER] in orders)
+        self._completing = [p for p in self._completing if p[ORDER] not in orders]
+        self._prefilling = deque(p for p in self._prefilling if p[ORDER] not in orders)
+        self._waiting = deque(p for p in self._waiting if p[ORDER] not in orders)
+
+    def _steps_of_run(self, now: float) -> int:
+        """Steps that are over of the run that goes on."""
+        if not self._is_run or self._step_seconds <= 0:
+            return 0
+        return min(int((now - self._run_started) / self._step_seconds), self._steps_known)
 
     def busy_until(self, now: float) -> float:
         """Seconds that it computed so far."""
@@ -152,9 +178,7 @@ class Engine:
 
     def work(self, now: float) -> Work:
         """What it did so far, as its Stats say."""
-        done = 0
-        if self._is_run and self._step_seconds > 0:
-            done = min(int((now - self._run_started) / self._step_seconds), self._steps_known)
+        done = self._steps_of_run(now)
         return Work(
             busy_seconds=self.busy_until(now),
             steps=self._steps + done,

@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
-from modelfleet_process.calibration import Calibration
-
-from ..decisions.actions import Action, Create, Forget, Record, Remove, Reroute, Stop, Unroute
+from ..decisions.actions import (
+    Action,
+    Claim,
+    Create,
+    Credit,
+    Forget,
+    Record,
+    Remove,
+    Reroute,
+    Stop,
+    Unroute,
+)
+from ..decisions.capacity import SPOT
 from ..decisions.observed import (
-    Accelerator,
-    Deployment,
     Observed,
     PastRevision,
     Worker,
 )
-from ..decisions.reasons import Reason
-from ..decisions.startup_problem import StartupProblem
+from ..decisions.pool_observed import PoolCounts
 from .engine import Engine
 from .gateway import Gateway
-from .interruptions import Interruptions
+from .market import SpotMarket
+from .options import FleetOptions
 from .outcome import History
-from .scenario import Scenario
-from .worker import SimulatedWorker
-
-START = 1_000_000_000.0  # Unix seconds of the trace's first request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetOptions:
-    """What the fleet's workers are."""
-
-    deployment: Deployment
-    calibration: Calibration
-    scenario: Scenario
-    max_sequences: int
-    max_batch_tokens: int
-    accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
-    price: float | None = None  # an hour of a worker whose class has no price; None: not known
-    seed: int = 0
-
-    def price_of(self, worker: Worker) -> float | None:
-        """What an hour of its node costs; None: not known."""
-        found = self.accelerators.get(worker.accelerator)
-        if found is not None and found.price is not None:
-            return float(found.price)
-        return self.price
+from .pool import SimulatedPool
+from .reclaims import Reclaims
+from .starts import ADDRESS, Starts
+from .worker import START, SimulatedWorker
 
 
 class SimulatedFleet:
-    """`schedule` gets a time and a function: what the workers do by themselves."""
+    """`schedule` gets a time and a function: what the workers do by themselves.
+
+    `note_due` is called with a worker whose engine has another next event.
+    """
 
     def __init__(
         self,
@@ -60,25 +49,47 @@ class SimulatedFleet:
         history: History,
         schedule: Callable[[float, Callable[[float], None]], None],
         wake: Callable[[float], None],
+        note_due: Callable[[SimulatedWorker], None],
     ) -> None:
         self.deployment = options.deployment
         self.workers: dict[str, SimulatedWorker] = {}  # by name
         self.version = 0  # changes whenever decisions would see another fleet
+        self.moving: list[
+            SimulatedWorker
+        ] = []  # whose streams go on elsewhere, as soon as they can
         self._options = options
         self._gateway = gateway
         self._history = history
         self._schedule = schedule
         self._wake = wake
+        self._note_due = note_due
         self._revisions: dict[str, int] = {}
         self._started = 0
-        self._chance = random.Random(options.seed)
-        self._starting = options.scenario.starting(options.calibration.load_seconds)
-        spot = options.scenario.spot
-        self._interruptions = Interruptions(spot, options.seed) if spot.is_on else None
-        if self._interruptions is not None:
-            self._schedule_burst()
+        load = options.calibration.load_seconds
+        self._starting = options.scenario.starting(load)
+        self._claiming = options.scenario.claiming(load)
+        market = SpotMarket(options.scenario.spot, options.seed)
+        self._reclaims = Reclaims(
+            market,
+            options.scenario.spot.notice,
+            self.workers,
+            schedule,
+            self._note_notice,
+            self._lose,
+        )
+        self._starts = Starts(market, options.seed, schedule, self._get_node, self._come_further)
+        self.pools = [
+            SimulatedPool(pool, history, schedule, self._pool_changed, options.seed + place)
+            for place, pool in enumerate(options.pools)
+        ]
 
-    def observe(self) -> Observed:
+    def begin(self, now: float) -> None:
+        """The fleet is applied: its pools fill up."""
+        for pool in self.pools:
+            pool.reconcile(now)
+        self._reclaims.begin()
+
+    def observe(self, now: float) -> Observed:
         """What a body's caches say."""
         return Observed(
             deployment=self.deployment,
@@ -86,6 +97,7 @@ class SimulatedFleet:
             accelerators=self._options.accelerators,
             owners=dict.fromkeys(self.deployment.served_names, self.deployment.key),
             history=tuple(PastRevision(revision=r, number=n) for r, n in self._revisions.items()),
+            pools=tuple(pool.offer(now) for pool in self.pools),
         )
 
     @property
@@ -102,20 +114,43 @@ class SimulatedFleet:
         match action:
             case Create():
                 self._create(action, now)
+            case Claim():
+                self._claim(action, now)
+            case Credit(worker=worker, seconds=seconds):
+                self._history.seconds_saved += seconds
+                self._note(worker.claimed_from, PoolCounts(seconds_saved=seconds))
             case Record(revision=revision, number=number):
                 self._revisions[revision] = number
             case Forget(revision=revision):
                 self._revisions.pop(revision, None)
             case Unroute() | Reroute() | Stop() | Remove():
-                worker = self.workers.get(action.worker.name)
-                if worker is not None and worker.seen.uid == action.worker.uid:
-                    self._change(worker, action, now)
+                found = self.workers.get(action.worker.name)
+                if found is not None and found.seen.uid == action.worker.uid:
+                    self._change(found, action, now)
+
+    def hand_over(self, ids: Collection[str], now: float) -> None:
+        """The operator's view says of these workers that what runs on them goes on elsewhere."""
+        self.moving = [w for w in self.workers.values() if w.seen.id in ids] if ids else []
+        self.move_streams(now)
+
+    def move_streams(self, now: float) -> None:
+        """As many as find a slot elsewhere; the others run on where they are."""
+        for worker in self.moving:
+            others = (w for w in self._gateway.ready if w is not worker)
+            free = sum(max(w.slots - w.outstanding, 0) for w in others)
+            most = min(free - len(self._gateway.resumed), worker.outstanding)
+            if most > 0 and not worker.is_gone and worker.seen.failure is None:
+                self._history.moved += self._evict(worker, most, now)
 
     def close(self, now: float) -> None:
         """Adds what still runs to the bill."""
         for worker in self.workers.values():
             worker.uses(now, "")
             self._charge(worker)
+        self._history.interrupted = self._reclaims.count
+        for pool in self.pools:
+            pool.close(now)
+            self._history.notes += pool.notes()
 
     def _change(
         self, worker: SimulatedWorker, action: Unroute | Reroute | Stop | Remove, now: float
@@ -132,93 +167,105 @@ class SimulatedFleet:
                 if not worker.seen.stopping:
                     worker.seen = replace(worker.seen, stopping=True)
                     self._leave(worker, now)
-                    self._hand_over(worker, now)
+                    self._history.moved += self._evict(worker, None, now)
                     end = now + self._options.scenario.stop_seconds
                     self._schedule(end, partial(self._end, worker))
             case Remove():
                 self._forget(worker, now)
 
-    def _create(self, action: Create, now: float) -> None:
-        if action.name in self.workers:
+    def _create(self, create: Create, now: float) -> None:
+        if create.name in self.workers:
             return
         self._started += 1
-        options = self._options
-        at, phases = now, []
-        for name, spread in self._starting.phases.items():
-            seconds = spread.draw(self._chance)
-            if seconds > 0 or name == "Starting":
-                phases.append((name, at))
-            at += seconds
-        class_ = options.accelerators.get(action.accelerator)
-        worker = SimulatedWorker(
-            seen=Worker(
+        class_ = self._options.accelerators.get(create.accelerator)
+        worker = self._add(
+            Worker(
                 namespace=self.deployment.namespace,
-                name=action.name,
+                name=create.name,
                 uid=str(self._started),
-                revision=action.revision,
-                ordinal=action.ordinal,
+                revision=create.revision,
+                ordinal=create.ordinal,
                 created=now + START,
-                accelerator=action.accelerator,
+                accelerator=create.accelerator,
                 accelerator_generation=class_.generation if class_ else 0,
-            ),
+                capacity=create.capacity,
+            )
+        )
+        if now >= 0:
+            self._history.created += 1
+        if create.missed:
+            self._history.misses += now >= 0
+            self._note(create.missed, PoolCounts(misses=1))
+        self._starts.create(worker, self._starting, create.avoid_zones, now)
+
+    def _claim(self, action: Claim, now: float) -> None:
+        taken = None
+        for pool in self.pools:
+            taken = taken or pool.claim(action.candidates, self.deployment.key, now)
+        if taken is None:
+            self._create(action.create, now)
+            return
+        create, at = action.create, now + START
+        worker = self._add(
+            Worker(
+                namespace=taken.namespace,
+                name=taken.name,
+                uid=taken.uid,
+                revision=create.revision,
+                ordinal=create.ordinal,
+                created=at,
+                placed_at=at,
+                started_at=at,
+                address=ADDRESS,
+                accelerator=taken.accelerator,
+                accelerator_generation=taken.accelerator_generation,
+                claimed_from=taken.pool,
+                capacity=taken.capacity or create.capacity,
+            )
+        )
+        self._history.hits += now >= 0
+        self._starts.claim(worker, self._claiming, now)
+
+    def _add(self, seen: Worker) -> SimulatedWorker:
+        options = self._options
+        worker = SimulatedWorker(
+            seen=seen,
             engine=Engine(
                 options.calibration,
                 max_sequences=options.max_sequences,
                 max_batch_tokens=options.max_batch_tokens,
             ),
             slots=options.max_sequences,
-            phases=phases,
-            ready_at=at,
         )
-        self.workers[action.name] = worker
-        if now >= 0:
-            self._history.created += 1
-        self._next_phase(worker, now)
+        self.workers[seen.name] = worker
+        return worker
 
-    def _next_phase(self, worker: SimulatedWorker, now: float) -> None:
-        """Its start comes a phase further; after the last one it is ready."""
-        seen = worker.seen
-        if worker.is_gone or worker.is_ready or seen.stopping or seen.failure is not None:
-            return
+    def _note(self, key: str, counts: PoolCounts) -> None:
+        for pool in self.pools:
+            if pool.key == key:
+                pool.note(counts)
+
+    def _pool_changed(self, now: float) -> None:
         self.version += 1
-        while worker.phases and worker.phases[0][1] <= now:
-            self._enter(worker, worker.phases.pop(0)[0], now)
-        if not worker.phases and worker.ready_at <= now:
-            worker.is_ready, worker.phase = True, ""
-            worker.seen = _with_process(worker.seen, now)
-            if worker.seen.is_serving:
-                worker.uses(now, "ready")
-                self._route(worker, now)
-        else:
-            at = worker.phases[0][1] if worker.phases else worker.ready_at
-            self._schedule(at, lambda at: self._next_phase(worker, at))
         self._wake(now)
 
-    def _enter(self, worker: SimulatedWorker, phase: str, now: float) -> None:
-        seen = worker.seen
-        if phase == "node":
-            problem = StartupProblem(
-                reason=Reason.UNSCHEDULABLE, message="no node is free yet", since=now + START
-            )
-            worker.seen = replace(seen, problem=problem)
-        elif phase == "Starting":
-            worker.seen = replace(seen, problem=None, placed_at=now + START)
-            worker.uses(now, "cold" if seen.is_serving else "draining")
-            if self._interruptions is not None:
-                worker.zone = self._interruptions.zone(self._started)
-                at = self._interruptions.of_worker(seen.ordinal, now)
-                if at < float("inf"):
-                    self._schedule(at, lambda at: self._interrupt(worker, at))
-        else:
-            worker.seen = _with_process(seen, now)
-            worker.phase = phase
-            worker.said += ((phase, now + START),)
+    def _get_node(self, worker: SimulatedWorker, now: float) -> None:
+        worker.uses(now, "cold" if worker.seen.is_serving else "draining")
+        self._reclaims.note_placed(worker, now)
+
+    def _come_further(self, worker: SimulatedWorker, now: float) -> None:
+        self.version += 1
+        if worker.is_ready and worker.seen.is_serving:
+            worker.uses(now, "ready")
+            self._route(worker, now)
+        self._wake(now)
 
     def _route(self, worker: SimulatedWorker, now: float) -> None:
         """The gateway may send it requests, if it is ready."""
         if worker.is_ready and worker.seen.is_serving:
             self._gateway.ready.append(worker)
             self._gateway.ready.sort(key=lambda w: w.seen.name)
+            self.move_streams(now)
             self._gateway.assign(now)
 
     def _leave(self, worker: SimulatedWorker, now: float) -> None:
@@ -226,15 +273,16 @@ class SimulatedFleet:
             self._gateway.ready.remove(worker)
         worker.uses(now, "draining" if worker.seen.placed_at is not None else "")
 
-    def _hand_over(self, worker: SimulatedWorker, now: float) -> None:
-        """What runs on it goes on elsewhere, with the tokens that it has so far."""
-        streams = worker.engine.evict(now)
-        self._gateway.running -= worker.outstanding
-        worker.outstanding = 0
-        self._history.resumed += len(streams)
+    def _evict(self, worker: SimulatedWorker, most: int | None, now: float) -> int:
+        """What runs on it, or so much of it, goes on elsewhere with the tokens that it has."""
+        streams = worker.engine.evict(now, most)
+        self._gateway.running -= len(streams)
+        worker.outstanding -= len(streams)
         self._gateway.resumed.extend(streams)
+        self._note_due(worker)
         if streams:
             self._gateway.assign(now)
+        return len(streams)
 
     def _end(self, worker: SimulatedWorker, now: float) -> None:
         if not worker.is_gone:
@@ -246,46 +294,33 @@ class SimulatedFleet:
         if self.workers.get(worker.seen.name) is worker:
             del self.workers[worker.seen.name]
             self._charge(worker)
+            for pool in self.pools:
+                pool.release(worker.seen.uid, now)
         self.version += 1
         self._wake(now)
 
     def _charge(self, worker: SimulatedWorker) -> None:
-        bill, total = worker.bill, self._history.bill
+        bill, total, seen = worker.bill, self._history.bill, worker.seen
         total.serving += bill.serving
         total.idle += bill.idle
         total.cold += bill.cold
         total.draining += bill.draining
-        price = self._options.price_of(worker.seen)
+        price = self._options.price_of(seen.accelerator, seen.capacity)
         if price is not None:
-            self._history.cost += price * bill.total / 3600
+            what = "spot" if seen.capacity == SPOT else "onDemand"
+            self._history.pay(what, price * bill.total / 3600)
 
-    def _schedule_burst(self) -> None:
-        if self._interruptions is not None and self._interruptions.next_burst < float("inf"):
-            self._schedule(self._interruptions.next_burst, self._burst)
+    def _note_notice(self, now: float) -> None:
+        self.version += 1
+        self._wake(now)
 
-    def _burst(self, now: float) -> None:
-        if self._interruptions is None:
-            return
-        placed = [(n, w.zone) for n, w in self.workers.items() if w.seen.placed_at is not None]
-        for name in self._interruptions.burst(placed).workers:
-            self._interrupt(self.workers[name], now)
-        self._schedule_burst()
-
-    def _interrupt(self, worker: SimulatedWorker, now: float) -> None:
-        """Its node is gone, without notice: today's operator takes none."""
+    def _lose(self, worker: SimulatedWorker, now: float) -> None:
+        """Its node is gone, and what ran on it goes on elsewhere."""
         if worker.is_gone or worker.seen.failure is not None:
             return
         self.version += 1
-        self._history.interrupted += 1
         worker.seen = replace(worker.seen, failure="its node was taken back (spot)")
         self._leave(worker, now)
         worker.uses(now, "")
-        self._hand_over(worker, now)
+        self._history.rerun += self._evict(worker, None, now)
         self._wake(now)
-
-
-def _with_process(worker: Worker, now: float) -> Worker:
-    """Its process runs: now, unless it did before."""
-    if worker.started_at is not None:
-        return worker
-    return replace(worker, address="simulated:1", started_at=now + START)

@@ -60,13 +60,29 @@ class History:
     reasons: Counter[str] = field(default_factory=Counter)  # changes of the count by each part
     longest_refused_wait: float = 0.0  # of a request whose holdTimeout was over
     met_cold: int = 0  # requests that found no ready worker
-    interrupted: int = 0  # workers that were taken back
-    resumed: int = 0  # streams that went on elsewhere
+    interrupted: int = 0  # workers that were taken back, or told that they will be
+    moved: int = 0  # streams that were handed over while their worker still ran
+    rerun: int = 0  # streams whose worker was gone before they had moved
+    hits: int = 0  # starts that were claims
+    misses: int = 0  # starts for which a pool would have fitted and had no standby
+    seconds_saved: float = 0.0  # by claims, beside a start as it was measured
+    standby_hours: float = 0.0
+    notes: list[str] = field(default_factory=list)  # what a person should know of this run
     created: int = 0
     plans: int = 0
-    cost: float = 0.0  # money, where prices are known
+    costs: dict[str, float] = field(default_factory=dict)
+    """Money where prices are known: for workers `onDemand` and on `spot`, and for `standby`s."""
     bill: Bill = field(default_factory=Bill)
     ended: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """All of it."""
+        return sum(self.costs.values())
+
+    def pay(self, what: str, money: float) -> None:
+        """Adds to one of `costs`."""
+        self.costs[what] = self.costs.get(what, 0.0) + money
 
 
 class Sampler:

@@ -18,11 +18,12 @@ from ..decisions.plan import make_plan
 from ..decisions.status import Status
 from ..decisions.steady import Steady, decide_steady, may_be_steady
 from ..decisions.wake import TICK, next_tick
-from .fleet import START, SimulatedFleet
+from .fleet import SimulatedFleet
 from .gateway import Gateway
 from .outcome import History, Sample, Sampler
 from .scaler import Scaler, Seen
 from .signals import counts, last_request, signals
+from .worker import START
 
 # As the gateway has them (modelfleet_gateway/operator_link/link.py).
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
@@ -129,7 +130,7 @@ class Planner:
         memory = self._steady.into(self._memory) if self._steady else self._memory
         wanted = memory.target
         plan = make_plan(
-            fleet.observe(),
+            fleet.observe(now),
             signals(fleet, gateway, now),
             now + START,
             memory,
@@ -138,12 +139,14 @@ class Planner:
         self._history.plans += 1
         self._memory, self._status = plan.memory, plan.status
         gateway.set_target_in_flight(plan.view.target_in_flight)
-        self._steady = Steady(plan.memory.peaks, plan.memory.last_active, plan.memory.scaling)
+        after = plan.memory
+        self._steady = Steady(after.peaks, after.last_active, after.scaling, plan.standbys)
         self.cause = "" if self._scaler is not None else plan.view.cause
         self._wake_at = math.inf if plan.wake_at is None else plan.wake_at - START
         self._note_change(now, wanted, plan.memory.target, plan.decided_by)
         for action in plan.actions:
             fleet.carry_out(action, now)
+        fleet.hand_over({route.id for route in plan.view.workers if route.hand_over}, now)
         is_steady = not plan.actions and may_be_steady(fleet.deployment, plan.memory)
         self._planned = structure if is_steady else None
         self._sample(now)

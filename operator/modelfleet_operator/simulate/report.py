@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ class Setting:
     cold_start: str
     slo: Slo
     seed: int
+    claim: str = ""  # what a claim and a new standby take; empty: there are no pools
+    spot: str = ""  # the market; empty: nothing is on spot
 
 
 def as_document(setting: Setting, results: Sequence[Result]) -> dict[str, Any]:
@@ -36,12 +39,15 @@ def as_document(setting: Setting, results: Sequence[Result]) -> dict[str, Any]:
         "trace": setting.trace,
         "calibration": setting.calibration,
         "coldStart": setting.cold_start,
+        **({"claim": setting.claim} if setting.claim else {}),
+        **({"spotMarket": setting.spot} if setting.spot else {}),
         "slo": {"ttftSeconds": setting.slo.ttft, "tpotSeconds": setting.slo.tpot},
         "seed": setting.seed,
         "results": [
             {
                 "name": result.variant.name,
                 **as_json(result.summary),
+                "notes": result.outcome.history.notes,
                 "areaBoundHours": round(_bound(result), 6),
                 "series": [
                     {
@@ -71,6 +77,8 @@ def print_report(console: Console, setting: Setting, results: Sequence[Result]) 
         f"{sum(trace.answers) / len(trace):,.0f} answer tokens on average",
         f"service times  {setting.calibration}",
         f"cold start     {setting.cold_start}",
+        *([f"claim          {setting.claim}"] if setting.claim else []),
+        *([f"spot market    {setting.spot}"] if setting.spot else []),
         f"kept           TTFT at most {setting.slo.ttft:g} s, TPOT at most "
         f"{setting.slo.tpot * 1000:.4g} ms",
     ]
@@ -80,8 +88,26 @@ def print_report(console: Console, setting: Setting, results: Sequence[Result]) 
     columns = results[:SIDE_BY_SIDE] if len(results) <= SIDE_BY_SIDE else ()
     console.print(_side_by_side(columns) if columns else _rows(results))
     console.print(Text("area bound: the work at the best a worker can do; no fleet is below it"))
+    for line in (*_comparisons(results), *_notes(results)):
+        console.print(Text(line), soft_wrap=True)
     console.print()
     console.print(charts(results, max(console.width - 4, 20)))
+
+
+def _comparisons(results: Sequence[Result]) -> Iterator[str]:
+    """What each file costs and keeps beside the first: "after.yaml beside before.yaml: ..."."""
+    first, *others = (result for result in results if not result.variant.baseline)
+    for other in others:
+        points = 100 * (other.summary.attainment - first.summary.attainment)
+        line = f"{other.variant.name} beside {first.variant.name}: attainment {points:+.2f} points"
+        one, another = first.summary.cost, other.summary.cost
+        if one and another is not None:
+            line += f", dollars {another:,.2f} instead of {one:,.2f} ({another / one - 1:+.1%})"
+        yield line
+
+
+def _notes(results: Sequence[Result]) -> Iterator[str]:
+    return (f"{r.variant.name}: {note}" for r in results for note in r.outcome.history.notes)
 
 
 def charts(results: Sequence[Result], width: int) -> RenderableType:
@@ -107,7 +133,10 @@ def _side_by_side(results: Sequence[Result]) -> Table:
     for result in results:
         table.add_column(result.variant.name, justify="right", overflow="fold")
     for name, show in _MEASURES.items():
-        table.add_row(name, *(show(result) for result in results))
+        told = [show(result) for result in results]
+        if name in _ONLY_WHERE_THERE_ARE_ANY and not any(re.search("[1-9]", cell) for cell in told):
+            continue
+        table.add_row(name, *told)
     for title, of in (
         ("decided by, of the time", _decided_by),
         ("changes by", _changes_by),
@@ -157,6 +186,10 @@ def _hours(use: str) -> Callable[[Result], str]:
     return lambda result: f"{result.summary.hours[use]:.2f}"
 
 
+def _part(what: str) -> Callable[[Result], str]:
+    return lambda result: f"{result.summary.costs.get(what, 0.0):,.2f}"
+
+
 def _refused(result: Result) -> str:
     refused = {k: n for k, n in result.summary.outcomes.items() if k != "done"}
     return ", ".join(f"{n:,} {why.removeprefix('refused: ')}" for why, n in refused.items()) or "0"
@@ -167,6 +200,9 @@ _MEASURES: Final[dict[str, Callable[[Result], str]]] = {
     "attainment": lambda r: f"{r.summary.attainment:.2%}",
     "refused": _refused,
     "dollars": lambda r: _money(r.summary),
+    "  on demand": _part("onDemand"),
+    "  on spot": _part("spot"),
+    "  standbys": _part("standby"),
     "replica-hours": lambda r: f"{r.summary.replica_hours:.2f}",
     "  serving": _hours("serving"),
     "  idle": _hours("idle"),
@@ -186,8 +222,20 @@ _MEASURES: Final[dict[str, Callable[[Result], str]]] = {
     "wait of the oldest": lambda r: _seconds(r.summary.oldest_wait),
     "met a cold fleet": lambda r: f"{r.summary.met_cold:,}",
     "scaling actions an hour": lambda r: f"{r.summary.actions_per_hour:.1f}",
-    "interrupted, streams moved": lambda r: f"{r.summary.interrupted}, {r.summary.resumed}",
+    "standby-hours": lambda r: f"{r.summary.standby_hours:.2f}",
+    "claims, and misses of pools": lambda r: f"{r.summary.hits}, {r.summary.misses}",
+    "interruptions": lambda r: f"{r.summary.interrupted}",
+    "streams moved, and begun anew": lambda r: f"{r.summary.moved}, {r.summary.rerun}",
 }
+_ONLY_WHERE_THERE_ARE_ANY: Final = (
+    "  on demand",
+    "  on spot",
+    "  standbys",
+    "standby-hours",
+    "claims, and misses of pools",
+    "interruptions",
+    "streams moved, and begun anew",
+)
 _SHORT: Final[dict[str, Callable[[Result], str]]] = {
     "attained": lambda r: f"{r.summary.attainment:.2%}",
     "dollars": lambda r: _money(r.summary),

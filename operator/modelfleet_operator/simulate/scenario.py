@@ -1,4 +1,4 @@
-"""What a simulation assumes beyond trace and manifest: cold starts, drains, interruptions."""
+"""What a simulation assumes beyond trace and manifest: starts, drains, pools, the spot market."""
 
 from __future__ import annotations
 
@@ -72,29 +72,62 @@ class ColdStart(_Part):
         }
 
     @property
+    def has_node_or_image(self) -> bool:
+        """Whether it is said what comes before the process runs."""
+        return self.node.median + self.image.median > 0
+
+    @property
     def median(self) -> float:
         """Of all phases together."""
         return sum(spread.median for spread in self.phases.values())
 
 
+class ClaimStart(_Part):
+    """The phases from a claim to its worker being ready: its process runs already."""
+
+    weights: Seconds = NOTHING
+    load: Seconds = NOTHING
+    first_token: Seconds = NOTHING
+
+
+def _as_load(value: Any) -> Any:
+    is_spread = isinstance(value, int | float) or (isinstance(value, dict) and "median" in value)
+    return {"load": value} if is_spread else value
+
+
+class Pool(_Part):
+    """Standbys of the files' WarmPools."""
+
+    claim: Annotated[ClaimStart, BeforeValidator(_as_load)] | None = None  # None: see `claiming`
+    start: Seconds | None = None  # until a new one can be claimed; None: see `standing_by`
+    price_share: float = Field(default=1.0, ge=0, le=1)  # of a worker's hour, for one of a standby
+
+
 class Burst(_Part):
-    """The provider takes many workers of one zone back at once."""
+    """The provider takes many spot workers of one zone back at once."""
 
     per_hour: float = Field(default=0.0, ge=0)  # in each zone
     share: float = Field(default=0.5, gt=0, le=1)  # of the zone's workers
+    shortage: Seconds = NOTHING  # for so long the zone has no room afterwards
+
+
+class Shortage(_Part):
+    """A zone without room for new spot nodes; what is there stays."""
+
+    per_hour: float = Field(default=0.0, ge=0)  # in each zone
+    seconds: Seconds = Spread(median=600.0)
 
 
 class Spot(_Part):
-    """Interruptions: each worker is on a spot node of one of the zones, in turn."""
+    """The market, for workers that spec.placement.spot puts there."""
 
     zones: int = Field(default=3, ge=1, le=100)
     per_hour: float = Field(default=0.0, ge=0)  # of each worker, by itself
+    fleet_per_hour: float = Field(default=0.0, ge=0)  # of one worker of all
     burst: Burst = Burst()
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any worker is ever taken back."""
-        return self.per_hour > 0 or self.burst.per_hour > 0
+    notice: float = Field(default=30.0, ge=0)  # seconds from the notice to the end; 0: none comes
+    shortage: Shortage = Shortage()
+    price_share: float = Field(default=1.0, ge=0, le=1)  # of --price, for workers without a class
 
 
 class Scenario(_Part):
@@ -103,6 +136,7 @@ class Scenario(_Part):
     cold_start: ColdStart | None = None  # None: as long as the calibration's load took
     stop_seconds: float = Field(default=1.0, ge=0)  # from Stop to the end of an idle worker
     drain_timeout: float = Field(default=60.0, ge=0)
+    pool: Pool = Pool()
     spot: Spot = Spot()
 
     @classmethod
@@ -121,3 +155,26 @@ class Scenario(_Part):
     def starting(self, load_seconds: float) -> ColdStart:
         """The phases; where none are said, the calibration's load is all of them."""
         return self.cold_start or ColdStart(load=Spread(median=load_seconds))
+
+    def claiming(self, load_seconds: float) -> ColdStart:
+        """The phases of a claimed worker.
+
+        Where none are said, those of a cold start after its process runs; and where a cold start
+        is one number, as long as the calibration's load took.
+        """
+        if self.pool.claim is not None:
+            claim = self.pool.claim
+            return ColdStart(weights=claim.weights, load=claim.load, first_token=claim.first_token)
+        start = self.starting(load_seconds)
+        if start.has_node_or_image:
+            return start.model_copy(update={"node": NOTHING, "image": NOTHING})
+        return ColdStart(load=Spread(median=min(load_seconds, start.median)))
+
+    def standing_by(self, load_seconds: float) -> ColdStart:
+        """The phases of a standby: node and image; all of a cold start that is one number."""
+        if self.pool.start is not None:
+            return ColdStart(image=self.pool.start)
+        start = self.starting(load_seconds)
+        if start.has_node_or_image:
+            return ColdStart(node=start.node, image=start.image)
+        return ColdStart(image=Spread(median=start.median))

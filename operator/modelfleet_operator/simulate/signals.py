@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..decisions.observed import GatewayReport, Signals, WorkerState, WorkerStats
 from ..decisions.scaling_memory import Counts
-from .fleet import START, SimulatedFleet
+from .fleet import SimulatedFleet
 from .gateway import Gateway
-from .worker import SimulatedWorker
+from .worker import START, SimulatedWorker
 
 GATEWAY = "gateway"
 SIMULATED = "simulated"  # every worker's model_digest

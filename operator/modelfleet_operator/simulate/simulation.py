@@ -11,8 +11,9 @@ from typing import Final
 
 from modelfleet_process.overload import OverloadPolicy
 
-from .fleet import FleetOptions, SimulatedFleet
+from .fleet import SimulatedFleet
 from .gateway import Gateway
+from .options import FleetOptions
 from .outcome import (
     DONE,
     NO_WORKER,
@@ -75,12 +76,18 @@ class Simulation:
             self._history,
             self._call_at,
             self._wake,
+            self._note_due,
         )
         self._planner = self.planner(
             self._fleet, self._gateway, self._history, scaler, self._call_at, options.seed + 1
         )
         self._left = len(trace)  # requests that did not end yet
-        self._lead = 2 * options.scenario.starting(options.calibration.load_seconds).median + 60
+        load = options.calibration.load_seconds
+        slowest = max(
+            (options.scenario.starting(load), options.scenario.standing_by(load)),
+            key=lambda start: start.median,
+        )
+        self._lead = 2 * slowest.median + 60
 
     def _wake(self, now: float) -> None:
         """A worker changed."""
@@ -90,6 +97,7 @@ class Simulation:
         """Until the last request has ended. `progress` gets the share that is done."""
         events, arrivals, count = self._events, self._arrivals, len(self._arrivals)
         last = arrivals[-1] if count else 0.0
+        self._fleet.begin(-self._lead)
         self._planner.begin(-self._lead)
         place = handled = 0
         now = -self._lead
@@ -144,16 +152,20 @@ class Simulation:
         taken = self._requests.taken
         if taken[request] != taken[request]:  # NaN: it is not one that goes on
             taken[request] = now
-        engine = worker.engine
-        engine.submit(now, request, prefill, answer)
-        if engine.next_event < worker.due:
-            worker.due = engine.next_event
+        worker.engine.submit(now, request, prefill, answer)
+        self._note_due(worker)
+
+    def _note_due(self, worker: SimulatedWorker) -> None:
+        """Its engine may have an event earlier than it had."""
+        if worker.engine.next_event < worker.due:
+            worker.due = worker.engine.next_event
             heappush(self._events, (worker.due, next(self._order), worker))
 
     def _advance(self, now: float, worker: SimulatedWorker) -> None:
         engine = worker.engine
         if engine.next_event != now:  # it was evicted
             worker.due = math.inf
+            self._note_due(worker)
             return
         first, ended = engine.advance()
         worker.due = engine.next_event
@@ -180,6 +192,8 @@ class Simulation:
                     took = now + self._overhead - requests.first[request]
                     counted.slow += took > self._tpot_target * more
                 requests.state[request] = DONE
+            if self._fleet.moving:
+                self._fleet.move_streams(now)
             if self._gateway.queue or self._gateway.resumed:
                 self._gateway.assign(now)
             self._planner.note_load(now)

@@ -56,13 +56,19 @@ class Summary:
     met_cold: int
     hours: dict[str, float]  # replica-hours by use
     cost: float | None  # money; None: no price is known
+    costs: dict[str, float]  # the same by what it was paid for; empty: no price is known
+    standby_hours: float
+    hits: int
+    misses: int
+    seconds_saved: float
     mean_replicas: float
     most_replicas: int
     actions_per_hour: float
     decided_by: dict[str, float]  # share of the time
     changes_by: dict[str, int]
     interrupted: int
-    resumed: int
+    moved: int
+    rerun: int
     plans: int
 
     @property
@@ -105,6 +111,11 @@ def summarize(trace: Trace, outcome: Outcome, slo: Slo, *, has_price: bool) -> S
         met_cold=history.met_cold,
         hours=hours,
         cost=history.cost if has_price else None,
+        costs=dict(sorted(history.costs.items())),
+        standby_hours=history.standby_hours,
+        hits=history.hits,
+        misses=history.misses,
+        seconds_saved=history.seconds_saved,
         mean_replicas=sum(hours.values()) * 3600 / span,
         most_replicas=max((sample.existing for sample in history.samples), default=0),
         actions_per_hour=history.changes * 3600 / span,
@@ -114,7 +125,8 @@ def summarize(trace: Trace, outcome: Outcome, slo: Slo, *, has_price: bool) -> S
         },
         changes_by=dict(history.reasons.most_common()),
         interrupted=history.interrupted,
-        resumed=history.resumed,
+        moved=history.moved,
+        rerun=history.rerun,
         plans=history.plans,
     )
 
@@ -147,8 +159,18 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "actionsPerHour": _number(summary.actions_per_hour),
         "decidedBy": {part: _number(share) for part, share in summary.decided_by.items()},
         "changesBy": summary.changes_by,
-        "interrupted": summary.interrupted,
-        "resumed": summary.resumed,
+        "costs": {what: _number(money) for what, money in summary.costs.items()},
+        "pool": {
+            "standbyHours": _number(summary.standby_hours),
+            "hits": summary.hits,
+            "misses": summary.misses,
+            "secondsSaved": _number(summary.seconds_saved),
+        },
+        "spot": {
+            "interruptions": summary.interrupted,
+            "streamsMoved": summary.moved,
+            "streamsRerun": summary.rerun,
+        },
     }
 
 

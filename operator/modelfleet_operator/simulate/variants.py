@@ -13,18 +13,19 @@ from ..api.accelerator_class import AcceleratorClass
 from ..api.manifests import Manifests, read_manifests
 from ..api.model_deployment import ModelDeployment
 from ..decisions.names import revision_hash
-from ..decisions.observed import Accelerator
 from ..errors import ManifestError, ScenarioError, TraceError
 from ..views import decision_view
 from .baselines import BASELINES, CLAIRVOYANT, Bounds
 from .capacity import find_capacity
 from .clairvoyant import Clairvoyant, in_flight, schedule, search
-from .fleet import START, FleetOptions
+from .files import accelerator, check_sharing, make_pools
+from .options import FleetOptions
 from .scaler import Scaler
 from .scenario import Scenario
 from .simulation import Outcome, Simulation
 from .summary import Slo, Summary, summarize
 from .trace import Trace, of_model
+from .worker import START
 
 LONG_AGO = START - 86_400.0  # when deployments were made
 USUAL_TARGET = 16  # requests of a replica that a baseline has, where nobody set one
@@ -69,9 +70,14 @@ def read_calibration(path: Path | None) -> tuple[Calibration, str]:
 
 
 def read_files(paths: Sequence[Path]) -> list[tuple[Path, Manifests]]:
-    """Each file with ModelDeployments; AcceleratorClasses count in all of them. ManifestError."""
+    """Each file with ModelDeployments and its WarmPools; AcceleratorClasses count in all of them.
+
+    ManifestError.
+    """
     read = [(path, read_manifests([path])) for path in paths]
-    only_classes = {path for path, found in read if found.classes and not found.deployments}
+    only_classes = {
+        path for path, found in read if found.classes and not found.deployments and not found.pools
+    }
     problems = [
         problem
         for path, found in read
@@ -108,11 +114,12 @@ def make_variants(
         if not deployments:
             names = ", ".join(m.full_name for m in manifests.deployments)
             raise ScenarioError(f"{path}: there is no {model}; ModelDeployments here are {names}")
+        check_sharing(manifests.pools, deployments, path)
         for manifest in deployments:
             if is_own_calibration:
                 _check_model(manifest, calibration, path)
             own = _own_requests(trace, manifest, deployments, path)
-            options = _options(manifest, manifests.classes, calibration, scenario, price, seed)
+            options = _options(manifest, manifests, path, calibration, scenario, price, seed)
             name = path.name if len(deployments) == 1 else f"{path.name} {manifest.metadata.name}"
             variants.append(Variant(name=name, trace=own, options=options))
     return variants
@@ -151,6 +158,13 @@ def run(variant: Variant, slo: Slo, scaler: Scaler | None, progress: Progress) -
     return Result(variant=variant, outcome=outcome, summary=summary)
 
 
+def without_pool_and_spot(variant: Variant) -> Variant:
+    """The same fleet on demand, which starts all of its workers."""
+    options = variant.options
+    deployment = replace(options.deployment, spot=None)
+    return replace(variant, options=replace(options, deployment=deployment, pools=()))
+
+
 def make_scaler(variant: Variant) -> Scaler | None:
     """A fresh one; None: the deployment's own policy."""
     if not variant.baseline:
@@ -182,6 +196,7 @@ def capacity(variant: Variant, slo: Slo) -> int:
 
 
 def _search(variant: Variant, slo: Slo, progress: Progress) -> Result:
+    variant = without_pool_and_spot(variant)  # it knows when to start, and nothing is taken from it
     options, trace = variant.options, variant.trace
     keeps = capacity(variant, slo)
     demand = in_flight(trace, options.calibration, keeps)
@@ -200,7 +215,8 @@ def _search(variant: Variant, slo: Slo, progress: Progress) -> Result:
 
 def _options(
     manifest: ModelDeployment,
-    classes: Sequence[AcceleratorClass],
+    manifests: Manifests,
+    path: Path,
     calibration: Calibration,
     scenario: Scenario,
     price: float | None,
@@ -213,11 +229,8 @@ def _options(
         created=LONG_AGO,
     )
     known = {
-        c.metadata.name: Accelerator(
-            generation=c.metadata.generation,
-            price=c.spec.price.on_demand if c.spec.price else None,
-        )
-        for c in classes
+        c.metadata.name: accelerator(c)
+        for c in manifests.classes
         if c.metadata.name in view.accelerators
     }
     # Classes that are in no file are those of the cluster: nothing is known of them here.
@@ -226,7 +239,7 @@ def _options(
         calibration = calibration.model_copy(
             update={"context_length": min(context, calibration.context_length)}
         )
-    return FleetOptions(
+    options = FleetOptions(
         deployment=view,
         calibration=calibration,
         scenario=scenario,
@@ -236,6 +249,7 @@ def _options(
         price=price,
         seed=seed,
     )
+    return replace(options, pools=make_pools(manifest, manifests, path, options))
 
 
 def _check_model(manifest: ModelDeployment, calibration: Calibration, path: Path) -> None:

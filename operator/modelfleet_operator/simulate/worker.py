@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from ..decisions.observed import Worker
 from .engine import Engine
+
+START: Final = 1_000_000_000.0  # Unix seconds of the trace's first request
 
 Use = Literal["serving", "idle", "cold", "draining"]
 
@@ -34,9 +36,9 @@ class SimulatedWorker:
     seen: Worker  # as the body sees it
     engine: Engine
     slots: int
-    phases: list[tuple[str, float]]  # that are still to come: name and when it begins; then ready
-    ready_at: float
-    zone: int = 0
+    phases: list[tuple[str, float]] = field(default_factory=list)
+    """Those that are still to come: name and when it begins; then it is ready."""
+    ready_at: float = math.inf
     phase: str = ""  # of loading, as its Stats say; empty: no Stats yet
     said: tuple[tuple[str, float], ...] = ()  # its phases so far, as its Stats say them
     is_ready: bool = False

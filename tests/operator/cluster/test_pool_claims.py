@@ -198,3 +198,22 @@ async def test_two_claimed_workers_that_cannot_load_close_their_pool_for_a_while
 
 def create_name(api: ApiServer, name: str) -> str:
     return next(pod for pod in api.pods() if pod.startswith(f"{name}-"))
+
+
+async def test_deployments_that_share_a_pool_count_on_their_part_of_it(
+    api: ApiServer, kubernetes: ClusterApi
+):
+    async with standby_processes(2) as processes:
+        await fill(api, kubernetes, processes)
+        for name in ("a", "b"):
+            await Cluster(api).apply(name)
+        body = a_replica(api, kubernetes)
+
+        def counted_on(name: str) -> int:
+            (offer,) = seen_by(body, name).pools
+            return offer.counted_on
+
+        assert counted_on("a") == 2, "no other has asked"
+        assert (counted_on("b"), counted_on("a")) == (1, 1)
+        body.pools.forget_deployment("default/b")
+        assert counted_on("a") == 2

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet_operator.decisions.autoscale import (
+    NOTHING_WANTED,
     SHARE,
     Load,
     ScalingPolicy,
@@ -52,6 +53,8 @@ LOADS = st.builds(
     last_active=st.floats(1e6 - 1000, 2e6),
     cold_start=st.floats(0, 600),
     affordable=st.none() | st.integers(-2, 60),
+    claim=st.floats(0, 60),
+    standbys=st.integers(0, 5),
 )
 LEARNED = st.builds(
     learned,
@@ -232,3 +235,26 @@ def test_an_idle_model_changes_nothing_that_is_kept():
     for now in range(1002, 3000, 2):
         known = known.take(float(now), counts, Fleet(1, 0, True), 8.0, Targets())
         assert known.dump() == dumped
+
+
+def test_standbys_take_the_place_of_what_is_kept_in_hand():
+    """12 requests a second and 9 in hand, 2 each: 11 workers, or 8 and 6 that stand by."""
+    known = learned(base=12.0, errors=(9.0,) * 20, busy=((1e6 - 100.0, 21.0),))
+
+    def wanted(**changes) -> tuple[int, str]:
+        decision = decide_replicas(POLICY, load(1e6, running=10, **changes), (), known)
+        return decision.replicas, decision.decided_by
+
+    assert wanted() == (11, "error of the forecast")
+    assert wanted(standbys=6, claim=5.0) == (8, "standbys")
+    assert wanted(standbys=3, claim=5.0) == (10, "standbys")
+    assert wanted(standbys=60, claim=5.0)[0] == 6  # what comes now is served by workers
+    assert wanted(standbys=6)[0] == 11  # no claim was measured yet
+    assert wanted(standbys=6, claim=40.0)[0] == 11  # hardly shorter than a start
+
+
+@given(LOADS, LEARNED)
+def test_standbys_spare_no_more_workers_than_they_are(seen: Load, known: ScalingMemory):
+    without = decide_replicas(POLICY, replace(seen, standbys=0), NOTHING_WANTED, known)
+    decision = decide_replicas(POLICY, seen, NOTHING_WANTED, known)
+    assert without.replicas - seen.standbys // 2 <= decision.replicas <= without.replicas

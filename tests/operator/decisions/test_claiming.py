@@ -189,6 +189,8 @@ def test_what_a_claim_saved_is_credited_once_and_is_no_measure_of_a_start():
     assert "ready 0.60 s after its claim, a start takes 43.0 s" in credit.reason
     assert decided.memory.wakes == memory.wakes
     assert decided.memory.cold_start_seconds == memory.cold_start_seconds
+    assert decided.memory.claim_seconds == pytest.approx(0.6)
+    assert Memory.load(decided.memory.dump()).claim_seconds == pytest.approx(0.6)
     again = plan(workers=(claimed(),), signals=ready, memory=decided.memory)
     assert not [a for a in again.actions if isinstance(a, Credit)]
 
@@ -256,3 +258,16 @@ def test_a_claim_keeps_the_capacity_that_is_asked_for(policy: Any, capacity: str
 def test_a_standby_whose_node_is_going_to_end_is_not_claimed():
     assert is_claimable(standby())
     assert not is_claimable(standby(leaves="SpotReclaim (condition PreemptionScheduled)"))
+
+
+def test_only_pools_that_the_next_start_would_claim_of_are_counted_on():
+    for there, changes, counted in (
+        ((offer(counted_on=3), offer(pool="other", counted_on=2)), {}, 5),
+        ((offer(counted_on=3), offer(pool="other", counted_on=2)), {"warm_pool": "other"}, 2),
+        ((offer(counted_on=3),), {"warm_pool": NO_POOL}, 0),
+        ((offer(counted_on=3, refusal="its worker has a token"),), {}, 0),
+        ((offer(counted_on=3, accelerator="a10"),), {}, 0),
+        ((offer(counted_on=3),), {"spot": SpotPolicy(policy="Prefer")}, 0),  # the next is on spot
+        ((offer(counted_on=3),), {"spot": SpotPolicy(policy="Never")}, 3),
+    ):
+        assert plan(*there, **changes).standbys == counted

@@ -16,14 +16,18 @@ from modelfleet_operator.decisions.pool import (
     AddStandby,
     PoolPlan,
     RemoveStandby,
+    count_on,
     decide_pool,
     standby_name,
 )
 from modelfleet_operator.decisions.pool_observed import Pool, PoolCounts, PoolObserved
 from modelfleet_operator.decisions.pool_status import PoolStatus, parse_pool, render_pool
+from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.decisions.standby import Standby
+from modelfleet_operator.decisions.startup_problem import StartupProblem
 
 TEMPLATE = "0a0a0a0a"
+UNSCHEDULABLE = StartupProblem(reason=Reason.UNSCHEDULABLE, message="no node", since=1000.0)
 
 
 def pool(**changes: Any) -> Pool:
@@ -291,3 +295,20 @@ def test_a_standby_whose_node_is_going_to_end_is_replaced():
         "its node is going to end: Cordon (spec.unschedulable)",
     )
     assert added(decided) == [2]
+
+
+def test_a_deployment_counts_on_what_stands_by_or_is_on_its_way():
+    starting = standby(1, is_up=False, address="")
+    stuck = standby(1, is_up=False, address="", problem=UNSCHEDULABLE)
+    claimed = standby(2, claimed_by="default/a", claimed_at=1998.0)
+    for there, changes, sharing, counted in (
+        ((standby(0), starting), {}, 1, 2),
+        ((standby(0), stuck), {}, 1, 1),
+        ((standby(0), starting, claimed), {"size": 3}, 1, 3),  # it is replaced in a moment
+        ((standby(0), replace(claimed, claimed_at=1900.0)), {"size": 3}, 1, 1),
+        ((standby(0), starting, claimed), {"size": 3}, 2, 1),
+        ((standby(0), starting, claimed), {"size": 2}, 1, 2),
+        ((), {}, 1, 0),
+    ):
+        seen = PoolObserved(pool=pool(**changes), standbys=there)
+        assert count_on(seen, 2000.0, sharing) == counted

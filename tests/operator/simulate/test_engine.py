@@ -162,3 +162,40 @@ def test_what_is_evicted_goes_on_with_the_tokens_that_it_had(jobs: list[Job], at
         assert answer >= 1
         assert prefill + answer == jobs[request].prefill + jobs[request].answer
     assert engine.next_event == math.inf
+
+
+@given(JOBS, st.floats(0.05, 3), st.integers(0, 6))
+def test_those_that_stay_when_some_are_evicted_end_in_their_time(
+    jobs: list[Job], at: float, most: int
+):
+    """As if those that go had ended with the step that was computed."""
+    engine = Engine(CALIBRATION, max_sequences=8, max_batch_tokens=32)
+    coming = sorted(range(len(jobs)), key=lambda n: jobs[n].at)
+    ended: set[int] = set()
+    while True:
+        if coming and jobs[coming[0]].at <= min(engine.next_event, at):
+            job = coming.pop(0)
+            engine.submit(jobs[job].at, job, jobs[job].prefill, jobs[job].answer)
+        elif engine.next_event <= at:
+            ended.update(engine.advance()[1])
+        else:
+            break
+    came = set(range(len(jobs))) - set(coming) - ended
+    gone = engine.evict(at, most)
+    assert len(gone) == min(most, len(came))
+    for request, prefill, answer in gone:
+        assert answer >= 1
+        assert prefill + answer == jobs[request].prefill + jobs[request].answer
+    now = at
+    while engine.next_event < math.inf:
+        assert engine.next_event >= now
+        now = engine.next_event
+        ended.update(engine.advance()[1])
+    assert came - {request for request, _, _ in gone} <= ended
+    assert engine.work(now).finished == len(ended)
+    answered = sum(jobs[n].answer for n in ended)
+    had = sum(jobs[n].answer - answer for n, _, answer in gone)
+    assert engine.work(now).completion_tokens == answered + had
+    rest = Job(now, 30, 5)
+    engine.submit(now, 999, rest.prefill, rest.answer)  # the cache is as empty as it should be
+    assert engine._cached <= 160

@@ -108,6 +108,69 @@ def test_draws_a_picture(simulate, folder: Path):
     assert (folder / "load.png").read_bytes().startswith(b"\x89PNG")
 
 
+POOL = """
+---
+apiVersion: modelfleet.dev/v1alpha1
+kind: WarmPool
+metadata: {name: standby}
+spec: {accelerator: small, size: 2}
+"""
+SPOT_CLASS = CLASS.replace('{onDemand: "3.60"}', '{onDemand: "3.60", spot: "1.08"}')
+SCENARIO = """
+coldStart: {node: 40, image: 15, load: 5}
+pool: {priceShare: 0.3}
+spot: {perHour: 30, notice: 30, burst: {perHour: 5, share: 1, shortage: 20}}
+"""
+
+
+def test_says_what_a_pool_saves_and_what_spot_costs(simulate, folder: Path):
+    (folder / "pool.yaml").write_text(MANIFEST + POOL)
+    (folder / "spot.yaml").write_text(
+        MANIFEST.replace("accelerators: [small]", "accelerators: [small], spot: {policy: Prefer}")
+    )
+    (folder / "classes.yaml").write_text(SPOT_CLASS)
+    (folder / "world.yaml").write_text(SCENARIO)
+    files = ("before.yaml", "pool.yaml", "spot.yaml", "classes.yaml", "--scenario=world.yaml")
+    done = simulate(*files, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    before, pool, spot = found["results"]
+    assert found["claim"] == (
+        "load 5 s; another standby takes node 40 s, image 15 s, and costs 30% of a worker"
+    )
+    assert before["costs"].keys() == {"onDemand"}
+    assert before["pool"] == {"standbyHours": 0, "hits": 0, "misses": 0, "secondsSaved": 0}
+    assert pool["pool"]["hits"] == 2
+    assert pool["pool"]["misses"] > 0
+    assert pool["costs"]["standby"] == pytest.approx(
+        0.3 * 3.6 * pool["pool"]["standbyHours"], rel=1e-3
+    )
+    assert pool["attainment"] > before["attainment"]
+    assert spot["costs"]["spot"] == pytest.approx(1.08 * spot["replicaHours"]["total"], rel=1e-3)
+    for result in found["results"]:
+        assert sum(result["costs"].values()) == pytest.approx(result["cost"], abs=1e-5)
+        assert result["outcomes"] == {"done": 300}
+    table = simulate(*files).stdout
+    for words in ("another standby takes", "claims, and misses", "pool.yaml beside before.yaml"):
+        assert words in table
+    assert "30 s notice; 30 interruptions an hour of each worker" in table
+    assert "claims" not in simulate("before.yaml").stdout
+
+
+def test_a_pool_that_nothing_is_claimed_of_says_why(simulate, folder: Path):
+    template = "  podTemplate: {metadata: {labels: {team: chat}}}\n"
+    (folder / "pool.yaml").write_text(MANIFEST + template + POOL)
+    done = simulate("pool.yaml", "classes.yaml")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "pool.yaml: WarmPool default/standby: nothing is claimed: the deployment has a "
+        "podTemplate, and a standby has none"
+    ) in done.stdout
+    budget = POOL.replace("size: 2", 'size: 2, maxHourlyCost: "4"')
+    (folder / "pool.yaml").write_text(MANIFEST + budget)
+    assert "above spec.maxHourlyCost 4: 1 are kept" in simulate("pool.yaml", "classes.yaml").stdout
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
@@ -122,6 +185,18 @@ def test_draws_a_picture(simulate, folder: Path):
          "it, line 3: arrival is 0, which is before the request above it"),
         ("coldStart: {load: -1}", ["before.yaml", "--scenario=it"], "it: coldStart.load.median"),
         ("coldStart: {load: {median: 9, p95: 3}}", ["before.yaml", "--scenario=it"], "below the m"),
+        ("pool: {claim: fast}", ["before.yaml", "--scenario=it"], "it: pool.claim: Input should"),
+        ("pool: {priceShare: 3}", ["before.yaml", "--scenario=it"], "it: pool.priceShare: Input"),
+        ("spot: {notice: -1}", ["before.yaml", "--scenario=it"], "it: spot.notice: Input"),
+        ("spot: {burst: {share: 2}}", ["before.yaml", "--scenario=it"], "it: spot.burst.share: In"),
+        (MANIFEST + POOL, ["it"],
+         "it: WarmPool default/standby is of AcceleratorClass small, which is in none of the"),
+        (MANIFEST + POOL + "---" + MANIFEST.replace("name: chat", "name: code"),
+         ["it", "classes.yaml"], "WarmPool default/standby is shared by default/chat and "
+         "default/code, and one deployment is simulated at a time: choose one with --model"),
+        (MANIFEST + "  coldStart: {warmPool: gpus}\n" + POOL, ["it", "classes.yaml"],
+         "spec.coldStart.warmPool of default/chat is gpus, and there is no such WarmPool"),
+        (POOL + "---" + CLASS, ["before.yaml", "it"], "found AcceleratorClass, WarmPool only"),
         ("", ["before.yaml", "--model=other"], "there is no other; ModelDeployments here are"),
         ("", ["before.yaml", "--from=1h"], "there are no requests from 3600 s on"),
         ("", ["before.yaml", "--baseline=best"], "expected one of all, hpa-utilization"),
@@ -138,5 +213,5 @@ def test_bad_input_is_one_sentence(
 
 
 def test_a_wrong_option_is_a_usage_error(simulate):
-    for flag in ("--from=soon", "--tpot=fast", "--ttft=-1", "--load=0"):
+    for flag in ("--from=soon", "--tpot=fast", "--ttft=-1", "--load=0", "--claim=soon"):
         assert simulate("before.yaml", flag).returncode == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -12,20 +14,37 @@ from hypothesis import strategies as st
 
 from modelfleet_gateway.operator_link import link
 from modelfleet_operator.decisions.autoscale import ScalingPolicy
+from modelfleet_operator.decisions.capacity import SpotPolicy
 from modelfleet_operator.decisions.cold_start import expected_cold_start
-from modelfleet_operator.decisions.observed import Deployment
+from modelfleet_operator.decisions.observed import Accelerator, Deployment
+from modelfleet_operator.decisions.placement import count_mix
 from modelfleet_operator.decisions.plan import make_plan
+from modelfleet_operator.decisions.pool import REFILL_PAUSE
+from modelfleet_operator.decisions.pool_observed import Pool
 from modelfleet_operator.decisions.worker_speed import Targets
 from modelfleet_operator.simulate import planner
 from modelfleet_operator.simulate.baselines import BASELINES, Bounds
-from modelfleet_operator.simulate.fleet import START, FleetOptions
+from modelfleet_operator.simulate.market import SpotMarket
+from modelfleet_operator.simulate.options import FleetOptions
 from modelfleet_operator.simulate.outcome import DONE, NO_WORKER, OUTCOMES, PENDING, TIMED_OUT
 from modelfleet_operator.simulate.planner import Planner
-from modelfleet_operator.simulate.scenario import Burst, ColdStart, Scenario, Spot, Spread
+from modelfleet_operator.simulate.pool import PoolOptions
+from modelfleet_operator.simulate.scenario import (
+    Burst,
+    ColdStart,
+    Scenario,
+    Shortage,
+    Spot,
+    Spread,
+)
+from modelfleet_operator.simulate.scenario import (
+    Pool as PoolScenario,
+)
 from modelfleet_operator.simulate.signals import signals
 from modelfleet_operator.simulate.simulation import Simulation
 from modelfleet_operator.simulate.summary import Slo, area_bound, summarize
 from modelfleet_operator.simulate.trace import Trace
+from modelfleet_operator.simulate.worker import START
 from modelfleet_process.calibration import Calibration
 
 CALIBRATION = Calibration(
@@ -64,6 +83,8 @@ def fleet(**changes) -> FleetOptions:
         max_queue=changes.pop("max_queue", 1000),
         hold_timeout=changes.pop("hold_timeout", 600.0),
         overload_target=changes.pop("overload_target", 0.0),
+        spot=changes.pop("spot_policy", None),
+        warm_pool=changes.pop("warm_pool", ""),
     )
     start = changes.pop("start", 5.0)
     defaults = {
@@ -73,6 +94,21 @@ def fleet(**changes) -> FleetOptions:
         "max_batch_tokens": 256,
     }
     return FleetOptions(deployment=deployment, **(defaults | changes))
+
+
+def pool(size: int = 2, start: float = 4.0, budget: Decimal | None = None) -> PoolOptions:
+    return PoolOptions(
+        pool=Pool(
+            namespace="default",
+            name="pool",
+            template="t",
+            size=size,
+            max_hourly_cost=budget,
+        ),
+        start=ColdStart(image=Spread(median=start)),
+        price=1.0,
+        accelerators={"": Accelerator(price=Decimal(1))},
+    )
 
 
 REQUESTS = st.lists(
@@ -102,8 +138,37 @@ FLEETS = st.builds(
             load=st.just(Spread(median=3)),
         ),
         drain_timeout=st.sampled_from([0.0, 2.0, 60.0]),
-        spot=st.sampled_from(
-            [Spot(), Spot(per_hour=60, zones=2, burst=Burst(per_hour=20, share=0.7))]
+        spot=st.builds(
+            Spot,
+            zones=st.integers(1, 3),
+            per_hour=st.sampled_from([0.0, 60.0]),
+            fleet_per_hour=st.sampled_from([0.0, 60.0]),
+            burst=st.sampled_from([Burst(), Burst(per_hour=20, share=0.7, shortage=60)]),
+            notice=st.sampled_from([0.0, 5.0, 30.0]),
+            shortage=st.sampled_from([Shortage(), Shortage(per_hour=60, seconds=40)]),
+        ),
+    ),
+    spot_policy=st.one_of(
+        st.none(),
+        st.builds(
+            SpotPolicy,
+            policy=st.just("Prefer"),
+            on_demand_base=st.integers(0, 2),
+            max_share=st.sampled_from([50, 100]),
+        ),
+        st.builds(
+            SpotPolicy,
+            policy=st.sampled_from(["Never", "Only"]),
+            on_demand_base=st.integers(0, 2),
+        ),
+    ),
+    pools=st.one_of(
+        st.just(()),
+        st.builds(
+            lambda size, start, budget: (pool(size, start, budget),),
+            st.integers(0, 3),
+            st.sampled_from([0.0, 4.0, 30.0]),
+            st.sampled_from([None, Decimal(2)]),
         ),
     ),
     seed=st.integers(0, 3),
@@ -178,7 +243,7 @@ def test_a_steady_plan_is_the_plan_that_make_plan_makes(each, options: FleetOpti
         def _decide_steady(self, now: float) -> bool:
             memory = self._steady.into(self._memory) if self._steady else self._memory
             whole = make_plan(
-                self._fleet.observe(),
+                self._fleet.observe(now),
                 signals(self._fleet, self._gateway, now),
                 now + START,
                 memory,
@@ -278,18 +343,133 @@ def test_a_request_waits_no_longer_than_hold_timeout():
     assert summary.oldest_wait == 20.0
 
 
-def test_an_interrupted_worker_is_replaced_and_its_streams_go_on():
-    spot = Spot(per_hour=200, zones=2)
-    options = fleet(
-        scenario=Scenario(cold_start=ColdStart(load=Spread(median=3)), spot=spot),
+def steady_load(count: int = 100) -> Trace:
+    return requests(*((n * 2.0, 50, 200) for n in range(count)))
+
+
+def on_spot(**market) -> FleetOptions:
+    start = ColdStart(load=Spread(median=3))
+    return fleet(
+        scenario=Scenario(cold_start=start, spot=Spot(zones=2, **market)),
         scaling={"min_replicas": 2},
+        spot_policy=SpotPolicy(policy="Prefer"),
     )
-    trace = requests(*((n * 2.0, 50, 60) for n in range(100)))
-    outcome = Simulation(trace, options).run()
-    assert outcome.history.interrupted > 3
-    assert outcome.history.resumed > 0
-    # Interruptions count as failures: after three in a row the plan says that none will come.
+
+
+def test_after_a_notice_streams_move_and_none_is_late():
+    outcome = Simulation(steady_load(300), on_spot(per_hour=60, notice=30)).run()
+    history = outcome.history
+    assert history.interrupted >= 3
+    assert history.moved > 0
+    assert history.rerun == 0
+    assert set(outcome.requests.state) == {DONE}
+
+
+def test_without_a_notice_streams_begin_anew_elsewhere_and_none_is_lost():
+    outcome = Simulation(steady_load(), on_spot(per_hour=60, notice=0)).run()
+    assert outcome.history.rerun > 0
+    # A worker that is gone without a word has failed: after three in a row none is said to come.
     assert set(outcome.requests.state) <= {DONE, NO_WORKER}
+
+
+def test_workers_on_demand_are_not_taken_back():
+    options = on_spot(per_hour=500, burst=Burst(per_hour=100))
+    for policy in (None, SpotPolicy(policy="Never")):
+        deployment = replace(options.deployment, spot=policy)
+        outcome = Simulation(steady_load(), replace(options, deployment=deployment)).run()
+        assert outcome.history.interrupted == 0
+
+
+def test_a_market_without_room_sends_workers_on_demand_and_back_again():
+    class Market(Simulation):
+        def _call_at(self, at, what):
+            def then(now: float) -> None:
+                what(now)
+                held = [w for w in self._fleet.workers.values() if w.seen.placed_at is not None]
+                self.seen.append((now, Counter(w.seen.capacity for w in held)))
+
+            super()._call_at(at, then)
+
+        def __init__(self, *arguments) -> None:
+            self.seen: list[tuple[float, Counter[str]]] = []
+            super().__init__(*arguments)
+
+    options = on_spot(shortage=Shortage(per_hour=20, seconds=300), notice=30, per_hour=10)
+    simulated = Market(steady_load(2000), replace(options, price=1.0))
+    history = simulated.run().history
+    assert {*history.costs} == {"spot", "onDemand"}
+    was_on_demand = next(at for at, held in simulated.seen if held["OnDemand"])
+    assert any(at > was_on_demand and held == {"Spot": 2} for at, held in simulated.seen)
+
+
+def test_a_claim_is_a_short_start_and_the_pool_fills_up_again():
+    start = ColdStart(node=Spread(median=30), image=Spread(median=25), load=Spread(median=5))
+    options = fleet(scenario=Scenario(cold_start=start, pool=PoolScenario(price_share=0.3)))
+    standbys = replace(pool(2), start=options.scenario.standing_by(0.0), price=0.3)
+    trace = requests((0, 10, 5), (200, 10, 5), (400, 10, 5))
+    without = Simulation(trace, options).run()
+    outcome = Simulation(trace, replace(options, pools=(standbys,), price=1.0)).run()
+    assert without.requests.first[1] - 200 == pytest.approx(60.05, abs=0.1)
+    history = outcome.history
+    assert outcome.requests.first[1] - 200 == pytest.approx(5.05, abs=0.1)
+    assert (history.hits, history.misses) == (3, 0)
+    # Two stand by at all times, but while a new one waits for its node.
+    held = 2 * history.ended - 2 * (30 + REFILL_PAUSE) - (history.ended - 400)
+    assert history.standby_hours == pytest.approx(held / 3600, rel=0.01)
+    assert history.costs["standby"] == pytest.approx(0.3 * history.standby_hours)
+    assert history.costs["onDemand"] == pytest.approx(history.bill.total / 3600)
+
+
+def test_a_start_that_finds_the_pool_empty_is_a_miss():
+    options = replace(fleet(start=20.0), pools=(pool(1, start=20.0),))
+    burst = requests(*((200.0, 100, 60) for _ in range(30)))
+    history = Simulation(burst, options).run().history
+    assert history.hits == 1
+    assert history.misses == history.created > 0
+
+
+@given(REQUESTS, FLEETS)
+@settings(max_examples=40, deadline=None)
+def test_spot_policy_and_pool_budget_are_kept_at_every_moment(each, options: FleetOptions):
+    """Of those that serve the base is on demand, and what is started keeps to the share."""
+
+    class Checked(Simulation):
+        def _call_at(self, at, what):
+            def then(now: float) -> None:
+                what(now)
+                self.check()
+
+            super()._call_at(at, then)
+
+        def check(self) -> None:
+            policy, workers = options.deployment.spot, self._fleet.workers.values()
+            mix = count_mix([w.seen for w in workers])
+            if policy is not None:
+                total = mix.spot + mix.on_demand
+                assert mix.spot <= policy.most_spot(max(total, self._planner._memory.target or 0))
+                assert policy.policy != "Only" or mix.on_demand <= policy.on_demand_base
+            for there in self._fleet.pools:
+                settings_ = there._options.pool
+                most = settings_.max_hourly_cost
+                assert there.paid <= (settings_.size if most is None else min(most, settings_.size))
+            claimed = [w.seen.uid for w in workers if w.seen.claimed_from]
+            assert len(claimed) == len(set(claimed))
+
+    Checked(requests(*each), options).run()
+
+
+def test_one_market_is_the_same_for_all_fleets():
+    spot = Spot(burst=Burst(per_hour=5, share=1.0, shortage=60), shortage=Shortage(per_hour=3))
+
+    def bursts(workers: int) -> list[float]:
+        market, found = SpotMarket(spot, 3), []
+        for _ in range(20):
+            found.append(market.next_reclaim)
+            zone = market.choose_zone(market.next_reclaim, ())
+            market.reclaim([(str(n), zone) for n in range(workers)])
+        return found
+
+    assert bursts(0) == bursts(50)
 
 
 def test_signals_come_as_often_as_a_gateway_sends_them():
