@@ -215,5 +215,5 @@ async def test_deployments_that_share_a_pool_count_on_their_part_of_it(
 
         assert counted_on("a") == 2, "no other has asked"
         assert (counted_on("b"), counted_on("a")) == (1, 1)
-        body.pools.forget_deployment("default/b")
+        body.pools.claims.forget_deployment("default/b")
         assert counted_on("a") == 2
