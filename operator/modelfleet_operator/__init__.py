@@ -18,7 +18,8 @@ The rooms, in the order in which a queue signal passes them on its way to a pod
   is.
 - `cluster` and `local`: the two bodies. They observe what there is and carry actions out, on
   Kubernetes (`cache` of kopf's `handlers` with `overlay`, `body` with `pods` and `api`,
-  `status_writer`; `run`, `lease` and `sweep` around it) and as processes of one machine
+  `status_writer`; `pools` with `pool_cache` and `standby_claims`; `run`, `lease` and `sweep` around
+  it) and as processes of one machine
   (`body` with `deployments` and `processes`; `up` around it, `watching` for edits of its files).
 - `simulate`: the third body, on a simulated clock and fleet: what a file would cost on a trace.
 - `client`: the other side of a gateway, for `modelfleet chat` and `models`.

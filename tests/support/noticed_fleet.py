@@ -22,9 +22,10 @@ from modelfleet_operator.api.manifests import load_manifests
 from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.observed import Worker
 from modelfleet_operator.fleet.service import FleetService, serve
-from modelfleet_operator.local.body import LocalBody, WorkerOptions
+from modelfleet_operator.local.body import LocalBody
 from modelfleet_operator.local.deployments import LocalDeployments
 from modelfleet_operator.local.state import StateDirectory
+from modelfleet_operator.local.worker_process import WorkerOptions
 from modelfleet_operator.reconciler import Reconcilers
 
 

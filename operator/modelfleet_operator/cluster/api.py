@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from http import HTTPStatus
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from kubernetes.aio import client
 
-from ..api import accelerator_class, warm_pool
-from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL
 from ..decisions.observed import Worker
 from ..decisions.standby import Standby
 from ..errors import PassingError, RejectedError
 from .observing import Object, owned_by
-from .requests import APPLY, MERGE, TIMEOUT, answer, send, status_of, translated
+from .requests import APPLY, MERGE, send, status_of, translated
 
 MANAGED = {"fieldManager": "modelfleet"}
 # Seconds that a pod gets to end on which nothing runs. A worker whose Python is not up yet cannot
 # hear SIGTERM: it is its container's first process, so the kernel drops a signal without a handler.
 IDLE_GRACE = 10
 INSTANCE = socket.gethostname()  # where Events come from
-RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL, warm_pool.PLURAL})
 
 
 class ClusterApi:
@@ -35,37 +31,6 @@ class ClusterApi:
 
     def __init__(self, api_client: client.ApiClient) -> None:
         self._client = api_client
-        self._pods = client.CoreV1Api(api_client)
-        self._objects = client.CustomObjectsApi(api_client)
-        self._policy = client.PolicyV1Api(api_client)
-
-    async def missing_resources(self) -> frozenset[str]:
-        """What the API server does not serve of our group: a CRD is not installed (yet)."""
-        with translated(f"asking for the resources of {API_VERSION}"):
-            try:
-                told = await self._objects.get_api_resources(
-                    GROUP, VERSION, _request_timeout=TIMEOUT
-                )
-            except client.ApiException as error:
-                if error.status != HTTPStatus.NOT_FOUND:
-                    raise
-                return RESOURCES
-        return RESOURCES - {resource.name for resource in told.resources}
-
-    async def has_deployments(self, namespaces: Iterable[str]) -> bool:
-        """Whether there is any ModelDeployment in these namespaces; empty: in all."""
-        with translated(f"listing {PLURAL}.{GROUP}"):
-            lists: list[Any] = [
-                await self._objects.list_namespaced_custom_object(
-                    GROUP, VERSION, namespace, PLURAL, limit=1, _request_timeout=TIMEOUT
-                )
-                for namespace in namespaces
-            ] or [
-                await self._objects.list_cluster_custom_object(
-                    GROUP, VERSION, PLURAL, limit=1, _request_timeout=TIMEOUT
-                )
-            ]
-        return any(found["items"] for found in lists)
 
     async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> tuple[Object, bool]:
         """The pod, and whether it is new. That it was there already is success, if it is ours."""
@@ -137,29 +102,6 @@ class ClusterApi:
         patch = {"metadata": {"uid": uid}, "spec": budget["spec"]}
         with translated(f"changing poddisruptionbudget {namespace}/{name}"), _gone_is_success():
             await self._send("PATCH", f"{_budgets(namespace)}/{name}", patch, MANAGED, MERGE)
-
-    async def may_watch_nodes(self) -> bool:
-        """Whether the operator has the right; what may be listed may be watched by our roles."""
-        return await self._may("nodes", self._pods.list_node_without_preload_content)
-
-    async def may_watch_budgets(self, namespaces: Iterable[str]) -> bool:
-        """The same for PodDisruptionBudgets in these namespaces; empty: in all."""
-        policy = self._policy
-        lists = [
-            functools.partial(
-                policy.list_namespaced_pod_disruption_budget_without_preload_content, namespace
-            )
-            for namespace in namespaces
-        ] or [policy.list_pod_disruption_budget_for_all_namespaces_without_preload_content]
-        return all([await self._may("poddisruptionbudgets", list_) for list_ in lists])
-
-    async def _may(self, plural: str, list_: Callable[..., Awaitable[Any]]) -> bool:
-        try:
-            with translated(f"listing {plural}"):
-                await answer(list_(limit=1, _request_timeout=TIMEOUT))
-        except RejectedError:
-            return False
-        return True
 
     async def annotate_pod(self, worker: Worker, annotations: dict[str, str | None]) -> bool:
         """As `label_pod`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -23,10 +23,9 @@ from ..decisions.actions import (
     Unroute,
 )
 from ..decisions.memory import Memory
-from ..decisions.observed import Deployment, Observed, Worker
+from ..decisions.observed import Observed, Worker
 from ..decisions.placement import place_name
 from ..decisions.pool_observed import PoolCounts
-from ..decisions.startup_problem import Refusal, refusal_reason
 from ..decisions.status import Status
 from ..errors import PassingError, RejectedError
 from ..worker_client import load_model
@@ -39,22 +38,16 @@ from .disruption import DisruptionBudgets, KnownBudget
 from .environment import plain_values, without_values
 from .history import History
 from .known import Known
-from .known_pod import KnownPod, is_pool, pool_of_key, read_pod
+from .known_pod import KnownPod, is_pool, read_pod
 from .labels import LabelKeeper
 from .nodes import KnownNode
 from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
-from .pools import REFUSAL_STANDS, ClusterPools
+from .pools import ClusterPools
+from .refusals import Refusals
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    uid: str
-    generation: int
-    refusal: Refusal
 
 
 class ClusterBody:
@@ -82,7 +75,7 @@ class ClusterBody:
         self.history = History(api, settings, clock, self._statuses.post_event)
         self.budgets = DisruptionBudgets(api, clock, self._statuses.post_event)
         self._labels = LabelKeeper(api, self._statuses.post_event)
-        self._refused: dict[str, _Refused] = {}
+        self._refusals = Refusals(clock)
 
     def attach(
         self,
@@ -111,10 +104,8 @@ class ClusterBody:
     def pod_gone(self, keys: Collection[str], uid: str) -> None:
         """The watch said that a pod of these deployments and pools was deleted."""
         for key in keys:
-            if is_pool(key):
-                self.pools.cache.gone(pool_of_key(key), uid)
-            else:
-                self.cache.pod_gone(key, uid)
+            cache = self.pools.cache if is_pool(key) else self.cache
+            cache.pod_gone(key, uid)
 
     def keys(self) -> Collection[str]:
         """`namespace/name` of every deployment that is not being deleted."""
@@ -125,7 +116,7 @@ class ClusterBody:
         known = self.cache.known(key)
         if known is None:
             self._statuses.forget(key)
-            self._refused.pop(key, None)
+            self._refusals.forget(key)
             self.cache.created.forget(key)
             self._labels.forget(key)
             self.history.forget_all(key)
@@ -135,7 +126,7 @@ class ClusterBody:
         workers = self.cache.workers(key, known.uid)
         deployment = known.deployment(len(workers))
         return Observed(
-            deployment=replace(deployment, refusal=self._refusal(key, deployment)),
+            deployment=replace(deployment, refusal=self._refusals.of(deployment)),
             workers=workers,
             owners=self.cache.owners(known),
             history=tuple(past.seen() for past in self.history.of(key, known)),
@@ -167,7 +158,7 @@ class ClusterBody:
             done = await self._act(action, known, key)
         except RejectedError as error:
             if isinstance(action, Create | Claim):
-                self._note_refusal(seen.deployment, str(error))
+                self._refusals.note(seen.deployment, str(error))
             # Reconciled again soon; a refusal is a condition then.
             raise PassingError(str(error)) from error
         if done:
@@ -231,7 +222,7 @@ class ClusterBody:
             made, is_new = await self._api.create_pod(pod, known.uid)
         except RejectedError as error:
             raise RejectedError(without_values(str(error), plain_values(pod["spec"]))) from error
-        self._refused.pop(key, None)
+        self._refusals.forget(key)
         self.cache.created.put(key, made["metadata"]["uid"], read_pod(made), self._clock())
         if not is_new:
             return ""
@@ -294,24 +285,6 @@ class ClusterBody:
         note = f"stopped {worker.name}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerStopped", note)
         return "worker stopped"
-
-    def _note_refusal(self, deployment: Deployment, message: str) -> None:
-        refusal = Refusal(
-            reason=refusal_reason(message),
-            message=message,
-            retry_at=self._clock() + REFUSAL_STANDS,
-        )
-        self._refused[deployment.key] = _Refused(deployment.uid, deployment.generation, refusal)
-
-    def _refusal(self, key: str, deployment: Deployment) -> Refusal | None:
-        """Why the API server took no pod; it stands until it takes one, or the object changes."""
-        refused = self._refused.get(key)
-        if refused is None:
-            return None
-        if (refused.uid, refused.generation) != (deployment.uid, deployment.generation):
-            del self._refused[key]
-            return None
-        return refused.refusal
 
 
 def _subject(action: Action) -> dict[str, str]:

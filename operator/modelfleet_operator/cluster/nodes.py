@@ -23,6 +23,11 @@ class KnownNode:
     zone: str
     notice: Notice | None
 
+    @property
+    def says_nothing(self) -> bool:
+        """Of what workers and standbys are told of their node."""
+        return not self.capacity and not self.zone and self.notice is None
+
 
 def read_node(body: Mapping[str, Any], now: float) -> KnownNode:
     """Reads it for the index. `now`: only to say which of several notices ends first."""
@@ -38,7 +43,7 @@ def read_node(body: Mapping[str, Any], now: float) -> KnownNode:
 
 def on_node(worker: Worker, node: KnownNode | None, now: float) -> Worker:
     """The worker with what its node says; its own pod may say more."""
-    if node is None:
+    if node is None or node.says_nothing:
         return worker
     return replace(
         worker,
@@ -51,7 +56,7 @@ def on_node(worker: Worker, node: KnownNode | None, now: float) -> Worker:
 
 def of_node(standby: Standby, node: KnownNode | None) -> Standby:
     """The standby with what its node says."""
-    if node is None:
+    if node is None or node.says_nothing:
         return standby
     leaves = f"{node.notice.kind} ({node.notice.source})" if node.notice else ""
     return replace(standby, capacity=node.capacity, leaves=leaves)

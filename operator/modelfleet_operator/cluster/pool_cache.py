@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from ..decisions.standby import Standby
 from .cache import ClusterCache
-from .known_pod import KnownPod, is_pool, pool_key
+from .known_pod import KnownPod, is_pool, pool_key, pool_of_key
 from .nodes import of_node
 from .overlay import ObjectOverlay
 from .pods import PodSettings
@@ -92,9 +92,9 @@ class PoolCache:
         """The standby as it is since our own write, which the watch may not show yet."""
         self._writes.put(standby.pool, standby.uid, standby, self._clock())
 
-    def gone(self, key: str, uid: str) -> None:
-        """The watch said that a pod of this pool was deleted."""
-        self._writes.gone(key, uid)
+    def pod_gone(self, key: str, uid: str) -> None:
+        """The watch said that a pod was deleted; `key` is the index's, with `pool_key`."""
+        self._writes.gone(pool_of_key(key), uid)
 
     def forget(self, key: str) -> None:
         """The pool is gone."""

@@ -19,13 +19,12 @@ from .accelerators import placed
 from .api import IDLE_GRACE, ClusterApi
 from .applied_status import AppliedStatuses, EventKind
 from .cache import ClusterCache
-from .claims import StandbyClaims
 from .pods import PodSettings
 from .pool_cache import PoolCache
 from .pool_pods import MadePool, standby_pod
+from .refusals import REFUSAL_STANDS
+from .standby_claims import StandbyClaims
 from .standbys import read_standby
-
-REFUSAL_STANDS = 20.0  # seconds until a pod that the API server refused is tried again
 
 log = structlog.get_logger()
 

@@ -26,6 +26,7 @@ from ..reconciler import Reconcilers
 from .api import ClusterApi
 from .body import ClusterBody
 from .connection import Client, load_configuration
+from .discovery import Discovery
 from .environment import DiscreetGateways
 from .garbage import collect_rarely
 from .handlers import registry
@@ -83,8 +84,10 @@ async def operate(
     async with contextlib.AsyncExitStack() as stack:
         connect = _Connections(configuration, metrics, stack)
         api_client = await connect(fence.check)
-        api = ClusterApi(api_client)
-        body = ClusterBody(api, options.pods, time.time, options.endpoint, fence.check)
+        discovery = Discovery(api_client)
+        body = ClusterBody(
+            ClusterApi(api_client), options.pods, time.time, options.endpoint, fence.check
+        )
         fleet = FleetService(
             time.time,
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
@@ -105,8 +108,8 @@ async def operate(
         # The Lease has a connection of its own: nothing queues before a renewal.
         lease_client = await connect(lambda: None)
         ready, kopf_stop = asyncio.Event(), asyncio.Event()
-        await _crds_are_installed(api)
-        handlers = await _permitted_handlers(api, options)
+        await _crds_are_installed(discovery)
+        handlers = await _permitted_handlers(discovery, options)
         watching = asyncio.create_task(_watch(options, memo, handlers, ready, kopf_stop))
         try:
             await _first_of(ready.wait(), watching)
@@ -125,7 +128,7 @@ async def operate(
                 )
                 sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
-                work = _work(api, options, memo, fleet, elector, sweeper, is_warm)
+                work = _work(discovery, options, memo, fleet, elector, sweeper, is_warm)
                 await _first_of(stop.wait(), watching, work, collect_rarely())
         finally:
             # Last, because kopf ends by cancelling every task that was started after it.
@@ -146,12 +149,14 @@ class _Connections:
         return await self._stack.enter_async_context(made)
 
 
-async def _permitted_handlers(api: ClusterApi, options: OperatorOptions) -> kopf.OperatorRegistry:
+async def _permitted_handlers(
+    discovery: Discovery, options: OperatorOptions
+) -> kopf.OperatorRegistry:
     """The handlers of what this operator has the right to watch; asked until it is known."""
     while True:
         try:
-            nodes = await api.may_watch_nodes()
-            budgets = options.pods.disruption_budgets and await api.may_watch_budgets(
+            nodes = await discovery.may_watch_nodes()
+            budgets = options.pods.disruption_budgets and await discovery.may_watch_budgets(
                 options.namespaces
             )
         except ModelfleetError as error:
@@ -192,7 +197,7 @@ async def _watch(
 
 
 async def _work(
-    api: ClusterApi,
+    discovery: Discovery,
     options: OperatorOptions,
     memo: OperatorMemo,
     fleet: FleetService,
@@ -201,7 +206,7 @@ async def _work(
     is_warm: asyncio.Event,
 ) -> None:
     """Stands by with all that it needs to know, then decides for the cluster."""
-    await _indices_are_complete(api, options.namespaces, memo.first_event)
+    await _indices_are_complete(discovery, options.namespaces, memo.first_event)
     is_warm.set()
     term = await elector.acquire()
     memo.reconcilers.inherit_names(elector.inherited)
@@ -220,12 +225,12 @@ async def _lead(term: int, memo: OperatorMemo, fleet: FleetService, sweeper: Swe
     await _first_of(memo.reconcilers.run(), memo.keeper.run(), sweeper.run())
 
 
-async def _crds_are_installed(api: ClusterApi) -> None:
+async def _crds_are_installed(discovery: Discovery) -> None:
     """Waits for the CRDs: kopf watches only what is served when it starts."""
     told: frozenset[str] = frozenset()
     while True:
         try:
-            missing = await api.missing_resources()
+            missing = await discovery.missing_resources()
         except ModelfleetError as error:
             log.warning("cannot ask for the CRDs yet", error=str(error))
         else:
@@ -241,7 +246,7 @@ async def _crds_are_installed(api: ClusterApi) -> None:
 
 
 async def _indices_are_complete(
-    api: ClusterApi, namespaces: Iterable[str], first_event: asyncio.Event
+    discovery: Discovery, namespaces: Iterable[str], first_event: asyncio.Event
 ) -> None:
     """Acting on half an index would create pods that exist already under other ordinals.
 
@@ -250,7 +255,7 @@ async def _indices_are_complete(
     """
     while not first_event.is_set():
         try:
-            if not await api.has_deployments(namespaces):
+            if not await discovery.has_deployments(namespaces):
                 return
         except ModelfleetError as error:
             log.warning("cannot list ModelDeployments yet", error=str(error))

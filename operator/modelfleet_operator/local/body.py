@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import structlog
 
@@ -43,30 +42,11 @@ from .pod_template import environment, logins
 from .pools import LocalPools
 from .processes import Child
 from .state import StateDirectory
+from .worker_process import WorkerOptions, WorkerProcess, new_worker, worker_command
 
 PULL_SECRETS_VARIABLE = "MODELFLEET_PULL_SECRETS"  # a folder with docker configs
 
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """What `modelfleet up` says about all workers."""
-
-    drain_timeout: float = 30.0
-    log_flags: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()  # such as --device; deployments have them in their revision
-    environment: Mapping[str, str] = field(default_factory=dict)  # a podTemplate's own wins
-
-
-@dataclass(slots=True)
-class _Process:
-    worker: Worker
-    key: str
-    child: Child
-    watching: asyncio.Task[None] | None = field(default=None)
-    ending: asyncio.Task[int] | None = field(default=None)
 
 
 class LocalBody:
@@ -87,12 +67,11 @@ class LocalBody:
         self._wake = wake
         self._show = show
         self._started = itertools.count(1)
-        self._processes: dict[str, _Process] = {}  # by the worker's id
+        self._processes: dict[str, WorkerProcess] = {}  # by the worker's id
         self._written: dict[str, object] = {}
         self._learned = LearnedTimes(state.learned)
         self.endpoint = ""  # URL of the gateway, once it is ready
-        drain = ("--drain-timeout", f"{options.drain_timeout:g}")
-        flags = (*drain, *options.log_flags, *options.flags)
+        flags = (*options.common_flags, *options.flags)
         self.pools = LocalPools(deployments, state, flags, options.environment, show)
 
     def keys(self) -> Collection[str]:
@@ -151,7 +130,7 @@ class LocalBody:
                 pass  # nothing here ends workers but this process
 
     async def _act_on(
-        self, process: _Process, action: Load | Unroute | Reroute | Stop | Remove
+        self, process: WorkerProcess, action: Load | Unroute | Reroute | Stop | Remove
     ) -> None:
         match action:
             case Load():
@@ -205,50 +184,42 @@ class LocalBody:
         for process in self._processes.values():
             process.child.send(signal.SIGKILL)
 
-    def _stop(self, process: _Process) -> None:
+    def _stop(self, process: WorkerProcess) -> None:
         if process.ending is None:  # a second SIGTERM would cut its drain short
             process.worker = replace(process.worker, stopping=True)
             ending = process.child.end(self._options.drain_timeout)
             process.ending = asyncio.create_task(ending)
 
-    def _find(self, worker: Worker) -> _Process | None:
+    def _find(self, worker: Worker) -> WorkerProcess | None:
         process = self._processes.get(worker.id)
         return process if process is not None and process.worker.uid == worker.uid else None
 
     async def _create(self, action: Create, deployment: Deployment) -> None:
         template = self._deployments.template(deployment.key, action.revision)
-        now = time.time()
-        worker = Worker(
+        worker = new_worker(
+            action,
             namespace=deployment.namespace,
             name=action.name,
             uid=str(next(self._started)),
-            revision=action.revision,
-            ordinal=action.ordinal,
-            created=now,
-            placed_at=now,
-            started_at=now,
         )
         if template is None or worker.id in self._processes:
             return
-        command = [
-            *(sys.executable, "-P", "-m", "modelfleet_worker", "--listen", "127.0.0.1:0"),
-            *("--worker-id", worker.id, "--drain-timeout", f"{self._options.drain_timeout:g}"),
-            *self._options.log_flags,
-            *template.flags,
-        ]
         child = await Child.start(
-            command,
+            worker_command(worker.id, *self._options.common_flags, *template.flags),
             address_file=self._state.run / f"{worker.namespace}.{worker.name}",
             log_file=self._state.logs / f"{worker.namespace}.{worker.name}.log",
             environment={**self._options.environment, **self._environment(template.manifest)},
             show=lambda line: self._show(worker.name, line),
         )
-        process = _Process(worker=worker, key=deployment.key, child=child)
-        self._processes[worker.id] = process
-        process.watching = asyncio.create_task(self._watch(process))
-
+        self._add(worker, deployment.key, child)
         if action.missed:
             self.pools.ledger.add(action.missed, PoolCounts(misses=1))
+
+    def _add(self, worker: Worker, key: str, child: Child) -> WorkerProcess:
+        process = WorkerProcess(worker=worker, key=key, child=child)
+        self._processes[worker.id] = process
+        process.watching = asyncio.create_task(self._watch(process))
+        return process
 
     async def _claim(self, action: Claim, deployment: Deployment) -> None:
         """A worker is started where no standby is left, or the one that was got cannot be used."""
@@ -256,30 +227,23 @@ class LocalBody:
         taken = self.pools.claim(action, deployment.key)
         if taken is not None:
             standby, child = taken
-            now = time.time()
-            worker = Worker(
+            worker = new_worker(
+                create,
                 namespace=standby.namespace,
                 name=standby.name,
                 uid=standby.uid,
-                revision=create.revision,
-                ordinal=create.ordinal,
-                created=now,
-                placed_at=now,
-                started_at=now,
                 address=standby.address,
                 claimed_from=standby.pool,
             )
             child.log_into(self._state.logs / f"{worker.namespace}.{create.name}.log")
-            process = _Process(worker=worker, key=deployment.key, child=child)
-            self._processes[worker.id] = process
-            process.watching = asyncio.create_task(self._watch(process))
+            process = self._add(worker, deployment.key, child)
             log.info("standby claimed", model=deployment.key, worker=worker.name)
             if await self._load(process):
                 self._wake(deployment.key)
                 return
         await self._create(create, deployment)
 
-    async def _load(self, process: _Process) -> bool:
+    async def _load(self, process: WorkerProcess) -> bool:
         """Whether it takes the call; one that does not is ended, the plan knows of one less."""
         worker = process.worker
         template = self._deployments.template(process.key, worker.revision)
@@ -300,7 +264,7 @@ class LocalBody:
             variables[PULL_SECRETS_VARIABLE] = self._state.write_logins(manifest.full_name, found)
         return variables
 
-    async def _watch(self, process: _Process) -> None:
+    async def _watch(self, process: WorkerProcess) -> None:
         """Writes down where it listens and how it ends, and wakes the reconciler for both."""
         address = await process.child.address()
         if address is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from .deployments import LocalDeployments
 from .pod_template import environment, logins
 from .processes import Child
 from .state import StateDirectory
+from .worker_process import worker_command
 
 DRAIN_TIMEOUT = 5.0  # seconds that a standby gets to end: nothing runs on it
 
@@ -222,10 +222,7 @@ class LocalPools:
             placed_at=now,
         )
         child = await Child.start(
-            [
-                *(sys.executable, "-P", "-m", "modelfleet_worker", "--listen", "127.0.0.1:0"),
-                *("--worker-id", standby.id, *known.flags),
-            ],
+            worker_command(standby.id, *known.flags),
             address_file=self._state.run / f"{standby.namespace}.{standby.name}",
             log_file=self._state.logs / f"{standby.namespace}.{standby.name}.log",
             environment=self._variables,

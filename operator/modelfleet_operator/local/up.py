@@ -25,13 +25,14 @@ from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from ..terminal import ERRORS
 from .bars import LoadBars, is_loading
-from .body import LocalBody, WorkerOptions
+from .body import LocalBody
 from .deployments import Change, LocalDeployments
 from .gateway import Gateway, check_port
 from .narration import narrate
 from .state import StateDirectory, default_directory
 from .suitability import check_for_one_machine, tell_what_is_ignored
 from .watching import Fingerprint, fingerprint, watch_files
+from .worker_process import WorkerOptions
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 130  # exit code after a second Ctrl-C
