@@ -182,9 +182,9 @@ class ClusterPools:
                 continue
             there = self.standbys(key)
             ready = (s for s in there if is_claimable(s))
-            seen = PoolObserved(
-                pool=made.pool, standbys=tuple(there), accelerators=self._cache.accelerators()
-            )
+            class_ = self._cache.accelerator_class(made.pool.accelerator)
+            prices = {} if class_ is None else {class_.name: class_.seen()}
+            seen = PoolObserved(pool=made.pool, standbys=tuple(there), accelerators=prices)
             refusal = self._why_paused(key) or self._why_not(deployment, made)
             sharing = self._note_sharing(key, deployment, fits=not refusal)
             offer = PoolOffer(
