@@ -10,7 +10,9 @@ from .capacity import ON_DEMAND, SPOT
 from .cold_start import expected_cold_start
 from .memory import Memory
 from .observed import Observed, WorkerState
+from .placement import PlacementDecision
 from .plan_context import PlanContext
+from .spot import next_capacity
 from .standby import NO_POOL, PoolOffer, Standby
 
 
@@ -68,14 +70,15 @@ def usable_offers(context: PlanContext, create: Create) -> list[PoolOffer]:
     )
 
 
-def count_standbys(seen: Observed, accelerator: str, capacity: str) -> int:
-    """How many of the next starts, of this class and capacity, may be claims.
+def count_standbys(seen: Observed, placement: PlacementDecision) -> int:
+    """How many of the next starts may be claims.
 
-    Those that are not up yet are taken to be on demand, which is what pools ask for.
+    Standbys are taken to be on demand, which is where pools are: for the next worker on spot none.
     """
     wanted = seen.deployment.warm_pool
-    if wanted == NO_POOL or capacity == SPOT:
+    if not seen.pools or wanted == NO_POOL or next_capacity(seen, placement) == SPOT:
         return 0
+    accelerator = placement.accelerator
     return sum(
         offer.counted_on
         for offer in seen.pools

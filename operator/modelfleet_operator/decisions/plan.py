@@ -22,7 +22,7 @@ from .observed import Observed, Signals
 from .placement import note_reclaims, place
 from .plan_context import PlanContext
 from .protection import limit_disruptions, protect_workers
-from .spot import choose_return, new_reclaims, next_capacities, next_capacity
+from .spot import choose_return, new_reclaims, next_capacities
 from .status import Status
 from .target import decide_given_up, decide_target
 from .verdicts import Verdict, make_verdicts
@@ -67,7 +67,7 @@ def make_plan(
     # How many workers are wanted: the autoscaler's count, 1 at least to prove a revision.
     budget = find_budget(seen, placement)
     serving = len(groups.serving)
-    standbys = count_standbys(seen, placement.accelerator, next_capacity(seen, placement))
+    standbys = count_standbys(seen, placement)
     target = decide_target(deployment, signals, now, learned, serving, budget.affordable, standbys)
     # Whether a worker is to be replaced on the other of spot and on demand.
     returning = choose_return(seen, groups, placement, target.replicas)
