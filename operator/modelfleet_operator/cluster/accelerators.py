@@ -12,6 +12,7 @@ import structlog
 from ..api.accelerator_class import AcceleratorSpec
 from ..api.manifests import observed_class
 from ..decisions.observed import Accelerator
+from ..views import class_view
 from .pod_problems import WORKER
 
 ACCELERATOR = "modelfleet.dev/accelerator"  # label: name of the class
@@ -30,13 +31,7 @@ class KnownClass:
 
     def seen(self) -> Accelerator:
         """As decisions see it."""
-        price = self.spec.price
-        return Accelerator(
-            generation=self.generation,
-            price=price.on_demand if price else None,
-            spot_price=price.spot if price else None,
-            currency=(price.currency if price else None) or "",
-        )
+        return class_view(self.spec, self.generation)
 
 
 def read_class(body: Mapping[str, Any]) -> KnownClass | None:

@@ -19,6 +19,7 @@ from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from ..decisions.observed import Worker
 from ..decisions.standby import Standby
 from ..errors import PassingError, RejectedError
+from .device_claims import DeviceClaims
 from .observing import Object, owned_by
 from .requests import answer, status_of, translated
 
@@ -37,6 +38,7 @@ class ClusterApi:
         self._apps = client.AppsV1Api(api_client)
         self._events = client.EventsV1Api(api_client)
         self._policy = client.PolicyV1Api(api_client)
+        self.device_claims = DeviceClaims(api_client)
 
     async def missing_resources(self) -> frozenset[str]:
         """What the API server does not serve of our group: a CRD is not installed (yet)."""

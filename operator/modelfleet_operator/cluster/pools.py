@@ -25,6 +25,7 @@ from .known import Known
 from .nodes import of_node
 from .observing import Object
 from .overlay import ObjectOverlay
+from .packing import arranged
 from .pods import PodSettings, pod_template
 from .pool_pods import (
     KnownPool,
@@ -292,12 +293,17 @@ class ClusterPools:
         if action.name != standby_name(made.pool.name, made.pool.template, action.ordinal):
             return  # it changed since: the next reconcile decides anew
         pod = standby_pod(made, action.name, self._settings)
+        class_ = None
         if made.pool.accelerator:
             class_ = self._cache.accelerator_class(made.pool.accelerator)
             if class_ is None:
                 return
-            pod = placed(pod, class_)
+            pod = arranged(placed(pod, class_), class_, spread=False)
         try:
+            if class_ is not None:
+                owner = made.known.body["metadata"]
+                claims = self._api.device_claims
+                pod = await claims.claimed(pod, class_, owner, warm_pool.KIND)
             created, is_new = await self._api.create_pod(pod, made.pool.uid)
         except RejectedError as error:
             self._refused[key] = (str(error), self._clock() + REFUSAL_STANDS)

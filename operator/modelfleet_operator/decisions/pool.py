@@ -11,6 +11,7 @@ from .names import lowest_free
 from .pool_conditions import PoolMeans, make_pool_status
 from .pool_observed import PoolObserved
 from .pool_status import PoolReason, PoolStatus
+from .prices import current_prices
 from .standby import Standby
 
 # Seconds after a claim before another standby is started in its place: a process that starts takes
@@ -63,6 +64,9 @@ def decide_pool(
     changed -> all are removed, and others started as soon as there is money for them.
     """
     pool = seen.pool
+    priced = current_prices(seen.accelerators, (pool.accelerator,), now)
+    if priced is not seen.accelerators:
+        seen = replace(seen, accelerators=priced)
     means = _find_means(seen)
     failures = _count_failures(seen, now, failures)
     kept = [s for s in seen.standbys if s.is_unclaimed and not _why_outdated(s, seen)]
