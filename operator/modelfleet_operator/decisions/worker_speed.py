@@ -22,7 +22,6 @@ RANGES = (2, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256, 
 TTFT, TPOT_FACTOR = 2.0, 2.0  # targets where none is set: seconds, and times that of one request
 PREFILL_SHARE = 0.8  # of the prefill rate that is used at most: arrivals come in bursts
 TAIL, MORE_VARIED = 2.33, 1.5  # standard deviations of 99 %; lengths vary, too
-ROUNDING = 1e-12  # of a determinant, below which it is nothing but rounding
 OWN_TAIL, QUEUE_TAIL = 1.65, 3.5  # deviations of the own prompt, and times the mean wait
 
 Point = tuple[float, float, float, float]  # steps, completion tokens, prompt tokens, busy seconds
@@ -117,8 +116,13 @@ class WorkerSpeed:
         return WorkerLimits(in_flight=best, rate=1 / (decode + prefill))
 
     def scaled(self, factor: float) -> WorkerSpeed:
-        """That of a worker that takes so many times as long for the same work."""
-        points = tuple((at, (s, c, p, busy * factor)) for at, (s, c, p, busy) in self.points)
+        """That of a worker that takes so many times as long for the same work.
+
+        As if it had been seen for the same time, in which it did less.
+        """
+        points = tuple(
+            (at, (s / factor, c / factor, p / factor, busy)) for at, (s, c, p, busy) in self.points
+        )
         fit = (*self.fit[:6], *(number * factor for number in self.fit[6:]))
         return WorkerSpeed(fit, points, self.lengths)
 
@@ -216,7 +220,7 @@ def _solve(fit: tuple[float, ...]) -> tuple[float, float, float]:
     ss, sc, sp, cc, cp, pp, sb, cb, pb = fit
     ss, cc, pp = ss * 1.0001 + 1e-9, cc * 1.0001 + 1e-9, pp * 1.0001 + 1e-9
     det = ss * (cc * pp - cp * cp) - sc * (sc * pp - cp * sp) + sp * (sc * cp - cc * sp)
-    if det <= ROUNDING * ss * cc * pp:  # all samples alike: what a token takes is not in them
+    if det <= 0:
         return 0.0, 0.0, 0.0
     a = sb * (cc * pp - cp * cp) - sc * (cb * pp - cp * pb) + sp * (cb * cp - cc * pb)
     b = ss * (cb * pp - pb * cp) - sb * (sc * pp - cp * sp) + sp * (sc * pb - cb * sp)
