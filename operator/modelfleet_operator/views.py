@@ -119,9 +119,7 @@ def _part(price: Decimal | None, part: Decimal) -> Decimal | None:
     return (price * part).quantize(CENTS).normalize() + 0
 
 
-def memory_needs(
-    manifest: ModelDeployment, config: Mapping[str, Any] | None = None
-) -> ModelNeeds:
+def memory_needs(manifest: ModelDeployment, config: Mapping[str, Any] | None = None) -> ModelNeeds:
     """What a worker of it takes; `config`: the checkpoint's config.json, where it can be read."""
     name, bits = model_name(manifest.spec.model.source), weight_bits(manifest)
     kv_cache = manifest.spec.engine.kv_cache_memory

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
 from .api_model import ApiModel, Metadata, Rule, as_tuple
-from .formats import Format, Fraction, Memory, Money, Moment
+from .formats import Format, Fraction, Memory, Moment, Money
 
 KIND, PLURAL = "AcceleratorClass", "acceleratorclasses"
 

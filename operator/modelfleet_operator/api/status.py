@@ -177,9 +177,13 @@ class PlacementSchema(ApiModel):
     """How that is known."""
     runner_up: RunnerUpSchema | None = None
     """The next best place; absent: there is none."""
-    excluded: Annotated[
-        list[ExcludedSchema], Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] | None = None
+    excluded: (
+        Annotated[
+            list[ExcludedSchema],
+            Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
     """Classes that are not chosen; absent: none."""
 
 

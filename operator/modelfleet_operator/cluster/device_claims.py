@@ -8,7 +8,6 @@ collector removes them with their owner.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -22,7 +21,7 @@ from ..errors import PassingError, RejectedError
 from .accelerators import ACCELERATOR, KnownClass
 from .observing import owned_by
 from .pod_problems import WORKER
-from .requests import answer, status_of, translated
+from .requests import status_of, translated
 
 GROUP, VERSION, PLURAL = "resource.k8s.io", "v1", "resourceclaimtemplates"
 OWNER = "modelfleet.dev/claims-for"  # label: uid of the owner
@@ -153,8 +152,8 @@ class DeviceClaims:
                 _request_timeout=TIMEOUT,
             )
         for old in found["items"]:
-            name = old["metadata"]["name"]
-            if name != metadata["name"]:
+            name, its = old["metadata"]["name"], old["metadata"].get("labels", {})
+            if name != metadata["name"] and labels.items() <= its.items():
                 with translated(f"deleting resourceclaimtemplate {namespace}/{name}"):
                     await self._delete(namespace, name)
 

@@ -52,9 +52,8 @@ class Deployment:
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
     cheapest: bool = False  # the classes are in no order: the price per token decides
     min_saving: float = 0.2  # share of the cost, above which running workers are replaced for it
-    # With `cheapest`: what its memory is estimated at, and a hash of all that its speed follows from.
-    needs: ModelNeeds = field(default_factory=ModelNeeds)
-    speed_key: str = ""
+    needs: ModelNeeds = field(default_factory=ModelNeeds)  # estimated, with `cheapest`
+    speed_key: str = ""  # with `cheapest`: another one where measured speeds do not hold any more
     spot: SpotPolicy | None = None  # None: pods ask neither for spot nor for on demand
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.

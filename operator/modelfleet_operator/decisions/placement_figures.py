@@ -32,7 +32,7 @@ class PlacementStatus:
     excluded: tuple[tuple[str, str], ...] = ()  # class, and why
 
     def sentence(self) -> str:
-        """`new workers go to l4: 0.784 USD ...; next h100: 1.11 USD ..., a token costs 42 % more`."""
+        """`new workers go to l4: 0.784 ...; next h100: 1.11 ...: a token costs 42% more`."""
         words = f"new workers go to {self.chosen.words}"
         if self.runner_up is not None:
             words += f"; next {self.runner_up.words}: {self.runner_up.why}"

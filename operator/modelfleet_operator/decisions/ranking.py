@@ -7,7 +7,7 @@ before those that do not, and those of which too little is known come last, as t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from .capacity import SPOT
@@ -46,7 +46,7 @@ class Ranking:
     rated: tuple[Rated, ...] = ()  # best first
     unrated: tuple[tuple[Place, str], ...] = ()  # as listed, and what they lack
     excluded: tuple[tuple[str, str], ...] = ()  # classes that cannot hold the model, and why
-    needs: ModelNeeds = ModelNeeds()
+    needs: ModelNeeds = field(default_factory=ModelNeeds)
     currency: str = ""
     problem: str = ""  # why nothing can be compared
 
@@ -79,9 +79,7 @@ def rank(
     million, then h100 at 1.11. With a tpot of 20 ms, where l4 takes 25 -> h100, then l4.
     """
     names = tuple(dict.fromkeys(name for name, _ in wanted.places))
-    excluded = {
-        name: why for name in names if (why := _why_excluded(name, classes[name], wanted))
-    }
+    excluded = {name: why for name in names if (why := _why_excluded(name, classes[name], wanted))}
     left = [place for place in wanted.places if place[0] not in excluded]
     currencies: dict[str, str] = {}
     for name, _ in left:
@@ -184,12 +182,13 @@ def describe(rated: Rated, currency: str) -> str:
 def why_behind(rated: Rated, best: Rated) -> str:
     """Why this one is not chosen."""
     if best.throughput.keeps_targets and not rated.throughput.keeps_targets:
-        return (
-            f"it does not keep spec.scaling.slo: a token takes {rated.throughput.step * 1000:.3g} ms"
-        )
+        step = rated.throughput.step * 1000
+        return f"it does not keep spec.scaling.slo: a token takes {step:.3g} ms"
     if not rated.throughput.keeps_targets:
         step = best.throughput.step * 1000
         return f"neither keeps spec.scaling.slo, and a token takes {step:.3g} ms at the other"
     if rated.cost < best.cost:
-        return f"it is {1 - rated.cost / best.cost:.0%} cheaper, too little or too new to change for"
+        return (
+            f"it is {1 - rated.cost / best.cost:.0%} cheaper, too little or too new to change for"
+        )
     return f"a token costs {rated.cost / best.cost - 1:.0%} more" if best.cost else "it costs more"

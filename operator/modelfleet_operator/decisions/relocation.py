@@ -32,7 +32,7 @@ def choose_relocation(
         return None
     is_calm = len(current) == wanted and all(w.uid in groups.ready for w in current)
     is_under_way = len(current) == wanted + 1  # the replacement counts, too
-    if not is_calm and not is_under_way or 0 <= now - choice.since < SETTLED:
+    if (not is_calm and not is_under_way) or 0 <= now - choice.since < SETTLED:
         return None
     found = [
         (worker, place, saving)

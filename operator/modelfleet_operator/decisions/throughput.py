@@ -1,8 +1,8 @@
 """How many tokens a worker of each accelerator class generates: measured there, or estimated.
 
 What one class measured tells of the others, too: the bytes of the weights pass through a memory of
-so much bandwidth in each step. So a class where no worker ran yet takes as many times as long as its
-bandwidth is lower; and while no class is measured, a step takes what reading the weights takes.
+so much bandwidth in each step. So a class where no worker ran yet takes as many times as long as
+its bandwidth is lower; and while no class is measured, a step takes what reading the weights takes.
 """
 
 from __future__ import annotations

@@ -46,11 +46,7 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
     changes, groups = context.changes, context.groups
     if context.target.wake_at is not None:
         yield context.target.wake_at, "the autoscaler's delay or idle timeout"
-    if context.placement.wake_at is not None:
-        yield context.placement.wake_at, "the placement's fallback or retry"
-    if (changed_at := next_price_change(context.seen, context.now)) is not None:
-        yield changed_at, "another price of an accelerator class"
-    yield from _choice_waits(context)
+    yield from _placement_waits(context)
     if changes.start_new:
         yield changes.start_new_at, f"the next start of revision {context.revision}"
     if changes.start_old:
@@ -81,7 +77,11 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
             yield worker.gone_by + LOST_AFTER, f"the end of {worker.name}"
 
 
-def _choice_waits(context: PlanContext) -> Iterator[tuple[float, str]]:
+def _placement_waits(context: PlanContext) -> Iterator[tuple[float, str]]:
+    if context.placement.wake_at is not None:
+        yield context.placement.wake_at, "the placement's fallback or retry"
+    if (changed_at := next_price_change(context.seen, context.now)) is not None:
+        yield changed_at, "another price of an accelerator class"
     choice = context.choice
     if choice is None or choice.best is None:
         return

@@ -31,9 +31,7 @@ H100 = Accelerator(
     memory=80 * GIB,
     bandwidth=3350_000_000_000,
 )
-L4 = Accelerator(
-    price=Decimal("0.7"), currency="USD", memory=24 * GIB, bandwidth=300_000_000_000
-)
+L4 = Accelerator(price=Decimal("0.7"), currency="USD", memory=24 * GIB, bandwidth=300_000_000_000)
 CLASSES = {"h100": H100, "l4": L4}
 NEEDS = ModelNeeds(total=18 * GIB, weights=16_000_000_000)
 
@@ -170,9 +168,7 @@ def test_two_currencies_leave_the_classes_in_their_order():
     found = ranking(classes={"l4": replace(L4, currency="EUR"), "h100": H100})
     assert found.rated == ()
     assert [name for name, _ in found.order] == ["l4", "h100"]
-    assert found.problem == (
-        "prices in two currencies cannot be added: l4 in EUR and h100 in USD"
-    )
+    assert found.problem == ("prices in two currencies cannot be added: l4 in EUR and h100 in USD")
 
 
 def test_a_currency_of_a_class_that_is_out_does_not_matter():

@@ -92,9 +92,7 @@ def load_model(
         return working_memory(weights.widths, most, min(context, blocks * BLOCK_SIZE))
 
     try:
-        blocks = cache_blocks(
-            weights.token_bytes, kv_cache_bytes, max_sequences * context, working
-        )
+        blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
     except TooLargeError as error:
         needed = weights.weight_bytes + error.needed
         raise TooLargeError(str(error), needed=needed, available=room) from error
