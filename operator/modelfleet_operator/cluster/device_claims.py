@@ -129,7 +129,8 @@ class DeviceClaims:
         except RejectedError as error:
             if status_of(error) == HTTPStatus.NOT_FOUND and "namespaces" not in str(error):
                 raise RejectedError(_NO_DRA.format(name=known.name)) from error
-            raise
+            # Below its first line the compiler of CEL draws the place of an error.
+            raise RejectedError(str(error).partition("\n")[0]) from error
         else:
             return True
         return False

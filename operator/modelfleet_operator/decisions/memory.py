@@ -106,6 +106,12 @@ class Memory:
     placement: PlacementMemory = field(default_factory=PlacementMemory)
     """What strategy Cheapest goes by (see choice)."""
 
+    def without_ranking(self) -> Self:
+        """The same without what is made anew from the rest (see choice)."""
+        if self.placement.ranked is None:
+            return self
+        return replace(self, placement=replace(self.placement, ranked=None))
+
     def dump(self) -> dict[str, Any]:
         """JSON types. It changes seldom: the time of the last request is kept to 10 s."""
         return {

@@ -110,6 +110,7 @@ class LocalBody:
             owners=self._deployments.owners,
             history=self._deployments.history(key),
             pools=self.pools.offers(key),
+            accelerators=self._deployments.classes if view.accelerators else {},
         )
 
     def notify(self, worker_id: str, notice: Notice | None) -> None:
@@ -227,6 +228,7 @@ class LocalBody:
             created=now,
             placed_at=now,
             started_at=now,
+            accelerator=action.accelerator,
         )
         if template is None or worker.id in self._processes:
             return

@@ -32,6 +32,8 @@ from modelfleet_operator.decisions.rendering import parse, render
 from modelfleet_operator.decisions.startup_problem import StartupProblem
 from modelfleet_operator.decisions.throughput import Basis
 from modelfleet_operator.decisions.worker_speed import Targets, Work
+from modelfleet_operator.explain.report import report
+from modelfleet_operator.explain.snapshot import Snapshot, dump_snapshot, load_snapshot
 from simulated_fleet import SimulatedFleet, deployment, policy, stats
 
 GIB = 1 << 30
@@ -165,6 +167,22 @@ def test_explain_has_every_class_with_its_figures():
     assert "h100: 0.332 USD per million tokens (estimated from its memory bandwidth" in words
     assert "l4: 0.648 USD" in words
     assert "old is out: a worker of this model needs 18 GiB" in words
+
+
+def test_a_snapshot_of_it_can_be_kept_shown_and_replayed():
+    here = fleet()
+    here.run(30, step=2)
+    taken = Snapshot(
+        modelfleet="0",
+        now=here.now,
+        observed=here.observe(),
+        signals=here.signals(),
+        memory=here.memory.without_ranking(),
+        status=here.status,
+    )
+    again = load_snapshot(dump_snapshot(taken))
+    assert again.replay().status.placement == taken.replay().status.placement
+    assert "new workers go to h100" in report(again)
 
 
 def test_a_measurement_replaces_the_estimate():

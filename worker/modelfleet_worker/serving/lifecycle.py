@@ -246,6 +246,7 @@ class Lifecycle:
             await in_thread(engine.stop, "stop")
             self.counters.add_engine(engine.stats)
             self.model = None
+            self.memory = None
             del engine
             gc.unfreeze()
             gc.collect()
