@@ -28,10 +28,11 @@ class KnownClass:
     name: str
     generation: int
     spec: AcceleratorSpec
+    view: Accelerator  # made once: each reconcile of each deployment reads all classes
 
     def seen(self) -> Accelerator:
         """As decisions see it."""
-        return class_view(self.spec, self.generation)
+        return self.view
 
 
 def read_class(body: Mapping[str, Any]) -> KnownClass | None:
@@ -41,7 +42,9 @@ def read_class(body: Mapping[str, Any]) -> KnownClass | None:
         name = body["metadata"]["name"]
         log.warning("this AcceleratorClass is unusable", name=name, error="; ".join(problems))
         return None
-    return KnownClass(found.metadata.name, found.metadata.generation, found.spec)
+    generation = found.metadata.generation
+    view = class_view(found.spec, generation)
+    return KnownClass(found.metadata.name, generation, found.spec, view)
 
 
 def placed(pod: dict[str, Any], known: KnownClass) -> dict[str, Any]:
