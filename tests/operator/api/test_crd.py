@@ -601,7 +601,10 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     shown = [column["name"] for column in columns if not column.get("priority")]
     assert shown == ["Ready", "Reason", "Workers", "Wanted", "Load%", "Queue", "$/h", "URL", "Age"]
     wide = [column["name"] for column in columns if column.get("priority")]
-    assert wide == ["Start", "Step", "Spot", "Interrupted", "Model", "Revision", "Message"]
+    assert wide == [
+        *("Start", "Step", "Class", "$/Mtok", "Spot", "Interrupted"),
+        *("Model", "Revision", "Message"),
+    ]
 
 
 def test_a_columns_path_is_a_field_of_the_schema():
