@@ -28,6 +28,10 @@ ONLY_SOMETIMES: dict[Right, str] = {
     ("policy", "poddisruptionbudgets", "get"): "before a change of one, and after a 409",
     ("policy", "poddisruptionbudgets", "patch"): "when another number of workers is wanted",
     ("apps", "controllerrevisions", "get"): "after a 409: whose revision has the name?",
+    **{
+        ("resource.k8s.io", "resourceclaimtemplates", verb): "where a class has a deviceClaim"
+        for verb in ("get", "list", "create", "delete")
+    },
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",
 }
 

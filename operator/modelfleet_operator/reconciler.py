@@ -153,7 +153,7 @@ class Reconcilers:
             now=self._clock(),
             observed=seen,
             signals=self._gateways.signals(key),
-            memory=plan.memory,
+            memory=plan.memory.without_ranking(),
             status=plan.status,
         )
 

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
 
 from modelfleet_process.overload import DEFAULT_TARGET, SHARE_OF_TTFT
 
+from .api.accelerator_class import AcceleratorSpec
 from .api.fleet_spec import Scaling, Slo, SpotPlacement
 from .api.formats import show_quantity
 from .api.model_deployment import ModelDeployment
 from .api.worker_spec import Quantization
 from .decisions.autoscale import DEFAULT_QUEUE_DEPTH, ScalingPolicy
 from .decisions.capacity import SpotPolicy
-from .decisions.observed import Deployment
+from .decisions.model_memory import ModelNeeds, needs_by_config, needs_by_name
+from .decisions.names import revision_hash
+from .decisions.observed import Accelerator, Deployment, PriceChange
 from .decisions.rendering import parse_time
 from .decisions.rollout import RolloutPolicy
 from .decisions.schedule import Schedule
 from .decisions.worker_speed import Targets
 
 _FETCHED = ("hf://", "s3://", "oci://")
+_WEIGHT_BITS = {"Int4": 4, "Int8": 8}
+_DTYPE_BITS = {"Float32": 32, "BFloat16": 16, "Float16": 16}
+DEFAULT_SAVING = 20  # percent: spec.placement.minSaving
+CENTS = Decimal("0.000001")  # to which the price of a fraction is rounded
 
 
 def decision_view(
@@ -26,7 +36,8 @@ def decision_view(
 ) -> Deployment:
     """All that decisions need; `created` (Unix seconds) counts where the manifest has none."""
     metadata, scaling, cold = manifest.metadata, manifest.spec.scaling, manifest.spec.cold_start
-    rollout = manifest.spec.rollout
+    rollout, placement = manifest.spec.rollout, manifest.spec.placement
+    is_cheapest = placement.strategy == "Cheapest"
     return Deployment(
         namespace=metadata.namespace,
         name=metadata.name,
@@ -59,9 +70,13 @@ def decision_view(
                 max_batch_tokens=manifest.spec.engine.max_batch_tokens,
             ),
         ),
-        accelerators=manifest.spec.placement.accelerators,
-        fallback_after=manifest.spec.placement.fallback_after,
-        spot=_spot(manifest.spec.placement.spot),
+        accelerators=placement.accelerators,
+        fallback_after=placement.fallback_after,
+        cheapest=is_cheapest,
+        min_saving=(DEFAULT_SAVING if placement.min_saving is None else placement.min_saving) / 100,
+        needs=memory_needs(manifest) if is_cheapest else ModelNeeds(),
+        speed_key=_speed_key(manifest) if is_cheapest else "",
+        spot=_spot(placement.spot),
         rollout=RolloutPolicy(
             max_surge=rollout.max_surge,
             max_unavailable=rollout.max_unavailable,
@@ -75,6 +90,60 @@ def decision_view(
         warm_pool=cold.warm_pool or "",
         overload_target=_overload_target(manifest),
     )
+
+
+def class_view(spec: AcceleratorSpec, generation: int) -> Accelerator:
+    """What decisions need of a class: all of what one worker takes, a fraction's part of it."""
+    price, part = spec.price, spec.fraction
+    return Accelerator(
+        generation=generation,
+        price=_part(price.on_demand, part) if price else None,
+        spot_price=_part(price.spot, part) if price else None,
+        currency=(price.currency if price else None) or "",
+        price_changes=tuple(
+            PriceChange(
+                at=change.from_,
+                price=_part(change.on_demand, part),
+                spot_price=_part(change.spot, part),
+            )
+            for change in (price.changes if price else ())
+        ),
+        memory=int((spec.memory or 0) * part),
+        bandwidth=int((spec.memory_bandwidth or 0) * part),
+    )
+
+
+def _part(price: Decimal | None, part: Decimal) -> Decimal | None:
+    if price is None or part == 1:
+        return price
+    return (price * part).quantize(CENTS).normalize() + 0
+
+
+def memory_needs(manifest: ModelDeployment, config: Mapping[str, Any] | None = None) -> ModelNeeds:
+    """What a worker of it takes; `config`: the checkpoint's config.json, where it can be read."""
+    name, bits = model_name(manifest.spec.model.source), weight_bits(manifest)
+    kv_cache = manifest.spec.engine.kv_cache_memory
+    by_config = config and needs_by_config(config, name, bits=bits, kv_cache=kv_cache)
+    return by_config or needs_by_name(name, bits=bits, kv_cache=kv_cache)
+
+
+def model_name(source: str) -> str:
+    """The part of a source that names the model: neither a registry's host nor a digest."""
+    scheme, _, rest = source.partition("://")
+    if scheme == "oci":
+        rest = rest.partition("@")[0].partition("/")[2]
+    return unquote(rest)
+
+
+def weight_bits(manifest: ModelDeployment) -> int | None:
+    """Bits of a weight in memory, as the spec says; None: as the checkpoint has them."""
+    asked = _WEIGHT_BITS.get(manifest.spec.quantization.weights)
+    return asked or _DTYPE_BITS.get(manifest.spec.model.dtype)
+
+
+def _speed_key(manifest: ModelDeployment) -> str:
+    """Another one where what was measured of its speed and memory does not hold any more."""
+    return revision_hash(model_flags(manifest))
 
 
 def _queue_depth(scaling: Scaling) -> int | None:

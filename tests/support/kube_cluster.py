@@ -26,6 +26,7 @@ REVISIONS = "apps/v1/controllerrevisions"
 EVENTS = "events.k8s.io/v1/events"
 NODES = "v1/nodes"
 BUDGETS = "policy/v1/poddisruptionbudgets"
+CLAIM_TEMPLATES = "resource.k8s.io/v1/resourceclaimtemplates"
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
@@ -57,6 +58,8 @@ class ApiServer(kmock.KubernetesEmulator):
         self.refuse_pods = ""  # why no pod is taken, as an admission plugin says it
         self.refusal_status = 403
         self.refuse_revisions = ""  # why no history is taken
+        self.refuse_claims = ""  # why no ResourceClaimTemplate is taken
+        self.claims_status = 422  # of that refusal
         self.lose_answers = 0  # to so many changes of pods: they are made, and 503 is answered
         self.refuse_watching: frozenset[str] = frozenset()  # what the operator has no right to
         self.refuse_leases = False  # an API server that is there for reading only
@@ -86,6 +89,10 @@ class ApiServer(kmock.KubernetesEmulator):
         if creates and request.resource.plural == "controllerrevisions" and self.refuse_revisions:
             message = self.refuse_revisions
             raise kmock.KubernetesError(status=403, reason="Forbidden", message=message)
+        if creates and request.resource.plural == "resourceclaimtemplates" and self.refuse_claims:
+            raise kmock.KubernetesError(
+                status=self.claims_status, reason="Refused", message=self.refuse_claims
+            )
         if request.resource.plural == "leases":
             self._complete_lease(request)
         if request.resource.plural == "pods" and request.action in (
@@ -172,6 +179,14 @@ class ApiServer(kmock.KubernetesEmulator):
             name: pod.raw
             for (resource, _, name), pod in self.objects.items()
             if resource.plural == "pods" and not pod.deleted
+        }
+
+    def claim_templates(self) -> dict[str, Any]:
+        """ResourceClaimTemplates by name."""
+        return {
+            name: kept.raw
+            for (resource, _, name), kept in self.objects.items()
+            if resource.plural == "resourceclaimtemplates" and not kept.deleted
         }
 
     def revisions(self) -> dict[str, dict[str, Any]]:

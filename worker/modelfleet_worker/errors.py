@@ -31,6 +31,15 @@ class ModelError(WorkerError):
         super().__init__(_cut(" ".join(message.split()), _LONGEST))
 
 
+class TooLargeError(ModelError):
+    """There is not enough memory; `needed` and `available` are in bytes, of the weights on."""
+
+    def __init__(self, message: str, *, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
 class NotOurModulesError(ModelError):
     """Our own modules lack a setting of the model; transformers' may have it."""
 

@@ -5,13 +5,14 @@ The CRD is generated from it as ModelDeployment's is from model_deployment.py.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 
 from .api_model import ApiModel, Metadata, Rule, as_tuple
-from .formats import Format, Money
+from .formats import Format, Fraction, Memory, Moment, Money
 
 KIND, PLURAL = "AcceleratorClass", "acceleratorclasses"
 
@@ -100,15 +101,70 @@ class Toleration(ApiModel):
         return self
 
 
+class Selector(ApiModel):
+    """A CEL expression about a device, as in a ResourceClaim."""
+
+    expression: Annotated[
+        str, Format(what="a CEL expression", pattern=r"[\s\S]+", max_length=10_240)
+    ]
+    """What must hold of a device: device.attributes["gpu.example.com"].model == "H100". The API
+    server checks it when the first worker is made. Required."""
+
+
+class DeviceClaim(ApiModel):
+    """Devices by dynamic resource allocation (resource.k8s.io/v1, Kubernetes 1.34)."""
+
+    device_class_name: Annotated[
+        str,
+        Format(
+            what="the name of a DeviceClass",
+            pattern=r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?",
+            max_length=253,
+        ),
+    ]
+    """Name of the DeviceClass, such as gpu.nvidia.com. Required."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many devices one worker takes. Default: 1."""
+    selectors: Annotated[
+        tuple[Selector, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        BeforeValidator(as_tuple),
+    ] = ()
+    """What must hold of each of them, all together. Default: any device of the class."""
+
+
+_SAYS_NOTHING = "price says nothing: give onDemand, spot, or both"
+
+
+class PriceChange(ApiModel):
+    """What an hour costs from a moment on."""
+
+    rules = (Rule(rule="has(self.onDemand) || has(self.spot)", message=_SAYS_NOTHING),)
+
+    from_: Annotated[Moment, Field(alias="from")]
+    """From when on, until the next change: 2027-01-01T00:00:00Z. Required."""
+    on_demand: Money | None = None
+    """As price.onDemand. Default: not known."""
+    spot: Money | None = None
+    """As price.spot. Default: as onDemand."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.on_demand is None and self.spot is None:
+            raise ValueError(self.rules[0].message)
+        return self
+
+
+def _one_a_moment(changes: tuple[PriceChange, ...]) -> tuple[PriceChange, ...]:
+    if len({change.from_ for change in changes}) < len(changes):
+        raise ValueError("expected one change a moment, found two with the same `from`")
+    return changes
+
+
 class Price(ApiModel):
     """What an hour costs."""
 
-    rules = (
-        Rule(
-            rule="has(self.onDemand) || has(self.spot)",
-            message="price says nothing: give onDemand, spot, or both",
-        ),
-    )
+    rules = (Rule(rule="has(self.onDemand) || has(self.spot)", message=_SAYS_NOTHING),)
 
     on_demand: Money | None = None
     """An hour of what one worker takes of a node, on demand; a quantity in a string ("2.50").
@@ -118,6 +174,20 @@ class Price(ApiModel):
     currency: Currency | None = None
     """What the prices are in, the same in all classes that a deployment names: three letters
     (EUR). Default: not said."""
+    changes: Annotated[
+        tuple[PriceChange, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["from"],
+            },
+        ),
+        AfterValidator(_one_a_moment),
+        BeforeValidator(as_tuple),
+    ] = ()
+    """Other prices from a moment on, each until the next; what stands above counts before the
+    first. Default: none."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -135,10 +205,33 @@ class AcceleratorSpec(ApiModel):
             f"self.nodeSelector.all(key, key.matches('^{_QUALIFIED}?{_WORD}$'))",
             message="nodeSelector's keys must be keys of labels",
         ),
+        Rule(
+            rule="!(has(self.resource) && has(self.deviceClaim))",
+            message="a worker takes a resource or a deviceClaim: remove one of them",
+        ),
+        Rule(
+            rule="!has(self.fraction) || self.fraction.startsWith('1/') || "
+            "(double(self.fraction) > 0.0 && double(self.fraction) <= 1.0)",
+            message="fraction is a part of one device: above 0, and at most 1",
+        ),
     )
 
     resource: Resource | None = None
     """Extended resource that each worker takes. Default: none, labels and taints alone choose."""
+    device_claim: DeviceClaim | None = None
+    """Devices that each worker claims, instead of a resource; the operator makes the
+    ResourceClaimTemplate. Default: none."""
+    fraction: Fraction = Decimal(1)
+    """Which part of a device one unit of the resource, or one device of the claim, is where devices
+    are shared: 1/7 of a MIG profile, 0.25 of four time-sliced replicas. memory, memoryBandwidth and
+    price are then those of whole devices, and a worker has that part of each. At most 1, a whole
+    device. Default: 1."""
+    memory: Memory | None = None
+    """Memory for the model, of all that one worker takes together (80Gi). Where
+    spec.placement.strategy is Cheapest, models that need more go elsewhere. Default: not known."""
+    memory_bandwidth: Memory | None = None
+    """Bytes a second that the memory delivers, as the data sheet says, of all that one worker takes
+    together (3350G). Speed is estimated by it until it was measured. Default: not known."""
     node_selector: Annotated[
         dict[LabelKey, LabelValue],
         BeforeValidator(_bounded_selector),
@@ -153,6 +246,14 @@ class AcceleratorSpec(ApiModel):
     """Taints of nodes that workers accept. Default: none."""
     price: Price | None = None
     """What an hour of it costs; `status.cost` of deployments adds it up. Default: not known."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.resource is not None and self.device_claim is not None:
+            raise ValueError(self.rules[1].message)
+        if not 0 < self.fraction <= 1:
+            raise ValueError(self.rules[2].message)
+        return self
 
 
 class AcceleratorClass(ApiModel):

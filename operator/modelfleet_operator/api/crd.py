@@ -150,6 +150,20 @@ MODEL_DEPLOYMENT = ApiObject(
             is_wide=True,
         ),
         Column(
+            name="Class",
+            type="string",
+            path=".status.placement.accelerator",
+            description="The accelerator class of new workers, with strategy Cheapest",
+            is_wide=True,
+        ),
+        Column(
+            name="$/Mtok",
+            type="string",
+            path=".status.placement.costPerMillionTokens",
+            description="What a million generated tokens cost there",
+            is_wide=True,
+        ),
+        Column(
             name="Spot",
             type="integer",
             path=".status.spotReplicas",
@@ -218,6 +232,20 @@ ACCELERATOR_CLASS = ApiObject(
             type="string",
             path=".spec.price.spot",
             description="What an hour of it costs on spot",
+        ),
+        Column(
+            name="Memory",
+            type="string",
+            path=".spec.memory",
+            description="Memory for the model",
+            is_wide=True,
+        ),
+        Column(
+            name="DeviceClass",
+            type="string",
+            path=".spec.deviceClaim.deviceClassName",
+            description="DeviceClass of the devices that each worker claims",
+            is_wide=True,
         ),
         Column(
             name="Currency",

@@ -167,6 +167,15 @@ class Placement(ApiModel):
             "self.accelerators.all(a, self.accelerators.exists_one(b, a == b))",
             message="accelerators must name each class once",
         ),
+        Rule(
+            rule="!has(self.strategy) || self.strategy != 'Cheapest' || "
+            "(has(self.accelerators) && size(self.accelerators) > 0)",
+            message="strategy Cheapest chooses among accelerators: name the classes",
+        ),
+        Rule(
+            rule="!has(self.minSaving) || (has(self.strategy) && self.strategy == 'Cheapest')",
+            message="minSaving belongs to strategy Cheapest: set it, or remove minSaving",
+        ),
     )
 
     accelerators: Annotated[
@@ -177,6 +186,14 @@ class Placement(ApiModel):
     ] = ()
     """Names of AcceleratorClasses, best first; a worker that finds no node of one class is placed
     on the next. Default: none, the scheduler and spec.podTemplate alone choose."""
+    strategy: Literal["InOrder", "Cheapest"] = "InOrder"
+    """InOrder: the first of the classes that has room. Cheapest: of those that can hold the model
+    and keep scaling.slo the one with the lowest price per generated token, as measured on workers
+    of this model, or estimated by its memoryBandwidth until then. Default: InOrder."""
+    min_saving: Percent | None = None
+    """With strategy Cheapest, how much cheaper per token another class must be for running workers
+    to be replaced there, one after the other; percent ("20%"). New workers go there anyway.
+    Default: 20%."""
     fallback_after: Duration = 60.0
     """Time that a worker waits for a node of one class before the next class is tried; a class that
     was short is tried again for new workers 5 minutes later. Longer than an autoscaler of nodes
@@ -184,6 +201,14 @@ class Placement(ApiModel):
     spot: SpotPlacement | None = None
     """Spot or on demand, where nodes say by a provider's label which they are. Default: pods ask
     for neither."""
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if self.strategy == "Cheapest" and not self.accelerators:
+            raise ValueError(self.rules[1].message)
+        if self.min_saving is not None and self.strategy != "Cheapest":
+            raise ValueError(self.rules[2].message)
+        return self
 
 
 class ColdStart(ApiModel):

@@ -6,6 +6,7 @@ read alike by `modelfleet up` and by a Kubernetes API server.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,29 @@ def show_quantity(count: int) -> str:
     return str(count)
 
 
+def parse_fraction(text: str) -> Decimal:
+    """A part of one: "1/7" to 28 digits, "0.25"."""
+    numerator, _, denominator = text.partition("/")
+    return Decimal(numerator) / Decimal(denominator or 1)
+
+
+def show_fraction(part: Decimal) -> str:
+    """As it was written, or as short as it was: 1/7, 0.25, 1."""
+    text = format(part.normalize(), "f")
+    return text if len(text) <= 8 else f"1/{round(1 / part)}"
+
+
+def parse_moment(text: str) -> float:
+    """Unix seconds."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def show_moment(seconds: float) -> str:
+    """In UTC, whole seconds."""
+    moment = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 Money = Annotated[
     Decimal,
     Format(
@@ -134,6 +158,31 @@ Money = Annotated[
         max_length=16,
         parse=Decimal,
         show=str,
+    ),
+]
+Fraction = Annotated[
+    Decimal,
+    Format(
+        what='a fraction such as "1/7" or "0.25"',
+        pattern=r"1/[1-9][0-9]{0,2}|[0-9]{1,3}(\.[0-9]{1,6})?",
+        max_length=10,
+        parse=parse_fraction,
+        show=show_fraction,
+    ),
+]
+_DAY = (
+    r"20[0-9]{2}-(0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|20[0-9]{2}-(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    r"|20[0-9]{2}-02-(0[1-9]|1[0-9]|2[0-8])|20([02468][048]|[13579][26])-02-29"
+)
+# RFC 3339 in UTC, whole seconds; read as Unix seconds.
+Moment = Annotated[
+    float,
+    Format(
+        what="a moment such as 2027-01-01T00:00:00Z",
+        pattern=rf"({_DAY})T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z",
+        max_length=20,
+        parse=parse_moment,
+        show=show_moment,
     ),
 ]
 Percent = Annotated[

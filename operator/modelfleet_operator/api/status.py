@@ -125,6 +125,68 @@ class CostSchema(ApiModel):
     """What it is in, as the classes say; absent: they do not."""
 
 
+Amount = Annotated[str, Field(max_length=32)]
+Sentence = Annotated[str, Field(max_length=512)]
+Basis = Literal["Measured", "Estimated"]
+
+
+class RunnerUpSchema(ApiModel):
+    """The next best place, and why it is not the best."""
+
+    accelerator: Annotated[str, Field(max_length=63)]
+    """Its AcceleratorClass."""
+    capacity: Literal["Spot", "OnDemand"] | None = None
+    """Spot or OnDemand; absent: spec.placement.spot asks for neither."""
+    cost_per_million_tokens: Amount
+    """What a million generated tokens cost there."""
+    tokens_per_second: Amount
+    """Tokens that one worker generates there, within scaling.slo."""
+    basis: Basis
+    """Measured: on workers of this model. Estimated: from memoryBandwidth."""
+    why: Sentence
+    """What the chosen one has before it."""
+
+
+class ExcludedSchema(ApiModel):
+    """A class that is not chosen."""
+
+    accelerator: Annotated[str, Field(max_length=63)]
+    """Name of the class."""
+    why: Sentence
+    """What rules it out, or what it lacks to be compared."""
+
+
+class PlacementSchema(ApiModel):
+    """Where new workers go, and what that was decided by."""
+
+    accelerator: Annotated[str, Field(max_length=63)]
+    """The AcceleratorClass."""
+    capacity: Literal["Spot", "OnDemand"] | None = None
+    """Spot or OnDemand; absent: spec.placement.spot asks for neither."""
+    cost_per_million_tokens: Amount
+    """What a million generated tokens cost there."""
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """What costs are in, as the classes say; absent: they do not."""
+    tokens_per_second: Amount
+    """Tokens that one worker generates there, within scaling.slo."""
+    basis: Basis
+    """Measured: on workers of this model. Estimated: from memoryBandwidth."""
+    model_memory: Amount
+    """Memory that a worker needs (40Gi)."""
+    memory_basis: Annotated[str, Field(max_length=64)]
+    """How that is known."""
+    runner_up: RunnerUpSchema | None = None
+    """The next best place; absent: there is none."""
+    excluded: (
+        Annotated[
+            list[ExcludedSchema],
+            Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        ]
+        | None
+    ) = None
+    """Classes that are not chosen; absent: none."""
+
+
 class InterruptionSchema(ApiModel):
     """A worker that was told to go."""
 
@@ -185,6 +247,9 @@ class StatusSchema(ApiModel):
     cost: CostSchema | None = None
     """What it costs; absent: a worker runs outside the accelerator classes, or a class has no
     price."""
+    placement: PlacementSchema | None = None
+    """With placement.strategy Cheapest, where new workers go and why; absent: no class could be
+    rated yet."""
     spot_replicas: Annotated[int, Field(ge=0)] | None = None
     """Of `replicas` those on spot; absent: neither the spec nor a node says anything of it."""
     interruptions: Annotated[list[InterruptionSchema], _list("map", 16, "worker")] | None = None

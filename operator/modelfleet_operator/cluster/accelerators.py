@@ -12,6 +12,7 @@ import structlog
 from ..api.accelerator_class import AcceleratorSpec
 from ..api.manifests import observed_class
 from ..decisions.observed import Accelerator
+from ..views import class_view
 from .pod_problems import WORKER
 
 ACCELERATOR = "modelfleet.dev/accelerator"  # label: name of the class
@@ -27,16 +28,11 @@ class KnownClass:
     name: str
     generation: int
     spec: AcceleratorSpec
+    view: Accelerator  # made once: each reconcile of each deployment reads all classes
 
     def seen(self) -> Accelerator:
         """As decisions see it."""
-        price = self.spec.price
-        return Accelerator(
-            generation=self.generation,
-            price=price.on_demand if price else None,
-            spot_price=price.spot if price else None,
-            currency=(price.currency if price else None) or "",
-        )
+        return self.view
 
 
 def read_class(body: Mapping[str, Any]) -> KnownClass | None:
@@ -46,7 +42,9 @@ def read_class(body: Mapping[str, Any]) -> KnownClass | None:
         name = body["metadata"]["name"]
         log.warning("this AcceleratorClass is unusable", name=name, error="; ".join(problems))
         return None
-    return KnownClass(found.metadata.name, found.metadata.generation, found.spec)
+    generation = found.metadata.generation
+    view = class_view(found.spec, generation)
+    return KnownClass(found.metadata.name, generation, found.spec, view)
 
 
 def placed(pod: dict[str, Any], known: KnownClass) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL
 from ..decisions.observed import Worker
 from ..decisions.standby import Standby
 from ..errors import PassingError, RejectedError
+from .device_claims import DeviceClaims
 from .observing import Object, owned_by
 from .requests import APPLY, MERGE, send, status_of, translated
 
@@ -31,6 +32,7 @@ class ClusterApi:
 
     def __init__(self, api_client: client.ApiClient) -> None:
         self._client = api_client
+        self.device_claims = DeviceClaims(api_client)
 
     async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> tuple[Object, bool]:
         """The pod, and whether it is new. That it was there already is success, if it is ours."""

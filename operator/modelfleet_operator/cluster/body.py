@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
+from ..api.model_deployment import KIND
 from ..decisions.actions import (
     Action,
     AllowDisruptions,
@@ -41,6 +43,7 @@ from .known import Known
 from .known_pod import KnownPod, is_pool, read_pod
 from .labels import LabelKeeper
 from .nodes import KnownNode
+from .packing import arranged
 from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
 from .pools import ClusterPools
 from .refusals import Refusals
@@ -213,7 +216,7 @@ class ClusterBody:
             class_ = self.cache.accelerator_class(action.accelerator)
             if class_ is None:
                 return ""
-            pod = placed(pod, class_)
+            pod = await self._of_class(pod, class_, known)
         if action.capacity:
             pod = with_capacity(pod, action.capacity)
         pod = rather_elsewhere(pod, ZONE, action.avoid_zones)
@@ -233,6 +236,13 @@ class ClusterBody:
         note = f"started {action.name}{where}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerStarted", note)
         return "worker started"
+
+    async def _of_class(
+        self, pod: dict[str, Any], class_: KnownClass, known: Known
+    ) -> dict[str, Any]:
+        is_cheapest = known.manifest and known.manifest.spec.placement.strategy == "Cheapest"
+        pod = arranged(placed(pod, class_), class_, spread=bool(is_cheapest))
+        return await self._api.device_claims.claimed(pod, class_, known.metadata, KIND)
 
     async def _claim(self, action: Claim, known: Known, key: str) -> str:
         """A pod is created where no standby is left, or the one that was got cannot be used."""

@@ -19,6 +19,7 @@ from .accelerators import placed
 from .api import IDLE_GRACE, ClusterApi
 from .applied_status import AppliedStatuses, EventKind
 from .cache import ClusterCache
+from .packing import arranged
 from .pods import PodSettings
 from .pool_cache import PoolCache
 from .pool_pods import MadePool, standby_pod
@@ -112,12 +113,17 @@ class ClusterPools:
         if action.name != standby_name(made.pool.name, made.pool.template, action.ordinal):
             return  # it changed since: the next reconcile decides anew
         pod = standby_pod(made, action.name, self._settings)
+        class_ = None
         if made.pool.accelerator:
             class_ = self.cache.cluster.accelerator_class(made.pool.accelerator)
             if class_ is None:
                 return
-            pod = placed(pod, class_)
+            pod = arranged(placed(pod, class_), class_, spread=False)
         try:
+            if class_ is not None:
+                owner = made.known.body["metadata"]
+                claims = self._api.device_claims
+                pod = await claims.claimed(pod, class_, owner, warm_pool.KIND)
             created, is_new = await self._api.create_pod(pod, made.pool.uid)
         except RejectedError as error:
             self._refused[key] = (str(error), self._clock() + REFUSAL_STANDS)

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from ..api.formats import show_quantity
 from ..api.model_deployment import ModelDeployment
 from ..decisions.sizing import worker_memory
 from ..errors import StartError
+from ..views import model_name, weight_bits
 from .pod_problems import WORKER
 
 CPU = "500m"  # so that no number of workers starves a node; they use all cores that are free
 PACED = {"cpu": "10m", "memory": "128Mi"}  # a process that only takes time
 _DEVICE = "MODELFLEET_DEVICE"
-_WEIGHT_BITS = {"Int4": 4, "Int8": 8}
-_DTYPE_BITS = {"Float32": 32, "BFloat16": 16, "Float16": 16}
 
 Layer = Mapping[str, Any]  # a container's `resources`
 
@@ -53,10 +51,9 @@ def guessed(manifest: ModelDeployment, device: str, env: Iterable[Mapping[str, A
     """
     if is_paced(device, env):
         return {"requests": PACED}
-    model, quantization = manifest.spec.model, manifest.spec.quantization
     memory = worker_memory(
-        _name(model.source),
-        bits=_WEIGHT_BITS.get(quantization.weights) or _DTYPE_BITS.get(model.dtype),
+        model_name(manifest.spec.model.source),
+        bits=weight_bits(manifest),
         kv_cache=manifest.spec.engine.kv_cache_memory,
     )
     return {"requests": {"cpu": CPU, "memory": show_quantity(memory)}}
@@ -66,14 +63,6 @@ def is_paced(device: str, env: Iterable[Mapping[str, Any]]) -> bool:
     """Whether the worker only takes time; `env` is its container's."""
     chosen = {str(v.get("name")): v.get("value") for v in env}.get(_DEVICE, device)
     return "paced" in (device, chosen)
-
-
-def _name(source: str) -> str:
-    """The part of a source that names the model: neither a registry's host nor a digest."""
-    scheme, _, rest = source.partition("://")
-    if scheme == "oci":
-        rest = rest.partition("@")[0].partition("/")[2]
-    return unquote(rest)
 
 
 def layered(*layers: Layer) -> dict[str, Any]:

@@ -103,9 +103,9 @@ class StandbyClaims:
             return replace(offer, refusal=refusal)
         sharing.add(deployment.key)
         there = self._cache.standbys(pool.key)
-        seen = PoolObserved(
-            pool=pool, standbys=tuple(there), accelerators=self._cache.cluster.accelerators()
-        )
+        class_ = self._cache.cluster.accelerator_class(pool.accelerator)
+        prices = {} if class_ is None else {class_.name: class_.seen()}
+        seen = PoolObserved(pool=pool, standbys=tuple(there), accelerators=prices)
         free = (
             standby
             for standby in there

@@ -32,6 +32,7 @@ def announce(before: Status | None, after: Status) -> list[Announcement]:
     """Steps of scaling and of a rollout, obstacles that came or went, and readiness."""
     return [
         *_scaling(before, after),
+        *_placement(before, after),
         *_rollout(before, after),
         *_interruptions(before, after),
         *_obstacles(before, after),
@@ -55,6 +56,15 @@ def _scaling(before: Status | None, after: Status) -> Iterator[Announcement]:
 def _identity(step: ScalingEvent) -> tuple[int, int, int]:
     """A status that was read back knows whole seconds only."""
     return int(step.time), step.before, step.after
+
+
+def _placement(before: Status | None, after: Status) -> Iterator[Announcement]:
+    was, now = before.placement if before else None, after.placement
+    if now is None:
+        return
+    place = (now.chosen.accelerator, now.chosen.capacity)
+    if was is None or (was.chosen.accelerator, was.chosen.capacity) != place:
+        yield Announcement(kind="Normal", reason="PlacementChosen", note=now.sentence())
 
 
 def _rollout(before: Status | None, after: Status) -> Iterator[Announcement]:

@@ -37,11 +37,8 @@ def find_cause(context: PlanContext) -> Cause | None:
     if deployment.error:
         return Cause(reason=deployment.error_reason, message=deployment.error, is_lasting=True)
     if not context.placement.is_possible:
-        return Cause(
-            reason=Reason.ACCELERATOR_CLASS_MISSING,
-            message=_why_missing(context.placement.missing),
-            is_lasting=True,
-        )
+        reason, message = _why_impossible(context)
+        return Cause(reason=reason, message=message, is_lasting=True)
     if deployment.refusal is not None and context.changes.missing:
         refusal = deployment.refusal
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
@@ -120,6 +117,10 @@ def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:
     limits += [
         f"{name} was taken back lately" for name in placement.avoided if name not in placement.short
     ]
+    did_not_fit = context.memory.placement.misfits
+    misfits = [f"{name}: {why}" for name, why in placement.excluded if name in did_not_fit]
+    uncompared = _why_not_compared(context)
+    limits += [*misfits, *uncompared]
     where = _where(context)
     if not limits:
         return False, Reason.AS_ASKED, where
@@ -127,9 +128,36 @@ def placement_limits(context: PlanContext) -> tuple[bool, Reason, str]:
     reason = Reason.ACCELERATOR_SHORT
     if placement.missing:
         reason = Reason.ACCELERATOR_CLASS_MISSING
+    elif misfits:
+        reason = Reason.MODEL_DOES_NOT_FIT
+    elif uncompared and not placement.short and not placement.avoided:
+        reason = Reason.CLASS_NOT_COMPARED
     elif may_be_spot and all(name.endswith(SPOT_SUFFIX) for name in placement.short):
         reason = Reason.SPOT_SHORT
     return True, reason, "; ".join(limits)
+
+
+def _why_impossible(context: PlanContext) -> tuple[Reason, str]:
+    placement = context.placement
+    if not placement.excluded:
+        return Reason.ACCELERATOR_CLASS_MISSING, _why_missing(placement.missing)
+    each = "; ".join(f"{name}: {why}" for name, why in placement.excluded)
+    missing = f"; {_why_missing(placement.missing)}" if placement.missing else ""
+    return (
+        Reason.MODEL_DOES_NOT_FIT,
+        f"no accelerator class of spec.placement.accelerators can hold the model: {each}{missing}",
+    )
+
+
+def _why_not_compared(context: PlanContext) -> list[str]:
+    """Why classes come after the others, as they are listed, whatever they cost."""
+    if context.choice is None:
+        return []
+    ranking = context.choice.ranking
+    if ranking.problem:
+        return [f"the classes stay in their order, since {ranking.problem}"]
+    lacks = {name: why for (name, _), why in ranking.unrated}
+    return [f"{name} is not compared: {why}" for name, why in lacks.items()]
 
 
 def _where(context: PlanContext) -> str:

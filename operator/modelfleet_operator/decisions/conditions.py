@@ -12,6 +12,7 @@ from .load_estimate import PHASES, estimate_load
 from .names import namespace_of
 from .notices import describe, ends_at, list_interruptions
 from .observed import GatewayReport, Observed, Worker, WorkerState
+from .placement_status import placement_status
 from .plan_context import PlanContext
 from .reasons import Reason
 from .status import (
@@ -69,6 +70,7 @@ def make_status(context: PlanContext, cause: Cause | None, previous: Status | No
         cost_per_hour=cost_per_hour(seen),
         currency=currency_of(seen, seen.workers)[0],
         interruptions=list_interruptions(context),
+        placement=placement_status(context),
         spot_replicas=sum(w.capacity == SPOT for w in existing)
         if seen.deployment.spot is not None or any(w.capacity for w in existing)
         else None,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from .autoscale import BUCKET, Peaks
+from .choice import PlacementMemory
 from .cold_start import Wakes
 from .load_estimate import PhaseStart
 from .placement import Shortage, Shortages
@@ -103,6 +104,14 @@ class Memory:
     shortages: Shortages = field(default_factory=lambda: MappingProxyType({}))
     """Accelerator classes that had no room lately (see placement.place)."""
     scaling: ScalingMemory = field(default_factory=ScalingMemory)  # what the autoscaler learned
+    placement: PlacementMemory = field(default_factory=PlacementMemory)
+    """What strategy Cheapest goes by (see choice)."""
+
+    def without_ranking(self) -> Self:
+        """The same without what is made anew from the rest (see choice)."""
+        if self.placement.ranked is None:
+            return self
+        return replace(self, placement=replace(self.placement, ranked=None))
 
     def dump(self) -> dict[str, Any]:
         """JSON types. It changes seldom: the time of the last request is kept to 10 s."""
@@ -135,6 +144,7 @@ class Memory:
                 for name, shortage in self.shortages.items()
             },
             "scaling": self.scaling.dump(),
+            "placement": self.placement.dump(),
         }
 
     @classmethod
@@ -173,4 +183,6 @@ class Memory:
             }
         if "scaling" in known:
             known["scaling"] = ScalingMemory.load(known["scaling"])
+        if "placement" in known:
+            known["placement"] = PlacementMemory.load(known["placement"])
         return cls(**known)

@@ -13,6 +13,7 @@ from .autoscale import ScalingPolicy
 from .capacity import SpotPolicy
 from .interruption import Notice
 from .latency import Judged
+from .model_memory import MemoryUse, ModelNeeds
 from .reasons import Reason
 from .rollout import RolloutPolicy
 from .scaling_memory import Counts
@@ -49,6 +50,10 @@ class Deployment:
     keeps_weights: bool = False  # on its nodes: what one worker fetched the next one finds there
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
+    cheapest: bool = False  # the classes are in no order: the price per token decides
+    min_saving: float = 0.2  # share of the cost, above which running workers are replaced for it
+    needs: ModelNeeds = field(default_factory=ModelNeeds)  # estimated, with `cheapest`
+    speed_key: str = ""  # with `cheapest`: another one where measured speeds do not hold any more
     spot: SpotPolicy | None = None  # None: pods ask neither for spot nor for on demand
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.
@@ -134,6 +139,7 @@ class WorkerStats:
     model: str = ""  # that it holds or loads, `namespace/name`; empty: none, or not known
     digest: str = ""  # model_digest of what it holds
     computed_by: str = ""  # which of the worker's paths computes the model, for a person
+    memory: MemoryUse | None = None  # None: not known yet, or an older version
     # Counters change with every step: they make no Stats another one, or each would wake a plan.
     work: Work = field(default_factory=Work, compare=False)
 
@@ -236,13 +242,25 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceChange:
+    """What an hour costs from a moment on; None as in Accelerator."""
+
+    at: float  # Unix seconds
+    price: Decimal | None = None
+    spot_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """An AcceleratorClass, reduced to what decisions need."""
+    """An AcceleratorClass, reduced to what decisions need; all of what one worker takes."""
 
     generation: int = 0
     price: Decimal | None = None  # an hour of one worker's share; None: the class has none
     spot_price: Decimal | None = None  # the same on spot; None: as on demand
     currency: str = ""  # of both; empty: not said
+    price_changes: tuple[PriceChange, ...] = ()  # by time; see prices.with_current_prices
+    memory: int = 0  # bytes for the model; 0: not said
+    bandwidth: int = 0  # bytes a second that its memory delivers; 0: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .capacity import ON_DEMAND, SPOT, Mix
 from .observed import Deployment, Observed, Worker
+from .ranking import Ranking
 from .reasons import Reason
 
 RETRY = 300.0  # seconds after which a place that was short is tried again
@@ -49,6 +50,7 @@ class PlacementDecision:
     spot_is_short: bool = False  # those that may be on spot go elsewhere
     avoided: tuple[str, ...] = ()  # places with spot that was taken back lately
     avoid_zones: tuple[str, ...] = ()  # for new workers on spot
+    excluded: tuple[tuple[str, str], ...] = ()  # classes that cannot hold the model, and why
 
     def class_for(self, capacity: str) -> str:
         """The accelerator class of a new worker of this capacity."""
@@ -61,7 +63,11 @@ def place_name(accelerator: str, capacity: str) -> str:
 
 
 def place(
-    seen: Observed, now: float, shortages: Shortages, reclaims: Reclaims | None = None
+    seen: Observed,
+    now: float,
+    shortages: Shortages,
+    reclaims: Reclaims | None = None,
+    ranking: Ranking | None = None,
 ) -> PlacementDecision:
     """The best place that is not short; one is short once a worker waited too long for it.
 
@@ -71,13 +77,19 @@ def place(
 
     Accelerators [h100, a10], `fallback_after` 60 s, a worker waits for an h100 since 60 s -> h100
     is short for 300 s, new workers go to a10, and the waiting worker moves there. The same on spot
-    with policy Prefer -> `h100 spot` is short, and they go to h100 on demand.
+    with policy Prefer -> `h100 spot` is short, and they go to h100 on demand. A `ranking` says
+    instead which place is the best.
     """
     deployment = seen.deployment
     reclaims = reclaims or {}
-    usable = tuple(name for name in deployment.accelerators if name in seen.accelerators)
+    excluded = () if ranking is None else ranking.excluded
+    if ranking is None:
+        usable = existing_classes(seen)
+        places = list_places(deployment, usable)
+    else:
+        places = ranking.order
+        usable = tuple(dict.fromkeys(name for name, _ in places))
     is_possible = bool(usable) or not deployment.accelerators
-    places = _places(deployment, usable) if is_possible else ()
     waiting = [worker for worker in seen.workers if _waits_for_a_node(worker)]
     shortages = _bring_up_to_date(shortages, seen, places, waiting, now)
     stalls_at = _stalls_at(places, waiting, shortages)
@@ -94,12 +106,12 @@ def place(
     moved = tuple(
         (worker, why)
         for worker in waiting
-        if is_possible and (why := _why_move(worker, seen, free, shortages, chosen))
+        if is_possible and (why := _why_move(worker, seen, free, shortages, chosen, dict(excluded)))
     )
     return PlacementDecision(
         accelerator=chosen,
         is_possible=is_possible,
-        missing=tuple(name for name in deployment.accelerators if name not in usable),
+        missing=tuple(name for name in deployment.accelerators if name not in seen.accelerators),
         short=short,
         moved=moved,
         shortages=shortages,
@@ -109,11 +121,19 @@ def place(
         spot_is_short=spot_is_short,
         avoided=avoided,
         avoid_zones=_zones(spot, reclaims, now),
+        excluded=excluded,
     )
 
 
-def _places(deployment: Deployment, usable: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Where workers may go, best first."""
+def existing_classes(seen: Observed) -> tuple[str, ...]:
+    """Those that are asked for and exist."""
+    return tuple(name for name in seen.deployment.accelerators if name in seen.accelerators)
+
+
+def list_places(deployment: Deployment, usable: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Where workers may go, in the order that the spec says."""
+    if deployment.accelerators and not usable:
+        return ()
     policy = deployment.spot.policy if deployment.spot is not None else "Never"
     capacities = {
         "Never": (ON_DEMAND,),
@@ -274,6 +294,7 @@ def _why_move(
     free: list[tuple[str, str]],
     shortages: Shortages,
     chosen: str,
+    excluded: Mapping[str, str],
 ) -> str:
     """Empty: it stays."""
     name, deployment = worker.accelerator, seen.deployment
@@ -284,6 +305,8 @@ def _why_move(
         return f"accelerator class {name} is not asked for any more"
     if name and _is_outdated(worker, seen):
         return f"accelerator class {name} was changed while it waited"
+    if name in excluded:
+        return f"accelerator class {name} cannot hold the model: {excluded[name]}"
     if worker.capacity == SPOT and (deployment.spot is None or deployment.spot.policy == "Never"):
         return "spec.placement.spot does not allow spot any more"
     mine, others = _place_of(worker, seen), _alternatives(worker, seen, free)

@@ -9,6 +9,7 @@ from .actions import Action, Claim, Create, Remove, Reroute, Stop, Unroute
 from .budget import find_budget
 from .capacity import SPOT
 from .causes import find_cause
+from .choice import choose_place, learn_placement, note_short
 from .claiming import claim_or_create, count_standbys, credit_claims, load_claimed
 from .cold_start import waking_since
 from .conditions import make_status
@@ -21,7 +22,9 @@ from .notices import nodes_that_go
 from .observed import Observed, Signals
 from .placement import note_reclaims, place
 from .plan_context import PlanContext
+from .prices import with_current_prices
 from .protection import limit_disruptions, protect_workers
+from .relocation import choose_relocation
 from .spot import choose_return, new_reclaims, next_capacities
 from .status import Status
 from .target import decide_given_up, decide_target
@@ -57,9 +60,17 @@ def make_plan(
     deployment = seen.deployment
     if memory.yielded:
         seen = replace(seen, owners=with_yielded(deployment, seen.owners, memory.yielded))
+    seen = with_current_prices(seen, now)
+    # Of classes in no order, which place is the cheapest.
+    choice, chosen = None, memory.placement
+    if deployment.cheapest:
+        chosen = learn_placement(chosen, seen, signals, now, memory.was_ready)
+        choice, chosen = choose_place(chosen, seen, now)
     # Which accelerator class new workers get, and which waiting ones move to another.
     reclaims = note_reclaims(memory.reclaims, new_reclaims(seen, memory), now)
-    placement = place(seen, now, memory.shortages, reclaims)
+    placement = place(
+        seen, now, memory.shortages, reclaims, choice.ranking if choice is not None else None
+    )
     # The state of each worker.
     groups = group_workers(seen, signals, now, memory, placement.moved)
     # What the workers taught: which revision was ready, what failed, when a request was there.
@@ -69,8 +80,13 @@ def make_plan(
     serving = len(groups.serving)
     standbys = count_standbys(seen, placement)
     target = decide_target(deployment, signals, now, learned, serving, budget.affordable, standbys)
-    # Whether a worker is to be replaced on the other of spot and on demand.
+    # Whether a worker is to be replaced on the other of spot and on demand, or where it is cheaper.
     returning = choose_return(seen, groups, placement, target.replicas)
+    if choice is not None:
+        chosen = note_short(chosen, placement.short, now)
+        returning = returning or choose_relocation(
+            seen, groups, placement, choice, chosen, target.replicas, now
+        )
     if returning is not None:
         groups = groups.with_leaving(returning[0])
     # Whether the revision failed where only a previous worker's place is left to try it.
@@ -83,6 +99,7 @@ def make_plan(
             learned,
             shortages=placement.shortages,
             reclaims=reclaims,
+            placement=chosen,
             target=target.replicas,
             only_proves=target.only_proves,
             peaks=target.peaks,
@@ -101,6 +118,7 @@ def make_plan(
         groups=groups,
         budget=budget,
         returning=returning[1] if returning is not None else "",
+        choice=choice,
     )
     # Which workers drain, serve again or are started: the rollout's counts, and streams that wait.
     changes = decide_worker_changes(context)

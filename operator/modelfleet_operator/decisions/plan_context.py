@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from .budget import Budget
+from .choice import Choice
 from .cold_start import deadline_of
 from .memory import Memory
 from .observed import Observed, Signals, Worker, WorkerState
@@ -52,6 +53,7 @@ class PlanContext:
     groups: WorkerGroups  # once `changes` are decided: as they will be then
     changes: WorkerChanges = field(default_factory=WorkerChanges)
     budget: Budget = field(default_factory=Budget)
+    choice: Choice | None = None  # None: the classes stand in order
     returning: str = ""  # why one of the leaving workers, which has no notice, is replaced
 
     @property

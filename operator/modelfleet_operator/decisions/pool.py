@@ -11,6 +11,7 @@ from .names import lowest_free
 from .pool_conditions import PoolMeans, make_pool_status
 from .pool_observed import PoolObserved
 from .pool_status import PoolReason, PoolStatus
+from .prices import current_prices
 from .standby import Standby
 
 # Seconds after a claim before another standby is started in its place: a process that starts takes
@@ -64,6 +65,7 @@ def decide_pool(
     are paid. Never more are there than the budget pays, those that still end included; the template
     changed -> all are removed, and others started as soon as there is money for them.
     """
+    seen = _priced(seen, now)
     means = _find_means(seen)
     failures = _count_failures(seen, now, failures)
     kept = [s for s in seen.standbys if s.is_unclaimed and not _why_outdated(s, seen)]
@@ -101,10 +103,17 @@ def count_on(seen: PoolObserved, now: float, sharing: int = 1) -> int:
     else each claim would ask for one more. Size 3, 1 stands by, 1 starts, 1 was claimed 2 s ago, 2
     deployments share it -> 1.
     """
+    seen = _priced(seen, now)
     standbys = seen.standbys
     there = sum(s.is_unclaimed and s.problem is None and not s.leaves for s in standbys)
     claimed = sum(bool(s.claimed_by) and 0 <= now - s.claimed_at < REPLACED for s in standbys)
     return min(there + claimed, _wanted(seen, _find_means(seen))) // max(sharing, 1)
+
+
+def _priced(seen: PoolObserved, now: float) -> PoolObserved:
+    """With the prices of now."""
+    priced = current_prices(seen.accelerators, (seen.pool.accelerator,), now)
+    return seen if priced is seen.accelerators else replace(seen, accelerators=priced)
 
 
 def _wanted(seen: PoolObserved, means: PoolMeans) -> int:

@@ -40,6 +40,8 @@ class Reason(enum.StrEnum):
     ACCELERATOR_SHORT = "AcceleratorShort"
     SPOT_SHORT = "SpotShort"
     ACCELERATOR_CLASS_MISSING = "AcceleratorClassMissing"
+    MODEL_DOES_NOT_FIT = "ModelDoesNotFit"  # Stalled, too
+    CLASS_NOT_COMPARED = "ClassNotCompared"
 
     # BudgetLimited
     WITHIN_BUDGET = "WithinBudget"
@@ -60,6 +62,7 @@ class Reason(enum.StrEnum):
     FORBIDDEN = "Forbidden"
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     POD_NAME_TAKEN = "PodNameTaken"
+    DEVICE_CLAIM_REFUSED = "DeviceClaimRefused"
     POD_REFUSED = "PodRefused"
 
     # A pod does not start, or its node is lost (Ready, Reconciling, Stalled)

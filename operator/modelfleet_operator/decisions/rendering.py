@@ -8,6 +8,9 @@ from decimal import Decimal
 from typing import Any, get_args
 
 from .cold_start import phase_times
+from .model_memory import ModelNeeds
+from .placement_figures import PlaceFigures, PlacementStatus
+from .ranking import show_figure, show_gib
 from .status import (
     ColdStartProgress,
     Condition,
@@ -18,6 +21,7 @@ from .status import (
     ScalingEvent,
     Status,
 )
+from .throughput import Basis
 
 WRITE_INTERVAL = 10.0  # seconds between writes in which only queue, history or progress differ
 
@@ -100,6 +104,8 @@ def render(status: Status, endpoint: str = "") -> dict[str, Any]:
         rendered["cost"] = {"perHour": show_money(status.cost_per_hour)}
         if status.currency:
             rendered["cost"]["currency"] = status.currency
+    if status.placement is not None:
+        rendered["placement"] = _render_placement(status.placement)
     if status.spot_replicas is not None:
         rendered["spotReplicas"] = status.spot_replicas
     if status.interruptions:
@@ -107,6 +113,56 @@ def render(status: Status, endpoint: str = "") -> dict[str, Any]:
     if endpoint:
         rendered["url"] = f"{endpoint.rstrip('/')}/v1"
     return rendered
+
+
+def _render_placement(placement: PlacementStatus) -> dict[str, Any]:
+    rendered = _render_place(placement.chosen)
+    if placement.currency:
+        rendered["currency"] = placement.currency
+    rendered["modelMemory"] = show_gib(placement.needs.total).replace(" GiB", "Gi")
+    rendered["memoryBasis"] = placement.needs.basis
+    if placement.runner_up is not None:
+        rendered["runnerUp"] = {
+            **_render_place(placement.runner_up),
+            "why": placement.runner_up.why,
+        }
+    if placement.excluded:
+        rendered["excluded"] = [{"accelerator": n, "why": why} for n, why in placement.excluded]
+    return rendered
+
+
+def _render_place(place: PlaceFigures) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"accelerator": place.accelerator}
+    if place.capacity:
+        rendered["capacity"] = place.capacity
+    return rendered | {
+        "costPerMillionTokens": show_figure(place.cost).replace(",", ""),
+        "tokensPerSecond": show_figure(place.tokens).replace(",", ""),
+        "basis": place.basis.value,
+    }
+
+
+def _parse_placement(rendered: Mapping[str, Any]) -> PlacementStatus:
+    """What Events compare: the places. The figures are made anew with the next plan."""
+    runner_up = rendered.get("runnerUp")
+    return PlacementStatus(
+        chosen=_parse_place(rendered),
+        currency=rendered.get("currency", ""),
+        needs=ModelNeeds(basis=rendered.get("memoryBasis", "")),
+        runner_up=_parse_place(runner_up) if runner_up else None,
+        excluded=tuple((e["accelerator"], e["why"]) for e in rendered.get("excluded", ())),
+    )
+
+
+def _parse_place(rendered: Mapping[str, Any]) -> PlaceFigures:
+    return PlaceFigures(
+        accelerator=rendered["accelerator"],
+        capacity=rendered.get("capacity", ""),
+        cost=float(rendered["costPerMillionTokens"]),
+        tokens=float(rendered["tokensPerSecond"]),
+        basis=Basis(rendered["basis"]),
+        why=rendered.get("why", ""),
+    )
 
 
 def _render_interruption(told: Interruption) -> dict[str, Any]:
@@ -186,6 +242,7 @@ def parse(rendered: Mapping[str, Any]) -> Status | None:
         weights_on=tuple(rendered.get("weightsOn", ())),
         cost_per_hour=Decimal(cost["perHour"]) if cost else None,
         currency=cost.get("currency", "") if cost else "",
+        placement=_parse_placement(rendered["placement"]) if "placement" in rendered else None,
         spot_replicas=rendered.get("spotReplicas"),
         interruptions=tuple(
             Interruption(
@@ -220,7 +277,7 @@ def _urgent(rendered: Mapping[str, Any]) -> dict[str, Any]:
     rest = {
         name: value
         for name, value in rendered.items()
-        if name not in ("queue", "scalingHistory", "coldStart", "conditions")
+        if name not in ("queue", "scalingHistory", "coldStart", "conditions", "placement")
     }
     rest["conditions"] = [(c["type"], c["status"], c["reason"]) for c in rendered["conditions"]]
     return rest

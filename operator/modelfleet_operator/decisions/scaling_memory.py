@@ -74,7 +74,7 @@ class ScalingMemory:
             latency = latency.take(now, reduce(Judged.plus, judged, Judged()), fleet, horizon)
         speed = self.speed
         if 0 < now - self.sampled_at <= LONGEST_GAP:
-            speed = speed.learn(_difference(before.works, counts.works))
+            speed = speed.learn(work_between(before.works, counts.works))
         limits = self.limits
         service = limits.in_flight / limits.rate if limits else 0.0
         demand = self.demand.take(now, came, horizon, service)
@@ -142,8 +142,8 @@ class ScalingMemory:
         )
 
 
-def _difference(before: Mapping[str, Work], after: Mapping[str, Work]) -> Work:
-    """What those did that were there before, all together."""
+def work_between(before: Mapping[str, Work], after: Mapping[str, Work]) -> Work:
+    """What those workers did that were there before, all together."""
     busy, steps, prompts, answers, finished, squares = 0.0, 0, 0, 0, 0, 0.0
     for name, work in after.items():
         was = before.get(name)
@@ -164,17 +164,17 @@ def _dump(
     return {
         "errors": list(demand.errors),
         "error_at": round(demand.error_at),
-        "busy": [[round(at), _short(most)] for at, most in demand.busy],
-        "noise": _short(demand.noise),
-        "load": _short(demand.load),
-        "fit": [_short(number) for number in speed.fit],
-        "points": [[place, *map(_short, point)] for place, point in speed.points],
-        "lengths": [_short(number) for number in speed.lengths],
-        "strain": _short(latency.strain),
-        "limits": [_short(limits.in_flight), _short(limits.rate)] if limits else None,
+        "busy": [[round(at), shortened(most)] for at, most in demand.busy],
+        "noise": shortened(demand.noise),
+        "load": shortened(demand.load),
+        "fit": [shortened(number) for number in speed.fit],
+        "points": [[place, *map(shortened, point)] for place, point in speed.points],
+        "lengths": [shortened(number) for number in speed.lengths],
+        "strain": shortened(latency.strain),
+        "limits": [shortened(limits.in_flight), shortened(limits.rate)] if limits else None,
     }
 
 
-def _short(number: float) -> float:
+def shortened(number: float) -> float:
     """Three to five digits: what is learned is no more exact."""
     return float(f"{number:.5g}")

@@ -33,10 +33,18 @@ def worker_memory(name: str, *, bits: int | None, kv_cache: int | None) -> int:
 
     owner/Llama-3.1-8B-Instruct -> 17.75 GiB, owner/SmolLM2-135M -> 2.5 GiB, owner/mine -> 3.25 GiB.
     """
-    count = parameters_in(name)
-    weights = count * BYTES_PER_WEIGHT[bits or bits_in(name)] if count else _UNKNOWN
+    return worker_bytes(name, bits=bits, kv_cache=kv_cache)[0]
+
+
+def worker_bytes(
+    name: str, *, bits: int | None, kv_cache: int | None, weights: int | None = None
+) -> tuple[int, int]:
+    """The same, and those of it that are weights; `weights`: where they are known better."""
+    if weights is None:
+        count = parameters_in(name)
+        weights = int(count * BYTES_PER_WEIGHT[bits or bits_in(name)]) if count else _UNKNOWN
     cache = _CACHE if kv_cache is None else kv_cache
-    return math.ceil((_PROCESS + _BESIDE * weights + cache) / _STEP) * _STEP
+    return math.ceil((_PROCESS + _BESIDE * weights + cache) / _STEP) * _STEP, weights
 
 
 def parameters_in(name: str) -> float:

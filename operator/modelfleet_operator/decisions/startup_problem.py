@@ -69,6 +69,8 @@ def refusal_reason(message: str) -> Reason:
 # In order: the first that fits. The words are those of Kubernetes' admission plugins.
 _REFUSALS: tuple[tuple[tuple[str, ...], Reason], ...] = (
     (("has another owner",), Reason.POD_NAME_TAKEN),
+    (("cannot create resource",), Reason.FORBIDDEN),
+    (("spec.deviceClaim",), Reason.DEVICE_CLAIM_REFUSED),
     (("exceeded quota:", "failed quota:"), Reason.QUOTA_EXCEEDED),
     (("violates PodSecurity",), Reason.POD_SECURITY),
     (("is being terminated", 'namespaces "'), Reason.NAMESPACE_TERMINATING),
@@ -81,5 +83,4 @@ _REFUSALS: tuple[tuple[tuple[str, ...], Reason], ...] = (
         ),
         Reason.LIMIT_RANGE,
     ),
-    (("cannot create resource",), Reason.FORBIDDEN),
 )

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Literal
 
 from .cold_start import WakePhase
+from .placement_figures import PlacementStatus
 
 Truth = Literal["True", "False", "Unknown"]
 ConditionType = Literal[
@@ -96,6 +97,7 @@ class Status:
     cost_per_hour: Decimal | None = None  # None: not known
     currency: str = ""  # of the cost; empty: not said
     interruptions: tuple[Interruption, ...] = ()  # that go on, by the worker's name
+    placement: PlacementStatus | None = None  # None: no choice between classes
     spot_replicas: int | None = None  # of `replicas` those on spot; None: nothing is known of it
 
     def condition(self, type_: ConditionType) -> Condition:

@@ -40,6 +40,7 @@ def may_be_steady(deployment: Deployment, memory: Memory) -> bool:
         has_troubles
         or memory.target is None
         or deployment.scaling.max_hourly_cost is not None
+        or deployment.cheapest  # what workers measure may choose another class
         or memory.only_proves
         or memory.last_ready_revision != deployment.revision
     )

@@ -25,6 +25,7 @@ from .claiming import why_not_claimed
 from .memory import Failures
 from .notices import describe, ends_at, hands_over
 from .placement import count_mix
+from .placement_status import describe_choice
 from .plan_context import PlanContext
 from .status import Status
 from .target import cold_start
@@ -79,8 +80,11 @@ def _placement(context: PlanContext) -> str:
     if not context.seen.deployment.accelerators:
         return "no accelerator class is asked for"
     if not placement.is_possible:
+        if placement.excluded:
+            return describe_choice(context)
         return f"none of the classes exists: {', '.join(placement.missing)}"
     words = [f"new workers go to {placement.accelerator}"]
+    words += filter(None, [describe_choice(context)])
     words += [f"{name} does not exist" for name in placement.missing]
     words += [f"{name} is short: {placement.shortages[name].why}" for name in placement.short]
     words += [f"{name} was taken back lately" for name in placement.avoided]

@@ -9,7 +9,9 @@ from .draining import SETTLE
 from .notices import find_moments
 from .observed import LOST_AFTER
 from .plan_context import PlanContext
+from .prices import next_price_change
 from .protection import find_quiet_moment
+from .relocation import SETTLED
 from .status import Status
 from .worker_groups import LOST_NODE_TIMEOUT, UNASKED_DRAIN_TIMEOUT, UNHEALTHY_TIMEOUT
 
@@ -44,8 +46,7 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
     changes, groups = context.changes, context.groups
     if context.target.wake_at is not None:
         yield context.target.wake_at, "the autoscaler's delay or idle timeout"
-    if context.placement.wake_at is not None:
-        yield context.placement.wake_at, "the placement's fallback or retry"
+    yield from _placement_waits(context)
     if changes.start_new:
         yield changes.start_new_at, f"the next start of revision {context.revision}"
     if changes.start_old:
@@ -74,3 +75,17 @@ def _waits(context: PlanContext) -> Iterator[tuple[float, str]]:
     for worker in (*groups.draining, *groups.stopping):
         if worker.gone_by is not None:
             yield worker.gone_by + LOST_AFTER, f"the end of {worker.name}"
+
+
+def _placement_waits(context: PlanContext) -> Iterator[tuple[float, str]]:
+    if context.placement.wake_at is not None:
+        yield context.placement.wake_at, "the placement's fallback or retry"
+    if (changed_at := next_price_change(context.seen, context.now)) is not None:
+        yield changed_at, "another price of an accelerator class"
+    choice = context.choice
+    if choice is None or choice.best is None:
+        return
+    if choice.ends_at is not None:
+        yield choice.ends_at, "the end of what the choice of a class stands"
+    if any(w.accelerator != context.placement.accelerator for w in context.groups.current):
+        yield choice.since + SETTLED, "running workers that follow the choice of a class"

@@ -115,6 +115,26 @@ class WorkerSpeed:
         prefill = request.prompt * request.token_seconds / PREFILL_SHARE
         return WorkerLimits(in_flight=best, rate=1 / (decode + prefill))
 
+    def scaled(self, factor: float) -> WorkerSpeed:
+        """That of a worker that takes so many times as long for the same work.
+
+        As if it had been seen for the same time, in which it did less.
+        """
+        points = tuple(
+            (at, (s / factor, c / factor, p / factor, busy)) for at, (s, c, p, busy) in self.points
+        )
+        fit = (*self.fit[:6], *(number * factor for number in self.fit[6:]))
+        return WorkerSpeed(fit, points, self.lengths)
+
+    def keeps(self, targets: Targets) -> bool:
+        """Whether a request that is alone on a worker gets the latency that was asked for."""
+        n, prompts, _, _ = self.lengths
+        first = prompts / n * self.prompt_token_seconds() if n else 0.0
+        step = step_seconds(self.step_curve(), 1.0)
+        return (not targets.ttft or first + step <= targets.ttft) and (
+            not targets.tpot or step <= targets.tpot
+        )
+
     def prompt_token_seconds(self) -> float:
         """Fitted; 0 where prompts make no difference."""
         return max(_solve(self.fit)[2], 0.0)

@@ -101,7 +101,9 @@ def _readable(value: Any, now: float, field: str = "") -> Any:
             return [_readable(v, now) for v in value]
         case float() | int() if field in TIMES and value > 0:
             return f"{_time(value)} ({_age(now - value)})"
-        case None | bool() | int() | float() | str():
+        case str():  # YAML's writer knows no enumerations, which are texts, too
+            return str(value)
+        case None | bool() | int() | float():
             return value
         case _:  # enumerations and decimals
             return str(getattr(value, "value", value))

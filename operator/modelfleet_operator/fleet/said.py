@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelfleet_proto import fleet_pb2, worker_pb2
 
 from ..decisions.latency import Judged
+from ..decisions.model_memory import MemoryUse
 from ..decisions.observed import WorkerState, WorkerStats
 from ..decisions.worker_speed import Work
 
@@ -17,6 +18,7 @@ LONGEST_TEXT = 1000  # characters of what a worker says of itself
 MOST_PHASES = 20  # of a load
 MOST_REVISIONS = 100  # that streams wait for
 LONGEST_REVISION = 100  # characters
+MOST_BYTES = 1 << 50  # of memory
 
 _STATES = {
     worker_pb2.WORKER_STATE_STANDBY: WorkerState.STANDBY,
@@ -94,6 +96,7 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
         model=stats.model[:LONGEST_TEXT],
         digest=stats.model_digest[:LONGEST_TEXT],
         computed_by=stats.computed_by[:LONGEST_TEXT],
+        memory=_memory(stats.memory) if stats.HasField("memory") else None,
         work=Work(
             busy_seconds=_bounded(stats.busy_seconds),
             steps=stats.steps,
@@ -102,6 +105,15 @@ def worker_stats(stats: worker_pb2.Stats) -> WorkerStats:
             finished=stats.requests_finished,
             prompt_squares=_squares(stats.prompt_squares),
         ),
+    )
+
+
+def _memory(said: worker_pb2.MemoryUse) -> MemoryUse:
+    return MemoryUse(
+        weights=min(said.weights, MOST_BYTES),
+        cache=min(said.cache, MOST_BYTES),
+        working=min(said.working, MOST_BYTES),
+        available=min(said.available, MOST_BYTES),
     )
 
 

@@ -89,6 +89,7 @@ class LocalBody:
             owners=self._deployments.owners,
             history=self._deployments.history(key),
             pools=self.pools.offers(key),
+            accelerators=self._deployments.classes if view.accelerators else {},
         )
 
     def notify(self, worker_id: str, notice: Notice | None) -> None:

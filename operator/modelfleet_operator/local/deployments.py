@@ -9,8 +9,9 @@ from ..api.manifests import Manifests
 from ..api.model_deployment import ModelDeployment
 from ..api.other_kinds import Values
 from ..decisions.names import owners, revision_hash
-from ..decisions.observed import Deployment, PastRevision
-from ..views import decision_view, model_flags
+from ..decisions.observed import Accelerator, Deployment, PastRevision
+from ..views import class_view, decision_view, memory_needs, model_flags
+from .checkpoint import read_config
 from .pod_template import described
 
 
@@ -53,11 +54,14 @@ class LocalDeployments:
         self._drain_timeout = drain_timeout
         self._known: dict[str, _Known] = {}
         self.values = Values()
+        self.classes: Mapping[str, Accelerator] = {}  # of the files
         self.owners: Mapping[str, str] = {}
 
     def apply(self, manifests: Manifests, now: float) -> Change:
         """Makes the deployments those of the files: new, changed and deleted ones."""
         self.values = manifests.values
+        before = self.classes
+        self.classes = {c.metadata.name: class_view(c.spec, 0) for c in manifests.classes}
         wanted = {m.full_name: m for m in manifests.deployments}
         deleted = [key for key in self._known if key not in wanted]
         for key in deleted:
@@ -70,6 +74,9 @@ class LocalDeployments:
                 # has it.
                 self._known[key] = self._read(manifest, 1, now + place * 1e-6)
                 created.append(key)
+            elif known.manifest.spec == manifest.spec and self._chooses_anew(known, before):
+                known.view = self._read(manifest, known.view.generation, known.view.created).view
+                changed.append(key)
             elif known.manifest.spec != manifest.spec:
                 view = known.view
                 fresh = self._read(manifest, view.generation + 1, view.created)
@@ -118,6 +125,12 @@ class LocalDeployments:
         if known := self._known.get(key):
             known.history.pop(revision, None)
 
+    def _chooses_anew(self, known: _Known, before: Mapping[str, Accelerator]) -> bool:
+        names = known.manifest.spec.placement.accelerators
+        return known.manifest.spec.placement.strategy == "Cheapest" and any(
+            before.get(name) != self.classes.get(name) for name in names
+        )
+
     def _read(self, manifest: ModelDeployment, generation: int, created: float) -> _Known:
         flags = (*model_flags(manifest), *self._flags)
         view = decision_view(
@@ -126,9 +139,15 @@ class LocalDeployments:
             drain_timeout=self._drain_timeout,
             created=created,
         )
+        if view.cheapest and all(name in self.classes for name in view.accelerators):
+            # The files have the price book: the choice is made and shown, on this one machine.
+            needs = memory_needs(manifest, read_config(manifest.spec.model.source))
+            view = replace(view, needs=needs, spot=None)
+        else:
+            # There is one machine, so there are no classes of it, and no spot.
+            view = replace(view, accelerators=(), cheapest=False, spot=None)
         return _Known(
             manifest=manifest,
-            # There is one machine, so there are no classes of it, and no spot.
-            view=replace(view, generation=generation, accelerators=(), spot=None),
+            view=replace(view, generation=generation),
             template=WorkerTemplate(manifest, flags),
         )

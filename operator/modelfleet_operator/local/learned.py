@@ -24,11 +24,14 @@ class LearnedTimes:
 
     def keep(self, source: str, memory: Memory) -> None:
         """Writes the file when the memory has learned something."""
+        dumped = memory.dump()
         learned = {
             "cold_start_seconds": memory.cold_start_seconds,
             "phase_seconds": dict(memory.phase_seconds),
-            "wakes": memory.dump()["wakes"],
+            "wakes": dumped["wakes"],
         }
+        if dumped["placement"]:
+            learned["placement"] = dumped["placement"]
         if not memory.phase_seconds or self._known.get(source) == learned:
             return
         self._known.pop(source, None)

@@ -10,7 +10,9 @@ from ..decisions.plan import Plan
 from ..decisions.reasons import Reason
 from ..decisions.status import ScalingEvent, Status
 
-_TOLD_EVENTS = frozenset({"RevisionChanged", "RolledOut", Reason.NAME_TAKEN.value})
+_TOLD_EVENTS = frozenset(
+    {"RevisionChanged", "RolledOut", "PlacementChosen", Reason.NAME_TAKEN.value}
+)
 STEP = 25  # percent of loading between two lines
 
 

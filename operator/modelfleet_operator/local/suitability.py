@@ -53,7 +53,12 @@ def tell_what_is_ignored(manifests: Manifests, told: set[str]) -> None:
         lines.append((f"objects of other kinds are ignored on one machine: {found}", "", ""))
     for manifest in manifests.deployments:
         model = manifest.full_name
-        if manifest.spec.placement.accelerators or manifest.spec.placement.spot is not None:
+        placement = manifest.spec.placement
+        names = {c.metadata.name for c in manifests.classes}
+        if placement.strategy == "Cheapest" and names.issuperset(placement.accelerators):
+            what = "the choice of a class is made and shown, and every worker runs on this machine"
+            lines.append((what, model, ""))
+        elif placement.accelerators or placement.spot is not None:
             lines.append(("spec.placement is ignored: this is one machine", model, ""))
         if fields := ignored(manifest, manifests.values):
             what = "of spec.podTemplate, this is ignored on one machine"

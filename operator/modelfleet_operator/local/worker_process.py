@@ -75,5 +75,6 @@ def new_worker(
         placed_at=now,
         started_at=now,
         address=address,
+        accelerator=create.accelerator,
         claimed_from=claimed_from,
     )

@@ -31,6 +31,8 @@ from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.api.warm_pool import WarmPool
 from modelfleet_operator.decisions.cold_start import PHASES, WakePhase
 from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.model_memory import REPORTED, ModelNeeds
+from modelfleet_operator.decisions.placement_figures import PlaceFigures, PlacementStatus
 from modelfleet_operator.decisions.pool_status import PoolCondition, PoolStatus, render_pool
 from modelfleet_operator.decisions.rendering import render
 from modelfleet_operator.decisions.status import (
@@ -42,6 +44,7 @@ from modelfleet_operator.decisions.status import (
     ScalingEvent,
     Status,
 )
+from modelfleet_operator.decisions.throughput import Basis
 
 SCHEMA = object_schema(MODEL_DEPLOYMENT)
 CLASS_SCHEMA = object_schema(ACCELERATOR_CLASS)
@@ -97,10 +100,19 @@ def _list_errors(value: Any, schema: dict[str, Any]) -> list[str]:
     errors = []
     if isinstance(value, list) and schema.get("x-kubernetes-list-type") == "set":
         errors += ["duplicate"] if len({str(v) for v in value}) < len(value) else []
+    if isinstance(value, list) and (keys := schema.get("x-kubernetes-list-map-keys")):
+        found = {tuple(str(v.get(key)) for key in keys) for v in value}
+        errors += ["duplicate"] if len(found) < len(value) else []
     if isinstance(value, dict):
         for name, field in schema.get("properties", {}).items():
             errors += _list_errors(value.get(name), field)
     return errors
+
+
+def figures(accelerator: str, basis: Basis) -> PlaceFigures:
+    return PlaceFigures(
+        accelerator=accelerator, capacity="Spot", cost=0.781, tokens=1240, basis=basis, why="dearer"
+    )
 
 
 def _unknown_fields(value: Any, schema: dict[str, Any]) -> list[str]:
@@ -164,6 +176,16 @@ VALID = [
     pytest.param(manifest(name="n" * 63), id="the longest name"),
     pytest.param(manifest(coldStart={"holdTimeout": "0s", "maxQueue": 1}), id="hold nothing"),
     pytest.param(manifest(placement={"accelerators": ["h100", "a10"]}), id="two classes"),
+    pytest.param(
+        manifest(
+            placement={
+                "accelerators": ["h100", "a10"],
+                "strategy": "Cheapest",
+                "minSaving": "30%",
+            }
+        ),
+        id="the cheaper of two classes",
+    ),
     pytest.param(manifest(placement={"fallbackAfter": "10m"}), id="a time alone"),
     pytest.param(manifest(placement={"spot": {}}), id="spot where there is some"),
     pytest.param(manifest(placement={"spot": {"policy": "Only"}}), id="spot only"),
@@ -242,6 +264,11 @@ INVALID = [
     pytest.param(manifest(coldStart={"holdTimeout": ""}), id="an empty duration"),
     pytest.param(manifest(coldStart={"maxQueue": 0}), id="no queue"),
     pytest.param(manifest(placement={"accelerators": ["h100", "h100"]}), id="a class twice"),
+    pytest.param(manifest(placement={"strategy": "Cheapest"}), id="the cheapest of none"),
+    pytest.param(manifest(placement={"strategy": "Best"}), id="no strategy"),
+    pytest.param(
+        manifest(placement={"accelerators": ["h100"], "minSaving": "30%"}), id="a saving in order"
+    ),
     pytest.param(manifest(placement={"accelerators": ["H100"]}), id="a class in capitals"),
     pytest.param(
         manifest(placement={"accelerators": [f"c{n}" for n in range(9)]}), id="too many classes"
@@ -288,7 +315,33 @@ def tolerating(**toleration: Any) -> dict[str, Any]:
     return accelerator(tolerations=[toleration])
 
 
+def changing(*changes: dict[str, str]) -> dict[str, Any]:
+    return accelerator(price={"onDemand": "4", "changes": list(changes)})
+
+
 VALID_CLASSES = [
+    pytest.param(
+        accelerator(memory="80Gi", memoryBandwidth="3350G", fraction="1/7"), id="a seventh"
+    ),
+    pytest.param(accelerator(fraction="0.25"), id="a quarter"),
+    pytest.param(accelerator(fraction="1"), id="a whole device"),
+    pytest.param(
+        accelerator(
+            deviceClaim={
+                "deviceClassName": "gpu.example.com",
+                "count": 2,
+                "selectors": [{"expression": 'device.driver == "x"\n&& true'}],
+            }
+        ),
+        id="a claim",
+    ),
+    pytest.param(
+        changing(
+            {"from": "2027-01-01T00:00:00Z", "onDemand": "3"},
+            {"from": "2028-02-29T12:30:00Z", "onDemand": "3", "spot": "1"},
+        ),
+        id="prices to come",
+    ),
     pytest.param(accelerator(), id="any node"),
     pytest.param(
         accelerator(price={"onDemand": "4", "spot": "1.20", "currency": "EUR"}), id="all prices"
@@ -327,8 +380,57 @@ INVALID_CLASSES = [
     pytest.param(accelerator(price={}), id="a price of nothing"),
     pytest.param(accelerator(price={"currency": "EUR"}), id="a currency of nothing"),
     pytest.param(accelerator(price={"onDemand": "1", "currency": "Euro"}), id="no currency"),
-    pytest.param(accelerator(memory="80Gi"), id="memory, a future field"),
+    pytest.param(accelerator(memory=80), id="memory as a number"),
+    pytest.param(accelerator(memoryBandwidth="fast"), id="no bandwidth"),
+    pytest.param(accelerator(fraction="1.5"), id="more than a device"),
+    pytest.param(accelerator(fraction="8/7"), id="more sevenths than a device has"),
+    pytest.param(accelerator(fraction="0"), id="nothing of a device"),
+    pytest.param(accelerator(fraction="0.0"), id="nothing of a device, with a point"),
+    pytest.param(accelerator(fraction="1/0"), id="a division by zero"),
+    pytest.param(
+        accelerator(resource={"name": "x.io/gpu"}, deviceClaim={"deviceClassName": "gpu.x.io"}),
+        id="two ways to get a device",
+    ),
+    pytest.param(accelerator(deviceClaim={"count": 1}), id="a claim of no class"),
+    pytest.param(
+        accelerator(deviceClaim={"deviceClassName": "gpu", "selectors": [{"expression": ""}]}),
+        id="an empty selector",
+    ),
+    pytest.param(changing({"from": "2027-01-01T00:00:00Z"}), id="a change to nothing"),
+    pytest.param(changing({"onDemand": "4"}), id="a change at no time"),
+    pytest.param(changing({"from": "2027-02-29T00:00:00Z", "spot": "1"}), id="no such day"),
+    pytest.param(changing({"from": "2027-01-01", "spot": "1"}), id="a day without a time"),
+    pytest.param(
+        changing(*[{"from": "2027-01-01T00:00:00Z", "spot": str(n)} for n in (1, 2)]),
+        id="two prices at once",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("document", "schema", "sentence"),
+    [
+        pytest.param(
+            accelerator(fraction="1.5"),
+            CLASS_SCHEMA,
+            "fraction is a part of one device: above 0, and at most 1",
+            id="a fraction above 1",
+        ),
+        pytest.param(
+            accelerator(price={}), CLASS_SCHEMA, "give onDemand, spot, or both", id="no price"
+        ),
+        pytest.param(
+            manifest(placement={"strategy": "Cheapest"}),
+            SCHEMA,
+            "strategy Cheapest chooses among accelerators: name the classes",
+            id="nothing to choose from",
+        ),
+    ],
+)
+def test_refusals_are_one_clear_sentence(
+    document: dict[str, Any], schema: dict[str, Any], sentence: str
+):
+    assert any(sentence in str(error) for error in admitted(document, schema)[1])
 
 
 def warm_pool(**spec: Any) -> dict[str, Any]:
@@ -499,7 +601,10 @@ def test_scale_and_status_are_subresources_and_the_columns_answer_the_first_ques
     shown = [column["name"] for column in columns if not column.get("priority")]
     assert shown == ["Ready", "Reason", "Workers", "Wanted", "Load%", "Queue", "$/h", "URL", "Age"]
     wide = [column["name"] for column in columns if column.get("priority")]
-    assert wide == ["Start", "Step", "Spot", "Interrupted", "Model", "Revision", "Message"]
+    assert wide == [
+        *("Start", "Step", "Class", "$/Mtok", "Spot", "Interrupted"),
+        *("Model", "Revision", "Message"),
+    ]
 
 
 def test_a_columns_path_is_a_field_of_the_schema():
@@ -564,6 +669,13 @@ def test_a_status_that_we_write_fits_the_schema_with_every_field():
             Interruption(worker="w", node="n", kind="Cordon", source="spec", deadline=1.0),
         ),
         spot_replicas=1,
+        placement=PlacementStatus(
+            chosen=figures("l4", Basis.MEASURED),
+            currency="EUR",
+            needs=ModelNeeds(total=20 << 30, weights=16 << 30, basis=REPORTED),
+            runner_up=figures("h100", Basis.ESTIMATED),
+            excluded=(("a10", "too small"),),
+        ),
     )
     written = {**render(status, "http://gateway"), "memory": Memory(target=2).dump()}
     schema = SCHEMA["properties"]["status"]

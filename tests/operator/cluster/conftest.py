@@ -15,6 +15,7 @@ from kubernetes.aio import client
 
 from kube_cluster import (
     BUDGETS,
+    CLAIM_TEMPLATES,
     CLASSES,
     EVENTS,
     LEASES,
@@ -42,6 +43,7 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[REVISIONS] = resource("ControllerRevision", set())
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
+        server.resources[CLAIM_TEMPLATES] = resource("ResourceClaimTemplate", set())
         server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),

@@ -2,37 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from modelfleet_operator.cluster.accelerators import KnownClass, placed, read_class
-
-
-def known(name: str = "h100", generation: int = 3, **spec: Any) -> KnownClass:
-    """As the API server gives it."""
-    body = {
-        "apiVersion": "modelfleet.dev/v1alpha1",
-        "kind": "AcceleratorClass",
-        "metadata": {
-            "name": name,
-            "generation": generation,
-            "uid": "u",
-            "resourceVersion": "7",
-            "managedFields": [],
-        },
-        "spec": spec,
-    }
-    found = read_class(body)
-    assert found is not None
-    return found
-
-
-def pod(**spec: Any) -> dict[str, Any]:
-    sidecar, worker = {"name": "sidecar"}, {"name": "worker", "image": "worker:1"}
-    return {
-        "metadata": {"name": "smol-abc-0", "labels": {"a": "b"}},
-        "spec": {"containers": [sidecar, worker], **spec},
-    }
-
+from class_pods import known, pod
+from modelfleet_operator.cluster.accelerators import placed, read_class
 
 GPU = known(
     resource={"name": "nvidia.com/gpu", "count": 2},

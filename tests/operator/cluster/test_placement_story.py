@@ -6,22 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from class_pods import PLACED, the_pod, unschedulable
 from kube_cluster import ApiServer, Cluster, eventually
 
 StartOperator = Callable[..., Any]
-PLACED = "2026-11-21T17:00:00Z"
-
-
-def unschedulable(why: str) -> dict[str, Any]:
-    """A pod's status since long ago."""
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": why,
-        "lastTransitionTime": PLACED,
-    }
-    return {"phase": "Pending", "conditions": [condition]}
 
 
 def waiting(reason: str, message: str) -> dict[str, Any]:
@@ -43,22 +31,9 @@ def waiting(reason: str, message: str) -> dict[str, Any]:
     }
 
 
-def accelerator(pod: dict[str, Any]) -> str:
-    return str(pod["metadata"]["labels"].get("modelfleet.dev/accelerator", ""))
-
-
 def event_notes(api: ApiServer, reason: str) -> list[str]:
     bodies = [json.loads(request.body) for request in api.asked("POST", "events")]
     return [body["note"] for body in bodies if body["reason"] == reason]
-
-
-async def the_pod(api: ApiServer, of: str) -> str:
-    """The name of the only pod, once it is of this class."""
-    found = await eventually(
-        lambda: [name for name, pod in api.running().items() if accelerator(pod) == of]
-    )
-    assert len(api.running()) == 1
-    return str(found[0])
 
 
 async def test_a_pod_is_made_for_the_best_class(api: ApiServer, start_operator: StartOperator):

@@ -3,8 +3,9 @@
 import pytest
 
 from modelfleet_operator.decisions.autoscale import NOTHING_WANTED
-from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.memory import Failures, Memory
 from modelfleet_operator.decisions.observed import Observed, PastRevision, Signals
+from modelfleet_operator.decisions.reasons import Reason
 from modelfleet_operator.explain.report import report
 from modelfleet_operator.explain.snapshot import Snapshot
 from simulated_fleet import deployment, worker
@@ -52,6 +53,11 @@ def test_shows_the_phases_of_a_load_with_their_age():
 @pytest.mark.parametrize("when", [float("inf"), 1e300])
 def test_shows_a_time_that_is_no_date(when):
     assert f"last_active: {when:g} (in " in report(snapshot(memory=Memory(last_active=when)))
+
+
+def test_shows_why_workers_failed():
+    failures = Failures(count=2, error="no config.json", reason=Reason.LOAD_FAILED)
+    assert "reason: LoadFailed" in report(snapshot(memory=Memory(failures=failures)))
 
 
 def test_numbers_the_verdict_of_each_step():

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from local_fleet import manifest
+from modelfleet_operator.api.accelerator_class import AcceleratorClass
 from modelfleet_operator.api.manifests import Manifests
 from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.api.other_kinds import Reference, Values
 from modelfleet_operator.decisions.actions import Create, Record
 from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.model_memory import BY_CONFIG, BY_NAME
 from modelfleet_operator.decisions.observed import Observed, Signals
 from modelfleet_operator.decisions.plan import make_plan
 from modelfleet_operator.local.deployments import Change, LocalDeployments
@@ -17,10 +23,23 @@ from modelfleet_operator.local.deployments import Change, LocalDeployments
 KEY = "default/smollm2"
 
 
-def files(*manifests: dict[str, Any], secret: str = "") -> Manifests:
+def files(*manifests: dict[str, Any], secret: str = "", **prices: str) -> Manifests:
     values = {Reference("Secret", "default", "s"): {"key": secret}} if secret else {}
     return Manifests(
-        deployments=tuple(map(ModelDeployment.model_validate, manifests)), values=Values(values)
+        deployments=tuple(map(ModelDeployment.model_validate, manifests)),
+        classes=tuple(accelerator(name, price) for name, price in prices.items()),
+        values=Values(values),
+    )
+
+
+def accelerator(name: str, price: str) -> AcceleratorClass:
+    return AcceleratorClass.model_validate(
+        {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "AcceleratorClass",
+            "metadata": {"name": name},
+            "spec": {"price": {"onDemand": price}, "memory": "8Gi", "memoryBandwidth": "100G"},
+        }
     )
 
 
@@ -126,3 +145,65 @@ def seen(deployments: LocalDeployments) -> Observed:
         owners=deployments.owners,
         history=deployments.history(KEY),
     )
+
+
+CHEAPEST = manifest(placement={"strategy": "Cheapest", "accelerators": ["a", "b"]})
+
+
+def test_a_choice_is_made_among_the_classes_of_the_files():
+    deployments = LocalDeployments([], 30.0)
+    deployments.apply(files(CHEAPEST, a="1", b="2"), 1000.0)
+    view = deployments.view(KEY)
+    assert view is not None
+    assert (view.cheapest, view.accelerators) == (True, ("a", "b"))
+    assert view.needs.basis == BY_NAME
+    seen = Observed(deployment=view, accelerators=deployments.classes)
+    plan = make_plan(seen, Signals(), 1001.0, Memory(), None)
+    (create,) = [a for a in plan.actions if isinstance(a, Create)]
+    assert create.accelerator == "a"
+    assert plan.status.placement is not None
+
+
+def test_an_edit_of_a_price_chooses_anew_and_starts_no_worker_anew():
+    deployments = LocalDeployments([], 30.0)
+    deployments.apply(files(CHEAPEST, a="1", b="2"), 1000.0)
+    before = deployments.view(KEY)
+    assert before is not None
+    assert deployments.apply(files(CHEAPEST, a="3", b="2"), 2000.0) == Change(changed=(KEY,))
+    assert deployments.view(KEY) == before, "what it is did not change"
+    assert not deployments.apply(files(CHEAPEST, a="3", b="2"), 3000.0)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(CHEAPEST, id="a class is in no file"),
+        pytest.param(manifest(placement={"accelerators": ["a"]}), id="classes in order"),
+    ],
+)
+def test_else_there_is_one_machine_and_no_class(document: dict[str, Any]):
+    deployments = LocalDeployments([], 30.0)
+    deployments.apply(files(document, a="1"), 1000.0)
+    view = deployments.view(KEY)
+    assert view is not None
+    assert (view.cheapest, view.accelerators) == (False, ())
+
+
+def test_a_checkpoint_that_lies_here_tells_its_memory_by_its_config(tmp_path: Path):
+    config = {
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    document = manifest(source=f"file://{tmp_path}", placement=CHEAPEST["spec"]["placement"])
+    deployments = LocalDeployments([], 30.0)
+    deployments.apply(files(document, a="1", b="2"), 1000.0)
+    view = deployments.view(KEY)
+    assert view is not None
+    assert view.needs.basis == BY_CONFIG
+    assert view.needs.weights == pytest.approx(134.5e6 * 4, rel=0.01), "in float32, as asked for"

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from local_fleet import manifest
+from modelfleet_operator.api.accelerator_class import AcceleratorClass
 from modelfleet_operator.api.manifests import Manifests
 from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.api.other_kinds import Reference, Values
@@ -16,11 +17,23 @@ GATED = manifest(model={"tokenSecretRef": {"name": "hub", "key": "token"}})
 HUB = Reference("Secret", "default", "hub")
 
 
-def files(document: dict, *others: str, **secret: str) -> Manifests:
+def files(document: dict, *others: str, classes: tuple[str, ...] = (), **secret: str) -> Manifests:
     return Manifests(
+        classes=tuple(map(priced, classes)),
         deployments=(ModelDeployment.model_validate(document),),
         others=others,
         values=Values({HUB: secret} if secret else {}),
+    )
+
+
+def priced(name: str) -> AcceleratorClass:
+    return AcceleratorClass.model_validate(
+        {
+            "apiVersion": "modelfleet.dev/v1alpha1",
+            "kind": "AcceleratorClass",
+            "metadata": {"name": name},
+            "spec": {"price": {"onDemand": "1"}},
+        }
     )
 
 
@@ -66,3 +79,17 @@ def test_where_there_is_one_machine_spot_is_ignored_with_one_note():
     with structlog.testing.capture_logs() as lines:
         tell_what_is_ignored(manifests, set())
     assert [line["event"] for line in lines] == ["spec.placement is ignored: this is one machine"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        (("a", "b"), "the choice of a class is made and shown, and every worker runs on this"),
+        (("a",), "spec.placement is ignored: this is one machine"),
+    ],
+)
+def test_a_choice_between_classes_of_the_files_is_shown(classes: tuple[str, ...], note: str):
+    document = manifest(placement={"strategy": "Cheapest", "accelerators": ["a", "b"]})
+    with structlog.testing.capture_logs() as lines:
+        tell_what_is_ignored(files(document, classes=classes), set())
+    assert lines[0]["event"].startswith(note)

@@ -370,3 +370,34 @@ def test_explain_without_a_fleet_names_the_state_directory(tmp_path):
     told = modelfleet("explain", "smollm2", "--state-dir", str(tmp_path))
     assert told.returncode == 1
     assert told.stderr == f"no fleet runs with the state directory {tmp_path}\n"
+
+
+def accelerator_class(name: str, price: str, bandwidth: str):
+    return {
+        "apiVersion": "modelfleet.dev/v1alpha1",
+        "kind": "AcceleratorClass",
+        "metadata": {"name": name},
+        "spec": {"memory": "8Gi", "memoryBandwidth": bandwidth, "price": {"onDemand": price}},
+    }
+
+
+def test_the_cheapest_class_of_the_files_is_chosen_and_explained(start: Start):
+    placement = {"strategy": "Cheapest", "accelerators": ["slow", "fast"]}
+    fleet = start(
+        accelerator_class("slow", "1", "100G"),
+        accelerator_class("fast", "2", "400G"),
+        manifest(placement=placement),
+    )
+    eventually("it is ready", fleet.is_ready)
+    told = fleet.status()["placement"]
+    assert (told["accelerator"], told["basis"]) == ("fast", "Estimated")
+    assert told["runnerUp"]["accelerator"] == "slow"
+    assert told["runnerUp"]["why"] == "a token costs 100% more"
+    assert fleet.status()["cost"] == {"perHour": "2.00"}
+    assert ask(fleet).is_success
+    place = ["--state-dir", str(fleet.state)]
+    eventually("explain answers", lambda: modelfleet("explain", "smollm2", *place).returncode == 0)
+    explained = modelfleet("explain", "smollm2", *place)
+    assert "slow: " in explained.stdout
+    assert "estimated from its memory bandwidth" in explained.stdout
+    assert "new workers go to fast: " in fleet.log.read_text()

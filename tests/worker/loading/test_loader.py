@@ -14,7 +14,7 @@ from torch import Tensor
 import hostile_checkpoints
 from modelfleet_worker.devices.warm_up import warm_up
 from modelfleet_worker.engine.device import LoadedModel
-from modelfleet_worker.errors import ModelError
+from modelfleet_worker.errors import ModelError, TooLargeError
 from modelfleet_worker.loading import sizing
 from modelfleet_worker.loading.loader import load_model
 
@@ -229,3 +229,23 @@ def test_a_tensor_in_two_files(tmp_path: Path):
     index.write_text(json.dumps({"weight_map": shards}))
     with pytest.raises(ModelError, match=r"lm_head\.weight is in two files"):
         load(tmp_path)
+
+
+def test_says_what_the_model_takes(tmp_path: Path):
+    loaded = load(folder(tmp_path), kv_cache_bytes=64 * TOKEN_BYTES)
+    stored = sum(t.nbytes for t in tensors().values())
+    memory = loaded.memory
+    assert memory is not None
+    assert memory.weights == pytest.approx(stored, rel=0.5)
+    assert memory.cache == loaded.limits.kv_tokens * TOKEN_BYTES
+    assert 0 < memory.working < memory.available
+
+
+def test_what_does_not_fit_says_what_it_needs_and_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sizing, "available_memory", lambda: 1000)
+    with pytest.raises(TooLargeError, match="the weights need") as caught:
+        load(folder(tmp_path))
+    assert caught.value.available == 1000
+    assert caught.value.needed > 1000

@@ -12,8 +12,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
-from modelfleet_worker.engine.device import Runner
-from modelfleet_worker.errors import ModelError
+from modelfleet_worker.engine.device import MemoryUse, Runner
+from modelfleet_worker.errors import ModelError, TooLargeError
 from modelfleet_worker.loading.device_loaders import Loaded
 from modelfleet_worker.serving.server import ServerOptions, serve
 from modelfleet_worker.spec import ModelSpec
@@ -111,6 +111,32 @@ async def test_a_failed_load_is_told_and_may_be_tried_again(start_worker, paced)
         assert (code, message in details) == (grpc.StatusCode.UNAVAILABLE, True)
     await worker.ready()
     assert (await worker.generate()).text
+
+
+async def test_stats_say_what_the_model_takes_and_what_it_would_have_taken(start_worker, paced):
+    fits = [False, True]
+    use = MemoryUse(weights=16, cache=2, working=1, available=24)
+
+    def load(spec, report) -> Loaded:
+        if not fits.pop(0):
+            try:
+                raise TooLargeError("the weights need 40", needed=40, available=24)
+            except TooLargeError as error:
+                raise ModelError("nor does another path load it") from error
+        loaded = paced()(spec, report)
+        return replace(loaded, model=replace(loaded.model, memory=use))
+
+    worker = await start_worker(loader=load)
+    assert not (await worker.stats()).HasField("memory")
+    await worker.load()
+    failed = await worker.stats_when(lambda s: s.state == pb.WORKER_STATE_FAILED)
+    assert failed.memory == pb.MemoryUse(weights=40, available=24)
+    await worker.load()
+    ready = await worker.stats_when(lambda s: s.state == pb.WORKER_STATE_READY)
+    assert ready.memory == pb.MemoryUse(weights=16, cache=2, working=1, available=24)
+    await worker.stub.UnloadModel(pb.UnloadModelRequest(deadline_seconds=1))
+    gone = await worker.stats_when(lambda s: s.state == pb.WORKER_STATE_STANDBY)
+    assert not gone.HasField("memory")
 
 
 async def test_the_same_model_again_is_a_no_op_and_another_one_refused(start_worker):

@@ -96,6 +96,16 @@ class Computation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryUse:
+    """What a model takes, in bytes, as in worker.proto."""
+
+    weights: int
+    cache: int
+    working: int  # at most, beside them
+    available: int  # before the load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model on a device, ready for an Engine."""
 
@@ -106,3 +116,4 @@ class LoadedModel:
     eos_token_ids: frozenset[int]  # the model's own ends of sequence
     computation: Computation
     computed_by: str = ""  # the same for a person, with the share that is quantized
+    memory: MemoryUse | None = None  # None: it takes none to speak of

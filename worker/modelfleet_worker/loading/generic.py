@@ -122,6 +122,7 @@ def load(
         runner=lambda blocks: GenericRunner(
             model, num_blocks=blocks, kv_cache=quantization.kv_cache
         ),
+        weight_bytes=sum(t.nbytes for t in (*module.parameters(), *module.buffers())),
         token_bytes=sum(x.shape.token_bytes(dtype, quantization.kv_cache) for x in layers),
         widths=_widths(config, layers, vocab_size, dtype),
         digest=digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from ..devices.host import available_memory, usable_cores
 from ..devices.native import library
 from ..devices.native.runner import takes
 from ..devices.warm_up import warm_up
-from ..engine.device import LoadedModel
+from ..engine.device import LoadedModel, MemoryUse
 from ..engine.request import EngineLimits
 from ..engine.scheduler import BLOCK_SIZE
-from ..errors import ModelError, NotOurModulesError
+from ..errors import ModelError, NotOurModulesError, TooLargeError
 from ..models.config import LlamaConfig, eos_token_ids, is_ours, parse_config, read_json
 from ..models.float_type import FloatType
 from ..progress import Report
@@ -57,6 +58,7 @@ def load_model(
     `dtype` is Auto (the checkpoint's), Float32, BFloat16 or Float16; `context_length` (tokens)
     defaults to the model's own. What `quantization` leaves alone stays in `dtype`.
     """
+    room = available_memory()
     kind = read_dtype(dtype, folder)
     config, lacking = _our_config(read_json(folder / "config.json"))
     if dtype == "Auto":
@@ -89,7 +91,11 @@ def load_model(
     def working(blocks: int) -> int:
         return working_memory(weights.widths, most, min(context, blocks * BLOCK_SIZE))
 
-    blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
+    try:
+        blocks = cache_blocks(weights.token_bytes, kv_cache_bytes, max_sequences * context, working)
+    except TooLargeError as error:
+        needed = weights.weight_bytes + error.needed
+        raise TooLargeError(str(error), needed=needed, available=room) from error
     runner = weights.runner(blocks)
     progress("Warmup", 0.0)
     tokens = _COMPILED_WARM_UP if weights.widths.native else 2 * BLOCK_SIZE
@@ -108,6 +114,12 @@ def load_model(
         computation=weights.computation,
         eos_token_ids=eos_token_ids(folder),
         computed_by=weights.computed_by,
+        memory=MemoryUse(
+            weights=weights.weight_bytes,
+            cache=blocks * BLOCK_SIZE * weights.token_bytes,
+            working=working(blocks),
+            available=room,
+        ),
     )
 
 
@@ -171,7 +183,7 @@ def _load_ours(
         from . import torch_llama
 
         weights = torch_llama.load(model, checkpoint, progress)
-    return weights
+    return weights and replace(weights, weight_bytes=model.weight_bytes(checkpoint))
 
 
 def _load_generic(

@@ -35,10 +35,13 @@ class OurModel:
 
     def expected(self, checkpoint: Checkpoint) -> ExpectedTensors:
         """Raises ModelError, also if there is no memory for them."""
-        stored_bytes = None if self.stored is None else checkpoint.total_bytes
-        needed = needed_memory(self.config, self.dtype, self.quantization, stored_bytes)
-        refuse_weights_beyond_memory(needed)
+        refuse_weights_beyond_memory(self.weight_bytes(checkpoint))
         return ExpectedTensors(self.config, self.quantization, self.stored, checkpoint.names())
+
+    def weight_bytes(self, checkpoint: Checkpoint) -> int:
+        """What the weights take in memory, by config, quantization and what is stored."""
+        stored_bytes = None if self.stored is None else checkpoint.total_bytes
+        return needed_memory(self.config, self.dtype, self.quantization, stored_bytes)
 
     def loaded(
         self, runner: Callable[[int], Runner], weights: object, *, token_bytes: int, native: bool

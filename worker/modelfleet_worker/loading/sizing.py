@@ -10,7 +10,7 @@ from pathlib import Path
 from ..devices.host import available_memory
 from ..engine.device import Computation, Runner
 from ..engine.scheduler import BLOCK_SIZE
-from ..errors import ModelError
+from ..errors import ModelError, TooLargeError
 from ..models.config import read_json
 from ..models.float_type import FloatType
 from ..quantization.scheme import Quantization, Weights
@@ -33,6 +33,7 @@ class LoadedWeights:
 
     runner: Callable[[int], Runner]  # from the number of blocks
     token_bytes: int  # of the cache
+    weight_bytes: int = 0
     widths: Widths
     digest: str
     weights_digest: str  # but for the arithmetic
@@ -77,8 +78,10 @@ def context_within(most: int, asked: int | None) -> int:
 def refuse_weights_beyond_memory(needed: int) -> None:
     """Raises ModelError: better than to be killed half-way."""
     if needed > (room := available_memory()):
-        raise ModelError(
-            f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available"
+        raise TooLargeError(
+            f"the weights need {_gib(needed)}, but {_gib(room)} of memory are available",
+            needed=needed,
+            available=room,
         )
 
 
@@ -92,7 +95,11 @@ def cache_blocks(
     block_bytes = token_bytes * BLOCK_SIZE
     room = available_memory()
     if asked is not None and asked > room:
-        raise ModelError(f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available")
+        raise TooLargeError(
+            f"the KV cache should have {_gib(asked)}, but {_gib(room)} are available",
+            needed=asked,
+            available=room,
+        )
     given = min(int(room * _CACHE_SHARE), _CACHE_MOST) if asked is None else asked
     blocks = given // block_bytes
     if blocks < 1:
@@ -109,10 +116,12 @@ def cache_blocks(
         blocks = bisect.bisect_left(range(1, blocks), True, key=lambda n: not fits(n))
     if not fits(blocks):
         cache, beside = blocks * block_bytes, working(blocks)
-        raise ModelError(
+        raise TooLargeError(
             f"a KV cache of {_gib(cache)} and up to {_gib(beside)} to compute with are"
             f" {_gib(cache + beside)}, but {_gib(room)} of memory are available: lower"
-            " kvCacheMemory, maxSequences, maxBatchTokens or contextLength, or give it more"
+            " kvCacheMemory, maxSequences, maxBatchTokens or contextLength, or give it more",
+            needed=cache + beside,
+            available=room,
         )
     return blocks
 

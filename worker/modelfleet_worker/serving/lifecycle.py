@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from ..engine.device import Computation
+from ..engine.device import Computation, MemoryUse
 from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
 from ..errors import (
@@ -21,6 +21,7 @@ from ..errors import (
     LoadCancelledError,
     ModelError,
     RefusalError,
+    TooLargeError,
     UnavailableError,
 )
 from ..loading.device_loaders import Loaded, Loader
@@ -89,6 +90,7 @@ class Lifecycle:
         self.status = Status()  # as seen from outside: FAILED while the engine makes no progress
         self.model: ServingModel | None = None  # from its load to its unload
         self.serving: ServingModel | None = None  # the same while READY: it takes requests
+        self.memory: MemoryUse | None = None  # of the model, or of the one that did not fit
         self.progress = LoadProgress(started=0.0)
         self.streams = Streams(self._on_failure)
         self.counters = WorkerCounters()
@@ -115,6 +117,7 @@ class Lifecycle:
     def _begin_load(self, status: Status, spec: ModelSpec) -> None:
         self._cancel_load.set()  # of another model, which nobody asked for
         before, self._cancel_load = self._load, threading.Event()
+        self.memory = None
         self.progress = LoadProgress(started=time.time())
         self._become(status)
         self._load = asyncio.create_task(self._run_load(spec, self._cancel_load, before))
@@ -146,6 +149,7 @@ class Lifecycle:
             return
         except ModelError as error:
             reason = str(error)
+            self.memory = _memory_needed(error)
         except Exception as error:  # whatever files provoke: the operator has to see it in Stats
             log.exception("loading failed unexpectedly", model=spec.model)
             reason = f"unexpected {type(error).__name__}: {error}"
@@ -180,6 +184,7 @@ class Lifecycle:
             deliver=self.streams.receive,
         )
         engine.start()
+        self.memory = loaded.model.memory
         self.model = ServingModel(
             spec=loaded.spec,
             engine=engine,
@@ -291,6 +296,7 @@ class Lifecycle:
             await in_thread(engine.stop, "stop")
             self.counters.add_engine(engine.stats)
             self.model = None
+            self.memory = None
             del engine
             gc.unfreeze()
             gc.collect()
@@ -325,3 +331,12 @@ class Lifecycle:
     @property
     def _model_name(self) -> str:
         return self._status.spec.model if self._status.spec else ""
+
+
+def _memory_needed(error: BaseException | None) -> MemoryUse | None:
+    """Of a load that failed for want of memory, all as weights; None: it failed otherwise."""
+    while error is not None and not isinstance(error, TooLargeError):
+        error = error.__cause__
+    if error is None:
+        return None
+    return MemoryUse(weights=error.needed, cache=0, working=0, available=error.available)

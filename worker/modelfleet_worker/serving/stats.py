@@ -47,6 +47,9 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
     if status.state is State.LOADING:
         stats.load.phase, stats.load.percent = progress.phase, progress.percent
         stats.load.eta = progress.eta
+    if (memory := lifecycle.memory) is not None:
+        stats.memory.weights, stats.memory.cache = memory.weights, memory.cache
+        stats.memory.working, stats.memory.available = memory.working, memory.available
     if model is not None:
         engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
