@@ -1,11 +1,12 @@
 """What it costs to hold answers to a JSON schema: tokens a second, and the time to the first one.
 
-Each pair is measured in one worker process, in turn, so that both meet the same moods of the machine.
+Each pair is measured in one worker process, in turn, so that both meet the same moods of the
+machine.
 `ignore_eos` and one max_tokens give both the same number of tokens: the schema's are an array of
 objects that never has enough items. Prompts, seeds and temperature are the same. Then the first
 token of requests with schemas of 2 KB: each new, then each again, beside requests without one.
 
-    python benchmarks/structured_output.py ~/.cache/modelfleet/models/HuggingFaceTB/SmolLM2-135M-Instruct
+    python benchmarks/structured_output.py $(python tools/prepare_smollm2.py)
 """
 
 from __future__ import annotations
@@ -80,7 +81,11 @@ async def answer(
 
 
 async def rate(
-    worker: worker_pb2_grpc.WorkerAsyncStub, streams: int, tokens: int, schema: str | None, seed: int
+    worker: worker_pb2_grpc.WorkerAsyncStub,
+    streams: int,
+    tokens: int,
+    schema: str | None,
+    seed: int,
 ) -> float:
     """Tokens a second of so many streams at once."""
     numbers = random.Random(seed)
@@ -126,7 +131,9 @@ async def compare(folder: str, rounds: int, tokens: int, schemas: int) -> None:
                 kinds["no schema"].append(await first_token(worker, None, number + 1000))
                 kinds["new"].append(await first_token(worker, text, number + 2000))
                 kinds["its second use"].append(await first_token(worker, text, number + 3000))
-            print(f"\n| schema of {len(text)} bytes | ms to the first token, median (most) | more |")
+            print(
+                f"\n| schema of {len(text)} bytes | ms to the first token, median (most) | more |"
+            )
             print("|---|---|---|")
             base = statistics.median(kinds["no schema"])
             for kind, times in kinds.items():

@@ -105,7 +105,7 @@ def _number(numbers: random.Random, depth: int) -> dict[str, Any]:
 
 
 def _enum(numbers: random.Random, depth: int) -> dict[str, Any]:
-    values = ["red", "a \"b\"", "日本", 1, -2.5, True, None, [1, "x"], {"k": [False]}]
+    values = ["red", 'a "b"', "日本", 1, -2.5, True, None, [1, "x"], {"k": [False]}]
     if numbers.random() < 0.3:
         return {"const": numbers.choice(values)}
     return {"enum": numbers.sample(values, 3)}

@@ -19,9 +19,7 @@ WITHOUT_EFFECT: Final = frozenset(
 )
 
 
-def read_format(
-    value: Any, where: str, bulk: Bulk | None = None
-) -> worker_pb2.OutputFormat | None:
+def read_format(value: Any, where: str, bulk: Bulk | None = None) -> worker_pb2.OutputFormat | None:
     """Of `response_format`, or of the same in other APIs; None: anything.
 
     A schema may stand in `json_schema`, as in chats, or beside `type`, as in Responses. `where`:
@@ -83,7 +81,7 @@ def read_constraint(
 def only_one(
     formats: Mapping[str, worker_pb2.OutputFormat | None],
 ) -> worker_pb2.OutputFormat | None:
-    """The one that is asked for, of those by their fields' names; InvalidRequestError for several."""
+    """The one that is asked for, of those by their fields; InvalidRequestError for several."""
     asked = {name: one for name, one in formats.items() if one is not None}
     if len(asked) > 1:
         raise InvalidRequestError(
@@ -104,7 +102,10 @@ def _json_schema(schema: Any, where: str, bulk: Bulk | None) -> worker_pb2.Outpu
         raise invalid(where, "a JSON schema is needed, an object")
     try:
         text = json.dumps(
-            _restored(schema, where, bulk), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            _restored(schema, where, bulk),
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
         )
         text.encode()
     except (ValueError, RecursionError):  # a number beyond float64; half of a surrogate pair
@@ -123,9 +124,7 @@ def _choice(choices: Any, where: str, bulk: Bulk | None) -> str:
 def _text(value: Any, where: str, bulk: Bulk | None) -> str:
     if not isinstance(value, str) or not value:
         raise invalid(where, "Input should be a string, not an empty one")
-    text = _restored(value, where, bulk)
-    assert isinstance(text, str)
-    return text
+    return str(_restored(value, where, bulk))
 
 
 def _restored(value: Any, where: str, bulk: Bulk | None) -> Any:

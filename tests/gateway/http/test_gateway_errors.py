@@ -67,7 +67,11 @@ WRONG = {
         "guided_regex",
     ),
     "a choice of none": (chat(guided_choice=[]), 400, "guided_choice"),
-    "tags": (chat(structured_outputs={"structural_tag": "{}"}), 400, "structured_outputs.structural_tag"),
+    "tags": (
+        chat(structured_outputs={"structural_tag": "{}"}),
+        400,
+        "structured_outputs.structural_tag",
+    ),
     "a min_p above 1": (chat(min_p=1.1), 400, "min_p"),
     "a large presence penalty": (chat(presence_penalty=2.5), 400, "presence_penalty"),
     "a small frequency penalty": (text(frequency_penalty=-2.5), 400, "frequency_penalty"),

@@ -28,7 +28,10 @@ def sent(body: dict, kind: type[GenerationFields] = ChatRequest) -> worker_pb2.G
     asked = read_request(kind, bytearray(json.dumps(body).encode()), 0.0)
     requests = [worker_pb2.GenerateRequest.FromString(prompt) for prompt in asked.prompts]
     assert len({r.output_format.SerializeToString() for r in requests}) == 1
-    assert all(asked.needs == ({"output_format"} if r.HasField("output_format") else set()) for r in requests)
+    assert all(
+        asked.needs == ({"output_format"} if r.HasField("output_format") else set())
+        for r in requests
+    )
     return requests[0]
 
 

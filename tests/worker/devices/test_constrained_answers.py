@@ -1,4 +1,4 @@
-"""Answers that are held to a schema, by each device: valid, resumable, and alone as beside others."""
+"""Answers that are held to a schema, by each device: valid, resumable, as alone."""
 
 from __future__ import annotations
 
@@ -184,9 +184,7 @@ def test_others_beside_it_and_preemptions_change_nothing(runners, grammars):
     def requests() -> list[Request]:
         names = [*map(str, range(8))]
         kinds = [None, compiled(grammars, PERSON), compiled(grammars, JSON_OBJECT)]
-        return [
-            asking(kinds[i % 3], name, seed=i, max_tokens=60) for i, name in enumerate(names)
-        ]
+        return [asking(kinds[i % 3], name, seed=i, max_tokens=60) for i, name in enumerate(names)]
 
     together = run(small, requests(), caching=False)
     assert together.stats.preemptions > 0

@@ -95,8 +95,16 @@ TAKEN = {
         "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
         "discriminator": {"propertyName": "kind"},
         "$defs": {
-            "Cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
-            "Dog": {"type": "object", "properties": {"kind": {"enum": ["dog"]}}, "required": ["kind"]},
+            "Cat": {
+                "type": "object",
+                "properties": {"kind": {"const": "cat"}},
+                "required": ["kind"],
+            },
+            "Dog": {
+                "type": "object",
+                "properties": {"kind": {"enum": ["dog"]}},
+                "required": ["kind"],
+            },
         },
     },
     "$ref": {"$ref": "#/$defs/x", "$defs": {"x": {"type": "integer"}}},

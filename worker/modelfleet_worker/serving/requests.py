@@ -105,9 +105,7 @@ def read_request(
         ignore_eos=stop.ignore_eos,
         created=request.created,
         resumed_ids=_checked_ids(request.resume.token_ids, vocab_size, "resume.token_ids"),
-        grammar=(
-            read_format(request.output_format) if request.HasField("output_format") else None
-        ),
+        grammar=(read_format(request.output_format) if request.HasField("output_format") else None),
     )
 
 

@@ -35,7 +35,9 @@ def _differ(a: Any, b: Any, root: dict[str, Any]) -> bool:
     return any(_property_differs(a, b, name, root) for name in _required(a) & _required(b))
 
 
-def _property_differs(a: dict[str, Any], b: dict[str, Any], name: str, root: dict[str, Any]) -> bool:
+def _property_differs(
+    a: dict[str, Any], b: dict[str, Any], name: str, root: dict[str, Any]
+) -> bool:
     mine, other = (_resolved(_properties(schema).get(name), root) for schema in (a, b))
     if not (isinstance(mine, dict) and isinstance(other, dict)):
         return False
