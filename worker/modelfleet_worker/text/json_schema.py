@@ -15,8 +15,9 @@ from typing import Any, Final
 from ..errors import InvalidRequestError
 from .disjoint_schemas import are_disjoint
 
-MAX_BYTES: Final = 256 << 10  # of a schema's text
+MAX_BYTES: Final = 64 << 10  # of a schema's text
 MAX_DEPTH: Final = 64  # schemas within schemas
+MAX_MULTIPLE: Final = 10_000  # the automaton of a multiple has as many states
 # What may stand where JSON allows whitespace: some, so that no answer is whitespace without end.
 _WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
 _SHOWN: Final = 80  # characters of a place in a schema
@@ -26,7 +27,7 @@ _LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE: Final = ("items", "additionalProperties", "additionalItems")
 _AS_THEY_ARE: Final = (
     *("$ref", "type", "required", "minItems", "maxItems", "maxProperties"),
-    *("minLength", "maxLength", "pattern", "multipleOf"),
+    *("minLength", "maxLength", "pattern"),
 )
 _LOWER: Final = ("minimum", "exclusiveMinimum")
 _UPPER: Final = ("maximum", "exclusiveMaximum")
@@ -37,7 +38,7 @@ _FORMATS: Final = frozenset(
         "uri",
     )
 )
-_ANY_KEY: Final = ({}, True, {"type": "string"})
+_ANY_KEY: Final[tuple[Any, ...]] = ({}, True, {"type": "string"})
 # Keywords that are not enforced, each with the values that say nothing.
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "$dynamicAnchor": (),
@@ -100,25 +101,30 @@ class _Normalizer:
             raise self._refuse(f"is nested deeper than {MAX_DEPTH} levels{_at(place)}")
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
-            if keyword in _REFUSED:
-                if not any(value == v and type(value) is type(v) for v in _REFUSED[keyword]):
+            if keyword in _REFUSED or (keyword == "$id" and depth > 0):
+                neutral = _REFUSED.get(keyword, ())
+                if not any(value == v and type(value) is type(v) for v in neutral):
                     raise self._cannot(keyword, place)
-            elif keyword == "$id" and depth > 0:
-                raise self._cannot(keyword, place)
             elif keyword in _MAPS:
                 kept[keyword] = self._map(keyword, value, place, depth)
-            elif keyword == "oneOf" and isinstance(value, list) and are_disjoint(value, self._root):
-                options = self._list(keyword, value, place, depth)
-                kept.setdefault("allOf", []).append({"anyOf": options})
-            elif keyword == "allOf":
-                kept.setdefault("allOf", []).extend(self._list(keyword, value, place, depth))
             elif keyword in _LISTS or (keyword == "items" and isinstance(value, list)):
-                kept[keyword] = self._list(keyword, value, place, depth)
+                self._several(keyword, value, place, depth, kept)
             elif keyword in _SINGLE:
                 kept[keyword] = self.schema(value, _within(place, keyword), depth + 1)
             else:
                 self._plain(keyword, value, schema, place, kept)
         return kept
+
+    def _several(
+        self, keyword: str, value: Any, place: str, depth: int, kept: dict[str, Any]
+    ) -> None:
+        schemas = self._list(keyword, value, place, depth)
+        if keyword == "oneOf" and are_disjoint(value, self._root):
+            kept.setdefault("allOf", []).append({"anyOf": schemas})
+        elif keyword == "allOf":
+            kept.setdefault("allOf", []).extend(schemas)
+        else:
+            kept[keyword] = schemas
 
     def _plain(
         self, keyword: str, value: Any, schema: dict[str, Any], place: str, kept: dict[str, Any]
@@ -128,6 +134,10 @@ class _Normalizer:
             kept[keyword] = value
         elif keyword in _LOWER or keyword in _UPPER:
             kept[keyword] = value if isinstance(value, bool) else self._bound(keyword, value, place)
+        elif keyword == "multipleOf":
+            if isinstance(value, int | float) and value > MAX_MULTIPLE:
+                raise self._cannot(keyword, place, f"more than {MAX_MULTIPLE}")
+            kept[keyword] = value
         elif keyword in ("const", "enum"):
             self._check_numbers(value, keyword, place)
             kept[keyword] = value
