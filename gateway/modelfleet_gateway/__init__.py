@@ -5,8 +5,8 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 - `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
   `app` has the URLs (`cors` for browsers), `generation` serves the two that generate, `asgi` is one
   request and its response; `body` reads requests' bodies, within a budget of all of them.
-- `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` and `completions`
-  are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
+- `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` (with `tools`
+  and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
   next free slot of its `claim`, `workers` (over `channels`, told by `stats_watch`) knows the
   workers' states, `calls` sends them requests over one stream each (`single_call`: to earlier
