@@ -1,11 +1,12 @@
 """What it costs to hold answers to a JSON schema: tokens a second, and the time to the first one.
 
-Each pair is measured in one worker process, in turn, so that both meet the same moods of the machine.
+Each pair is measured in one worker process, in turn, so that both meet the same moods of the
+machine.
 `ignore_eos` and one max_tokens give both the same number of tokens: the schema's are an array of
 objects that never has enough items. Prompts, seeds and temperature are the same. Then the first
 token of requests with schemas of 2 KB: each new, then each again, beside requests without one.
 
-    python benchmarks/structured_output.py ~/.cache/modelfleet/models/HuggingFaceTB/SmolLM2-135M-Instruct
+    python benchmarks/structured_output.py $(python tools/prepare_smollm2.py)
 """
 
 from __future__ import annotations

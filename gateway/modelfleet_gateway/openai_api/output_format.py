@@ -81,7 +81,7 @@ def read_constraint(
 def only_one(
     formats: Mapping[str, worker_pb2.OutputFormat | None],
 ) -> worker_pb2.OutputFormat | None:
-    """The one that is asked for, of those by their fields' names; InvalidRequestError for several."""
+    """The one that is asked for, of those by their fields; InvalidRequestError for several."""
     asked = {name: one for name, one in formats.items() if one is not None}
     if len(asked) > 1:
         raise InvalidRequestError(
@@ -124,9 +124,7 @@ def _choice(choices: Any, where: str, bulk: Bulk | None) -> str:
 def _text(value: Any, where: str, bulk: Bulk | None) -> str:
     if not isinstance(value, str) or not value:
         raise invalid(where, "Input should be a string, not an empty one")
-    text = _restored(value, where, bulk)
-    assert isinstance(text, str)
-    return text
+    return str(_restored(value, where, bulk))
 
 
 def _restored(value: Any, where: str, bulk: Bulk | None) -> Any:

@@ -1,4 +1,4 @@
-"""Answers that are held to a schema, by each device: valid, resumable, and alone as beside others."""
+"""Answers that are held to a schema, by each device: valid, resumable, as alone."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class MaskRows:
     @property
     def row_bytes(self) -> int:
         """From one row to the next."""
-        return self.values.shape[1] * self.values.itemsize
+        return int(self.values.shape[1]) * self.values.itemsize
 
     def write(self, chunks: Sequence[Chunk]) -> None:
         """The masks of these constrained chunks, in their order; of dropped ones just anything."""

@@ -206,7 +206,7 @@ class Engine:
                 step.launched.supply_masks()
 
     def _end_failed(self, sequence: Sequence) -> None:
-        """Ends a request whose constraint has failed: what was drawn without a mask is no answer."""
+        """Ends a request whose constraint has failed: what was drawn without a mask is void."""
         constraint, request_id = sequence.request.constraint, sequence.request.request_id
         if constraint is None or not constraint.error:
             return

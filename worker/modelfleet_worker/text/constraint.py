@@ -30,7 +30,7 @@ _CACHED: Final = 64  # compiled grammars
 _LONGEST: Final = 300  # characters of what llguidance says
 # What bounds the time and the memory of one grammar: see llguidance's LLParserLimits. Compiling
 # takes at most some 0.1 s, one mask 15 ms, the automata of one grammar some tens of MB.
-_LIMITS: Final = {
+_LIMITS: Final[dict[str, Any]] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 50_000,
@@ -115,8 +115,9 @@ class _Vocabulary:
         self.executor = llguidance.LLExecutor(1)
         try:
             wrapped = _WrappedTokenizer(tokenizer, vocab_size, eos_ids)
+            told: Any = wrapped  # it asks for no more than what that has
             self.tokenizer = llguidance.LLTokenizer(
-                wrapped, n_vocab=vocab_size, eos_token=list(eos_ids)
+                told, n_vocab=vocab_size, eos_token=list(eos_ids)
             )
             wrapped.split = self.tokenizer.greedy_tokenize
             self.has_bytes = wrapped.has_bytes

@@ -49,7 +49,7 @@ JSON_OBJECT: Final = Grammar.json_schema('{"type":"object"}')
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where reasoning begins or ends. With a special token's id its text is no text of the answer."""
+    """Where reasoning begins or ends; `token_id` if it is a special token, which adds no text."""
 
     text: str
     token_id: int | None = None

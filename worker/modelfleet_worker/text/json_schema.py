@@ -37,7 +37,7 @@ _FORMATS: Final = frozenset(
         "uri",
     )
 )
-_ANY_KEY: Final = ({}, True, {"type": "string"})
+_ANY_KEY: Final[tuple[Any, ...]] = ({}, True, {"type": "string"})
 # Keywords that are not enforced, each with the values that say nothing.
 _REFUSED: Final[Mapping[str, tuple[Any, ...]]] = {
     "$dynamicAnchor": (),
@@ -100,25 +100,30 @@ class _Normalizer:
             raise self._refuse(f"is nested deeper than {MAX_DEPTH} levels{_at(place)}")
         kept: dict[str, Any] = {}
         for keyword, value in schema.items():
-            if keyword in _REFUSED:
-                if not any(value == v and type(value) is type(v) for v in _REFUSED[keyword]):
+            if keyword in _REFUSED or (keyword == "$id" and depth > 0):
+                neutral = _REFUSED.get(keyword, ())
+                if not any(value == v and type(value) is type(v) for v in neutral):
                     raise self._cannot(keyword, place)
-            elif keyword == "$id" and depth > 0:
-                raise self._cannot(keyword, place)
             elif keyword in _MAPS:
                 kept[keyword] = self._map(keyword, value, place, depth)
-            elif keyword == "oneOf" and isinstance(value, list) and are_disjoint(value, self._root):
-                options = self._list(keyword, value, place, depth)
-                kept.setdefault("allOf", []).append({"anyOf": options})
-            elif keyword == "allOf":
-                kept.setdefault("allOf", []).extend(self._list(keyword, value, place, depth))
             elif keyword in _LISTS or (keyword == "items" and isinstance(value, list)):
-                kept[keyword] = self._list(keyword, value, place, depth)
+                self._several(keyword, value, place, depth, kept)
             elif keyword in _SINGLE:
                 kept[keyword] = self.schema(value, _within(place, keyword), depth + 1)
             else:
                 self._plain(keyword, value, schema, place, kept)
         return kept
+
+    def _several(
+        self, keyword: str, value: Any, place: str, depth: int, kept: dict[str, Any]
+    ) -> None:
+        schemas = self._list(keyword, value, place, depth)
+        if keyword == "oneOf" and are_disjoint(value, self._root):
+            kept.setdefault("allOf", []).append({"anyOf": schemas})
+        elif keyword == "allOf":
+            kept.setdefault("allOf", []).extend(schemas)
+        else:
+            kept[keyword] = schemas
 
     def _plain(
         self, keyword: str, value: Any, schema: dict[str, Any], place: str, kept: dict[str, Any]

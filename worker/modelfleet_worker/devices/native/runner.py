@@ -286,7 +286,7 @@ class NativeStep:
     masking: _Masking | None = None
 
     def supply_masks(self) -> None:
-        """Of its constrained chunks, whose tokens are known now; it waits for them when it draws."""
+        """Of its constrained chunks, whose tokens are known now; it waits for them to draw."""
         if self.masking is not None:
             self.masking.supply()
 
