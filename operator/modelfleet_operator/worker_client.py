@@ -21,6 +21,8 @@ _TEXTS = {
     "revision": "revision",
     "dtype": "dtype",
     "generation-defaults": "generation_defaults",
+    "tool-parser": "tool_parser",
+    "reasoning-parser": "reasoning_parser",
 }
 _COUNTS = {
     "context-length": "context_length",

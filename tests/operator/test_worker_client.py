@@ -27,6 +27,8 @@ EVERYTHING: dict[str, Any] = {
         "dtype": "Float32",
         "contextLength": 512,
         "generationDefaults": "None",
+        "toolParser": "Hermes",
+        "reasoningParser": "Think",
     },
     "engine": {
         "maxSequences": 3,

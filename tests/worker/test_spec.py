@@ -1,14 +1,16 @@
 """What a worker is told to load, checked before anything is read."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from modelfleet_operator.api.model_spec import Model as DeploymentModel
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
 from modelfleet_worker.quantization.scheme import KVFormat, Override, Quantization, Weights
 from modelfleet_worker.spec import Dtype, GenerationDefaults, ModelSpec
+from modelfleet_worker.text.output.styles import REASONING_PARSERS, TOOL_PARSERS
 
 
 def test_empty_fields_are_the_defaults():
@@ -29,6 +31,8 @@ def test_every_field_arrives():
         disable_prefix_caching=True,
         deterministic=True,
         generation_defaults="None",
+        tool_parser="Hermes",
+        reasoning_parser="None",
         quantization=pb.Quantization(
             weights="int4",
             group_size=32,
@@ -48,6 +52,8 @@ def test_every_field_arrives():
         prefix_caching=False,
         deterministic=True,
         generation_defaults=GenerationDefaults.NONE,
+        tool_parser="Hermes",
+        reasoning_parser="None",
         quantization=Quantization(
             weights=Weights.INT4,
             group_size=32,
@@ -70,6 +76,8 @@ def test_every_field_arrives():
         ),
         pytest.param({"quantization": {"kv_cache": "fp8"}}, "auto, int8, found 'fp8'", id="fp8"),
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
+        pytest.param({"tool_parser": "hermes"}, "Auto, None, Gemma.*'hermes'", id="a parser"),
+        pytest.param({"reasoning_parser": "Llama"}, "Think.*'Llama'", id="a reasoning parser"),
         pytest.param(
             {"generation_defaults": "vllm"}, "Checkpoint, None, found 'vllm'", id="other defaults"
         ),
@@ -93,3 +101,9 @@ def test_reads_quantities_as_kubernetes_does(quantity: str, size: int):
 def test_refuses_what_is_no_size(quantity: str):
     with pytest.raises(UsageError, match="expected a size like"):
         parse_bytes(quantity)
+
+
+def test_a_deployment_may_name_the_parsers_that_there_are():
+    fields = DeploymentModel.model_fields
+    assert get_args(fields["tool_parser"].annotation) == TOOL_PARSERS
+    assert get_args(fields["reasoning_parser"].annotation) == REASONING_PARSERS

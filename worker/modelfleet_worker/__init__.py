@@ -4,8 +4,9 @@ The rooms, in the order in which a request passes them; each may import those be
 
 - `serving`: `service` has the calls of worker.proto, `shared_stream` is the one over which all
   requests of a gateway come, `generation` carries a request from its arrival to its last token,
-  `requests` makes it the engine's request and `prompts` its ids, `streams` holds what clients have
-  not read yet. `lifecycle` with `state` loads, drains and unloads the model, `stats` with
+  `requests` (`chats` for tools and messages) makes it the engine's request and `prompts` its ids,
+  `chat_answers` says how its answer is read and what it is held to, `streams` holds what clients
+  have not read yet. `lifecycle` with `state` loads, drains and unloads the model, `stats` with
   `counters` and `change_notifier` tells gateways about it, `server` is the process.
 - `quantize`: the command `modelfleet quantize`. `checkpoints` rounds a model by `calibration` (with
   `awq_scaling` or `gptq_rounding`), `writing` stores it, `evaluation` says what was lost.
@@ -19,7 +20,8 @@ The rooms, in the order in which a request passes them; each may import those be
   `paced` only takes the time; `host` says which cores and memory there are.
 - `models`: modules and their config (`llama`, `generic`, `linear`). `quantization`: the formats of
   quantized weights and their kernels. `text`: `huggingface` turns text into ids (`tokenizer_files`
-  reads files without transformers), `detokenizer` ids into text. `storage`: `sources` finds a
+  reads files without transformers), `detokenizer` ids into text; `chat_template` (`call_shapes`)
+  renders chats, `output` reads answers into text, reasoning and calls, and writes their grammars. `storage`: `sources` finds a
   model, `contents` knows what is none, `cache` with `entry` and `fetching` keep a copy of it;
   `hub`, `s3` and `oci` are where it may come from, all through `http`, to the addresses that
   `endpoints` allows; `names` and `unpacking` trust no artifact.

@@ -28,6 +28,7 @@ from .options import (
 )
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, GenerationDefaults, ModelSpec
+from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 
 app = typer.Typer(add_completion=False, **STYLE)
 
@@ -120,6 +121,12 @@ def worker(
             help="Sampling of requests that do not say it: generation_config.json's, or the API's."
         ),
     ] = GenerationDefaults.CHECKPOINT,
+    tool_parser: Annotated[
+        str, typer.Option(help=f"How the model writes calls: {', '.join(TOOL_PARSERS)}.")
+    ] = AUTO,
+    reasoning_parser: Annotated[
+        str, typer.Option(help=f"How it writes reasoning: {', '.join(REASONING_PARSERS)}.")
+    ] = AUTO,
     preload: Annotated[
         bool,
         typer.Option(
@@ -195,6 +202,8 @@ def worker(
             prefix_caching=not no_prefix_caching,
             deterministic=deterministic,
             generation_defaults=generation_defaults,
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
         )
     prepare = None  # the paced device needs nothing of it
     if device is Device.PACED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelfleet_proto import worker_pb2 as pb
@@ -18,6 +19,7 @@ from .quantization.scheme import (
     read_kv_format,
     read_weights,
 )
+from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -54,6 +56,8 @@ class ModelSpec:
     prefix_caching: bool = True
     deterministic: bool = False  # refuse a device whose answers depend on the batch
     generation_defaults: GenerationDefaults = GenerationDefaults.CHECKPOINT
+    tool_parser: str = AUTO  # one of TOOL_PARSERS
+    reasoning_parser: str = AUTO  # one of REASONING_PARSERS
 
     def __post_init__(self) -> None:
         if not _FULL_NAME.fullmatch(self.model):
@@ -64,6 +68,8 @@ class ModelSpec:
             raise InvalidRequestError(
                 f"{self.model} has no source: expected one like hf://OWNER/NAME or file:///PATH"
             )
+        _check_name("tool parser", self.tool_parser, TOOL_PARSERS)
+        _check_name("reasoning parser", self.reasoning_parser, REASONING_PARSERS)
         sizes = {
             "context length": self.context_length,
             "max sequences": self.max_sequences,
@@ -90,7 +96,14 @@ class ModelSpec:
             prefix_caching=not spec.disable_prefix_caching,
             deterministic=spec.deterministic,
             generation_defaults=_generation_defaults(spec.generation_defaults),
+            tool_parser=spec.tool_parser or AUTO,
+            reasoning_parser=spec.reasoning_parser or AUTO,
         )
+
+
+def _check_name(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise InvalidRequestError(f"expected a {what} of {', '.join(known)}, found {name[:40]!r}")
 
 
 def _quantization(told: pb.Quantization) -> Quantization:

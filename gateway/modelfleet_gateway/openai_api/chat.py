@@ -21,6 +21,8 @@ ROLES: Final = {
 }  # "developer" is OpenAI's newer name, which chat templates lack
 
 MAX_MESSAGES: Final = 16_384
+OF_TOOLS: Final = ("tools", "chat_template_kwargs", "reasoning_effort")
+OF_CALLS: Final = ("tool_calls", "tool_call_id", "reasoning_content", "reasoning")  # of a message
 NEEDED: Final = "tools"  # of a worker's features, for all that is not plain text
 
 
@@ -93,7 +95,9 @@ class Message(BaseModel):
     @property
     def is_plain(self) -> bool:
         """Whether it is a text and nothing else."""
-        return self.role != "tool" and not (
+        if self.model_fields_set.isdisjoint(OF_CALLS):
+            return self.role != "tool"
+        return not (
             self.tool_calls or self.tool_call_id or self.reasoning_content or self.reasoning
         )
 
@@ -134,13 +138,15 @@ class ChatRequest(GenerationFields):
     @property
     def needs(self) -> frozenset[str]:
         """Also what a worker of the version before would leave out."""
-        is_plain = (
-            not self.tools
-            and not self.chat_template_kwargs
-            and self.reasoning_effort is None
-            and all(message.is_plain for message in self.messages)
-        )
-        return super().needs if is_plain else super().needs | {NEEDED}
+        needs = super().needs
+        if not self.model_fields_set.isdisjoint(OF_TOOLS) and (
+            self.tools or self.chat_template_kwargs or self.reasoning_effort is not None
+        ):
+            return needs | {NEEDED}
+        for message in self.messages:
+            if not message.is_plain:
+                return needs | {NEEDED}
+        return needs
 
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """One: the conversation."""
@@ -154,9 +160,9 @@ class ChatRequest(GenerationFields):
         base.logprobs.top = self.top_logprobs or 0
         if bulk is not None:
             return [b"".join([base.SerializeToString(), *self._chat(bulk)])]
-        base.chat.tools, base.chat.template_arguments = (
-            value.decode() for value in self._json(None)
-        )
+        if not self.model_fields_set.isdisjoint(OF_TOOLS):
+            tools, arguments = self._json(None)
+            base.chat.tools, base.chat.template_arguments = tools.decode(), arguments.decode()
         for index, message in enumerate(self.messages):
             told = base.chat.messages.add(
                 role=ROLES.get(message.role, message.role),

@@ -103,6 +103,28 @@ class Model(ApiModel):
     """What decides temperature, top_p, top_k, min_p and repetition_penalty of requests that do not
     say them. Checkpoint: the model's generation_config.json, where it has a value. None: the API's
     own defaults (temperature 1, the others off). Default: Checkpoint."""
+    tool_parser: Literal[
+        "Auto",
+        "None",
+        "Gemma",
+        "DeepSeekV3",
+        "DeepSeekV31",
+        "Mistral",
+        "MistralList",
+        "QwenCoder",
+        "Hermes",
+        "Granite",
+        "Liquid",
+        "Llama",
+        "Pythonic",
+        "Harmony",
+    ] = "Auto"
+    """How the model writes calls of tools. Auto: the checkpoint's own response_template, else what
+    its chat template shows. None: it writes none, so that requests with tools are refused.
+    Default: Auto."""
+    reasoning_parser: Literal["Auto", "None", "Think", "Mistral", "Gemma"] = "Auto"
+    """What stands around the model's reasoning, which clients get apart from its answer. Auto: what
+    its chat template shows. None: all is answer. Default: Auto."""
     token_secret_ref: SecretKeyRef | None = None
     """Secret with the hub's access token for an hf:// source, given to workers as HF_TOKEN; on one
     machine (`modelfleet up`) a Secret of the same files, or else the environment's HF_TOKEN.

@@ -101,7 +101,11 @@ def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
 
             def tokenizer() -> Future[HuggingFaceTokenizer]:
                 if not tokenizers:
-                    tokenizers.append(pool.submit(HuggingFaceTokenizer, files.folder))
+                    parsers = {
+                        "tool_parser": spec.tool_parser,
+                        "reasoning_parser": spec.reasoning_parser,
+                    }
+                    tokenizers.append(pool.submit(HuggingFaceTokenizer, files.folder, **parsers))
                 return tokenizers[0]
 
             def report_unless_failed(phase: str, share: float) -> None:

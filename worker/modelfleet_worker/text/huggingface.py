@@ -52,7 +52,10 @@ class HuggingFaceTokenizer(DecoderPieces):
             json.loads(self._backend.decoder.__getstate__()),
         )
         self.eos_ids = _eos_ids(folder, files.eos_token_id)
-        self.digest = _digest(folder, self.eos_ids, self.style)
+        is_named = (tool_parser, reasoning_parser) != (AUTO, AUTO)
+        self.digest = _digest(
+            folder, self.eos_ids, self.style if is_named or self.style.reasons else None
+        )
 
     def least_tokens(self, text: str) -> int:
         """No token has more bytes than the longest one; of a short text nothing is known."""
@@ -163,12 +166,13 @@ def _style(
     return style
 
 
-def _digest(folder: Path, eos_ids: Iterable[int], style: OutputStyle) -> str:
+def _digest(folder: Path, eos_ids: Iterable[int], style: OutputStyle | None) -> str:
+    """`style`: of answers that come in parts, which a version before does not continue alike."""
     files = sorted({path for name in (*_FILES, *_FILES_ALSO) for path in folder.glob(name)})
     digest = hashlib.sha256(json.dumps(sorted(eos_ids)).encode())
     for path in files:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder)} {content}\n".encode())
-    if style.reasons:  # a version that does not part its answers cannot continue them
+    if style is not None:
         digest.update(f"parts {style.tools} {style.reasoning}\n".encode())
     return digest.hexdigest()
