@@ -144,3 +144,62 @@ async def test_usage_metrics_and_headers_are_the_same_for_all(path: str):
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["x-modelfleet-model"] == "default/tiny"
     assert answer.headers["x-modelfleet-worker"] == "w-0"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+FORMATS = {
+    "/v1/responses": {
+        "text": {"format": {"type": "json_schema", "name": "n", "strict": True, "schema": SCHEMA}}
+    },
+    "/v1/messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    "/api/chat": {"format": SCHEMA},
+    "/api/generate": {"format": SCHEMA, "raw": True},
+}
+
+
+@pytest.mark.parametrize("path", FORMATS)
+async def test_a_schema_reaches_a_worker_that_holds_answers_to_it(path: str):
+    body = {"model": "tiny", "stream": False} | BODIES[path] | FORMATS[path]
+    old, new = ScriptedWorker("w-0", features=()), ScriptedWorker("w-1")
+    async with running_fleet(old, new) as fleet:
+        for _ in range(3):
+            answer = await fleet.http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+    assert not old.requests
+    assert [json.loads(r.output_format.json_schema) for r in new.requests] == [SCHEMA] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "name"),
+    [
+        ("/v1/responses", {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ("/api/chat", {"format": "json"}, "format"),
+    ],
+)
+async def test_any_object_is_a_format_too(path: str, field: dict, name: str):
+    worker = ScriptedWorker(tokens=1)
+    body = {"model": "tiny", "stream": False} | BODIES[path] | field
+    async with running_fleet(worker) as fleet:
+        assert (await fleet.http.post(path, json=body)).status_code == 200, name
+    assert worker.requests[0].output_format.json_object
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "found"),
+    [
+        (
+            "/v1/messages",
+            {"output_config": {"format": {"type": "json_schema"}}},
+            "'output_config.format.schema'",
+        ),
+        ("/v1/messages", {"stop_sequences": [""]}, "'stop_sequences.0'"),
+        ("/v1/responses", {"reasoning": {"effort": "x" * 65}}, "'reasoning.effort'"),
+        ("/api/chat", {"options": {"repeat_penalty": 99}}, "'options.repeat_penalty'"),
+    ],
+)
+async def test_errors_have_the_clients_names_for_fields(path: str, field: dict, found: str):
+    body = {"model": "tiny"} | BODIES[path] | field
+    async with running_fleet(ScriptedWorker()) as fleet:
+        answer = await fleet.http.post(path, json=body)
+    assert answer.status_code == 400
+    assert found in answer.text
