@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelfleet_worker.text.tokenizer import Message
+from modelfleet_worker.text.output.styles import PLAIN
+from modelfleet_worker.text.tokenizer import Chat
 
 END = 0
 _PIECES = [
@@ -48,10 +49,14 @@ class SmallVocabulary:
             rest = rest[length:]
         return ids
 
-    def render_chat(
-        self, messages: Sequence[Message], *, created: float, add_generation_prompt: bool
-    ) -> str:
-        return "".join(message.content for message in messages)
+    style = PLAIN
+    mark_ids: Mapping[int, str] = {}
+
+    def special_id(self, text: str) -> int | None:
+        return None
+
+    def render_chat(self, chat: Chat) -> str:
+        return "".join(message.content for message in chat.messages)
 
     def text(self, ids: Sequence[int]) -> str:
         return b"".join(self._pieces[i] for i in ids).decode()

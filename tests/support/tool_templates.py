@@ -6,10 +6,11 @@ Of an assistant's calls they print what its model writes, so that a parser must 
 _TOOLS = "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
 _CALLS = "{% if m.tool_calls %}{% for c in m.tool_calls %}{% set f = c.function %}"
 _END = "{% endfor %}{% endif %}"
+_THINK = "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
 _CHATML = (
     _TOOLS
     + "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    + "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    + _THINK
     + "{% if m.content %}{{ m.content }}{% endif %}CALLS<|im_end|>\n{% endfor %}"
     + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -20,6 +21,7 @@ HERMES = _CHATML.replace(
     + "\n</tool_call>"
     + _END,
 )
+HERMES_WITHOUT_REASONING = HERMES.replace(_THINK, "")
 QWEN_CODER = _CHATML.replace(
     "CALLS",
     _CALLS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic_core import PydanticCustomError
 
@@ -30,13 +30,15 @@ def check_tools(tools: Sequence[Any]) -> None:
     names: set[str] = set()
     for index, tool in enumerate(tools):
         kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
-        if kind != "function":
+        if kind != "function" or not isinstance(tool, Mapping):
             raise _wrong(
                 "tools", index, f"only tools of the type 'function' are supported, not {kind!r}"
             )
         function = tool.get("function")
         name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        if not isinstance(function, Mapping) or not (
+            isinstance(name, str) and NAME.fullmatch(name)
+        ):
             raise _wrong(
                 "tools",
                 index,
@@ -64,9 +66,10 @@ def read_choice(
         if _MODES[choice] == worker_pb2.ToolChoice.REQUIRED and not tools:
             raise PydanticCustomError("tool_choice", "'required' needs 'tools'")
         return worker_pb2.ToolChoice(mode=_MODES[choice], single=single)
-    function = choice.get("function") if isinstance(choice, Mapping) else None
+    asked: Mapping[str, Any] = choice if isinstance(choice, Mapping) else {}
+    function = asked.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str) or choice.get("type", "function") != "function":
+    if not isinstance(name, str) or asked.get("type", "function") != "function":
         raise PydanticCustomError(
             "tool_choice",
             "Expected 'none', 'auto', 'required' or "
@@ -94,7 +97,7 @@ def check_calls(calls: Sequence[Any]) -> None:
             raise _wrong("tool_calls", index, "'id' must be a string")
 
 
-def _wrong(field: str, index: int, why: str) -> PydanticCustomError:
+def _wrong(field: Literal["tools", "tool_calls"], index: int, why: str) -> PydanticCustomError:
     return PydanticCustomError(field, "Entry {index}: {why}", {"index": index, "why": why[:300]})
 
 

@@ -179,7 +179,7 @@ def test_resumed_at_every_token_it_is_the_same_answer(runner, grammars):
 def test_others_beside_it_and_preemptions_change_nothing(runners, grammars):
     runner = runners["compiled"]
     assert isinstance(runner, NativeRunner)
-    small = NativeRunner(runner.model, num_blocks=12, context_length=128, threads=2)
+    small = NativeRunner(runner.model, num_blocks=6, context_length=96, threads=2)
 
     def requests() -> list[Request]:
         names = [*map(str, range(8))]

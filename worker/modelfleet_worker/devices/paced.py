@@ -62,10 +62,12 @@ class PacedRunner(Runner):
         """Takes the step's time."""
         self._sleep(step_duration(self._calibration, chunks))
         sampling = [chunk.sequence for chunk in chunks if chunk.samples]
+        if not any(chunk.is_constrained for chunk in chunks):
+            return FinishedStep([self._sample(sequence) for sequence in sampling])
         allowed = allowed_tokens(chunks, self._calibration.vocab_size)
         return FinishedStep([self._sample(s, allowed.get(row)) for row, s in enumerate(sampling)])
 
-    def _sample(self, sequence: Sequence, allowed: Allowed | None) -> SampledToken:
+    def _sample(self, sequence: Sequence, allowed: Allowed | None = None) -> SampledToken:
         key = self._keys.get(sequence)
         if key is None:
             key = self._keys[sequence] = _key(sequence)

@@ -72,6 +72,11 @@ def _text_or_calls(opened: str, bare: str, special: Callable[[str], int | None])
 
 def _harmony(rules: Rules, demand: Demand) -> str:
     """With the reasoning: its marks are those of all messages."""
+    if any(rules.special(mark) is None for mark in harmony.MARKS[:5]):
+        raise InvalidRequestError(
+            "this model's tokenizer lacks the special tokens of its channels: calls cannot be"
+            " enforced"
+        )
     channel, message = rules.mark(harmony.CHANNEL), rules.mark(harmony.MESSAGE)
     end, start = rules.mark(harmony.END), rules.mark(harmony.START)
     calls: list[str] = []

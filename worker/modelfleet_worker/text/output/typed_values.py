@@ -48,7 +48,12 @@ def cast(text: str, types: frozenset[str]) -> Any:
         value = json.loads(plain)
     except (ValueError, RecursionError):
         return text
-    kinds = {"object": dict, "array": list, "integer": int, "number": (int, float)}
+    kinds: dict[str, tuple[type, ...]] = {
+        "object": (dict,),
+        "array": (list,),
+        "integer": (int,),
+        "number": (int, float),
+    }
     if (
         isinstance(value, float)
         and value.is_integer()
