@@ -9,8 +9,8 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 - `responses_api`, `anthropic_api`, `ollama_api`: other APIs: their requests become chats, and what
   comes of these their answers.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` (with
-  `tools` and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models; `bulk` cuts large bodies; `translated`,
-  `pieces` and `tokenize` are for the other APIs. Pure.
+  `tools` and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models;
+  `bulk` cuts large bodies; `translated`, `pieces` and `tokenize` are for the other APIs. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
   next free slot of its `claim`, `workers` (over `channels`, told by `stats_watch`) knows the
   workers' states, `calls` sends them requests over one stream each (`single_call`: to earlier

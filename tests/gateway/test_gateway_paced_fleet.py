@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -115,3 +116,49 @@ async def test_a_call_without_messages_notices_a_stopped_worker(tmp_path):
             async with asyncio.timeout(15):
                 await call.read()
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def text_of_stream(fleet: Fleet, path: str, number: int) -> str:
+    """What an answer of another API says, of all its events."""
+    question = f"question {number}"
+    body = {
+        "/v1/responses": {"input": question, "max_output_tokens": TOKENS, "ignore_eos": True},
+        "/v1/messages": {
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": TOKENS,
+            "temperature": 0,
+        },
+        "/api/generate": {"prompt": question, "options": {"num_predict": TOKENS, "seed": 1}},
+    }[path]
+    answer = await fleet.http.post(path, json=body | {"model": MODEL, "stream": True, "seed": 1})
+    assert answer.status_code == 200
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    assert events[-1].get("type") in (None, "message_stop", "response.incomplete")
+    texts = [
+        event["delta"] if path == "/v1/responses" else event.get("delta", event)
+        for event in events
+        if path != "/v1/responses" or event["type"] == "response.output_text.delta"
+    ]
+    said = [t if isinstance(t, str) else t.get("text") or t.get("response") or "" for t in texts]
+    return "".join(said)
+
+
+async def test_streams_of_other_apis_are_the_same_when_a_worker_is_killed(tmp_path):
+    paths = ["/v1/responses", "/v1/messages", "/api/generate"] * 2
+    async with paced_workers(tmp_path, "w-0", "w-1") as workers, running_fleet() as fleet:
+        fleet.push(model_view(*(worker.double for worker in workers)))
+        await fleet.ready(2)
+
+        def ask_all():
+            return asyncio.gather(*(text_of_stream(fleet, p, i) for i, p in enumerate(paths)))
+
+        undisturbed = await ask_all()
+        assert all(undisturbed)
+        queue = fleet.gateway.dispatcher.queues[MODEL]
+        tokens = queue.meter.completion_tokens
+        asked = asyncio.ensure_future(ask_all())
+        await eventually(lambda: queue.meter.completion_tokens > tokens + 30)
+        workers[0].process.send_signal(signal.SIGKILL)
+        assert await asked == undisturbed
+        assert await fleet.metric("modelfleet_gateway_resumed_total") > 0

@@ -39,7 +39,9 @@ class MessagesAnswer(BaseAnswer):
 
     @override
     def chunks(self, index: int, event: Event) -> list[str]:
-        return [f"event: {body['type']}\ndata: {encode(body)}" for body in self._events(event)]
+        events = self._events(event)
+        self._texts = []  # said, and not repeated
+        return [f"event: {body['type']}\ndata: {encode(body)}" for body in events]
 
     @override
     def last_chunks(self) -> list[str]:

@@ -117,7 +117,7 @@ class CountTokensRequest(TranslatedRequest):
 def _output(config: OutputConfig, bulk: Bulk | None) -> Json:
     chat: Json = {}
     if config.effort is not None:
-        chat["reasoning_effort"] = config.effort
+        chat["reasoning_effort"] = expanded(config.effort, bulk)
     if config.format is not None:
         kind = config.format.get("type")
         if kind != "json_schema":

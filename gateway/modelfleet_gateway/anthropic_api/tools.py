@@ -45,7 +45,8 @@ def _function(tool: Any, where: str, bulk: Bulk | None) -> Json:
     if kind not in (None, "custom"):
         raise unsupported_value(f"{where}.type", kind, "custom")
     asked = read_part(Tool, tool, where, bulk)
-    function: Json = {"name": asked.name, "parameters": expanded(asked.input_schema, bulk)}
+    name, schema = expanded(asked.name, bulk), expanded(asked.input_schema, bulk)
+    function: Json = {"name": name, "parameters": schema}
     if asked.description is not None:
         function["description"] = asked.description
     if asked.strict is not None:

@@ -27,6 +27,7 @@ from ..errors import (
 )
 from ..options import ConnectionLimits
 from .asgi import CUT
+from .dialects import dialect_of
 from .responses import ClosedByConnection, ReaderWatch, raw_response, unframed
 
 HTTP_1_0: Final = "1.0"
@@ -81,6 +82,7 @@ class Connection(HttpToolsProtocol):
         self._limits = config.limits
         self._dropping = config.dropping
         self.timeout_keep_alive = config.limits.idle_time  # type: ignore[assignment]
+        self.url = b""
         self._part = Part.NOTHING
         self._hosts = 0
         self._header_bytes = 0  # of the headers that are complete
@@ -258,7 +260,7 @@ class Connection(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         if cycle is None or is_answering or self._part is not Part.BODY:
-            self._tcp.write(raw_response(error))
+            self._tcp.write(raw_response(error, dialect_of(self.url.decode("latin-1"))))
         self._close(linger=True)
 
     def _cut(self, cycle: RequestResponseCycle) -> None:

@@ -118,7 +118,7 @@ class GenerationEndpoint:
             stream = answer_events(requests, claim, queue.meter, hold.add_unread)
             async with aclosing(stream) as events:
                 if asked.stream:
-                    await exchange.stream(events, queue, claim)
+                    await exchange.stream(events, queue, claim, hold)
                     return None
                 return await exchange.collect(events, queue.meter, hold)
 
@@ -174,9 +174,10 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 
-    async def stream(self, events: Events, queue: ModelQueue, claim: SlotClaim) -> None:
+    async def stream(self, events: Events, queue: ModelQueue, claim: SlotClaim, hold: Hold) -> None:
         """Writes the answer as it comes; the status line once a worker has accepted the request."""
         keep_alive = KeepAlive(self.reply, claim)
+        keeps_stream = self.answer.keeps_stream
         progress: asyncio.Task[None] | None = None
         if self._progress:
             await self.reply.open_stream()
@@ -195,6 +196,8 @@ class Exchange:
                         continue
                     self._on_event(index, event, queue.meter)
                     chunks += self.answer.chunks(index, event)
+                    if keeps_stream:
+                        hold.add_unread(event.ByteSize())
                 if not self.reply.streaming:
                     await self.reply.open_stream()
                 await self.reply.events(chunks)

@@ -14,6 +14,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from ..errors import GatewayError
+from .dialects import Dialect
 
 log = structlog.get_logger()
 
@@ -90,9 +91,9 @@ def unframed(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
     return run
 
 
-def raw_response(error: GatewayError) -> bytes:
+def raw_response(error: GatewayError, dialect: Dialect) -> bytes:
     """An error as the last response of a connection."""
-    body = json.dumps(error.body()).encode()
+    body = json.dumps(dialect.error_body(error)).encode()
     head = (
         f"HTTP/1.1 {error.status} {http.HTTPStatus(error.status).phrase}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"

@@ -42,6 +42,7 @@ class OllamaAnswer(BaseAnswer):
     @override
     def chunks(self, index: int, event: Event) -> list[str]:
         lines = [self._line() | self.said(*new) for new in self._take_all(event)]
+        self._texts, self._thoughts, self._calls = [], [], []  # said, and not repeated
         if isinstance(event, worker_pb2.Finished):
             lines.append(self._line() | self.said("", "", []) | self._last)
         return [encode(line) for line in lines]
@@ -71,9 +72,9 @@ class OllamaAnswer(BaseAnswer):
     def _take_all(self, event: Event) -> list[tuple[str, str, list[Json]]]:
         """What is new: text, thinking and calls of each piece."""
         if isinstance(event, worker_pb2.Accepted):
-            self._accepted_at = self._first_at = self.clock()
+            self._accepted_at = self.clock()
             return []
-        if not self._texts and not self._thoughts:
+        if self._first_at == 0.0:
             self._first_at = self.clock()
         new: list[tuple[str, str, list[Json]]] = []
         for piece in pieces(event):

@@ -41,6 +41,7 @@ def running(name: str, stats: worker_pb2.Stats) -> Json:
 
 def shown(model: ModelView, stats: worker_pb2.Stats | None) -> Json:
     """`/api/show`."""
+    has_tools = stats is None or "tools" in stats.features
     info: Json = {"general.architecture": "modelfleet", "general.name": model.model}
     if stats is not None:
         info["modelfleet.context_length"] = stats.context_length
@@ -51,7 +52,7 @@ def shown(model: ModelView, stats: worker_pb2.Stats | None) -> Json:
         "modified_at": datetime.fromtimestamp(model.created, UTC).isoformat(),
         "details": details(stats),
         "model_info": info,
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["completion", *(["tools"] if has_tools else [])],
     }
 
 

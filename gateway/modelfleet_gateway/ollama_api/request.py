@@ -91,12 +91,13 @@ class OllamaRequest(AnsweredRequest):
             raise unsupported_value("format", self.format, "json or a schema")
         return body
 
-    def thinking(self) -> Json:
+    def thinking(self, bulk: Bulk | None) -> Json:
         """What a chat has to say for `think`."""
-        if self.think is None:
+        think = expanded(self.think, bulk)
+        if think is None:
             return {}
-        chat: Json = {"chat_template_kwargs": {"enable_thinking": bool(self.think)}}
-        return chat | ({"reasoning_effort": self.think} if isinstance(self.think, str) else {})
+        chat: Json = {"chat_template_kwargs": {"enable_thinking": bool(think)}}
+        return chat | ({"reasoning_effort": think} if isinstance(think, str) else {})
 
     def _answer(self, kind: type[OllamaAnswer], created: float, bulk: Bulk | None) -> OllamaAnswer:
         return kind(model=expanded(self.model, bulk), created=created)
@@ -150,9 +151,9 @@ class ChatRequest(OllamaRequest):
             _message(read_part(Message, value, f"messages.{index}", bulk), index, calls, bulk)
             for index, value in enumerate(self.messages)
         ]
-        chat = self.common(bulk) | self.thinking() | {"messages": messages}
+        chat = self.common(bulk) | self.thinking(bulk) | {"messages": messages}
         if self.tools:
-            chat["tools"] = self.tools
+            chat["tools"] = expanded(self.tools, bulk)
         return chat
 
     @override
@@ -217,7 +218,7 @@ class GenerateRequest(OllamaRequest):
         messages = [{"role": "user", "content": self.prompt}]
         if self.system:
             messages = [{"role": "system", "content": self.system}, *messages]
-        return body | self.thinking() | {"messages": messages}
+        return body | self.thinking(bulk) | {"messages": messages}
 
     @override
     def new_answer(self, created: float, bulk: Bulk | None) -> OllamaAnswer:

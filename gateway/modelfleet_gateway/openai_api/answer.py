@@ -42,6 +42,8 @@ class BaseAnswer(ABC):
     streamed calls `collect` for each event and `whole` at the end. `index` is the choice's.
     """
 
+    keeps_stream: ClassVar[bool] = False  # a stream's end repeats all that it said
+
     model: str  # as the client named it
     created: float  # seconds since the epoch
     choices_per_prompt: int = 1

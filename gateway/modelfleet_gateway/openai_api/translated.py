@@ -6,10 +6,11 @@ import contextlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from ..errors import InvalidRequestError, UnsupportedFieldError
 from .answer import BaseAnswer, Json
@@ -22,6 +23,17 @@ STRICT: Final = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, prot
 Neutral = Mapping[str, tuple[Any, ...]]
 Model = TypeVar("Model", bound=BaseModel)
 Fields = TypeVar("Fields", bound=BaseModel)
+
+
+def _is_text(value: str, info: ValidationInfo) -> str:
+    bulk: Bulk | None = info.context
+    if bulk is not None and bulk.holds_ids(value):
+        raise PydanticCustomError("string_type", "Input should be a valid string")
+    return value
+
+
+# A string inside of a list or object; fields that are strings are checked without it.
+Text = Annotated[str, AfterValidator(_is_text)]
 
 
 class TranslatedRequest(BaseModel):

@@ -26,6 +26,8 @@ IN_PROGRESS: Final = "in_progress"
 class ResponsesAnswer(BaseAnswer):
     """A `response`, and the events of its stream."""
 
+    keeps_stream = True
+
     said: Json  # what the response repeats of its request
     custom_tools: frozenset[str] = frozenset()  # whose calls are items of their own kind
     encodes_reasoning: bool = False  # items have `encrypted_content`

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
 from ..openai_api.fields import MAX_TOP_LOGPROBS, UINT32
-from ..openai_api.translated import AnsweredRequest, Neutral, TranslatedRequest, expanded
+from ..openai_api.translated import AnsweredRequest, Neutral, Text, TranslatedRequest, expanded
 from .answer import ResponsesAnswer
 from .items import messages_of
 from .tools import chat_tools
@@ -64,7 +64,7 @@ class Format(BaseModel):
         return self
 
 
-class Text(BaseModel):
+class TextConfig(BaseModel):
     """What the text is like."""
 
     model_config = ConfigDict(strict=True)
@@ -96,7 +96,7 @@ class InputFields(TranslatedRequest):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
-    text: Text | None = None
+    text: TextConfig | None = None
     previous_response_id: str | None = None
 
     # Messages before the input; set when an answer that was kept goes on.
@@ -133,7 +133,7 @@ class InputFields(TranslatedRequest):
             if self.parallel_tool_calls is not None:
                 chat |= {"parallel_tool_calls": self.parallel_tool_calls}
         if self.reasoning is not None and self.reasoning.effort is not None:
-            chat |= {"reasoning_effort": self.reasoning.effort}
+            chat |= {"reasoning_effort": expanded(self.reasoning.effort, bulk)}
         asked = self.text.format if self.text is not None else None
         if asked is not None and asked.type == "json_schema":
             schema = {"name": asked.name, "schema": expanded(asked.schema_, bulk)}
@@ -152,8 +152,8 @@ class ResponsesRequest(InputFields, AnsweredRequest):
     max_output_tokens: Annotated[int, Field(ge=1, le=UINT32)] | None = None
     max_tool_calls: int | None = None  # of built-in tools, of which there are none
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: list[Text] | None = None
+    metadata: dict[str, Text] | None = None
     store: bool | None = None
 
     # What keeps the answer, given its messages, if it is to be kept.

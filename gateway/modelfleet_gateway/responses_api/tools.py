@@ -94,7 +94,7 @@ def _function(tool: Any, where: str, bulk: Bulk | None) -> Json:
     kind = tool.get("type") if isinstance(tool, dict) else None
     if kind == "function":
         asked = read_part(FunctionTool, tool, where, bulk)
-        function: Json = {"name": asked.name}
+        function: Json = {"name": expanded(asked.name, bulk)}
         if asked.description is not None:
             function["description"] = asked.description
         if asked.parameters is not None:
@@ -110,7 +110,7 @@ def _function(tool: Any, where: str, bulk: Bulk | None) -> Json:
                 "custom tool would not be enforced.",
                 param=f"{where}.format",
             )
-        function = {"name": custom.name, "parameters": TEXT_INPUT}
+        function = {"name": expanded(custom.name, bulk), "parameters": TEXT_INPUT}
         if custom.description is not None:
             function["description"] = custom.description
         return {"type": "function", "function": function}

@@ -18,7 +18,9 @@ from gateway_doubles import (
     model_view,
     running_fleet,
 )
+from modelfleet_gateway.options import ConnectionLimits, Options
 from modelfleet_proto import worker_pb2
+from raw_http import connect
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -333,3 +335,18 @@ async def test_both_kinds_of_keys_are_accepted():
                 headers=headers,
             )
             assert answer.status_code == 200
+
+
+async def test_a_body_that_does_not_come_has_its_shape():
+    limits = ConnectionLimits(body_time=0.1)
+    async with running_fleet(
+        ScriptedWorker(), options=Options(operator="", limits=limits)
+    ) as fleet:
+        reader, writer = await connect(fleet.url)
+        writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+        async with asyncio.timeout(30):
+            raw = await reader.read()
+        writer.close()
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"

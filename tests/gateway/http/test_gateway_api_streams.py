@@ -6,7 +6,7 @@ import json
 import pytest
 
 from answer_parts import call, one_a_token, reasoning, text
-from gateway_doubles import ScriptedWorker, running_fleet
+from gateway_doubles import ScriptedWorker, eventually, running_fleet
 from gateway_streams import hand_over, undisturbed
 from raw_http import connect
 
@@ -119,7 +119,7 @@ async def test_a_whole_stream_ends_in_good_order_and_no_other_does(path: str):
         whole = await exchange(fleet.url, path, body)
         worker.before_token = fail
         broken = await exchange(fleet.url, path, body)
-        await undisturbed_budget(fleet)
+        await eventually(lambda: not fleet.gateway.app.bodies.budget.used)
     assert whole.startswith(b"HTTP/1.1 200 ")
     assert whole.endswith(b"0\r\n\r\n")
     assert END[path] in whole
@@ -127,11 +127,6 @@ async def test_a_whole_stream_ends_in_good_order_and_no_other_does(path: str):
     assert not broken.endswith(b"0\r\n\r\n")
     assert END[path] not in broken
     assert b"Workers failed" in broken
-
-
-async def undisturbed_budget(fleet) -> None:
-    """Nothing of the broken stream is held any more."""
-    assert not fleet.gateway.app.bodies.budget.used
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -144,3 +139,89 @@ async def test_usage_metrics_and_headers_are_the_same_for_all(path: str):
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["x-modelfleet-model"] == "default/tiny"
     assert answer.headers["x-modelfleet-worker"] == "w-0"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+FORMATS = {
+    "/v1/responses": {
+        "text": {"format": {"type": "json_schema", "name": "n", "strict": True, "schema": SCHEMA}}
+    },
+    "/v1/messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    "/api/chat": {"format": SCHEMA},
+    "/api/generate": {"format": SCHEMA, "raw": True},
+}
+
+
+@pytest.mark.parametrize("path", FORMATS)
+async def test_a_schema_reaches_a_worker_that_holds_answers_to_it(path: str):
+    body = {"model": "tiny", "stream": False} | BODIES[path] | FORMATS[path]
+    old, new = ScriptedWorker("w-0", features=()), ScriptedWorker("w-1")
+    async with running_fleet(old, new) as fleet:
+        for _ in range(3):
+            answer = await fleet.http.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+    assert not old.requests
+    assert [json.loads(r.output_format.json_schema) for r in new.requests] == [SCHEMA] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "name"),
+    [
+        ("/v1/responses", {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ("/api/chat", {"format": "json"}, "format"),
+    ],
+)
+async def test_any_object_is_a_format_too(path: str, field: dict, name: str):
+    worker = ScriptedWorker(tokens=1)
+    body = {"model": "tiny", "stream": False} | BODIES[path] | field
+    async with running_fleet(worker) as fleet:
+        assert (await fleet.http.post(path, json=body)).status_code == 200, name
+    assert worker.requests[0].output_format.json_object
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "found"),
+    [
+        (
+            "/v1/messages",
+            {"output_config": {"format": {"type": "json_schema"}}},
+            "'output_config.format.schema'",
+        ),
+        ("/v1/messages", {"stop_sequences": [""]}, "'stop_sequences.0'"),
+        ("/v1/responses", {"reasoning": {"effort": "x" * 65}}, "'reasoning.effort'"),
+        ("/api/chat", {"options": {"repeat_penalty": 99}}, "'options.repeat_penalty'"),
+    ],
+)
+async def test_errors_have_the_clients_names_for_fields(path: str, field: dict, found: str):
+    body = {"model": "tiny"} | BODIES[path] | field
+    async with running_fleet(ScriptedWorker()) as fleet:
+        answer = await fleet.http.post(path, json=body)
+    assert answer.status_code == 400
+    assert found in answer.text
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_a_stream_keeps_for_its_end_is_counted(path: str):
+    """Responses repeat all that they said; nothing else is kept of a stream that is read."""
+    reached, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(context, request, position):
+        if position == 5:
+            reached.set()
+            await may_go_on.wait()
+
+    worker = ScriptedWorker(filler="x" * 2000, before_token=wait)
+    body = {"model": "tiny", "stream": True} | BODIES[path]
+    async with running_fleet(worker) as fleet:
+        budget = fleet.gateway.app.bodies.budget
+        asked = asyncio.create_task(fleet.http.post(path, json=body))
+        await reached.wait()
+        queue = fleet.gateway.dispatcher.queues["default/tiny"]
+        await eventually(lambda: queue.meter.completion_tokens == 5)
+        if path == "/v1/responses":
+            await eventually(lambda: budget.used > 10_000)
+        else:
+            await eventually(lambda: budget.used < 2000)
+        may_go_on.set()
+        assert (await asked).status_code == 200
+        await eventually(lambda: not budget.used)

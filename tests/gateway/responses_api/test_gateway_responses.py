@@ -3,6 +3,7 @@
 import json
 
 import openai
+import pydantic
 import pytest
 
 from answer_parts import call, one_a_token, reasoning, text
@@ -80,6 +81,20 @@ async def test_the_clients_own_stream_and_parse_take_it():
         final = await stream.get_final_response()
     assert kinds[-1] == "response.completed"
     assert final.output_text == expected_text("hello", 3, chat=True)
+
+
+class City(pydantic.BaseModel):
+    name: str
+
+
+async def test_the_clients_parse_gets_what_it_asked_for():
+    worker = ScriptedWorker(parts=one_a_token(text('{"name"'), text(': "Rome"}')))
+    async with running_fleet(worker) as fleet:
+        answer = await fleet.client.responses.parse(model="tiny", input="x", text_format=City)
+    assert answer.output_parsed == City(name="Rome")
+    schema = json.loads(worker.requests[0].output_format.json_schema)
+    assert schema["properties"]["name"]["type"] == "string"
+    assert answer.text.format.name == "City"
 
 
 async def test_says_that_it_was_cut():
