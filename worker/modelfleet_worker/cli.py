@@ -28,6 +28,7 @@ from .options import (
 )
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, GenerationDefaults, ModelSpec
+from .task import Task
 
 app = typer.Typer(add_completion=False, **STYLE)
 
@@ -120,6 +121,9 @@ def worker(
             help="Sampling of requests that do not say it: generation_config.json's, or the API's."
         ),
     ] = GenerationDefaults.CHECKPOINT,
+    task: Annotated[
+        Task, typer.Option(help="What the model is for; Auto: what the checkpoint says.")
+    ] = Task.AUTO,
     preload: Annotated[
         bool,
         typer.Option(
@@ -185,6 +189,7 @@ def worker(
             prefix_caching=not no_prefix_caching,
             deterministic=deterministic,
             generation_defaults=generation_defaults,
+            task=task,
         )
     prepare = None  # the paced device needs nothing of it
     if device is Device.PACED:

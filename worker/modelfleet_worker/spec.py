@@ -18,6 +18,7 @@ from .quantization.scheme import (
     read_kv_format,
     read_weights,
 )
+from .task import Task
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -54,6 +55,7 @@ class ModelSpec:
     prefix_caching: bool = True
     deterministic: bool = False  # refuse a device whose answers depend on the batch
     generation_defaults: GenerationDefaults = GenerationDefaults.CHECKPOINT
+    task: Task = Task.AUTO
 
     def __post_init__(self) -> None:
         if not _FULL_NAME.fullmatch(self.model):
@@ -90,6 +92,7 @@ class ModelSpec:
             prefix_caching=not spec.disable_prefix_caching,
             deterministic=spec.deterministic,
             generation_defaults=_generation_defaults(spec.generation_defaults),
+            task=_task(spec.task),
         )
 
 
@@ -109,6 +112,15 @@ def _generation_defaults(name: str) -> GenerationDefaults:
         known = ", ".join(GenerationDefaults)
         raise InvalidRequestError(
             f"expected generation defaults of {known}, found {name!r}"
+        ) from error
+
+
+def _task(name: str) -> Task:
+    try:
+        return Task(name) if name else Task.AUTO
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"expected a task of {', '.join(Task)}, found {name!r}"
         ) from error
 
 

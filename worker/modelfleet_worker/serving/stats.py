@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from modelfleet_proto import worker_pb2 as pb
 
-from .lifecycle import Lifecycle
+from ..task import Task
+from .lifecycle import Lifecycle, ServingModel
 from .state import State
 
 _STATES = {
@@ -48,7 +49,9 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
         stats.model_digest, stats.computed_by = model.digest, model.computed_by
-        stats.weights_digest = model.weights_digest
+        if isinstance(model, ServingModel):
+            stats.weights_digest = model.weights_digest
+        stats.task = Task.GENERATE if isinstance(model, ServingModel) else Task.EMBED
         how = model.computation
         stats.computation.path, stats.computation.dtype = how.path, how.dtype
         stats.computation.instruction_set = how.instruction_set
