@@ -74,6 +74,7 @@ def decision_view(
         cold_start_deadline=cold.deadline,
         warm_pool=cold.warm_pool or "",
         overload_target=_overload_target(manifest),
+        task="" if manifest.spec.model.task == "Auto" else manifest.spec.model.task,
     )
 
 
@@ -113,6 +114,8 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
         flags.append(f"--context-length={model.context_length}")
     if model.generation_defaults != "Checkpoint":
         flags.append(f"--generation-defaults={model.generation_defaults}")
+    if model.task != "Auto":
+        flags.append(f"--task={model.task}")
     flags += _quantization_flags(manifest.spec.quantization)
     flags.append(f"--max-sequences={engine.max_sequences}")
     flags.append(f"--max-batch-tokens={engine.max_batch_tokens}")

@@ -21,6 +21,7 @@ _TEXTS = {
     "revision": "revision",
     "dtype": "dtype",
     "generation-defaults": "generation_defaults",
+    "task": "task",
 }
 _COUNTS = {
     "context-length": "context_length",

@@ -50,6 +50,7 @@ class Deployment:
     accelerators: tuple[str, ...] = ()  # AcceleratorClasses, best first; empty: anywhere
     fallback_after: float = 60.0  # seconds that a worker waits for one of them
     spot: SpotPolicy | None = None  # None: pods ask neither for spot nor for on demand
+    task: str = ""  # Generate or Embed; empty: the checkpoint says it
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.
     error: str = ""

@@ -12,6 +12,13 @@ import structlog
 import xxhash
 
 from ..devices.host import usable_cores
+from ..devices.native import library
+from ..devices.native.encoder import (
+    Arithmetic,
+    NativeEncoder,
+    fastest_arithmetic,
+    takes_encoder,
+)
 from ..engine.device import Computation
 from ..engine.embedding import Encoder, EncoderLimits
 from ..errors import ModelError
@@ -30,6 +37,11 @@ log = structlog.get_logger()
 
 _MAX_SEQUENCES = 64  # calls at once, where the spec says nothing
 _WARM_UP = 16  # tokens
+_HOW = {
+    Arithmetic.FLOATS: "float32",
+    Arithmetic.SPLIT: "float32 in three products of bfloat16 by AMX",
+    Arithmetic.HALF: "bfloat16 by AMX",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +54,8 @@ class LoadedEncoder:
     limits: EncoderLimits
     may_be_cut: bool  # the first numbers of a vector are a vector themselves
     normalize: bool  # vectors have length 1
-    digest: str  # hex; vectors of equal digests are equal, but for the order of sums
+    digest: str  # hex; of all that decides the vectors
+    weights_digest: str  # the same, but for the arithmetic: such vectors may be compared
     computation: Computation
     computed_by: str  # for a person
     files: LocalModel | None = None  # in use: kept in the cache as long as this lives
@@ -73,7 +86,7 @@ def load_encoder(spec: ModelSpec, files: LocalModel, report: Report) -> LoadedEn
     report("Warmup", 0.0)
     encoder.encode([[0] * min(_WARM_UP, context)])
     report("Warmup", 1.0)
-    described = f"{digest} {config} {computation.arithmetic} {text.digest}"
+    described = f"{digest} {config} {dtype} {text.digest}"
     return LoadedEncoder(
         spec=spec,
         encoder=encoder,
@@ -86,20 +99,37 @@ def load_encoder(spec: ModelSpec, files: LocalModel, report: Report) -> LoadedEn
         ),
         may_be_cut=config.may_be_cut,
         normalize=config.normalize,
-        digest=xxhash.xxh3_128_hexdigest(described.encode()),
+        digest=_hashed(f"{described} {computation.path} {computation.arithmetic}"),
+        weights_digest=_hashed(described),
         computation=computation,
         computed_by=computed_by,
         files=files,
     )
 
 
+def _hashed(described: str) -> str:
+    return str(xxhash.xxh3_128_hexdigest(described.encode()))
+
+
 def _on_device(
     config: EncoderConfig, weights: EncoderWeights, dtype: FloatType
 ) -> tuple[Encoder, Computation, str]:
+    threads, step = usable_cores(), library.compiled_step()
+    if step is not None and takes_encoder(config):
+        arithmetic = fastest_arithmetic(dtype, step)
+        native = NativeEncoder(config, weights, step=step, arithmetic=arithmetic, threads=threads)
+        name = step.instruction_set.name
+        computation = Computation(
+            path="compiled",
+            dtype=FloatType.BFLOAT16 if arithmetic is Arithmetic.HALF else FloatType.FLOAT32,
+            threads=threads,
+            instruction_set=name,
+            arithmetic=f"encoder-{arithmetic.name.lower()}",
+        )
+        return native, computation, f"an encoder in the compiled step ({name}, {_HOW[arithmetic]})"
     # Imported here: torch takes seconds.
     from ..devices.torch.encoder import TorchEncoder
 
-    threads = usable_cores()
     encoder = TorchEncoder(config, weights, threads=threads)
     computation = Computation(path="torch", dtype=FloatType.FLOAT32, threads=threads)
     return encoder, computation, f"an encoder on torch's operations, {FloatType.FLOAT32}"

@@ -75,7 +75,7 @@ class EmbeddingHandler:
             counters.text_bytes += characters
             counters.text_tokens += sum(map(len, inputs))
         return pb.EmbedResponse(
-            model_digest=serving.digest,
+            weights_digest=serving.weights_digest,
             worker_id=self._worker_id,
             embeddings=[
                 pb.Embedding(vector=vector, tokens=len(ids))

@@ -79,6 +79,7 @@ class ServingEncoder:
     engine: EmbeddingEngine
     tokenizer: SentenceTokenizer
     digest: str
+    weights_digest: str  # equal where vectors may be compared
     computation: Computation
     computed_by: str  # for a person
     may_be_cut: bool  # the first numbers of a vector are a vector themselves
@@ -198,6 +199,7 @@ class Lifecycle:
             engine=engine,
             tokenizer=loaded.tokenizer,
             digest=loaded.digest,
+            weights_digest=loaded.weights_digest,
             computation=loaded.computation,
             computed_by=loaded.computed_by,
             may_be_cut=loaded.may_be_cut,

@@ -49,8 +49,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         engine, limits = model.engine.stats, model.engine.limits
         taken = len(lifecycle.streams)
         stats.model_digest, stats.computed_by = model.digest, model.computed_by
-        if isinstance(model, ServingModel):
-            stats.weights_digest = model.weights_digest
+        stats.weights_digest = model.weights_digest
         stats.task = Task.GENERATE if isinstance(model, ServingModel) else Task.EMBED
         how = model.computation
         stats.computation.path, stats.computation.dtype = how.path, how.dtype
