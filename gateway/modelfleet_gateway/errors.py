@@ -129,6 +129,12 @@ class UnknownResponseError(InvalidRequestError):
     code = "previous_response_not_found"
 
 
+class WrongTaskError(InvalidRequestError):
+    """The model is for something else than what was asked of it."""
+
+    code = "model_not_supported"
+
+
 class UnknownUrlError(InvalidRequestError):
     """No such path here."""
 

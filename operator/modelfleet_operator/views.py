@@ -89,6 +89,7 @@ def decision_view(
         cold_start_deadline=cold.deadline,
         warm_pool=cold.warm_pool or "",
         overload_target=_overload_target(manifest),
+        task="" if manifest.spec.model.task == "Auto" else manifest.spec.model.task,
     )
 
 
@@ -186,6 +187,8 @@ def model_flags(manifest: ModelDeployment, *, source: str = "") -> list[str]:
         flags.append(f"--tool-parser={model.tool_parser}")
     if model.reasoning_parser != "Auto":
         flags.append(f"--reasoning-parser={model.reasoning_parser}")
+    if model.task != "Auto":
+        flags.append(f"--task={model.task}")
     flags += _quantization_flags(manifest.spec.quantization)
     flags.append(f"--max-sequences={engine.max_sequences}")
     flags.append(f"--max-batch-tokens={engine.max_batch_tokens}")

@@ -23,6 +23,7 @@ _TEXTS = {
     "generation-defaults": "generation_defaults",
     "tool-parser": "tool_parser",
     "reasoning-parser": "reasoning_parser",
+    "task": "task",
 }
 _COUNTS = {
     "context-length": "context_length",

@@ -29,6 +29,7 @@ from .options import (
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, GenerationDefaults, ModelSpec
 from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
+from .task import Task
 
 app = typer.Typer(add_completion=False, **STYLE)
 
@@ -127,6 +128,9 @@ def worker(
     reasoning_parser: Annotated[
         str, typer.Option(help=f"How it writes reasoning: {', '.join(REASONING_PARSERS)}.")
     ] = AUTO,
+    task: Annotated[
+        Task, typer.Option(help="What the model is for; Auto: what the checkpoint says.")
+    ] = Task.AUTO,
     preload: Annotated[
         bool,
         typer.Option(
@@ -204,6 +208,7 @@ def worker(
             generation_defaults=generation_defaults,
             tool_parser=tool_parser,
             reasoning_parser=reasoning_parser,
+            task=task,
         )
     prepare = None  # the paced device needs nothing of it
     if device is Device.PACED:

@@ -20,6 +20,7 @@ from .quantization.scheme import (
     read_weights,
 )
 from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
+from .task import Task
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -58,6 +59,7 @@ class ModelSpec:
     generation_defaults: GenerationDefaults = GenerationDefaults.CHECKPOINT
     tool_parser: str = AUTO  # one of TOOL_PARSERS
     reasoning_parser: str = AUTO  # one of REASONING_PARSERS
+    task: Task = Task.AUTO
 
     def __post_init__(self) -> None:
         if not _FULL_NAME.fullmatch(self.model):
@@ -98,6 +100,7 @@ class ModelSpec:
             generation_defaults=_generation_defaults(spec.generation_defaults),
             tool_parser=spec.tool_parser or AUTO,
             reasoning_parser=spec.reasoning_parser or AUTO,
+            task=_task(spec.task),
         )
 
 
@@ -122,6 +125,15 @@ def _generation_defaults(name: str) -> GenerationDefaults:
         known = ", ".join(GenerationDefaults)
         raise InvalidRequestError(
             f"expected generation defaults of {known}, found {name!r}"
+        ) from error
+
+
+def _task(name: str) -> Task:
+    try:
+        return Task(name) if name else Task.AUTO
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"expected a task of {', '.join(Task)}, found {name!r}"
         ) from error
 
 

@@ -24,10 +24,12 @@ from ..errors import (
     quoted,
 )
 from ..metrics import Metrics
+from ..ollama_api.embed import EmbedRequest, OldEmbeddingsRequest
 from ..ollama_api.request import ChatRequest as OllamaChat
 from ..ollama_api.request import GenerateRequest as OllamaGenerate
 from ..openai_api.chat import ChatRequest
 from ..openai_api.completions import CompletionRequest
+from ..openai_api.embeddings import EmbeddingsRequest, read_embeddings
 from ..openai_api.fields import read_request
 from ..openai_api.models import model_card, model_list
 from ..openai_api.translated import read_translated
@@ -40,6 +42,7 @@ from .asgi import CloseOnDrain, request_id
 from .body import BodyReader
 from .cors import with_cors
 from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
+from .embeddings import EmbeddingEndpoint
 from .generation import GenerationEndpoint
 from .json_endpoint import JsonEndpoint
 from .ollama import OllamaEndpoints
@@ -58,15 +61,16 @@ class App:
         self.bodies = BodyReader(
             max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
         )
-        endpoint = functools.partial(
-            GenerationEndpoint,
-            dispatcher=dispatcher,
-            metrics=metrics,
-            bodies=self.bodies,
-            draining=self.draining,
-            stop=self.stop,
-            access_log=AccessLog(options.access_log) if options.access_log else None,
-        )
+        queued = {
+            "dispatcher": dispatcher,
+            "metrics": metrics,
+            "bodies": self.bodies,
+            "draining": self.draining,
+            "stop": self.stop,
+            "access_log": AccessLog(options.access_log) if options.access_log else None,
+        }
+        endpoint = functools.partial(GenerationEndpoint, **queued)
+        embedding = functools.partial(EmbeddingEndpoint, **queued)
         make = functools.partial(JsonEndpoint, bodies=self.bodies, draining=self.draining)
         responses = ResponsesReader(
             ResponseStore(max_count=options.keep_responses, seconds=options.keep_responses_for)
@@ -77,12 +81,19 @@ class App:
         self.direct: dict[str, ASGIApp] = {
             "/v1/chat/completions": endpoint(functools.partial(read_request, ChatRequest), OPENAI),
             "/v1/completions": endpoint(functools.partial(read_request, CompletionRequest), OPENAI),
+            "/v1/embeddings": embedding(
+                functools.partial(read_embeddings, EmbeddingsRequest), OPENAI
+            ),
             "/v1/responses": endpoint(responses.read, RESPONSES),
             "/v1/messages": endpoint(
                 functools.partial(read_translated, MessagesRequest), ANTHROPIC
             ),
             "/api/chat": endpoint(functools.partial(read_translated, OllamaChat), OLLAMA),
             "/api/generate": endpoint(functools.partial(read_translated, OllamaGenerate), OLLAMA),
+            "/api/embed": embedding(functools.partial(read_embeddings, EmbedRequest), OLLAMA),
+            "/api/embeddings": embedding(
+                functools.partial(read_embeddings, OldEmbeddingsRequest), OLLAMA
+            ),
             **token_endpoints(dispatcher, responses, make),
             **ollama.direct(make),
         }

@@ -76,7 +76,10 @@ class Reply:
 
     async def json(self, status: int, body: Json) -> None:
         """The whole response."""
-        content = encode(body).encode()
+        await self.content(status, encode(body).encode())
+
+    async def content(self, status: int, content: bytes) -> None:
+        """The whole response, as JSON's bytes."""
         head = self.headers | {
             "content-type": "application/json",
             "content-length": str(len(content)),

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import secrets
 import time
+from abc import ABC, abstractmethod
 from contextlib import aclosing, suppress
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
+from typing_extensions import override
 
 from modelfleet_proto import worker_pb2
 
@@ -25,6 +27,7 @@ from ..routing.continuation import Continued, Exactness
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
+from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
@@ -41,12 +44,11 @@ FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads
 log = structlog.get_logger()
 
 
-class GenerationEndpoint:
-    """An ASGI application for one kind of request."""
+class QueuedEndpoint(ABC):
+    """An ASGI application for requests that wait for workers."""
 
     def __init__(
         self,
-        read: Read[Asked],
         dialect: Dialect,
         dispatcher: Dispatcher,
         metrics: Metrics,
@@ -56,11 +58,10 @@ class GenerationEndpoint:
         stop: asyncio.Future[None],
         access_log: AccessLog | None = None,
     ) -> None:
-        self.read = read
         self._dialect = dialect
-        self._dispatcher = dispatcher
+        self.dispatcher = dispatcher
         self._metrics = metrics
-        self._bodies = bodies
+        self.bodies = bodies
         self._draining = draining
         self._access_log = access_log
         self._stop = stop  # done when the drain timeout is over: running requests end
@@ -74,8 +75,8 @@ class GenerationEndpoint:
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
-            with self._bodies.hold() as hold:
-                body = await self._bodies.read(
+            with self.bodies.hold() as hold:
+                body = await self.bodies.read(
                     request, hold, any_content_type=self._dialect.any_content_type
                 )
                 del exchange.reply.headers["connection"]
@@ -83,6 +84,8 @@ class GenerationEndpoint:
                 whole = await run_while_connected(work, receive, self._stop)
             if whole is None:
                 await exchange.reply.end_stream()
+            elif isinstance(whole, bytes):
+                await exchange.reply.content(200, whole)
             else:
                 await exchange.reply.json(200, whole)
             status = 200
@@ -98,14 +101,30 @@ class GenerationEndpoint:
             exchange.log_access(self._access_log, status)
         exchange.debug("answered", status=status)
 
+    @abstractmethod
+    async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | bytes | None:
+        """The whole answer, perhaps as JSON's bytes; None when it was streamed.
+
+        Empties `body` when it is understood.
+        """
+
+
+class GenerationEndpoint(QueuedEndpoint):
+    """For one kind of request that generates."""
+
+    def __init__(self, read: Read[Asked], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.read = read
+
+    @override
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
-        """The whole answer; None when it was streamed. Empties `body` when it is understood."""
-        asked = await self._bodies.understand(self.read, body, time.time())
+        asked = await self.bodies.understand(self.read, body, time.time())
         body.clear()
         hold.resize(asked.size)
-        model = await self._dispatcher.find(asked.model)
-        queue = self._dispatcher.queues[model.model]
+        model = await self.dispatcher.find(asked.model)
+        queue = self.dispatcher.queues[model.model]
         exchange.begin(queue, asked.answer)
+        queue.check_task(Task.GENERATE)
         requests = choice_requests(
             asked.prompts,
             asked.choices_per_prompt,
@@ -126,17 +145,23 @@ class GenerationEndpoint:
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    answer: BaseAnswer  # set by `begin`
-
     def __init__(self, reply: Reply, *, progress: bool) -> None:
         self.reply = reply
         self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
+        self._answer: BaseAnswer | None = None
+        self.embedded = 0  # tokens of a request for embeddings
         self._queue: ModelQueue | None = None
         self._accepted = False  # by a worker: from here on an error means a lost request
         self._continued: list[Exactness] = []  # on other workers, after failures
         self._timer = RequestTimer()
         self._debugs = log.is_enabled_for(logging.DEBUG)  # asked once: it takes a microsecond
+
+    @property
+    def answer(self) -> BaseAnswer:
+        """Of a request that generates, once `begin` was called."""
+        assert self._answer is not None  # noqa: S101 - nothing else asks for it
+        return self._answer
 
     @property
     def model(self) -> str:
@@ -156,7 +181,8 @@ class Exchange:
     def log_access(self, access_log: AccessLog, status: int) -> None:
         """Its line, once it has ended."""
         seconds = self._timer.elapsed
-        tokens = self.answer.tokens if self._queue is not None else (0, 0)
+        answered = self._answer.tokens if self._answer is not None else (0, 0)
+        tokens = (answered[0] + self.embedded, answered[1])
         access_log.write(
             request=self.request_id,
             model=self.model,
@@ -167,10 +193,10 @@ class Exchange:
             tokens=tokens if any(tokens) else None,
         )
 
-    def begin(self, queue: ModelQueue, answer: BaseAnswer) -> None:
-        """The request is valid and its model is known."""
+    def begin(self, queue: ModelQueue, answer: BaseAnswer | None = None) -> None:
+        """The request is valid and its model is known. Without an answer nothing is generated."""
         self._queue = queue
-        self.answer = answer
+        self._answer = answer
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 

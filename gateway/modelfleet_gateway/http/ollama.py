@@ -30,8 +30,6 @@ REFUSED: Final = {
     "/api/create": DEPLOYMENTS,
     "/api/copy": DEPLOYMENTS,
     "/api/delete": DEPLOYMENTS,
-    "/api/embed": "embeddings are not served by Ollama's API.",
-    "/api/embeddings": "embeddings are not served by Ollama's API.",
 }
 
 

@@ -13,11 +13,13 @@ from typing_extensions import override
 from modelfleet_proto.handshake import VERSION
 
 from ..anthropic_api.request import CountTokensRequest, MessagesRequest
+from ..ollama_api.embed import EmbedRequest, OldEmbeddingsRequest
 from ..ollama_api.request import ChatRequest as OllamaChat
 from ..ollama_api.request import GenerateRequest as OllamaGenerate
 from ..openai_api.answer import Json
 from ..openai_api.chat import ChatRequest
 from ..openai_api.completions import CompletionRequest
+from ..openai_api.embeddings import EmbeddingsRequest
 from ..openai_api.tokenize import DetokenizeRequest, TokenizeRequest
 from ..responses_api.request import InputFields, ResponsesRequest
 from .dialects import ANTHROPIC, OLLAMA, dialect_of
@@ -26,12 +28,15 @@ from .ollama import Named
 POSTS: Final[dict[str, tuple[str, type[BaseModel]]]] = {
     "/v1/chat/completions": ("OpenAI: a chat completion", ChatRequest),
     "/v1/completions": ("OpenAI: a completion", CompletionRequest),
+    "/v1/embeddings": ("OpenAI: embeddings", EmbeddingsRequest),
     "/v1/responses": ("OpenAI: a response", ResponsesRequest),
     "/v1/responses/input_tokens": ("OpenAI: the number of its tokens", InputFields),
     "/v1/messages": ("Anthropic: a message", MessagesRequest),
     "/v1/messages/count_tokens": ("Anthropic: the number of its tokens", CountTokensRequest),
     "/api/chat": ("Ollama: a chat", OllamaChat),
     "/api/generate": ("Ollama: a completion", OllamaGenerate),
+    "/api/embed": ("Ollama: embeddings", EmbedRequest),
+    "/api/embeddings": ("Ollama: one embedding", OldEmbeddingsRequest),
     "/api/show": ("Ollama: a model", Named),
     "/tokenize": ("vLLM: the tokens of a text or a chat", TokenizeRequest),
     "/detokenize": ("vLLM: the text of tokens", DetokenizeRequest),

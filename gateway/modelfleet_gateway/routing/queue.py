@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from modelfleet_process.overload import most_admitted
 
-from ..errors import UnknownModelError, UpstreamLostError
+from ..errors import UnknownModelError, UpstreamLostError, WrongTaskError
 from ..metrics import ModelMeter
 from .continuation import continuers
 from .request_queue import Pace, QueuedChoice, RequestQueue
+from .tasks import INSTEAD, Task
 from .view import ModelView, cannot_serve
 from .workers import Slot, Worker
 
@@ -58,6 +59,16 @@ class ModelQueue:
         """NotReadyError if no worker is ready and none will come by itself."""
         if self.view.cause and not self.ready_workers:
             raise cannot_serve(self.view)
+
+    def check_task(self, task: Task) -> None:
+        """WrongTaskError if the model is known to be for something else."""
+        found = self.view.task
+        if not found:
+            found = next((w.task for w in self.workers.values() if w.ready), task)
+        if found != task:
+            raise WrongTaskError(
+                f"{self.view.model} {INSTEAD.get(found, 'is for ' + found)}.", param="model"
+            )
 
     def on_view(self, view: ModelView) -> None:
         """A new view of the model is in force, and its workers are those of the view."""

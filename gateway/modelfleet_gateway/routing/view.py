@@ -56,6 +56,7 @@ class ModelView:
     target_in_flight: int = 0  # requests at which a worker keeps its latency; 0: not known
     ttft_target: float = 0.0  # seconds that latency is judged by, for the operator; 0: it is not
     tpot_target: float = 0.0
+    task: str = ""  # Generate or Embed; empty: workers say it
 
     @property
     def namespace(self) -> str:
@@ -134,6 +135,7 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
         created=message.created,
         eta=message.eta,
         phase=message.phase,
+        task=message.task,
         cause=message.cause,
         revisions=frozenset(message.revisions),
         overload=OverloadPolicy(

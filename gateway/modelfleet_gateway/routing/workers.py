@@ -33,8 +33,10 @@ from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
 from .calls import MOVED, Call, CountUnread, Serialize, SharedStream
 from .channels import METADATA, open_channel
+from .embed_call import EmbedCall
 from .failover import LostCall, may_be_cause
 from .single_call import SingleCall
+from .tasks import Task
 from .view import WorkerRoute
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
@@ -63,7 +65,7 @@ class Slot:
         self.is_excused = False  # another call is why the worker is lost, if it is
         self._late = True  # not sent yet, or when the worker had been silent for a while
         self._sent_at = 0.0  # seconds on the loop's clock
-        self._call: Call | None = None
+        self._call: Call | EmbedCall | None = None
 
     @property
     def is_on_trial(self) -> bool:
@@ -73,12 +75,22 @@ class Slot:
     def start_call(self, request: Serialize, count_unread: CountUnread) -> Call:
         """Sends the request that this slot is for."""
         self._sent_at, self._late = self.worker.note_call()
-        self._call = self.worker.call(request, count_unread)
-        if self.was_moved:
+        call = self._call = self.worker.call(request, count_unread)
+        self._end_if_lost()
+        return call
+
+    def start_embedding(self, request: bytes) -> EmbedCall:
+        """Sends the EmbedRequest, serialized, that this slot is for."""
+        self._sent_at, self._late = self.worker.note_call()
+        call = self._call = self.worker.embed(request)
+        self._end_if_lost()
+        return call
+
+    def _end_if_lost(self) -> None:
+        if self._call is not None and self.was_moved:
             self._call.cancel(MOVED)
-        elif self.was_aborted:
+        elif self._call is not None and self.was_aborted:
             self._call.cancel()
-        return self._call
 
     def mark_accepted(self) -> None:
         """The worker has the request in its engine."""
@@ -180,6 +192,11 @@ class Worker:
         return self.stats.weights_digest if self.stats else ""
 
     @property
+    def task(self) -> str:
+        """What its model is for; older versions say nothing, and generate."""
+        return (self.stats.task if self.stats else "") or Task.GENERATE
+
+    @property
     def takes_requests(self) -> bool:
         """Whether it gets requests, now or with its next Stats: full or suspect does not matter."""
         return (
@@ -257,6 +274,10 @@ class Worker:
         if self._shared_stream is None or self._shared_stream.has_ended:
             self._shared_stream = SharedStream(self._channel)
         return self._shared_stream.start(request, count_unread)
+
+    def embed(self, request: bytes) -> EmbedCall:
+        """Sends an EmbedRequest there; use `Slot.start_embedding`."""
+        return EmbedCall(self._channel, request)
 
     @property
     def has_trial(self) -> bool:

@@ -95,6 +95,9 @@ class Model(ApiModel):
     """Short names that clients may ask for, unique in an installation: letters, digits and . _ : -
     without '/', so that no short name can be another deployment's NAMESPACE/NAME, which always
     answers. Default: the object's name."""
+    task: Literal["Auto", "Generate", "Embed"] = "Auto"
+    """What the model is for: Generate (chats and completions) or Embed (/v1/embeddings). Auto: what
+    the checkpoint says; an encoder, and what sentence-transformers wrote, embed. Default: Auto."""
     dtype: Literal["Auto", "Float32", "BFloat16", "Float16"] = "Auto"
     """Number format of weights and activations; Auto is the checkpoint's own. Default: Auto."""
     context_length: Annotated[int, Field(ge=1, le=100_000_000)] | None = None

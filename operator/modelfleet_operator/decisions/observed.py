@@ -55,6 +55,7 @@ class Deployment:
     needs: ModelNeeds = field(default_factory=ModelNeeds)  # estimated, with `cheapest`
     speed_key: str = ""  # with `cheapest`: another one where measured speeds do not hold any more
     spot: SpotPolicy | None = None  # None: pods ask neither for spot nor for on demand
+    task: str = ""  # Generate or Embed; empty: the checkpoint says it
     # What its user must correct, found by the body ("spec.model.tokenSecretRef: ..."): while it is
     # set no worker is started, and Stalled shows it.
     error: str = ""

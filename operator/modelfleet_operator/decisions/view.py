@@ -43,6 +43,7 @@ class ModelView:
     ttft_target: float = 0.0  # seconds that latency is judged by; 0: it is not
     tpot_target: float = 0.0
     overload_target: float = 0.0  # see Deployment
+    task: str = ""  # see Deployment
     wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
 
 
@@ -65,6 +66,7 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         max_queue=deployment.max_queue,
         hold_timeout=deployment.hold_timeout,
         overload_target=deployment.overload_target,
+        task=deployment.task,
         wake=cold.phases if cold is not None and not context.groups.ready else (),
         created=deployment.created,
         workers=tuple(

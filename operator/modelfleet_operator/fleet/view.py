@@ -135,6 +135,7 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
         revisions=view.revisions,
         target_in_flight=view.target_in_flight,
         overload_target=view.overload_target,
+        task=view.task,
         wake=[
             fleet_pb2.WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended)
             for wake in view.wake

@@ -33,11 +33,6 @@ OTHERS = [
         id="pickles",
     ),
     pytest.param(
-        ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"],
-        "is a sentence-transformers model .*embeddings",
-        id="sentence-transformers",
-    ),
-    pytest.param(
         ["model_index.json", "unet/config.json", "unet/model.safetensors", "vae/config.json"],
         "is a diffusers pipeline .*images",
         id="diffusers",
@@ -154,3 +149,13 @@ def test_what_ollama_and_docker_push_is_gguf(kind: str):
     layer = {"mediaType": kind, "digest": f"sha256:{'0' * 64}", "size": 1}
     with pytest.raises(ModelError, match="the artifact holds GGUF weights"):
         read_layers({"layers": [layer]})
+
+
+def test_of_a_sentence_encoder_takes_how_its_vectors_are_made():
+    names = ["config.json", "model.safetensors", "modules.json", "tokenizer.json"]
+    others = ["onnx/config.json", "1_Pooling/notes.txt", "README.md"]
+    assert wanted_files([*names, "1_Pooling/config.json", *others]) == [
+        *names,
+        "1_Pooling/config.json",
+    ]
+    assert wanted_files(["config.json", "1_Pooling/config.json"]) == ["config.json"]

@@ -14,14 +14,18 @@ from modelfleet_process.calibration import Calibration
 
 from ..devices.paced import load_paced
 from ..engine.device import LoadedModel
+from ..errors import ModelError
+from ..models.encoder import task_of
 from ..models.generation_config import NO_DEFAULTS, SamplingDefaults, sampling_defaults
 from ..progress import Report
 from ..spec import Dtype, GenerationDefaults, ModelSpec
 from ..storage.cache import Cache
 from ..storage.entry import LocalModel
 from ..storage.sources import find_model, parse_source
+from ..task import Task
 from ..text.paced import PacedTokenizer
 from ..text.tokenizer import Tokenizer
+from .encoder import LoadedEncoder, load_encoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +63,16 @@ class Loaded:
 _COMPILED = (Dtype.AUTO, Dtype.BFLOAT16)  # types that the compiled step may compute
 
 # Runs in a thread; raises ModelError, and what `report` raises.
-Loader = Callable[[ModelSpec, Report], Loaded]
+Loader = Callable[[ModelSpec, Report], Loaded | LoadedEncoder]
 
 
 def paced_loader(calibration: Calibration) -> Loader:
     """No model: the spec's source is only checked, its limits are obeyed."""
 
-    def load(spec: ModelSpec, report: Report) -> Loaded:
+    def load(spec: ModelSpec, report: Report) -> Loaded | LoadedEncoder:
         parse_source(spec.source)
+        if spec.task is Task.EMBED:
+            raise ModelError("the paced device makes no embeddings: use another --device")
         model = load_paced(
             calibration,
             context_length=spec.context_length,
@@ -81,13 +87,16 @@ def paced_loader(calibration: Calibration) -> Loader:
 def cpu_loader(model_dir: Path, cache: Cache) -> Loader:
     """This machine's processors; `model_dir` may hold local copies of hub models."""
 
-    def load(spec: ModelSpec, report: Report) -> Loaded:
+    def load(spec: ModelSpec, report: Report) -> Loaded | LoadedEncoder:
         if spec.dtype not in _COMPILED:  # what it takes to compute comes while files are fetched
             Thread(target=import_module, args=(".torch_llama", __package__), daemon=True).start()
         files = find_model(
             spec.source, revision=spec.revision, model_dir=model_dir, cache=cache, report=report
         )
         report("Imports", 0.0)
+        task = task_of(files.folder) if spec.task is Task.AUTO else spec.task
+        if task is Task.EMBED:
+            return load_encoder(spec, files, report)
         from ..text.huggingface import HuggingFaceTokenizer
         from .loader import load_model
 

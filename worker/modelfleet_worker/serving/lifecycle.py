@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from ..engine.device import Computation, MemoryUse
+from ..engine.embedding import EmbeddingEngine
 from ..engine.engine import Engine
 from ..engine.messages import EngineFailure
 from ..errors import (
@@ -25,11 +26,14 @@ from ..errors import (
     UnavailableError,
 )
 from ..loading.device_loaders import Loaded, Loader
+from ..loading.encoder import LoadedEncoder
 from ..models.generation_config import SamplingDefaults
 from ..progress import LoadProgress, phase_seconds
 from ..spec import ModelSpec
 from ..storage.entry import LocalModel
+from ..task import Task
 from ..text.constraint import Grammars
+from ..text.sentences import SentenceTokenizer
 from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
 from .change_notifier import ChangeNotifier
@@ -73,6 +77,22 @@ class ServingModel:
     files: LocalModel | None  # in use: kept in the cache as long as this lives
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingEncoder:
+    """An encoder in memory with the engine that computes it."""
+
+    spec: ModelSpec
+    engine: EmbeddingEngine
+    tokenizer: SentenceTokenizer
+    digest: str
+    weights_digest: str  # equal where vectors may be compared
+    computation: Computation
+    computed_by: str  # for a person
+    may_be_cut: bool  # the first numbers of a vector are a vector themselves
+    normalize: bool  # vectors have length 1
+    files: LocalModel | None  # in use: kept in the cache as long as this lives
+
+
 class Lifecycle:
     """Used from the event loop only; `changed` notifies of each new `status`."""
 
@@ -88,8 +108,11 @@ class Lifecycle:
         self._handed_over = asyncio.Event()
         self._unloading = asyncio.Lock()
         self.status = Status()  # as seen from outside: FAILED while the engine makes no progress
-        self.model: ServingModel | None = None  # from its load to its unload
-        self.serving: ServingModel | None = None  # the same while READY: it takes requests
+        # From its load to its unload.
+        self.model: ServingModel | ServingEncoder | None = None
+        # The same while READY, when it takes requests: to generate, or to embed.
+        self.serving: ServingModel | None = None
+        self.embedding: ServingEncoder | None = None
         self.memory: MemoryUse | None = None  # of the model, or of the one that did not fit
         self.progress = LoadProgress(started=0.0)
         self.streams = Streams(self._on_failure)
@@ -161,13 +184,9 @@ class Lifecycle:
                 seconds = round(time.monotonic() - began, 2)
                 log.info(
                     "asleep" if self._status.asleep else "ready",
-                    model=spec.model,
-                    digest=loaded.digest[:12],
-                    computed_by=loaded.model.computed_by,
                     seconds=seconds,
                     phases=phases,
-                    kv_tokens=loaded.model.limits.kv_tokens,
-                    sampling_defaults=str(loaded.sampling_defaults) or "none",
+                    **_described(loaded),
                 )
             return
         if not cancelled.is_set():
@@ -175,7 +194,10 @@ class Lifecycle:
             asleep = self._status.asleep is not None
             self._become(self._status.not_asleep() if asleep else self._status.failed(reason))
 
-    def _serve(self, loaded: Loaded) -> None:
+    def _serve(self, loaded: Loaded | LoadedEncoder) -> None:
+        if isinstance(loaded, LoadedEncoder):
+            self._serve_encoder(loaded)
+            return
         engine = Engine(
             loaded.model.runner,
             limits=loaded.model.limits,
@@ -219,6 +241,28 @@ class Lifecycle:
                 model.grammars.set_up()
 
         in_thread(set_up, "grammars")
+
+    def _serve_encoder(self, loaded: LoadedEncoder) -> None:
+        engine = EmbeddingEngine(
+            loaded.encoder,
+            limits=loaded.limits,
+            max_batch_tokens=loaded.spec.max_batch_tokens,
+            fail=self.streams.receive,
+        )
+        engine.start()
+        self.model = ServingEncoder(
+            spec=loaded.spec,
+            engine=engine,
+            tokenizer=loaded.tokenizer,
+            digest=loaded.digest,
+            weights_digest=loaded.weights_digest,
+            computation=loaded.computation,
+            computed_by=loaded.computed_by,
+            may_be_cut=loaded.may_be_cut,
+            normalize=loaded.normalize,
+            files=loaded.files,
+        )
+        self._become(self._status.loaded(Task.EMBED))
 
     def _on_failure(self, failure: EngineFailure) -> None:
         if not self.broken.is_set():
@@ -290,7 +334,7 @@ class Lifecycle:
         self._stall = None
 
     async def _free_engine(self) -> None:
-        self.serving = None
+        self.serving = self.embedding = None
         if self.model is not None:
             engine = self.model.engine
             await in_thread(engine.stop, "stop")
@@ -325,7 +369,9 @@ class Lifecycle:
         status = self._status.stalled(self._stall)
         if status != self.status:
             self.status = status
-            self.serving = self.model if status.state is State.READY else None
+            ready = self.model if status.state is State.READY else None
+            self.serving = ready if isinstance(ready, ServingModel) else None
+            self.embedding = ready if isinstance(ready, ServingEncoder) else None
             self.changed.notify()
 
     @property
@@ -340,3 +386,16 @@ def _memory_needed(error: BaseException | None) -> MemoryUse | None:
     if error is None:
         return None
     return MemoryUse(weights=error.needed, cache=0, working=0, available=error.available)
+
+
+def _described(loaded: Loaded | LoadedEncoder) -> dict[str, str | int]:
+    """What the log says of a model that is ready."""
+    common = {"model": loaded.spec.model, "digest": loaded.digest[:12]}
+    if isinstance(loaded, LoadedEncoder):
+        return {**common, "computed_by": loaded.computed_by, "task": Task.EMBED}
+    return {
+        **common,
+        "computed_by": loaded.model.computed_by,
+        "kv_tokens": loaded.model.limits.kv_tokens,
+        "sampling_defaults": str(loaded.sampling_defaults) or "none",
+    }

@@ -18,6 +18,7 @@ from modelfleet_proto.refusals import refusal_metadata
 
 from ..errors import CallerLeftError, InvalidRequestError, RefusalError
 from ..spec import ModelSpec
+from .embedding import EmbeddingHandler
 from .generation import Event, RequestHandler
 from .lifecycle import Lifecycle
 from .prompts import PromptReader
@@ -44,6 +45,7 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         prompts = PromptReader()
         self._requests = RequestHandler(lifecycle, worker_id, prompts)
         self._tokenizing = Tokenizing(lifecycle, prompts)
+        self._embedding = EmbeddingHandler(lifecycle, worker_id)
         self._shared_streams: set[SharedStream] = set()
 
     def close(self) -> None:
@@ -100,6 +102,14 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
         """The text of ids."""
         try:
             return await self._tokenizing.detokenize(request)
+        except RefusalError as error:
+            await _abort(context, error)
+
+    @override
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """A vector of each input."""
+        try:
+            return await self._embedding.serve(request)
         except RefusalError as error:
             await _abort(context, error)
 

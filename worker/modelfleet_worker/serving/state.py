@@ -5,8 +5,20 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from ..errors import ModelNotServedError, PreconditionError, RefusalError, UnavailableError
+from ..errors import (
+    InvalidRequestError,
+    ModelNotServedError,
+    PreconditionError,
+    RefusalError,
+    UnavailableError,
+)
 from ..spec import ModelSpec
+from ..task import Task
+
+_INSTEAD = {
+    Task.GENERATE: "generates text and makes no embeddings: send it chats or completions",
+    Task.EMBED: "makes embeddings and generates nothing: send it to /v1/embeddings",
+}
 
 
 class State(enum.StrEnum):
@@ -30,6 +42,7 @@ class Status:
 
     state: State = State.STANDBY
     spec: ModelSpec | None = None
+    task: Task = Task.AUTO  # of the model that is loaded; Auto: none is yet
     message: str = ""  # why FAILED, for a person
     asleep: ModelSpec | None = None  # of a STANDBY: what it loads, or has loaded, ahead
     is_loaded: bool = False  # whether `asleep` is in memory
@@ -46,7 +59,7 @@ class Status:
         """Starts loading; itself if it does or did already. Raises PreconditionError."""
         match self.state:
             case State.STANDBY if self.is_loaded and self.asleep == spec:
-                return Status(state=State.READY, spec=spec)
+                return Status(state=State.READY, spec=spec, task=self.task)
             case State.STANDBY | State.FAILED:
                 return Status(state=State.LOADING, spec=spec)
             case State.LOADING | State.READY if self.spec == spec:
@@ -59,28 +72,28 @@ class Status:
             f"this worker holds {loaded} ({differing}); it cannot load {spec.model}: unload first"
         )
 
-    def loaded(self) -> Status:
+    def loaded(self, task: Task = Task.GENERATE) -> Status:
         """The model is in memory, and its engine runs."""
         if self.state is State.STANDBY:
-            return replace(self, is_loaded=True)
-        return replace(self, state=State.READY)
+            return replace(self, is_loaded=True, task=task)
+        return replace(self, state=State.READY, task=task)
 
     def failed(self, message: str) -> Status:
         """The load failed, or the engine did."""
-        return Status(state=State.FAILED, spec=self.spec, message=message)
+        return replace(self, state=State.FAILED, message=message, asleep=None, is_loaded=False)
 
     def drain(self) -> Status:
         """No more requests are taken; a failure stays one."""
         if self.state is State.FAILED:
             return self
-        return Status(state=State.DRAINING, spec=self.spec)
+        return replace(self, state=State.DRAINING, asleep=None, is_loaded=False)
 
     def stalled(self, reason: str | None) -> Status:
         """FAILED, as seen from outside, while the engine makes no progress (None: it does)."""
         return self.failed(reason) if reason and self.state is State.READY else self
 
-    def refusal(self, model: str) -> RefusalError:
-        """Why a request for the model is not taken now."""
+    def refusal(self, model: str, task: Task = Task.GENERATE) -> RefusalError:
+        """Why a request for the model, to do this, is not taken now."""
         if self.spec is None or self.spec.model != model:
             holds = (
                 f"this worker holds {self.spec.model}"
@@ -88,6 +101,8 @@ class Status:
                 else "this worker holds no model"
             )
             return ModelNotServedError(f"{holds}, not {model!r}")
+        if self.task not in (Task.AUTO, task):
+            return InvalidRequestError(f"{model} {_INSTEAD[self.task]}")
         match self.state:
             case State.LOADING:
                 return UnavailableError(f"{model} is still loading")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from modelfleet_proto import worker_pb2 as pb
 
-from .lifecycle import Lifecycle
+from ..task import Task
+from .lifecycle import Lifecycle, ServingModel
 from .state import State
 
 FEATURES = ("output_format", "tools")  # see Stats.features
@@ -55,6 +56,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         taken = len(lifecycle.streams)
         stats.model_digest, stats.computed_by = model.digest, model.computed_by
         stats.weights_digest = model.weights_digest
+        stats.task = Task.GENERATE if isinstance(model, ServingModel) else Task.EMBED
         how = model.computation
         stats.computation.path, stats.computation.dtype = how.path, how.dtype
         stats.computation.instruction_set = how.instruction_set

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from ..errors import ModelError
 
 CONFIG = "config.json"
+_MODULES = "modules.json"
+_MODULE_CONFIG = "[0-9]_[A-Z]*/config.json"
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -27,8 +29,14 @@ def is_wanted(name: str) -> bool:
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
-    """What a worker reads: top-level files only; folders hold exports for other runtimes."""
-    wanted = [name for name in sorted(names) if "/" not in name and is_wanted(name)]
+    """What a worker reads: top-level files only; folders hold exports for other runtimes.
+
+    Beside them, of a sentence encoder, how token vectors become one (1_Pooling/config.json).
+    """
+    found = sorted(names)
+    wanted = [name for name in found if "/" not in name and is_wanted(name)]
+    if _MODULES in wanted:
+        wanted += [name for name in found if fnmatch.fnmatchcase(name, _MODULE_CONFIG)]
     if any(name.startswith("model") and name.endswith(".safetensors") for name in wanted):
         # Some repositories hold the same weights twice, in their vendor's own layout.
         wanted = [name for name in wanted if not name.startswith("consolidated")]
@@ -142,11 +150,6 @@ _WITH_SAFETENSORS = (
         ("model_index.json",),
         "is a diffusers pipeline ({files}), which makes images: only models that write text are "
         "served",
-    ),
-    _Kind(
-        ("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json"),
-        "is a sentence-transformers model ({files}), which makes embeddings: only models that "
-        "write text are served",
     ),
 )
 _WITHOUT_SAFETENSORS = (

@@ -26,7 +26,7 @@ from .instruction_sets import OFF, SETS, InstructionSet, candidates
 log = structlog.get_logger()
 
 _FOLDER = Path(__file__).parent
-_UNITS = ("forward.cpp", "packing.cpp")
+_UNITS = ("forward.cpp", "packing.cpp", "encoder.cpp")
 _PROCESSOR = "processor.cpp"  # compiled for every processor: it says what this one has
 _FLAGS = (
     "-O3",
@@ -163,6 +163,57 @@ class BatchStruct(ctypes.Structure):
     )
 
 
+class MatrixStruct(ctypes.Structure):
+    """As in encoder.cpp."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("floats", "half", "rest", "bias")),
+        *((name, c_int64) for name in ("outputs", "inputs")),
+    )
+
+
+class AffineNormStruct(ctypes.Structure):
+    """As in encoder.cpp."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p))
+
+
+class EncoderLayerStruct(ctypes.Structure):
+    """As in encoder.cpp."""
+
+    _fields_ = (
+        *((name, MatrixStruct) for name in ("qkv", "output", "up", "down")),
+        *((name, AffineNormStruct) for name in ("attention_norm", "network_norm")),
+    )
+
+
+class EncoderStruct(ctypes.Structure):
+    """EncoderModel in encoder.cpp."""
+
+    _fields_ = (
+        *(
+            (name, c_int64)
+            for name in (
+                *("layers", "hidden", "heads", "inner"),
+                *("arithmetic", "function", "pooling", "normalize"),
+            )
+        ),
+        ("eps", c_double),
+        *((name, c_void_p) for name in ("words", "positions")),
+        ("norm", AffineNormStruct),
+        ("layer", POINTER(EncoderLayerStruct)),
+    )
+
+
+class EncoderBatchStruct(ctypes.Structure):
+    """As in encoder.cpp."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("tokens", "sequences")),
+        *((name, c_void_p) for name in ("ids", "firsts", "vectors")),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledStep:
     """A library, and the set of instructions that it is compiled for."""
@@ -258,6 +309,16 @@ def _declare(library: ctypes.CDLL) -> None:
     library.modelfleet_wait.restype = None
     library.modelfleet_stop.argtypes = [c_void_p]
     library.modelfleet_stop.restype = None
+    library.modelfleet_has_tiles.argtypes = []
+    library.modelfleet_has_tiles.restype = c_int
+    library.modelfleet_encoder_pack.argtypes = [c_void_p, c_int64, c_int64, *[c_void_p] * 3]
+    library.modelfleet_encoder_pack.restype = None
+    library.modelfleet_encoder_start.argtypes = [POINTER(EncoderStruct), c_int]
+    library.modelfleet_encoder_start.restype = c_void_p
+    library.modelfleet_encoder_encode.argtypes = [c_void_p, POINTER(EncoderBatchStruct)]
+    library.modelfleet_encoder_encode.restype = None
+    library.modelfleet_encoder_stop.argtypes = [c_void_p]
+    library.modelfleet_encoder_stop.restype = None
 
 
 def _built_in(chosen: InstructionSet) -> Path:
