@@ -40,7 +40,8 @@ METHODS = [
 PATHS = [
     "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/tiny", "/healthz",
     "/readyz", "/metrics", "/", "*", "//", "/v1/../v1/models", "/%00", "/%ff", "/?a=b#c", "http://x/",
-    "/v1/completions/", "/" + "x" * 9000,
+    "/v1/completions/", "/" + "x" * 9000, "/v1/responses", "/v1/messages", "/api/chat", "/tokenize",
+    "/api/pull", "/v1/responses/x", "/openapi.json",
 ]  # fmt: skip
 HEADERS = [
     ("content-type", "application/json"), ("content-type", "text/plain"), ("x", ""),
@@ -126,6 +127,15 @@ async def read(reader: asyncio.StreamReader, patience: float) -> bytes:
     return raw
 
 
+def has_a_shape(body: dict[str, Any]) -> bool:
+    """Whether an error is in the shape of one of the APIs: Ollama's, Anthropic's or OpenAI's."""
+    error = body["error"]
+    if isinstance(error, str):
+        return set(body) == {"error"} and bool(error)
+    kinds = ({"type", "message"}, {"message", "type", "param", "code"})
+    return set(error) == kinds["type" not in body] and bool(error["message"])
+
+
 async def send(url: str, chance: random.Random, patience: float) -> int:
     """One connection; the status of its first answer, 0 for none. Fails for what must not be."""
     sent = b"".join(any_request(chance) for _ in range(chance.choice([1, 1, 1, 2])))
@@ -153,7 +163,8 @@ async def send(url: str, chance: random.Random, patience: float) -> int:
     is_head = sent.startswith(b"HEAD")
     if answer.status >= 400 and "content-length" in answer.headers and not is_head:
         answer.body = answer.body[: int(answer.headers["content-length"])]
-        assert answer.error, (answer, sent)
+        assert answer.headers["content-type"] == "application/json"
+        assert has_a_shape(json.loads(answer.body)), (answer, sent)
     return answer.status
 
 

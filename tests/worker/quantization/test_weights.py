@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelfleet_worker.quantization.coded_weight import can_stack
 from modelfleet_worker.quantization.scheme import Scheme
 from modelfleet_worker.quantization.weights import (
     QuantizedWeight,
-    can_stack,
     pack_nibbles,
     quantize,
     stacked,

@@ -16,9 +16,10 @@ from ..models.config import LlamaConfig
 from ..models.linear import Linear, QuantizedLinear, SplitLinear
 from ..models.llama import Llama
 from ..models.stored_tensor import StoredTensor
+from ..quantization.coded_weight import can_stack
 from ..quantization.kernels import Kernel, pack
 from ..quantization.scheme import HEAD
-from ..quantization.weights import QuantizedWeight, can_stack, quantize, stacked
+from ..quantization.weights import QuantizedWeight, quantize, stacked
 from .expected_tensors import ExpectedTensors, Gathered, Part, Plain
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -40,7 +40,31 @@ class CodedWeight:
         return self.inputs // int(self.scales.shape[1])
 
 
-def can_stack(weights: Sequence[CodedWeight]) -> bool:
+class Stackable(Protocol):
+    """What is compared of a weight; arrays may be numpy's or torch's."""
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        ...
+
+    @property
+    def zeros(self) -> Any:
+        """None: all 0."""
+        ...
+
+    @property
+    def order(self) -> Any:
+        """Of inputs; None: as they come."""
+        ...
+
+
+def can_stack(weights: Sequence[Stackable]) -> bool:
     """Whether projections of one input can be computed as one."""
     first = weights[0]
     return all(
@@ -52,5 +76,5 @@ def can_stack(weights: Sequence[CodedWeight]) -> bool:
     )
 
 
-def _same(a: Array | None, b: Array | None) -> bool:
-    return a is b if a is None or b is None else np.array_equal(a, b)
+def _same(a: Any, b: Any) -> bool:
+    return a is b if a is None or b is None else a.shape == b.shape and bool((a == b).all())

@@ -100,22 +100,6 @@ def _nonzero(scales: Tensor) -> Tensor:
     return torch.where(rounded > 0, rounded, torch.ones_like(rounded))
 
 
-def can_stack(weights: Sequence[QuantizedWeight]) -> bool:
-    """Whether projections of one input can be computed as one."""
-    first = weights[0]
-    return all(
-        w.bits == first.bits
-        and w.group == first.group
-        and (w.zeros is None) == (first.zeros is None)
-        and _same(w.order, first.order)
-        for w in weights[1:]
-    )
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
-
-
 def stacked(weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
     """One projection whose outputs are those of `weights`, one after another."""
     first = weights[0]
