@@ -121,7 +121,7 @@ def with_tools(folder: Path, model: Path) -> Path:
 @contextlib.contextmanager
 def fleet(scratch: Path) -> Iterator[str]:
     """The URL of a gateway, both models being ready."""
-    from prepare_minilm import model_folder as encoder_folder
+    from prepare_minilm import encoder_folder
 
     from prepare_smollm2 import model_folder
 
