@@ -122,7 +122,6 @@ def with_tools(folder: Path, model: Path) -> Path:
 def fleet(scratch: Path) -> Iterator[str]:
     """The URL of a gateway, both models being ready."""
     from prepare_minilm import encoder_folder
-
     from prepare_smollm2 import model_folder
 
     models = {MODEL: with_tools(scratch / "model", model_folder()), ENCODER: encoder_folder()}

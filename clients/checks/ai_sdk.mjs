@@ -26,7 +26,7 @@ await check({
     const weather = tool({ inputSchema: jsonSchema(PARAMETERS), execute: async ({ city }) => `${city} is sunny` });
     for (const model of models) {
       const answer = await generateText({ model, ...asked, tools: { weather }, toolChoice: "required" });
-      assert(answer.toolResults.length > 0, "no tool was called");
+      assert(answer.toolResults.length > 0, `${model.provider}: ${JSON.stringify(answer.content)} ${answer.finishReason}`);
     }
   },
   async json() {

@@ -4,7 +4,7 @@ from paths import LIMIT, MODEL, QUESTION, URL, Forecast, check, weather
 
 agents.set_tracing_disabled(disabled=True)
 client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=120)
-settings = agents.ModelSettings(max_tokens=LIMIT)
+settings = agents.ModelSettings(max_tokens=LIMIT * 2)
 MODELS = {
     "responses": agents.OpenAIResponsesModel(model=MODEL, openai_client=client),
     "chat completions": agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client),

@@ -1,7 +1,7 @@
 // As paths.py, for clients in JavaScript.
 export const { MODELFLEET_URL: URL, MODELFLEET_MODEL: MODEL, MODELFLEET_ENCODER: ENCODER } = process.env;
 export const QUESTION = "How is the weather in Rome on the second day?";
-export const LIMIT = 128;
+export const LIMIT = 512;
 export const SIZE = 384;
 export const PARAMETERS = {
   type: "object",

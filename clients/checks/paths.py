@@ -1,7 +1,5 @@
 """What every client is tried with, and how a check tells the runner what became of it."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
@@ -16,7 +14,7 @@ MODEL = os.environ["MODELFLEET_MODEL"]
 ENCODER = os.environ["MODELFLEET_ENCODER"]  # a model that embeds
 SIZE = 384  # of its vectors
 QUESTION = "How is the weather in Rome on the second day?"
-LIMIT = 128  # tokens: more than any of the answers below takes
+LIMIT = 512  # tokens: more than an answer below takes, if the model comes to an end at all
 
 
 class Forecast(BaseModel):
@@ -57,16 +55,13 @@ TOOL: dict[str, Any] = {
 
 def check(**paths: Callable[[], Any]) -> None:
     """Tries each; a line of JSON for each says how it went."""
+    loop = asyncio.new_event_loop()  # one for all: clients keep their connections
     for name, path in paths.items():
         try:
             if inspect.isawaitable(result := path()):
-                asyncio.run(_wait(result))
+                loop.run_until_complete(result)
         except Exception as error:  # whatever a client raises is its answer
             why = " ".join(f"{type(error).__name__}: {error}".split())
             print(json.dumps({"path": name, "why": why[:300]}), flush=True)
         else:
             print(json.dumps({"path": name, "why": ""}), flush=True)
-
-
-async def _wait(result: Any) -> None:
-    await result

@@ -1,4 +1,4 @@
-from paths import LIMIT, MODEL, QUESTION, URL, Forecast, check, weather
+from paths import LIMIT, MODEL, QUESTION, URL, Forecast, check
 from pydantic_ai import Agent, NativeOutput, PromptedOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -19,7 +19,7 @@ async def stream() -> None:
 
 def tools() -> None:
     """Its default: the output is a tool that must be called."""
-    agent = Agent(model, output_type=Forecast, model_settings=settings, tools=[weather])
+    agent = Agent(model, output_type=Forecast, model_settings=settings)
     assert isinstance(agent.run_sync(QUESTION).output, Forecast)
 
 
