@@ -121,6 +121,10 @@ bench: install model ## The engine beside its peers, an hour on an idle machine 
 clients: install model ## Clients that teams use, the newest of each, and docs/clients.md; ONLY="NAME...": of clients/checks
 	@$(BIN)/python clients/run.py $(if $(ONLY),--only $(ONLY),--write docs/clients.md)
 
+.PHONY: structured
+structured: install ## 10,000 answers of random weights, held to schemas of every kind: each is valid
+	ANSWERS=10000 $(PYTEST) --timeout 3000 tests/worker/devices/test_constrained_answers.py -k every_finished
+
 .PHONY: profile-start
 profile-start: install model ## Where a worker's start goes, as a table and start.svg; LOG=FILE: of a pod's log
 	@$(BIN)/python benchmarks/start.py --picture start.svg $(if $(LOG),--log $(LOG),$$($(BIN)/python tools/prepare_smollm2.py))
