@@ -6,7 +6,8 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
   `app` has the URLs (`cors` for browsers), `generation` serves the two that generate, `asgi` is one
   request and its response; `body` reads requests' bodies, within a budget of all of them.
 - `openai_api`: `fields` checks a request, `answer` writes OpenAI's JSON; `chat` (with `tools`
-  and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models; `bulk` cuts large bodies. Pure.
+  and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models; `bulk`
+  cuts large bodies. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
   next free slot of its `claim`, `workers` (over `channels`, told by `stats_watch`) knows the
   workers' states, `calls` sends them requests over one stream each (`single_call`: to earlier
