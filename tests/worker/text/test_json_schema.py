@@ -136,6 +136,7 @@ REFUSED = {
     "$dynamicRef": {"$dynamicRef": "#x"},
     "$recursiveRef": {"$recursiveRef": "#"},
     "minProperties": {"type": "object", "minProperties": 2},
+    "multipleOf": {"type": "integer", "multipleOf": 99991},
     "$id": {"properties": {"a": {"$id": "https://example.com/a", "type": "string"}}},
     "const": {"const": 9007199254740993},
     "oneOf": {"oneOf": [{"type": "integer"}, {"type": "number"}]},

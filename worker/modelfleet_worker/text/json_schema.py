@@ -15,8 +15,9 @@ from typing import Any, Final
 from ..errors import InvalidRequestError
 from .disjoint_schemas import are_disjoint
 
-MAX_BYTES: Final = 256 << 10  # of a schema's text
+MAX_BYTES: Final = 64 << 10  # of a schema's text
 MAX_DEPTH: Final = 64  # schemas within schemas
+MAX_MULTIPLE: Final = 10_000  # the automaton of a multiple has as many states
 # What may stand where JSON allows whitespace: some, so that no answer is whitespace without end.
 _WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
 _SHOWN: Final = 80  # characters of a place in a schema
@@ -26,7 +27,7 @@ _LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE: Final = ("items", "additionalProperties", "additionalItems")
 _AS_THEY_ARE: Final = (
     *("$ref", "type", "required", "minItems", "maxItems", "maxProperties"),
-    *("minLength", "maxLength", "pattern", "multipleOf"),
+    *("minLength", "maxLength", "pattern"),
 )
 _LOWER: Final = ("minimum", "exclusiveMinimum")
 _UPPER: Final = ("maximum", "exclusiveMaximum")
@@ -133,6 +134,10 @@ class _Normalizer:
             kept[keyword] = value
         elif keyword in _LOWER or keyword in _UPPER:
             kept[keyword] = value if isinstance(value, bool) else self._bound(keyword, value, place)
+        elif keyword == "multipleOf":
+            if isinstance(value, int | float) and value > MAX_MULTIPLE:
+                raise self._cannot(keyword, place, f"more than {MAX_MULTIPLE}")
+            kept[keyword] = value
         elif keyword in ("const", "enum"):
             self._check_numbers(value, keyword, place)
             kept[keyword] = value
