@@ -117,6 +117,10 @@ peers: install ## Build the engines that ours is measured against: llama.cpp and
 bench: install model ## The engine beside its peers, an hour on an idle machine (docs/performance.md)
 	@$(BIN)/python benchmarks/engine.py $$($(BIN)/python tools/prepare_smollm2.py) $(if $(WRITE),--write $(WRITE))
 
+.PHONY: structured
+structured: install ## 10,000 answers of random weights, held to schemas of every kind: each is valid
+	ANSWERS=10000 $(PYTEST) --timeout 3000 tests/worker/devices/test_constrained_answers.py -k every_finished
+
 .PHONY: profile-start
 profile-start: install model ## Where a worker's start goes, as a table and start.svg; LOG=FILE: of a pod's log
 	@$(BIN)/python benchmarks/start.py --picture start.svg $(if $(LOG),--log $(LOG),$$($(BIN)/python tools/prepare_smollm2.py))

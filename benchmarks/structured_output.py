@@ -104,8 +104,9 @@ async def first_token(
     return (await answer(worker, asking(prompt, 4, schema)))[0] * 1000
 
 
-async def compare(folder: str, rounds: int, tokens: int, schemas: int) -> None:
-    with worker_process(folder, "bfloat16") as address:
+async def compare(options: argparse.Namespace) -> None:
+    rounds, tokens = options.rounds, options.tokens
+    with worker_process(options.folder, "bfloat16") as address:
         async with ready_worker(address) as worker:
             schema = json.dumps(ENDLESS)
             await rate(worker, 16, 32, schema, 0)  # the set-up, and the memory
@@ -113,7 +114,7 @@ async def compare(folder: str, rounds: int, tokens: int, schemas: int) -> None:
             print(f"{machine.description()}\n")
             print("| streams | tokens/s without | with | of it, median of pairs (least to most) |")
             print("|---|---|---|---|")
-            for streams in (1, 2, 4, 16):
+            for streams in options.streams:
                 pairs = []
                 for number in range(rounds):
                     without = await rate(worker, streams, tokens, None, number)
@@ -126,7 +127,7 @@ async def compare(folder: str, rounds: int, tokens: int, schemas: int) -> None:
                     f" ({ratios[0]:.3f} to {ratios[-1]:.3f}) |"
                 )
             kinds: dict[str, list[float]] = {"no schema": [], "new": [], "its second use": []}
-            for number in range(schemas):
+            for number in range(options.schemas):
                 text = two_kilobytes(number)
                 kinds["no schema"].append(await first_token(worker, None, number + 1000))
                 kinds["new"].append(await first_token(worker, text, number + 2000))
@@ -147,8 +148,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--schemas", type=int, default=20)
-    options = parser.parse_args()
-    asyncio.run(compare(options.folder, options.rounds, options.tokens, options.schemas))
+    parser.add_argument("--streams", type=int, nargs="+", default=(1, 2, 4, 16))
+    asyncio.run(compare(parser.parse_args()))
 
 
 if __name__ == "__main__":

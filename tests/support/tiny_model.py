@@ -29,3 +29,12 @@ def write_tiny_model(folder: Path, tokenizer: Path, *, hidden: int = 64) -> dict
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(tokenizer / name, folder / name)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def blank_tokens(tokenizer: Path) -> list[int]:
+    """Those that are nothing but whitespace, which random weights like as much as anything."""
+    from modelfleet_worker.text.huggingface import HuggingFaceTokenizer
+
+    known = HuggingFaceTokenizer(tokenizer)
+    pieces = ((i, known.text_piece(i, first=False)) for i in range(49152))
+    return [i for i, piece in pieces if piece.isspace()]

@@ -14,7 +14,7 @@ from modelfleet_proto import worker_pb2 as pb
 from modelfleet_worker.loading.device_loaders import cpu_loader
 from modelfleet_worker.storage.cache import Cache
 from prepare_smollm2 import model_folder
-from tiny_model import write_tiny_model
+from tiny_model import blank_tokens, write_tiny_model
 
 SCHEMA = {
     "type": "object",
@@ -27,15 +27,14 @@ SCHEMA = {
     "additionalProperties": False,
 }
 HELD = pb.OutputFormat(json_schema=json.dumps(SCHEMA))
-# Random weights like whitespace as much as anything: without some of it, answers are short.
-BLANK = {198: -100, 216: -100, 197: -100, 201: -100, 256: -100, 352: -100, 1116: -100}
+BLANK = dict.fromkeys(blank_tokens(model_folder()), -100.0)
 SAMPLED = {"sampling": pb.Sampling(temperature=1, top_p=1, logit_bias=BLANK), "seed": 3}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tiny")
-    write_tiny_model(path, model_folder())
+    write_tiny_model(path, model_folder(), hidden=128)
     return path
 
 
@@ -53,7 +52,10 @@ async def test_16_answers_at_once_are_valid_and_others_are_as_they_were(worker):
     free = await worker.generate("free", stop=limits(max_tokens=40), **SAMPLED)
     beside = asyncio.create_task(worker.generate("free", stop=limits(max_tokens=40), **SAMPLED))
     replies = await asyncio.gather(
-        *(worker.generate(f"p{i}", stop=limits(), output_format=HELD, **SAMPLED) for i in range(16))
+        *(
+            worker.generate(f"p{i}", stop=limits(), output_format=HELD, **(SAMPLED | {"seed": i}))
+            for i in range(16)
+        )
     )
     for reply in replies:
         assert reply.finished.reason == pb.FINISH_REASON_STOP

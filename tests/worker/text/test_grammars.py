@@ -135,3 +135,12 @@ def test_a_vocabulary_that_is_refused_refuses_what_needs_it():
     for _ in range(2):
         with pytest.raises(InvalidRequestError, match="no token that ends an answer"):
             grammars.compile((SCHEMA, None))
+
+
+def test_masks_that_cannot_be_computed_fail_their_answers_and_nothing_else(grammars):
+    """As by a vocabulary of another size than the model's: llguidance raises."""
+    constraint = grammars.compile((SCHEMA, None)).start()
+    row = np.zeros(99, np.uint32)
+    constraint.writer.write([constraint], row.ctypes.data, len(row))
+    assert "cannot be followed" in constraint.error
+    assert (row == 0xFFFFFFFF).all()

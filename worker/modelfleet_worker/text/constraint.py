@@ -135,7 +135,14 @@ class _Vocabulary:
     def write(self, constraints: Sequence[Constraint], address: int, words: int) -> None:
         """As engine.constraint.MaskWriter."""
         ours = [c for c in constraints if isinstance(c, TokenConstraint)]
-        _compute(self.executor, [c.matcher for c in ours], address, words)
+        try:
+            _compute(self.executor, [c.matcher for c in ours], address, words)
+        except Exception as error:  # it must end these requests, never the engine
+            log.exception("masks cannot be computed")
+            for constraint in ours:
+                constraint.error = f"the answer's format cannot be followed: {error}"
+            ctypes.memset(address, 0xFF, len(ours) * words * 4)
+            return
         for row, constraint in enumerate(ours):
             constraint.finish(address + row * words * 4, words)
 
