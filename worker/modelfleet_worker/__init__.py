@@ -23,9 +23,8 @@ The rooms, in the order in which a request passes them; each may import those be
   reads files without transformers), `detokenizer` ids into text; `chat_template` (`call_shapes`)
   renders chats, `output` reads answers into text, reasoning and calls, and writes their grammars.
   `storage`: `sources` finds a model, `contents` knows what is none, `cache` with `entry` and
-  `fetching` keep a copy of it;
-  `hub`, `s3` and `oci` are where it may come from, all through `http`, to the addresses that
-  `endpoints` allows; `names` and `unpacking` trust no artifact.
+  `fetching` keep a copy of it; `hub`, `s3` and `oci` are where it may come from, all through
+  `http`, to the addresses that `endpoints` allows; `names` and `unpacking` trust no artifact.
 - `engine`: `engine` is the loop, `scheduler` with `block_manager` decides what a step computes,
   `request` is what is computed, `queues` and `messages` are the seam to `serving`, `device` is what
   a device has to offer. See its docstring for the life of a request.

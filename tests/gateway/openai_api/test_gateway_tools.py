@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelfleet_gateway.errors import InvalidRequestError
 from modelfleet_gateway.openai_api.bulk import BULKY, cut
 from modelfleet_gateway.openai_api.chat import ChatRequest
 from modelfleet_gateway.openai_api.chat_answer import ChatAnswer
@@ -242,3 +243,53 @@ def test_logprobs_come_once_with_the_first_part():
     assert first["delta"] == {"reasoning_content": "r"}
     assert [one["token"] for one in first["logprobs"]["content"]] == ["x"]
     assert (second["delta"], second["logprobs"]) == ({"content": "t"}, None)
+
+
+NAMES = st.sampled_from(
+    ["type", "function", "name", "arguments", "parameters", "strict", "id", "refusal", "text", "x"]
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=True)
+    | st.sampled_from(["function", "f", "auto", "required", "", "{}", "\ud800", "é"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(
+            [
+                *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort"),
+                *("chat_template_kwargs", "functions", "function_call"),
+            ]
+        ),
+        VALUES,
+        max_size=3,
+    ),
+    message=st.dictionaries(
+        st.sampled_from(
+            [
+                *("content", "name", "tool_calls", "tool_call_id", "reasoning_content"),
+                *("reasoning", "refusal", "function_call"),
+            ]
+        ),
+        VALUES,
+        max_size=3,
+    ),
+    role=st.sampled_from(["assistant", "tool", "user"]),
+)
+def test_whatever_is_sent_is_a_request_or_refused(fields, message, role):
+    body = {"model": "m", "messages": [{"role": role} | message], **fields}
+    raw = bytearray(json.dumps(body).encode())
+    try:
+        request = read_request(ChatRequest, raw, 1.0)
+    except InvalidRequestError:
+        return
+    told = pb.GenerateRequest.FromString(request.prompts[0]).chat
+    for sent in (told.tools, told.template_arguments, *(m.tool_calls for m in told.messages)):
+        json.loads(sent or "null")
