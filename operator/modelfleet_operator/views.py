@@ -124,7 +124,7 @@ def memory_needs(manifest: ModelDeployment, config: Mapping[str, Any] | None = N
     """What a worker of it takes; `config`: the checkpoint's config.json, where it can be read."""
     name, bits = model_name(manifest.spec.model.source), weight_bits(manifest)
     kv_cache = manifest.spec.engine.kv_cache_memory
-    by_config = config and needs_by_config(config, name, bits=bits, kv_cache=kv_cache)
+    by_config = needs_by_config(config or {}, name, bits=bits, kv_cache=kv_cache)
     return by_config or needs_by_name(name, bits=bits, kv_cache=kv_cache)
 
 

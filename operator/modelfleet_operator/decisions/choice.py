@@ -26,7 +26,7 @@ class PlacementMemory:
     revision: str = ""  # that the misfits are of
     speed_key: str = ""  # that speeds and memory are of
     speeds: ClassSpeeds = field(default_factory=ClassSpeeds)
-    use: MemoryUse | None = None  # as a worker reported it last
+    use: MemoryUse | None = None  # as a worker reported it, the least
     misfits: Mapping[str, Misfit] = field(default_factory=lambda: MappingProxyType({}))
     chosen: Place | None = None
     chosen_at: float = 0.0
@@ -223,13 +223,14 @@ def _why_it_did_not_fit(
 def _reported(
     workers: list[Worker], signals: Signals, before: MemoryUse | None
 ) -> MemoryUse | None:
-    """The most that a worker says now; else what was said last."""
-    found = [
+    """The least that any worker got by with: where there is more memory, the cache is larger."""
+    found = [] if before is None else [before]
+    found += [
         stats.memory
         for worker in workers
         if (stats := signals.stats.get(worker.id)) is not None and stats.memory is not None
     ]
-    return max(found, key=lambda use: (use.total, use.weights), default=before)
+    return min(found, key=lambda use: (use.total, use.weights), default=None)
 
 
 def _use(weights: int, cache: int, working: int, available: int) -> MemoryUse:

@@ -133,3 +133,45 @@ async def test_a_refusal_stands_until_a_pod_is_taken(
 async def the_next_attempt(api: ApiServer, cluster: Cluster) -> None:
     before = len(api.asked("POST", "pods"))
     await eventually(lambda: len(api.asked("POST", "pods")) > before)
+
+
+async def test_the_cheapest_class_is_chosen_and_told_with_its_figures(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply_class(
+            "h100", memory="80Gi", memoryBandwidth="3350G", price={"onDemand": "40"}
+        )
+        await cluster.apply_class(
+            "slice",
+            resource={"name": "nvidia.com/mig-1g.10gb"},
+            fraction="1/7",
+            memory="70Gi",
+            memoryBandwidth="3500G",
+            price={"onDemand": "3.50"},
+        )
+        await cluster.apply(placement={"accelerators": ["h100", "slice"], "strategy": "Cheapest"})
+        name = await the_pod(api, "slice")
+        await eventually(lambda: event_notes(api, "PlacementChosen"))
+        told = api.model()["status"]["placement"]
+
+    assert "podAffinity" in api.pods()[name]["spec"]["affinity"], "it is packed"
+    (note,) = event_notes(api, "PlacementChosen")
+    assert note.startswith("new workers go to slice: ")
+    assert "estimated from its memory bandwidth" in note
+    assert "next h100: " in note
+    assert (told["accelerator"], told["runnerUp"]["accelerator"]) == ("slice", "h100")
+
+
+async def test_a_model_that_no_class_can_hold_is_said_so(
+    api: ApiServer, start_operator: StartOperator
+):
+    async with start_operator() as cluster:
+        await cluster.apply_class("l4", memory="1Gi", price={"onDemand": "1"})
+        await cluster.apply(placement={"accelerators": ["l4"], "strategy": "Cheapest"})
+        stalled = await eventually(
+            lambda: api.condition("Stalled").get("status") == "True" and api.condition("Stalled")
+        )
+    assert stalled["reason"] == "ModelDoesNotFit"
+    assert "its memory is 1 GiB" in stalled["message"]
+    assert not api.pods()

@@ -294,6 +294,21 @@ def test_a_worker_that_says_that_it_does_not_fit_is_believed():
     assert plan.status.condition("Stalled").reason == "ModelDoesNotFit"
 
 
+def test_a_class_that_has_less_room_for_the_cache_is_not_out_for_that():
+    here = fleet(replicas=2, classes={"h100": H100, "l4": replace(L4, memory=20 * GIB)})
+    here.run(5)
+    first, second = here.alive()
+    for name, cache in ((first, 1), (second, 8)):
+        use = MemoryUse(weights=16 * GIB, cache=cache * GIB, working=GIB, available=0)
+        here.says[name] = stats(memory=use)
+    here.run(5)
+    assert here.memory.placement.use is not None
+    assert here.memory.placement.use.total == 18 * GIB
+    told = here.status.placement
+    assert told is not None
+    assert told.excluded == ()
+
+
 def test_where_no_class_can_hold_the_model_one_sentence_says_so():
     here = fleet(needs=ModelNeeds(total=200 * GIB, weights=180 * GIB))
     here.run(5)
