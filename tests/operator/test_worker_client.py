@@ -27,6 +27,7 @@ EVERYTHING: dict[str, Any] = {
         "dtype": "Float32",
         "contextLength": 512,
         "generationDefaults": "None",
+        "task": "Embed",
     },
     "engine": {
         "maxSequences": 3,

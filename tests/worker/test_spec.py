@@ -9,6 +9,7 @@ from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
 from modelfleet_worker.quantization.scheme import KVFormat, Override, Quantization, Weights
 from modelfleet_worker.spec import Dtype, GenerationDefaults, ModelSpec
+from modelfleet_worker.task import Task
 
 
 def test_empty_fields_are_the_defaults():
@@ -29,6 +30,7 @@ def test_every_field_arrives():
         disable_prefix_caching=True,
         deterministic=True,
         generation_defaults="None",
+        task="Embed",
         quantization=pb.Quantization(
             weights="int4",
             group_size=32,
@@ -48,6 +50,7 @@ def test_every_field_arrives():
         prefix_caching=False,
         deterministic=True,
         generation_defaults=GenerationDefaults.NONE,
+        task=Task.EMBED,
         quantization=Quantization(
             weights=Weights.INT4,
             group_size=32,
@@ -70,6 +73,7 @@ def test_every_field_arrives():
         ),
         pytest.param({"quantization": {"kv_cache": "fp8"}}, "auto, int8, found 'fp8'", id="fp8"),
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
+        pytest.param({"task": "embed"}, "Auto, Generate, Embed, found 'embed'", id="another task"),
         pytest.param(
             {"generation_defaults": "vllm"}, "Checkpoint, None, found 'vllm'", id="other defaults"
         ),

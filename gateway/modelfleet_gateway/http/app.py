@@ -85,7 +85,9 @@ class App:
                 functools.partial(read_embeddings, EmbeddingsRequest), OPENAI
             ),
             "/v1/responses": endpoint(responses.read, RESPONSES),
-            "/v1/messages": endpoint(functools.partial(read_translated, MessagesRequest), ANTHROPIC),
+            "/v1/messages": endpoint(
+                functools.partial(read_translated, MessagesRequest), ANTHROPIC
+            ),
             "/api/chat": endpoint(functools.partial(read_translated, OllamaChat), OLLAMA),
             "/api/generate": endpoint(functools.partial(read_translated, OllamaGenerate), OLLAMA),
             "/api/embed": embedding(functools.partial(read_embeddings, EmbedRequest), OLLAMA),

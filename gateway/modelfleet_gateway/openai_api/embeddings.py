@@ -98,9 +98,7 @@ class EmbeddingsRequest(EmbedFields):
     def whole(self, model: str, ones: Sequence[str], tokens: int, seconds: float) -> str:
         usage = f'{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
         data = ",".join(ones)
-        return (
-            f'{{"object":"list","data":[{data}],"model":{json.dumps(model)},"usage":{usage}}}'
-        )
+        return f'{{"object":"list","data":[{data}],"model":{json.dumps(model)},"usage":{usage}}}'
 
 
 def numbers(vector: bytes) -> str:
@@ -137,7 +135,9 @@ def _input(found: Any, where: str, bulk: Bulk | None) -> bytes:
         return b"".join(nested(ids, [bulk.token_ids(found)]))
     content = found.encode() if bulk is None else utf8_of(found, bulk, where)
     if not content:
-        raise InvalidRequestError(f"Invalid {where!r}: Expected some text, found none.", param=where)
+        raise InvalidRequestError(
+            f"Invalid {where!r}: Expected some text, found none.", param=where
+        )
     return b"".join(nested(text, [content]))
 
 

@@ -77,6 +77,7 @@ def test_the_worker_is_told_everything_by_flags():
             "dtype": "BFloat16",
             "contextLength": 4096,
             "generationDefaults": "None",
+            "task": "Embed",
         },
         engine={"kvCacheMemory": "2Gi", "prefixCaching": False, "deterministic": True},
     )
@@ -93,6 +94,7 @@ def test_the_worker_is_told_everything_by_flags():
         "--revision=v1",
         "--context-length=4096",
         "--generation-defaults=None",
+        "--task=Embed",
         "--max-sequences=64",
         "--max-batch-tokens=2048",
         "--kv-cache-memory=2Gi",

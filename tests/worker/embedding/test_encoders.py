@@ -81,9 +81,7 @@ def test_a_vector_is_the_same_in_any_batch(way: Arithmetic, tmp_path: Path):
     assert (together == alone).all()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "closest"), [(Dtype.AUTO, 1 - 1e-6), (Dtype.BFLOAT16, 1 - 2e-4)]
-)
+@pytest.mark.parametrize(("dtype", "closest"), [(Dtype.AUTO, 1 - 1e-6), (Dtype.BFLOAT16, 1 - 2e-4)])
 def test_the_real_encoder_is_as_exact_as_it_says(dtype: Dtype, closest: float):
     folder = prepare()
     spec = ModelSpec(model="a/b", source="file:///unused", dtype=dtype)

@@ -97,10 +97,7 @@ def build_weights(config: EncoderConfig, tensors: Mapping[str, Array]) -> Encode
         norm=affine("embeddings.LayerNorm"),
         layers=tuple(
             EncoderLayer(
-                **{
-                    part: affine(f"encoder.layer.{layer}.{name}")
-                    for part, name in _LAYER.items()
-                }
+                **{part: affine(f"encoder.layer.{layer}.{name}") for part, name in _LAYER.items()}
             )
             for layer in range(config.layers)
         ),
