@@ -36,8 +36,9 @@ lock: ## Resolve requirements.lock again, and what the images install of it
 	$(BIN)/python tools/lock_images.py
 
 .PHONY: model
-model: install ## Write SmolLM2-135M-Instruct as a Hugging Face folder, once
+model: install ## Write SmolLM2-135M-Instruct and all-MiniLM-L6-v2 as Hugging Face folders, once
 	@$(BIN)/python tools/prepare_smollm2.py
+	@$(BIN)/python tools/prepare_minilm.py
 
 # The slowest first; two at a time.
 CHECKS := check-pyright check-mypy check-ruff check-imports

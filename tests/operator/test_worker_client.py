@@ -29,6 +29,7 @@ EVERYTHING: dict[str, Any] = {
         "generationDefaults": "None",
         "toolParser": "Hermes",
         "reasoningParser": "Think",
+        "task": "Embed",
     },
     "engine": {
         "maxSequences": 3,

@@ -10,6 +10,7 @@ from modelfleet_worker.errors import InvalidRequestError, UsageError
 from modelfleet_worker.quantities import parse_bytes
 from modelfleet_worker.quantization.scheme import KVFormat, Override, Quantization, Weights
 from modelfleet_worker.spec import Dtype, GenerationDefaults, ModelSpec
+from modelfleet_worker.task import Task
 from modelfleet_worker.text.output.styles import REASONING_PARSERS, TOOL_PARSERS
 
 
@@ -33,6 +34,7 @@ def test_every_field_arrives():
         generation_defaults="None",
         tool_parser="Hermes",
         reasoning_parser="None",
+        task="Embed",
         quantization=pb.Quantization(
             weights="int4",
             group_size=32,
@@ -54,6 +56,7 @@ def test_every_field_arrives():
         generation_defaults=GenerationDefaults.NONE,
         tool_parser="Hermes",
         reasoning_parser="None",
+        task=Task.EMBED,
         quantization=Quantization(
             weights=Weights.INT4,
             group_size=32,
@@ -78,6 +81,7 @@ def test_every_field_arrives():
         pytest.param({"dtype": "float32"}, "Auto, Float32", id="another spelling of a dtype"),
         pytest.param({"tool_parser": "hermes"}, "Auto, None, Gemma.*'hermes'", id="a parser"),
         pytest.param({"reasoning_parser": "Llama"}, "Think.*'Llama'", id="a reasoning parser"),
+        pytest.param({"task": "embed"}, "Auto, Generate, Embed, found 'embed'", id="another task"),
         pytest.param(
             {"generation_defaults": "vllm"}, "Checkpoint, None, found 'vllm'", id="other defaults"
         ),

@@ -28,8 +28,8 @@ from .options import (
 )
 from .quantization.scheme import KVFormat, Override, Quantization, Weights
 from .spec import Dtype, GenerationDefaults, ModelSpec
-from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 from .task import Task
+from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 
 app = typer.Typer(add_completion=False, **STYLE)
 

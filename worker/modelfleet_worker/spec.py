@@ -19,8 +19,8 @@ from .quantization.scheme import (
     read_kv_format,
     read_weights,
 )
-from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 from .task import Task
+from .text.output.styles import AUTO, REASONING_PARSERS, TOOL_PARSERS
 
 _FULL_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 

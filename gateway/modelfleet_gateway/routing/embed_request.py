@@ -31,7 +31,10 @@ class EmbedQuestion:
     truncate: bool = False
 
     def parts(self, model: str, request_id: str) -> list[EmbedPart]:
-        """A call for each; `model` is its full name. With the id "r" theirs are "r.0", "r.1", ..."""
+        """A call for each; `model` is its full name.
+
+        With the id "r" theirs are "r.0", "r.1", ...
+        """
         parts: list[EmbedPart] = []
         first = 0
         for number, some in enumerate(self._cut()):

@@ -79,6 +79,7 @@ def test_the_worker_is_told_everything_by_flags():
             "generationDefaults": "None",
             "toolParser": "Llama",
             "reasoningParser": "None",
+            "task": "Embed",
         },
         engine={"kvCacheMemory": "2Gi", "prefixCaching": False, "deterministic": True},
     )
@@ -97,6 +98,7 @@ def test_the_worker_is_told_everything_by_flags():
         "--generation-defaults=None",
         "--tool-parser=Llama",
         "--reasoning-parser=None",
+        "--task=Embed",
         "--max-sequences=64",
         "--max-batch-tokens=2048",
         "--kv-cache-memory=2Gi",

@@ -10,7 +10,7 @@ import pytest
 from hub_double import Hub, serve_hub
 from modelfleet_worker.errors import ModelError
 from modelfleet_worker.storage.cache import Cache
-from modelfleet_worker.storage.contents import check_weights
+from modelfleet_worker.storage.contents import check_weights, wanted_files
 from modelfleet_worker.storage.fetching import fetch_model
 from modelfleet_worker.storage.hub import HubModel
 from modelfleet_worker.storage.oci import read_layers

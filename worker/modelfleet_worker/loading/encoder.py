@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,7 @@ def load_encoder(spec: ModelSpec, files: LocalModel, report: Report) -> LoadedEn
         tokenizer = pool.submit(
             SentenceTokenizer, folder, prompt=config.prompt, lower_case=config.lower_case
         )
-        weights, digest = _read(config, Checkpoint(folder), report)
+        weights, digest = read_weights(config, Checkpoint(folder), report)
         encoder, computation, computed_by = _on_device(config, weights, dtype)
         del weights
         text = tokenizer.result()
@@ -135,7 +134,7 @@ def _on_device(
     return encoder, computation, f"an encoder on torch's operations, {FloatType.FLOAT32}"
 
 
-def _read(
+def read_weights(
     config: EncoderConfig, checkpoint: Checkpoint, report: Report
 ) -> tuple[EncoderWeights, WeightsDigest]:
     """In float32, whatever they are stored in. Raises ModelError."""

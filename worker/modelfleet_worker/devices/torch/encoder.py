@@ -98,7 +98,8 @@ class _Layer:
 
     def __init__(self, layer: EncoderLayer) -> None:
         parts = (layer.query, layer.key, layer.value)
-        weight, bias = (np.concatenate(a) for a in zip(*((p.weight, p.bias) for p in parts)))
+        weight = np.concatenate([part.weight for part in parts])
+        bias = np.concatenate([part.bias for part in parts])
         self.qkv = _tensors(Affine(weight, bias))
         self.output, self.up, self.down = map(_tensors, (layer.output, layer.up, layer.down))
         self.attention_norm = _tensors(layer.attention_norm)
