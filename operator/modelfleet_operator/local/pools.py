@@ -14,7 +14,6 @@ from ..api.warm_pool import WarmPool
 from ..decisions.actions import Claim
 from ..decisions.claiming import is_claimable
 from ..decisions.names import revision_hash
-from ..decisions.observed import Accelerator
 from ..decisions.pool import AddStandby, PoolAction, RemoveStandby, count_on
 from ..decisions.pool_observed import Pool, PoolCounts, PoolObserved, not_loaded
 from ..decisions.pool_status import PoolStatus, render_pool
@@ -63,7 +62,6 @@ class LocalPools:
         self._variables = variables
         self._show = show
         self._pools: dict[str, _Known] = {}
-        self._accelerators: dict[str, Accelerator] = {}
         self._processes: dict[str, _Process] = {}  # by uid; claimed ones, too
         self._started = itertools.count(1)
         self._written: dict[str, object] = {}
@@ -74,10 +72,6 @@ class LocalPools:
 
         Claimed workers outlive their pool.
         """
-        self._accelerators = {
-            c.metadata.name: Accelerator(price=c.spec.price.on_demand if c.spec.price else None)
-            for c in manifests.classes
-        }
         wanted = {manifest.full_name: manifest for manifest in manifests.pools}
         for key in [key for key in self._pools if key not in wanted]:
             del self._pools[key]
@@ -133,7 +127,7 @@ class LocalPools:
         return PoolObserved(
             pool=pool,
             standbys=tuple(standby for standby in there if standby.pool == pool.key),
-            accelerators=self._accelerators,
+            accelerators=self._deployments.classes,
             counts=self.ledger.of(pool.key),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..api.accelerator_class import AcceleratorClass
 from ..api.manifests import Manifests
 from ..api.model_deployment import ModelDeployment
 from ..api.warm_pool import WarmPool
@@ -16,21 +15,11 @@ from ..decisions.observed import Accelerator
 from ..decisions.pool_observed import Pool
 from ..decisions.standby import NO_POOL
 from ..errors import ScenarioError
+from ..views import class_view
 from .options import FleetOptions
 from .pool import PoolOptions
 
 _MOUNTED = ("pvc://", "file://")  # sources that a deployment's own pod gets as a volume
-
-
-def accelerator(class_: AcceleratorClass) -> Accelerator:
-    """As decisions see it."""
-    price = class_.spec.price
-    return Accelerator(
-        generation=class_.metadata.generation,
-        price=price.on_demand if price else None,
-        spot_price=price.spot if price else None,
-        currency=(price.currency or "") if price else "",
-    )
 
 
 def check_sharing(
@@ -54,7 +43,9 @@ def make_pools(
     deployment: ModelDeployment, manifests: Manifests, path: Path, options: FleetOptions
 ) -> tuple[PoolOptions, ...]:
     """Those that it claims of. ScenarioError: one names a class that is in none of the files."""
-    classes = {c.metadata.name: accelerator(c) for c in manifests.classes}
+    classes = {
+        c.metadata.name: class_view(c.spec, c.metadata.generation) for c in manifests.classes
+    }
     wanted = deployment.spec.cold_start.warm_pool
     if wanted not in (None, NO_POOL) and wanted not in {p.metadata.name for p in manifests.pools}:
         raise ScenarioError(

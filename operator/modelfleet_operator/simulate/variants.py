@@ -14,11 +14,11 @@ from ..api.manifests import Manifests, read_manifests
 from ..api.model_deployment import ModelDeployment
 from ..decisions.names import revision_hash
 from ..errors import ManifestError, ScenarioError, TraceError
-from ..views import decision_view
+from ..views import class_view, decision_view
 from .baselines import BASELINES, CLAIRVOYANT, Bounds
 from .capacity import find_capacity
 from .clairvoyant import Clairvoyant, in_flight, schedule, search
-from .files import accelerator, check_sharing, make_pools
+from .files import check_sharing, make_pools
 from .options import FleetOptions
 from .scaler import Scaler
 from .scenario import Scenario
@@ -229,7 +229,7 @@ def _options(
         created=LONG_AGO,
     )
     known = {
-        c.metadata.name: accelerator(c)
+        c.metadata.name: class_view(c.spec, c.metadata.generation)
         for c in manifests.classes
         if c.metadata.name in view.accelerators
     }
