@@ -71,7 +71,9 @@ def ours(folder: Path, *flags: str) -> Iterator[Measure]:
             stub = worker_pb2_grpc.WorkerStub(channel)
             metadata = call_metadata("gateway")
             ready = worker_pb2.WORKER_STATE_READY
-            while (stats := stub.GetStats(worker_pb2.StatsRequest(), metadata=metadata)).state != ready:
+            while (
+                stats := stub.GetStats(worker_pb2.StatsRequest(), metadata=metadata)
+            ).state != ready:
                 time.sleep(0.1)
             print(f"ours: {stats.computed_by}", file=sys.stderr)
 

@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
         "dtype": "Float32",
         "contextLength": 512,
         "generationDefaults": "None",
-        "task": "Embed",
+        "task": "Generate",
     },
     "engine": {
         "maxSequences": 3,

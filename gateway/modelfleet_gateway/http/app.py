@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from ..anthropic_api.request import MessagesRequest
 from ..errors import (
     BUG,
     GatewayError,
@@ -22,7 +23,6 @@ from ..errors import (
     UnsupportedEndpointError,
     quoted,
 )
-from ..anthropic_api.request import MessagesRequest
 from ..metrics import Metrics
 from ..ollama_api.embed import EmbedRequest, OldEmbeddingsRequest
 from ..ollama_api.request import ChatRequest as OllamaChat
@@ -43,7 +43,7 @@ from .body import BodyReader
 from .cors import with_cors
 from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .embeddings import EmbeddingEndpoint
-from .generation import GenerationEndpoint
+from .generation import GenerationEndpoint, Surroundings
 from .json_endpoint import JsonEndpoint
 from .ollama import OllamaEndpoints
 from .openapi import document
@@ -61,16 +61,16 @@ class App:
         self.bodies = BodyReader(
             max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
         )
-        queued = {
-            "dispatcher": dispatcher,
-            "metrics": metrics,
-            "bodies": self.bodies,
-            "draining": self.draining,
-            "stop": self.stop,
-            "access_log": AccessLog(options.access_log) if options.access_log else None,
-        }
-        endpoint = functools.partial(GenerationEndpoint, **queued)
-        embedding = functools.partial(EmbeddingEndpoint, **queued)
+        gateway = Surroundings(
+            dispatcher=dispatcher,
+            metrics=metrics,
+            bodies=self.bodies,
+            draining=self.draining,
+            stop=self.stop,
+            access_log=AccessLog(options.access_log) if options.access_log else None,
+        )
+        endpoint = functools.partial(GenerationEndpoint, gateway=gateway)
+        embedding = functools.partial(EmbeddingEndpoint, gateway=gateway)
         make = functools.partial(JsonEndpoint, bodies=self.bodies, draining=self.draining)
         responses = ResponsesReader(
             ResponseStore(max_count=options.keep_responses, seconds=options.keep_responses_for)
