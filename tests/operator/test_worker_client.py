@@ -29,7 +29,7 @@ EVERYTHING: dict[str, Any] = {
         "generationDefaults": "None",
         "toolParser": "Hermes",
         "reasoningParser": "Think",
-        "task": "Embed",
+        "task": "Generate",
     },
     "engine": {
         "maxSequences": 3,

@@ -43,7 +43,7 @@ from .body import BodyReader
 from .cors import with_cors
 from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .embeddings import EmbeddingEndpoint
-from .generation import GenerationEndpoint
+from .generation import GenerationEndpoint, Surroundings
 from .json_endpoint import JsonEndpoint
 from .ollama import OllamaEndpoints
 from .openapi import document
@@ -61,16 +61,16 @@ class App:
         self.bodies = BodyReader(
             max_body_bytes=options.max_body_bytes, max_held_bytes=options.max_held_bytes
         )
-        queued = {
-            "dispatcher": dispatcher,
-            "metrics": metrics,
-            "bodies": self.bodies,
-            "draining": self.draining,
-            "stop": self.stop,
-            "access_log": AccessLog(options.access_log) if options.access_log else None,
-        }
-        endpoint = functools.partial(GenerationEndpoint, **queued)
-        embedding = functools.partial(EmbeddingEndpoint, **queued)
+        gateway = Surroundings(
+            dispatcher=dispatcher,
+            metrics=metrics,
+            bodies=self.bodies,
+            draining=self.draining,
+            stop=self.stop,
+            access_log=AccessLog(options.access_log) if options.access_log else None,
+        )
+        endpoint = functools.partial(GenerationEndpoint, gateway=gateway)
+        embedding = functools.partial(EmbeddingEndpoint, gateway=gateway)
         make = functools.partial(JsonEndpoint, bodies=self.bodies, draining=self.draining)
         responses = ResponsesReader(
             ResponseStore(max_count=options.keep_responses, seconds=options.keep_responses_for)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Any
 
 from typing_extensions import override
 
@@ -16,14 +15,17 @@ from ..routing.embed_request import EmbedPart
 from ..routing.embedding import Embedding
 from ..routing.tasks import Task
 from .body import Hold, Read
-from .generation import Exchange, QueuedEndpoint
+from .dialects import Dialect
+from .generation import Exchange, QueuedEndpoint, Surroundings
 
 
 class EmbeddingEndpoint(QueuedEndpoint):
     """For one kind of request for embeddings."""
 
-    def __init__(self, read: Read[AskedEmbeddings], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, read: Read[AskedEmbeddings], dialect: Dialect, gateway: Surroundings
+    ) -> None:
+        super().__init__(dialect, gateway)
         self.read = read
 
     @override

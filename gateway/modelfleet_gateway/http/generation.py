@@ -8,7 +8,8 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -44,27 +45,29 @@ FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all endpoints of a gateway share."""
+
+    dispatcher: Dispatcher
+    metrics: Metrics
+    bodies: BodyReader
+    draining: asyncio.Event
+    stop: asyncio.Future[None]  # done when the drain timeout is over: running requests end
+    access_log: AccessLog | None = None
+
+
 class QueuedEndpoint(ABC):
     """An ASGI application for requests that wait for workers."""
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        dispatcher: Dispatcher,
-        metrics: Metrics,
-        *,
-        bodies: BodyReader,
-        draining: asyncio.Event,
-        stop: asyncio.Future[None],
-        access_log: AccessLog | None = None,
-    ) -> None:
+    def __init__(self, dialect: Dialect, gateway: Surroundings) -> None:
         self._dialect = dialect
-        self.dispatcher = dispatcher
-        self._metrics = metrics
-        self.bodies = bodies
-        self._draining = draining
-        self._access_log = access_log
-        self._stop = stop  # done when the drain timeout is over: running requests end
+        self.dispatcher = gateway.dispatcher
+        self.bodies = gateway.bodies
+        self._metrics = gateway.metrics
+        self._draining = gateway.draining
+        self._access_log = gateway.access_log
+        self._stop = gateway.stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; every error becomes a response, a bug without its traceback."""
@@ -112,8 +115,8 @@ class QueuedEndpoint(ABC):
 class GenerationEndpoint(QueuedEndpoint):
     """For one kind of request that generates."""
 
-    def __init__(self, read: Read[Asked], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, read: Read[Asked], dialect: Dialect, gateway: Surroundings) -> None:
+        super().__init__(dialect, gateway)
         self.read = read
 
     @override

@@ -14,7 +14,7 @@ class Task(enum.StrEnum):
 
 
 # What an error says of a model that is for this, to who asked for something else.
-INSTEAD: Final = {
+INSTEAD: Final[dict[str, str]] = {
     Task.GENERATE: "generates text and makes no embeddings: send it chats or completions",
     Task.EMBED: "makes embeddings and generates nothing: send it to /v1/embeddings",
 }

@@ -177,7 +177,7 @@ async def test_refuses_by_name(name: str):
 
 async def test_what_is_not_served_is_refused_by_name():
     async with running_fleet(ScriptedWorker()) as fleet:
-        for path in ("pull", "push", "create", "embed"):
+        for path in ("pull", "push", "create", "copy"):
             answer = await fleet.http.post(f"/api/{path}", json={"model": "tiny"})
             assert answer.status_code == 404
             assert f"/api/{path} is not served" in answer.json()["error"]

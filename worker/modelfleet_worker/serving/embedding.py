@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import structlog
@@ -164,7 +164,8 @@ async def _computed(
     ended = asyncio.create_task(stream.next())
     serving.engine.submit(job)
     try:
-        await asyncio.wait([done, ended], return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {done, ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             ended.result()
         return done.result()

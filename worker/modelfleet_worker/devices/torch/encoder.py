@@ -65,7 +65,7 @@ class TorchEncoder(Encoder):
     def _attended(self, x: Tensor, layer: _Layer, mask: Tensor) -> Tensor:
         heads = self._config.heads
         q, k, v = (
-            part.unflatten(-1, (heads, -1)).transpose(1, 2)
+            part.view(*part.shape[:2], heads, -1).transpose(1, 2)
             for part in functional.linear(x, *layer.qkv).chunk(3, dim=-1)
         )
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
