@@ -115,6 +115,7 @@ async def test_models_and_endpoints_that_do_not_fit_say_so():
         with pytest.raises(openai.NotFoundError):
             await fleet.client.embeddings.create(model="none", input="a")
         assert {"tiny", "vectors"} < {model.id for model in await _all(fleet.client.models.list())}
+    await embeds.kill()  # pytest would never exit
     assert (wrong.value.code, wrong.value.param) == ("model_not_supported", "model")
     assert not embeds.requests
 
