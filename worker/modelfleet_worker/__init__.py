@@ -15,7 +15,8 @@ The rooms, in the order in which a request passes them; each may import those be
   `loader` the path: of our own families, `compiled` with `native_builder` for the compiled step
   (no torch), `torch_llama` with `model_builder` for torch, both with `checkpoint` and
   `expected_tensors`; `encoder` an encoder; `generic` with `attention_check` for any other decoder.
-  `sizing` and `working_memory` divide the memory; `preload` is what a standby does before it knows its model.
+  `sizing` and `working_memory` divide the memory; `preload` is what a standby does before it knows
+  its model.
 - `devices`: the ways to compute a step. `native` is compiled (`runner` in front of `forward.cpp`,
   `packed` in front of `packing.cpp`, which lays weights out for it), `torch` runs anywhere,
   `paced` only takes the time; `host` says which cores and memory there are.
