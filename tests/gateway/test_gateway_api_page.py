@@ -7,6 +7,7 @@ from pathlib import Path
 from modelfleet_gateway.errors import GatewayError
 from modelfleet_gateway.openai_api import bulk, chat, fields
 from modelfleet_gateway.options import ConnectionLimits, Options
+from modelfleet_worker.serving import requests
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 ROW = re.compile(r"^\| (\d{3}) \| (`[^|]*`) \| ", re.MULTILINE)
@@ -44,3 +45,9 @@ def test_the_limits_are_those_described():
         f"`stop_token_ids` (at most {fields.MAX_STOP_TOKENS:,})",
     ):
         assert said in PAGE.replace("\n", " "), said
+
+
+def test_workers_take_what_gateways_let_through():
+    assert requests.MAX_STOP_STRINGS >= fields.MAX_STOPS
+    assert requests.MAX_STOP_CHARACTERS >= fields.MAX_STOP_LENGTH
+    assert requests.MAX_STOP_TOKEN_IDS >= fields.MAX_STOP_TOKENS

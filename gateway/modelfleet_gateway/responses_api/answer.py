@@ -95,8 +95,13 @@ class ResponsesAnswer(BaseAnswer):
                 {"type": "response.in_progress", "response": self.whole()},
             ]
         events: list[Json] = []
+        logprobs: list[Json] = []
+        if isinstance(event, worker_pb2.Tokens):
+            logprobs = [token_logprob(entry) for entry in event.logprobs]
         for piece in pieces(event):
-            self._take(piece, event, events)
+            self._take(piece, logprobs, events)
+            if piece.WhichOneof("part") == "text":
+                logprobs = []  # said once, with the first text
         if isinstance(event, worker_pb2.Finished):
             self._finish(event, events)
         elif self._is_reasoning:
@@ -107,17 +112,9 @@ class ResponsesAnswer(BaseAnswer):
     def _is_reasoning(self) -> bool:
         return bool(self._items) and isinstance(self._items[-1], ReasoningItem)
 
-    def _take(
-        self,
-        piece: worker_pb2.OutputPart,
-        event: worker_pb2.Tokens | worker_pb2.Finished,
-        events: list[Json],
-    ) -> None:
+    def _take(self, piece: worker_pb2.OutputPart, logprobs: list[Json], events: list[Json]) -> None:
         match piece.WhichOneof("part"):
             case "text":
-                logprobs: list[Json] = []
-                if isinstance(event, worker_pb2.Tokens):
-                    logprobs = [token_logprob(entry) for entry in event.logprobs]
                 self._message(events).add(piece.text, logprobs, events)
             case "reasoning":
                 self._reasoning(events).add(piece.reasoning, events)

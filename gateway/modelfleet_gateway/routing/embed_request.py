@@ -43,6 +43,7 @@ class EmbedQuestion:
                 model=model,
                 dimensions=self.dimensions,
                 truncate=self.truncate,
+                first_input=first,
             )
             pieces = [common.SerializeToString()]
             for one in some:

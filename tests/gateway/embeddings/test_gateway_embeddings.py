@@ -60,6 +60,8 @@ async def test_many_inputs_go_in_several_calls_and_come_back_in_order(tmp_path: 
     assert [one.index for one in answer.data] == list(range(150))
     assert [one.embedding for one in answer.data] == [vector_of(text) for text in texts]
     assert sorted(len(request.inputs) for request in worker.embeds[:3]) == [22, 64, 64]
+    # What a worker says of an input names it as the client counts.
+    assert {request.first_input for request in worker.embeds[:3]} == {0, 64, 128}
     assert len({request.request_id for request in worker.embeds}) == len(worker.embeds)
     assert [one.embedding for one in of_large.data] == [vector_of(text) for text in large]
     assert many_ids.data[1].embedding == vector_of(",".join(["8"] * 9000))
@@ -113,6 +115,7 @@ async def test_models_and_endpoints_that_do_not_fit_say_so():
         with pytest.raises(openai.NotFoundError):
             await fleet.client.embeddings.create(model="none", input="a")
         assert {"tiny", "vectors"} < {model.id for model in await _all(fleet.client.models.list())}
+    await embeds.kill()  # pytest would never exit
     assert (wrong.value.code, wrong.value.param) == ("model_not_supported", "model")
     assert not embeds.requests
 

@@ -10,6 +10,8 @@ import pytest
 
 from answer_parts import call, one_a_token, reasoning, text
 from gateway_doubles import ScriptedWorker, running_fleet
+from modelfleet_gateway.responses_api.answer import ResponsesAnswer
+from modelfleet_proto import worker_pb2
 
 NULLABLE = {
     "completed_at",
@@ -210,6 +212,28 @@ async def test_logprobs_of_a_stream_are_in_the_response_too():
     assert streamed == [one.token for one in final]
     assert len(final) == 2
     assert final[0].top_logprobs[0].logprob == -0.5
+
+
+def test_logprobs_of_a_batch_with_text_around_a_call_come_once():
+    answer = ResponsesAnswer(model="tiny", created=0, said={})
+    called = worker_pb2.ToolCallPart(name="f", arguments="{}")
+    answer.collect(
+        0,
+        worker_pb2.Tokens(
+            ids=[7, 8],
+            logprobs=[
+                worker_pb2.TokenLogprobs(chosen=worker_pb2.TokenLogprob(id=i, token=b"x"))
+                for i in (7, 8)
+            ],
+            parts=[
+                worker_pb2.OutputPart(text="a"),
+                worker_pb2.OutputPart(tool_call=called),
+                worker_pb2.OutputPart(text="b"),
+            ],
+        ),
+    )
+    first, _, last = answer.whole()["output"]
+    assert [len(item["content"][0]["logprobs"]) for item in (first, last)] == [2, 0]
 
 
 async def test_reasoning_comes_back_from_a_client_that_kept_no_text_of_it():

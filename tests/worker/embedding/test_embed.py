@@ -79,6 +79,10 @@ async def test_texts_and_ids_become_vectors(start_encoder):
             [{"text": "w1 " * 47}], {}, "OUT_OF_RANGE", "input 0 has 49 tokens, .* 48", id="long"
         ),
         pytest.param(
+            [*TEXTS, {"text": "w1 " * 47}], {"first_input": 64}, "OUT_OF_RANGE", "input 67 has 49",
+            id="long, of a later call",
+        ),
+        pytest.param(
             TEXTS, {"dimensions": 65}, "INVALID_ARGUMENT", "has 64", id="too many dimensions"
         ),
         pytest.param(

@@ -85,16 +85,16 @@ def sampling(**fields) -> pb.Sampling:
             id="301 biased tokens",
         ),
         pytest.param({"logprobs": pb.Logprobs(enabled=True, top=21)}, "at most 20", id="top 21"),
-        pytest.param({"stop": pb.StopConditions(strings=[""])}, "1 to 1024", id="empty stop"),
+        pytest.param({"stop": pb.StopConditions(strings=[""])}, "1 to 4096", id="empty stop"),
         pytest.param(
-            {"stop": pb.StopConditions(strings=["x" * 1025])}, "found 1025", id="long stop"
+            {"stop": pb.StopConditions(strings=["x" * 4097])}, "found 4097", id="long stop"
         ),
         pytest.param({"stop": pb.StopConditions(strings=["x"] * 17)}, "found 17", id="17 stops"),
         pytest.param(
             {"stop": pb.StopConditions(token_ids=[100])}, "stop.token_ids", id="stop id unknown"
         ),
         pytest.param(
-            {"stop": pb.StopConditions(token_ids=[1] * 257)}, "at most 256", id="257 stop ids"
+            {"stop": pb.StopConditions(token_ids=[1] * 1025)}, "at most 1024", id="1,025 stop ids"
         ),
         pytest.param({"created": math.nan}, "created", id="created NaN"),
         pytest.param({"created": 1e300}, "created", id="created beyond all years"),

@@ -113,7 +113,9 @@ def read_inputs(request: pb.EmbedRequest, serving: ServingEncoder) -> list[list[
     most, longest = limits.context_length, _BYTES_PER_TOKEN * limits.context_length
     kinds = [one.WhichOneof("input") for one in request.inputs]
     texts: list[str] = []
-    for number, (one, kind) in enumerate(zip(request.inputs, kinds, strict=True)):
+    for number, (one, kind) in enumerate(
+        zip(request.inputs, kinds, strict=True), request.first_input
+    ):
         if kind is None:
             raise InvalidRequestError(f"input {number} is neither a text nor token ids")
         if kind != "text":
@@ -124,7 +126,9 @@ def read_inputs(request: pb.EmbedRequest, serving: ServingEncoder) -> list[list[
         texts.append(one.text[:longest] if request.truncate else one.text)
     encoded = iter(tokenizer.encode(texts))
     inputs = []
-    for number, (one, kind) in enumerate(zip(request.inputs, kinds, strict=True)):
+    for number, (one, kind) in enumerate(
+        zip(request.inputs, kinds, strict=True), request.first_input
+    ):
         ids = next(encoded) if kind == "text" else list(one.token_ids.ids)
         if not ids:
             raise InvalidRequestError(f"input {number} has no tokens: expected at least one")

@@ -17,8 +17,8 @@ from .chats import ChatPrompt, NewParser, read_chat
 from .formats import read_format
 
 MAX_STOP_STRINGS = 16
-MAX_STOP_CHARACTERS = 1024  # of one stop string
-MAX_STOP_TOKEN_IDS = 256
+MAX_STOP_CHARACTERS = 4096  # of one stop string
+MAX_STOP_TOKEN_IDS = 1024
 MAX_REQUEST_ID = 256
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 100.0  # either way
