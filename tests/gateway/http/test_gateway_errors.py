@@ -213,7 +213,7 @@ async def test_openai_raises_its_own_exceptions():
 
 async def test_unknown_urls_and_methods_are_errors_in_openais_shape():
     async with running_fleet(ScriptedWorker()) as fleet:
-        unknown = await fleet.http.post("/v1/embeddings", json={})
+        unknown = await fleet.http.post("/v1/audio/speech", json={})
         method = await fleet.http.get("/v1/completions")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_url")
     assert (method.status_code, method.json()["error"]["code"]) == (405, "method_not_allowed")
