@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ def ask_while_it_wakes(fleet: Fleet) -> list[str]:
         headers={"x-modelfleet-progress": "true"},
         timeout=60,
     ) as answer:
-        return [line for line in answer.iter_lines() if line]
+        lines = []
+        with contextlib.suppress(httpx.RemoteProtocolError):  # so a stream ends that failed
+            lines.extend(line for line in answer.iter_lines() if line)
+        return lines
 
 
 def learned_of(fleet: Fleet, *, wakes: int) -> list[dict[str, Any]]:
