@@ -79,8 +79,8 @@ def test_ci_lists_the_slowest_tests(tmp_path: Path):
     assert called(tmp_path, "test", CI="true").startswith("[--durations=15]")
 
 
-IN_TURN = ("check", "build", "test", "e2e")
-BESIDE = ("check", "build", "e2e", "test", "untimed")
+IN_TURN = ("check", "build", "test", "clients", "e2e")
+BESIDE = ("check", "build", "e2e", "clients", "test", "untimed")
 DOWN = ("down", "down-1")
 
 

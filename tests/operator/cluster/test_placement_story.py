@@ -110,7 +110,7 @@ async def test_what_is_wrong_with_a_pod_is_the_condition_at_once_and_an_event_on
 async def test_a_refusal_stands_until_a_pod_is_taken(
     api: ApiServer, start_operator: StartOperator, monkeypatch: Any
 ):
-    monkeypatch.setattr("modelfleet_operator.cluster.body.REFUSAL_STANDS", 0.3)
+    monkeypatch.setattr("modelfleet_operator.cluster.refusals.REFUSAL_STANDS", 0.3)
     api.refuse_pods = 'pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 4'
     seen: set[str] = set()
     async with start_operator() as cluster:
