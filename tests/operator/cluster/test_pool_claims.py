@@ -12,6 +12,7 @@ import pytest
 from cluster_body import Clock
 from kube_cluster import ApiServer, Cluster
 from modelfleet_operator import worker_client
+from modelfleet_operator.cluster import requests
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.body import ClusterBody
 from modelfleet_operator.cluster.known_pod import KnownPod, keys_of, read_pod
@@ -91,6 +92,7 @@ async def test_a_race_of_fifty_never_gives_one_standby_to_two(
     """Two replicas, one of which does not know yet that it leads no more, and 10 standbys."""
     # All of them share this event loop: on a busy machine many loads at once take their time.
     monkeypatch.setattr(worker_client, "TIMEOUT", 120.0)
+    monkeypatch.setattr(requests, "TIMEOUT", 120.0)
     async with standby_processes(10) as processes:
         await fill(api, kubernetes, processes)
         names = [f"m{number}" for number in range(50)]

@@ -93,6 +93,6 @@ def test_another_model_than_the_one_that_sleeps_is_loaded(other: ModelSpec):
     assert ASLEEP.load(other) == STANDBY.load(other)
 
 
-def test_a_model_sleeps_no_more_after_a_drain_or_a_failure():
-    assert ASLEEP.drain() == STANDBY.drain()
-    assert ASLEEP.failed("engine failed") == STANDBY.failed("engine failed")
+@pytest.mark.parametrize("ended", [ASLEEP.drain(), ASLEEP.failed("engine failed")])
+def test_a_model_sleeps_no_more_after_a_drain_or_a_failure(ended: Status):
+    assert (ended.asleep, ended.is_loaded) == (None, False)
