@@ -16,7 +16,7 @@ from ..errors import InvalidRequestError
 from .disjoint_schemas import are_disjoint
 
 MAX_BYTES: Final = 64 << 10  # of a schema's text
-MAX_DEPTH: Final = 64  # schemas within schemas
+MAX_DEPTH: Final = 60  # schemas within schemas; llguidance itself ends at 64
 MAX_MULTIPLE: Final = 10_000  # the automaton of a multiple has as many states
 # What may stand where JSON allows whitespace: some, so that no answer is whitespace without end.
 _WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
