@@ -45,17 +45,12 @@ def embeddings() -> None:
     assert [len(one["embedding"]) for one in made.data] == [SIZE, SIZE]
 
 
-def messages() -> None:
+async def messages() -> None:
     """Anthropic's API in front, ours behind."""
-
-    async def ask() -> None:
-        for way in WAYS:
-            answer = await litellm.anthropic.messages.acreate(
-                model=way, max_tokens=16, **{k: v for k, v in ASKED.items() if k != "num_retries"}
-            )
-            assert answer["content"]
-
-    return ask()  # type: ignore[return-value]
+    asked = {name: value for name, value in ASKED.items() if name != "num_retries"}
+    for way in WAYS:
+        answer = await litellm.anthropic.messages.acreate(model=way, max_tokens=16, **asked)
+        assert answer["content"]
 
 
 check(chat=chat, stream=stream, tools=tools, json=json, embeddings=embeddings, messages=messages)

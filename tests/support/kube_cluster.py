@@ -344,6 +344,10 @@ class Cluster:
         path = f"/apis/policy/v1/namespaces/default/poddisruptionbudgets/{name}"
         await self._send("DELETE", path)
 
+    async def delete_claim_template(self, name: str) -> None:
+        path = f"/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates/{name}"
+        await self._send("DELETE", path)
+
     async def place(self, pod: str, node: str) -> None:
         """The scheduler has given it its node."""
         await self._patch_pod(pod, {"spec": {"nodeName": node}})

@@ -6,9 +6,9 @@ The rooms, in the order in which a request passes them; each may import those be
   requests of a gateway come, `generation` carries a request from its arrival to its last token,
   `requests` (`chats` for tools and messages) makes it the engine's request and `prompts` its ids,
   `chat_answers` says how its answer is read and what it is held to, `streams` holds what clients
-  have not read yet. `lifecycle` with `state` loads, drains and unloads the model, `stats` with
-  `counters` and `change_notifier` tells gateways about it, `embedding` serves what makes embeddings
-  instead, `server` is the process.
+  have not read yet. `lifecycle` with `state` loads, drains and unloads the model, `serving_model`
+  is what it has loaded, `stats` with `counters` and `change_notifier` tells gateways about it,
+  `embedding` serves what makes embeddings instead, `server` is the process.
 - `quantize`: the command `modelfleet quantize`. `checkpoints` rounds a model by `calibration` (with
   `awq_scaling` or `gptq_rounding`), `writing` stores it, `evaluation` says what was lost.
 - `loading`: from a folder to a model with its engine's limits. `device_loaders` picks the device,

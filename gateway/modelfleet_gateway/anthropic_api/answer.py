@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +12,7 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import GatewayError
 from ..openai_api.answer import BaseAnswer, Event, Json, encode
-from ..openai_api.pieces import pieces
+from ..openai_api.pieces import call_arguments, pieces
 from .errors import error_body
 
 # By the kind of block: the type of its deltas, and the field that they and the block have.
@@ -124,7 +123,7 @@ class MessagesAnswer(BaseAnswer):
             return
         block, text = self._content[-1], "".join(self._texts)
         if block["type"] == "tool_use":
-            block["input"] = _input(text)
+            block["input"] = call_arguments(text)
         else:
             block[block["type"]] = text
         self._texts = []
@@ -154,12 +153,3 @@ class MessagesAnswer(BaseAnswer):
             "cache_read_input_tokens": self._cached_tokens,
             "output_tokens": completion,
         }
-
-
-def _input(arguments: str) -> Json:
-    """A call's arguments; none where the model's were cut off, or are no object."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

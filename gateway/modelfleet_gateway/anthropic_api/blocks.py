@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from ..errors import InvalidRequestError, UnsupportedFieldError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
 from ..openai_api.translated import (
+    Part,
     dumped,
     joined,
     read_part,
@@ -24,38 +23,30 @@ USERS: Final = "text or tool_result"
 ASSISTANTS: Final = "text, thinking or tool_use"
 
 
-class Message(BaseModel):
+class Message(Part):
     """A message."""
-
-    model_config = ConfigDict(strict=True)
 
     role: str
     content: Any
 
 
-class ToolUse(BaseModel):
+class ToolUse(Part):
     """`tool_use`: a call that the assistant made."""
-
-    model_config = ConfigDict(strict=True)
 
     id: str
     name: str
     input: dict[str, Any]
 
 
-class ToolResult(BaseModel):
+class ToolResult(Part):
     """`tool_result`: what came of a call."""
-
-    model_config = ConfigDict(strict=True)
 
     tool_use_id: str
     content: Any = None
 
 
-class Thinking(BaseModel):
+class Thinking(Part):
     """`thinking`: what the assistant thought."""
-
-    model_config = ConfigDict(strict=True)
 
     thinking: str
 

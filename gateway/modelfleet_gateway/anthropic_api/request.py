@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
 from ..errors import UnsupportedFieldError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
-from ..openai_api.fields import UINT32
+from ..openai_api.fields import UINT32, Neutral
 from ..openai_api.translated import (
     AnsweredRequest,
-    Neutral,
+    Part,
     TranslatedRequest,
     expanded,
     text_parts,
@@ -31,18 +31,14 @@ SAME: Final = ("temperature", "top_p", "top_k")
 KEEPS_ALL: Final = {"clear_thinking_20251015": "all"}
 
 
-class Thinking(BaseModel):
+class Thinking(Part):
     """Whether the model thinks before it answers. Its budget is the model's own."""
-
-    model_config = ConfigDict(strict=True)
 
     type: str
 
 
-class OutputConfig(BaseModel):
+class OutputConfig(Part):
     """What the text is held to, and how much is thought."""
-
-    model_config = ConfigDict(strict=True)
 
     format: dict[str, Any] | None = None
     effort: str | None = None

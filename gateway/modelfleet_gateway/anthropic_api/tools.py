@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from ..errors import InvalidRequestError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
-from ..openai_api.translated import expanded, read_part, unsupported_value
+from ..openai_api.translated import Part, expanded, read_part, unsupported_value
 
 MODES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
-class Tool(BaseModel):
+class Tool(Part):
     """A tool of the client's own."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
     description: str | None = None
@@ -25,10 +21,8 @@ class Tool(BaseModel):
     strict: bool | None = None
 
 
-class ToolChoice(BaseModel):
+class ToolChoice(Part):
     """Whether tools are to be called."""
-
-    model_config = ConfigDict(strict=True)
 
     type: str
     name: str | None = None

@@ -15,7 +15,7 @@ from modelfleet_proto import worker_pb2
 from modelfleet_proto.handshake import VERSION
 
 from ..errors import UnsupportedEndpointError
-from ..ollama_api.models import API_VERSION, running, shown, tag
+from ..ollama_api.models import API_VERSION, running, shown, tag, without_tag
 from ..openai_api.answer import Json
 from ..openai_api.translated import STRICT, read_fields
 from ..routing.dispatch import Dispatcher
@@ -85,7 +85,7 @@ class OllamaEndpoints:
         raise UnsupportedEndpointError(f"{path} is not served here: {REFUSED[path]}")
 
     async def _show(self, asked: Named) -> Json:
-        model = await self._dispatcher.find(asked.model.removesuffix(":latest"))
+        model = await self._dispatcher.find(without_tag(asked.model))
         return shown(model, self._stats(model.model))
 
     def _stats(self, model: str) -> worker_pb2.Stats | None:

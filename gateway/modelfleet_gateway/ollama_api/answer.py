@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from typing_extensions import override
 
@@ -16,7 +14,7 @@ from modelfleet_proto import worker_pb2
 
 from ..errors import GatewayError
 from ..openai_api.answer import FINISH_REASONS, BaseAnswer, Event, Json, encode
-from ..openai_api.pieces import pieces
+from ..openai_api.pieces import call_arguments, pieces
 from .errors import error_body
 
 
@@ -109,7 +107,7 @@ class OllamaAnswer(BaseAnswer):
             return
         name, arguments = self._call
         self._call = None
-        call: Json = {"function": {"name": name, "arguments": _object("".join(arguments))}}
+        call: Json = {"function": {"name": name, "arguments": call_arguments("".join(arguments))}}
         self._calls.append(call)
         new.append(("", "", [call]))
 
@@ -152,12 +150,3 @@ class GenerateAnswer(OllamaAnswer):
 
 def _nanoseconds(seconds: float) -> int:
     return max(0, round(seconds * 1e9))
-
-
-def _object(arguments: str) -> Any:
-    """A call's arguments; none where the model's were cut off, or are no object."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import override
 
 from ..openai_api.bulk import Bulk
 from ..openai_api.embeddings import EmbedFields, numbers, read_inputs
 from ..openai_api.fields import UINT32
 from ..routing.embed_request import EmbedQuestion
+from .models import without_tag
 
 NANOSECONDS: Final = 1_000_000_000
 
@@ -21,11 +21,7 @@ NANOSECONDS: Final = 1_000_000_000
 class OllamaEmbedFields(EmbedFields):
     """What both have in common. How Ollama runs a model (`options`, `keep_alive`) is ignored."""
 
-    @pydantic.field_validator("model")
-    @classmethod
-    def _without_tag(cls, model: str) -> str:
-        """Clients of Ollama may add its default one; models have none here."""
-        return model.removesuffix(":latest")
+    model: Annotated[str, AfterValidator(without_tag)]
 
     @override
     def one(self, index: int, vector: bytes) -> str:

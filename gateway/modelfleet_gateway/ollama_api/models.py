@@ -14,6 +14,11 @@ from ..routing.view import ModelView
 API_VERSION: Final = "0.12.6"
 
 
+def without_tag(name: str) -> str:
+    """Clients of Ollama may add its default one; models have none here."""
+    return name.removesuffix(":latest")
+
+
 def tag(name: str, model: ModelView, stats: worker_pb2.Stats | None) -> Json:
     """A model in `/api/tags`. A digest is known while a worker serves it."""
     return {

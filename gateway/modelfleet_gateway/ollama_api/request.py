@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
-import pydantic
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, Field
 from typing_extensions import override
 
 from ..errors import InvalidRequestError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
 from ..openai_api.completions import CompletionRequest
-from ..openai_api.fields import GenerationFields
+from ..openai_api.fields import GenerationFields, Neutral, refuse_unsupported
 from ..openai_api.translated import (
     AnsweredRequest,
-    Neutral,
+    Part,
     dumped,
     expanded,
     read_part,
-    refuse_unsupported,
     unsupported_value,
 )
 from .answer import ChatAnswer, GenerateAnswer, OllamaAnswer
+from .models import without_tag
 
 # Ollama's options, and what chats call them; all others are about how Ollama runs a model.
 OPTIONS: Final = {
@@ -61,11 +60,7 @@ class OllamaRequest(AnsweredRequest):
     format: Any = None
     think: bool | str | None = None
 
-    @pydantic.field_validator("model")
-    @classmethod
-    def _without_tag(cls, model: str) -> str:
-        """Clients of Ollama may add its default one; models have none here."""
-        return model.removesuffix(":latest")
+    model: Annotated[str, AfterValidator(without_tag)]
 
     @property
     @override
@@ -103,27 +98,21 @@ class OllamaRequest(AnsweredRequest):
         return kind(model=expanded(self.model, bulk), created=created)
 
 
-class Function(BaseModel):
+class Function(Part):
     """A call's function."""
 
-    model_config = ConfigDict(strict=True)
-
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-class Call(BaseModel):
+class Call(Part):
     """A call that the assistant made."""
-
-    model_config = ConfigDict(strict=True)
 
     function: Function
 
 
-class Message(BaseModel):
+class Message(Part):
     """A message."""
-
-    model_config = ConfigDict(strict=True)
 
     role: str
     content: str | None = None

@@ -13,7 +13,8 @@ from modelfleet_proto.wire import nested
 
 from .bulk import Bulk
 from .chat_answer import ChatAnswer
-from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields, utf8_of
+from .checks import utf8_of
+from .fields import MAX_TOP_LOGPROBS, UINT32, GenerationFields
 from .tools import MAX_CALLS, MAX_TOOLS, check_calls, check_tools, read_choice, to_json
 
 ROLES: Final = {

@@ -19,7 +19,8 @@ from modelfleet_proto.wire import nested
 from ..errors import InvalidRequestError
 from ..routing.embed_request import EmbedQuestion
 from .bulk import Bulk
-from .fields import UINT32, utf8_of
+from .checks import utf8_of
+from .fields import UINT32
 from .translated import STRICT, expanded, read_fields
 
 MAX_INPUTS: Final = 2048  # as OpenAI

@@ -14,9 +14,10 @@ from pydantic_core import PydanticCustomError
 
 from modelfleet_proto import worker_pb2
 
-from ..errors import MAX_QUOTED, InvalidRequestError, UnsupportedFieldError
+from ..errors import InvalidRequestError, UnsupportedFieldError
 from .answer import Answer, BaseAnswer
 from .bulk import Bulk
+from .checks import explain, text_of
 from .output_format import (
     NEEDED,
     only_one,
@@ -34,9 +35,11 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_BIASED_TOKENS: Final = 300
 UINT32: Final = 2**32 - 1
 
+# For each field that would change the answer and is not served: the values that change nothing.
+Neutral = Mapping[str, tuple[Any, ...]]
 # Fields that would change the answer and are not implemented, each with the values that change
 # nothing. All other unknown fields are ignored, as OpenAI's and vLLM's servers do.
-UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
+UNSUPPORTED: Final[Neutral] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": (None, []),
     "audio": (None,),
@@ -160,11 +163,7 @@ class GenerationFields(BaseModel):
 
     def check_supported(self) -> None:
         """Refuses what would change the answer and is not implemented."""
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
-                neutral = [v for v in UNSUPPORTED[name] if v is not None]
-                hint = f" Leave it out or send {neutral[0]!r}." if neutral else " Leave it out."
-                raise UnsupportedFieldError(f"{name!r} is not supported here.{hint}", param=name)
+        refuse_unsupported(self.model_extra or {}, UNSUPPORTED)
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError(
                 "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
@@ -296,18 +295,14 @@ def read_request(
     )
 
 
-def text_of(text: str, bulk: Bulk, where: str) -> str:
-    """A string that may have been cut out."""
-    return utf8_of(text, bulk, where).decode()
-
-
-def utf8_of(text: str, bulk: Bulk, where: str) -> bytes:
-    """A string that may have been cut out, in UTF-8; InvalidRequestError if it was none."""
-    if bulk.holds_ids(text):
-        raise InvalidRequestError(
-            f"Invalid {where!r}: Input should be a valid string.", param=where
-        )
-    return bulk.utf8(text)
+def refuse_unsupported(fields: Mapping[str, Any], unsupported: Neutral, prefix: str = "") -> None:
+    """UnsupportedFieldError for the first that would change the answer."""
+    for name, value in fields.items():
+        if name in unsupported and value not in unsupported[name]:
+            neutral = [v for v in unsupported[name] if v is not None]
+            hint = f" Leave it out or send {neutral[0]!r}." if neutral else " Leave it out."
+            where = prefix + name
+            raise UnsupportedFieldError(f"{where!r} is not supported here.{hint}", param=where)
 
 
 def parse(kind: type[Fields], body: bytearray, bulk: Bulk | None = None) -> Fields:
@@ -318,27 +313,3 @@ def parse(kind: type[Fields], body: bytearray, bulk: Bulk | None = None) -> Fiel
         raise explain(error, bulk) from None
     request.check_supported()
     return request
-
-
-def explain(error: pydantic.ValidationError, bulk: Bulk | None) -> InvalidRequestError:
-    """The first error of a body, as its client gets it."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    if first["type"] == "json_invalid":
-        return InvalidRequestError(f"The body is not valid JSON: {first['msg']}.")
-    path = [str(part) for part in first["loc"]]
-    if first["type"] == "model_type" and not path:
-        return InvalidRequestError("The body must be a JSON object.")
-    if not path:  # a rule about several fields; its type names the one to change
-        return InvalidRequestError(f"{first['msg']}.", param=first["type"])
-    of_key = path[-1] == "[key]"  # then the one before it is the key, which `found` shows
-    where = ".".join(path[:-2] if of_key else path)
-    if len(where) > MAX_QUOTED:  # a key that the client made up
-        where = path[0]
-    if first["type"] == "missing":
-        return InvalidRequestError(f"Missing required parameter: {where!r}.", param=where)
-    found = first["input"]
-    shown = f" (found {found!r})" if isinstance(found, int | float | str | None) else ""
-    if len(shown) > MAX_QUOTED or (bulk is not None and bulk.is_in(shown)):
-        shown = ""
-    what = f"key of {where!r}" if of_key else repr(where)
-    return InvalidRequestError(f"Invalid {what}: {first['msg']}{shown}.", param=where)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from modelfleet_proto import worker_pb2
+
+from .answer import Json
 
 
 def pieces(
@@ -14,3 +17,12 @@ def pieces(
     if event.parts:
         return event.parts
     return [worker_pb2.OutputPart(text=event.text)] if event.text else []
+
+
+def call_arguments(arguments: str) -> Json:
+    """A call's arguments as an object: empty where the model's were cut off, or are none."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -14,8 +14,8 @@ from modelfleet_proto import worker_pb2
 from .answer import Json, printable
 from .bulk import MAX_IDS, Bulk
 from .completions import CompletionRequest
-from .fields import GenerationFields
-from .translated import STRICT, Neutral, TranslatedRequest
+from .fields import GenerationFields, Neutral
+from .translated import STRICT, TranslatedRequest
 
 # Chats have these by the same names.
 SAME: Final = ("messages", "tools", "tool_choice", "chat_template_kwargs", "reasoning_effort")

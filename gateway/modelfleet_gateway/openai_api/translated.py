@@ -16,11 +16,16 @@ from ..errors import InvalidRequestError, UnsupportedFieldError
 from .answer import BaseAnswer, Json
 from .bulk import Bulk
 from .chat import ChatRequest
-from .fields import Asked, GenerationFields, explain, parse, text_of
+from .checks import explain, text_of
+from .fields import (
+    Asked,
+    GenerationFields,
+    Neutral,
+    parse,
+    refuse_unsupported,
+)
 
 STRICT: Final = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
-# For each field that would change the answer and is not served: the values that change nothing.
-Neutral = Mapping[str, tuple[Any, ...]]
 Model = TypeVar("Model", bound=BaseModel)
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -155,21 +160,17 @@ def renamed(error: InvalidRequestError, names: Mapping[str, str]) -> InvalidRequ
     return type(error)(message, param=theirs)
 
 
-def refuse_unsupported(fields: Mapping[str, Any], unsupported: Neutral, prefix: str = "") -> None:
-    """UnsupportedFieldError for the first that would change the answer."""
-    for name, value in fields.items():
-        if name in unsupported and value not in unsupported[name]:
-            neutral = [v for v in unsupported[name] if v is not None]
-            hint = f" Leave it out or send {neutral[0]!r}." if neutral else " Leave it out."
-            where = prefix + name
-            raise UnsupportedFieldError(f"{where!r} is not supported here.{hint}", param=where)
-
-
 def unsupported_value(where: str, value: object, expected: str) -> UnsupportedFieldError:
     """For a value (a `type`, most often) of which this API has more than are served."""
     return UnsupportedFieldError(
         f"{where!r} {str(value)[:40]!r} is not supported here: expected {expected}.", param=where
     )
+
+
+class Part(BaseModel):
+    """One object inside of a body, read by `read_part`: its types as JSON has them."""
+
+    model_config = ConfigDict(strict=True)
 
 
 def read_part(kind: type[Model], value: Any, where: str, bulk: Bulk | None) -> Model:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from ..errors import InvalidRequestError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
-from ..openai_api.translated import expanded, joined, read_part, text_parts, unsupported_value
+from ..openai_api.translated import Part, expanded, joined, read_part, text_parts, unsupported_value
 from .replay import decode_reasoning
 
 SERVED: Final = "message, function_call, function_call_output, reasoning or a custom tool's items"
@@ -19,48 +17,38 @@ EXPECTED: Final = "input_text, output_text or refusal"
 ROLES: Final = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
-class Message(BaseModel):
+class Message(Part):
     """`message`."""
-
-    model_config = ConfigDict(strict=True)
 
     role: str
     content: Any
 
 
-class Call(BaseModel):
+class Call(Part):
     """`function_call`."""
-
-    model_config = ConfigDict(strict=True)
 
     call_id: str
     name: str
     arguments: str
 
 
-class CustomCall(BaseModel):
+class CustomCall(Part):
     """`custom_tool_call`."""
-
-    model_config = ConfigDict(strict=True)
 
     call_id: str
     name: str
     input: str
 
 
-class CallOutput(BaseModel):
+class CallOutput(Part):
     """`function_call_output` and `custom_tool_call_output`."""
-
-    model_config = ConfigDict(strict=True)
 
     call_id: str
     output: Any
 
 
-class ReasoningItem(BaseModel):
+class ReasoningItem(Part):
     """`reasoning`."""
-
-    model_config = ConfigDict(strict=True)
 
     content: list[Any] | None = None
     summary: list[Any] | None = None

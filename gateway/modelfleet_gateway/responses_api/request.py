@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
-from ..openai_api.fields import MAX_TOP_LOGPROBS, UINT32
-from ..openai_api.translated import AnsweredRequest, Neutral, Text, TranslatedRequest, expanded
+from ..openai_api.fields import MAX_TOP_LOGPROBS, UINT32, Neutral
+from ..openai_api.translated import AnsweredRequest, Part, Text, TranslatedRequest, expanded
 from .answer import ResponsesAnswer
 from .items import messages_of
 from .tools import chat_tools
@@ -38,18 +38,14 @@ SAME: Final = (
 )
 
 
-class Reasoning(BaseModel):
+class Reasoning(Part):
     """How much is thought. A summary is never made: the reasoning itself is in the output."""
-
-    model_config = ConfigDict(strict=True)
 
     effort: str | None = None
 
 
-class Format(BaseModel):
+class Format(Part):
     """What the text is held to."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -64,10 +60,8 @@ class Format(BaseModel):
         return self
 
 
-class TextConfig(BaseModel):
+class TextConfig(Part):
     """What the text is like."""
-
-    model_config = ConfigDict(strict=True)
 
     format: Format | None = None
 

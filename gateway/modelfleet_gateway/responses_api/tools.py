@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict
-
 from ..errors import InvalidRequestError, UnsupportedFieldError
 from ..openai_api.answer import Json
 from ..openai_api.bulk import Bulk
-from ..openai_api.translated import expanded, read_part, unsupported_value
+from ..openai_api.translated import Part, expanded, read_part, unsupported_value
 
 MODES: Final = ("none", "auto", "required")
 # A custom tool takes any text: to the model it is a function of one string.
@@ -21,10 +19,8 @@ TEXT_INPUT: Final = {
 }
 
 
-class FunctionTool(BaseModel):
+class FunctionTool(Part):
     """`function`: flat, where chats have it nested."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
     description: str | None = None
@@ -32,28 +28,22 @@ class FunctionTool(BaseModel):
     strict: bool | None = None
 
 
-class CustomTool(BaseModel):
+class CustomTool(Part):
     """`custom`."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
     description: str | None = None
     format: dict[str, Any] | None = None
 
 
-class NamedTool(BaseModel):
+class NamedTool(Part):
     """A tool, where a choice names it."""
-
-    model_config = ConfigDict(strict=True)
 
     name: str
 
 
-class AllowedTools(BaseModel):
+class AllowedTools(Part):
     """`allowed_tools`: some of the tools only."""
-
-    model_config = ConfigDict(strict=True)
 
     mode: str
     tools: list[Any]

@@ -20,8 +20,8 @@ from ..metrics import ModelMeter
 from .calls import CallEndedError
 from .claim import SlotClaim
 from .embed_request import EmbedPart
-from .failover import NO_FAILURES, Attempts, Blame, End, Failure, after_failure
-from .stream import was_lost
+from .failover import NO_FAILURES, Attempts, Blame, Failure
+from .retries import judge
 from .workers import Slot
 
 TRIES: Final = 3  # of all calls, while the model is replaced under way
@@ -100,25 +100,11 @@ class Embedding:
     def _retry(self, index: int, slot: Slot, failure: Failure, attempts: Attempts) -> Attempts:
         """Queues the call again, or raises the error that the client gets."""
         worker = slot.worker
-        is_lost = was_lost(slot, failure, asyncio.get_running_loop().time())
         if failure.code is grpc.StatusCode.UNIMPLEMENTED:
             # A worker of an earlier version: it generates, if it serves anything.
             failure = replace(failure, code=grpc.StatusCode.NOT_FOUND)
-        failure = replace(
-            failure,
-            draining=worker.draining,
-            lost=is_lost,
-            losses=self._claim.charge(index, slot) if is_lost else 0,
-        )
-        verdict = after_failure(failure, attempts)
-        if isinstance(verdict, End):
-            slot.release()
-            raise verdict.error
-        if verdict.blame is Blame.FULL:
-            worker.mark_full()
-        else:
-            if verdict.blame is Blame.SUSPECT:
-                worker.mark_suspect()
+        verdict = judge(slot, failure, attempts, self._claim, index)
+        if verdict.blame is not Blame.FULL:
             self._meter.count_resumed()
             log.warning(
                 "a worker failed a request, which continues on another",

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2
-from modelfleet_proto.refusals import HANDED_OVER
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
 from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
-from .failover import NO_FAILURES, Blame, End, Failure, after_failure
+from .failover import NO_FAILURES, Blame, Failure
 from .merge import interleave
+from .retries import judge
 from .workers import Slot, Worker
 
 # What came of one choice since the last time, with its index.
@@ -227,14 +227,6 @@ class Choice:
     def _retry(self, slot: Slot, failure: Failure) -> None:
         """Queues the choice again, or raises the error that the client gets."""
         worker = slot.worker
-        is_lost = was_lost(slot, failure, asyncio.get_running_loop().time())
-        failure = replace(
-            failure,
-            accepted=slot.accepted,
-            draining=worker.draining,
-            lost=is_lost,
-            losses=self._claim.charge(self.index, slot) if is_lost else 0,
-        )
         if failure.moved:
             log.info(
                 "a stream is moved off a worker that is about to go",
@@ -243,13 +235,8 @@ class Choice:
                 worker=worker.worker_id,
                 tokens=len(self._received),
             )
-        verdict = after_failure(failure, self._attempts)
-        if isinstance(verdict, End):
-            slot.release()
-            raise verdict.error
-        if verdict.blame is Blame.FULL:
-            worker.mark_full()
-        elif not failure.moved:
+        verdict = judge(slot, failure, self._attempts, self._claim, self.index)
+        if verdict.blame is not Blame.FULL and not failure.moved:
             log.warning(
                 "a worker failed a request, which continues on another",
                 model=self.request.model,
@@ -258,8 +245,6 @@ class Choice:
                 tokens=len(self._received),
                 reason=f"{failure.code.name}: {failure.details}",
             )
-        if verdict.blame is Blame.SUSPECT:
-            worker.mark_suspect()
         if slot.accepted:
             self._meter.count_resumed()
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
@@ -272,18 +257,3 @@ class Choice:
             revision=self._revision,
             avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
         )
-
-
-def was_lost(slot: Slot, failure: Failure, now: float) -> bool:
-    """Whether the worker was lost with all its calls, rather than this call refused or failed.
-
-    A worker that refuses marks it. A call that is cut in less than a second, before the worker has
-    accepted it, found one that was going already. `now`: seconds on the loop's clock.
-    """
-    if slot.worker.draining or failure.moved or failure.mark == HANDED_OVER:
-        return False
-    if slot.was_aborted:
-        return True
-    if failure.code is not grpc.StatusCode.UNAVAILABLE:
-        return False
-    return slot.accepted or (not failure.mark and slot.seconds(now) > 1)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
+import functools
 import json
 import socket
 import time
-from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from kubernetes.aio import client
@@ -15,10 +14,10 @@ from kubernetes.aio import client
 from ..api.model_deployment import API_VERSION, GROUP, KIND, PLURAL
 from ..decisions.observed import Worker
 from ..decisions.standby import Standby
-from ..errors import PassingError, RejectedError
+from ..errors import PassingError
 from .device_claims import DeviceClaims
-from .observing import Object, owned_by
-from .requests import APPLY, MERGE, send, status_of, translated
+from .observing import Object
+from .requests import APPLY, MERGE, gone_is_success, owned, path_of, send, status_of, translated
 
 MANAGED = {"fieldManager": "modelfleet"}
 # Seconds that a pod gets to end on which nothing runs. A worker whose Python is not up yet cannot
@@ -31,7 +30,7 @@ class ClusterApi:
     """Raises PassingError for what may pass by itself, RejectedError for what a person must fix."""
 
     def __init__(self, api_client: client.ApiClient) -> None:
-        self._client = api_client
+        self._send = functools.partial(send, api_client)
         self.device_claims = DeviceClaims(api_client)
 
     async def create_pod(self, pod: dict[str, Any], owner_uid: str) -> tuple[Object, bool]:
@@ -48,7 +47,7 @@ class ClusterApi:
         if found is None:
             # Many pods at once conflict over a ResourceQuota's count, too: then there is none.
             raise conflict
-        return _owned("pod", found, owner_uid), False
+        return owned("pod", found, owner_uid), False
 
     async def _post_pod(self, namespace: str, pod: dict[str, Any]) -> Object:
         strict = {"fieldValidation": "Strict"}
@@ -68,13 +67,13 @@ class ClusterApi:
                 raise
         with translated(f"reading controllerrevision {namespace}/{name}"):
             text = await self._send("GET", f"{_revisions(namespace)}/{name}")
-        return _owned("controllerrevision", json.loads(text), owner_uid)
+        return owned("controllerrevision", json.loads(text), owner_uid)
 
     async def delete_revision(self, namespace: str, name: str, uid: str) -> None:
         """Gone is success."""
         options = {"preconditions": {"uid": uid}}
         doing = f"deleting controllerrevision {namespace}/{name}"
-        with translated(doing), _gone_is_success():
+        with translated(doing), gone_is_success():
             await self._send("DELETE", f"{_revisions(namespace)}/{name}", options)
 
     async def delete_pod(self, worker: Worker, grace: int | None) -> bool:
@@ -100,9 +99,9 @@ class ClusterApi:
                     raise
             with translated(f"reading poddisruptionbudget {namespace}/{name}"):
                 found = json.loads(await self._send("GET", f"{_budgets(namespace)}/{name}"))
-            uid = _owned("poddisruptionbudget", found, owner_uid)["metadata"]["uid"]
+            uid = owned("poddisruptionbudget", found, owner_uid)["metadata"]["uid"]
         patch = {"metadata": {"uid": uid}, "spec": budget["spec"]}
-        with translated(f"changing poddisruptionbudget {namespace}/{name}"), _gone_is_success():
+        with translated(f"changing poddisruptionbudget {namespace}/{name}"), gone_is_success():
             await self._send("PATCH", f"{_budgets(namespace)}/{name}", patch, MANAGED, MERGE)
 
     async def annotate_pod(self, worker: Worker, annotations: dict[str, str | None]) -> bool:
@@ -115,7 +114,7 @@ class ClusterApi:
 
     async def _patch_metadata(self, worker: Worker, metadata: dict[str, Any]) -> bool:
         patch = {"metadata": {"uid": worker.uid, **metadata}}
-        with translated(f"labelling pod {worker.id}"), _gone_is_success() as outcome:
+        with translated(f"labelling pod {worker.id}"), gone_is_success() as outcome:
             await self._patch_pod(worker.namespace, worker.name, patch)
         return outcome.found
 
@@ -128,20 +127,20 @@ class ClusterApi:
         options: dict[str, Any] = {"preconditions": preconditions}
         if grace is not None:
             options["gracePeriodSeconds"] = grace
-        with translated(f"deleting pod {namespace}/{name}"), _gone_is_success() as outcome:
+        with translated(f"deleting pod {namespace}/{name}"), gone_is_success() as outcome:
             await self._send("DELETE", f"{_pods(namespace)}/{name}", options)
         return outcome.found
 
     async def swap_owner(self, pod: str, namespace: str, patch: dict[str, Any]) -> Object | None:
         """The pod as it is then; None: it was changed since the version that the patch names."""
-        with translated(f"claiming pod {namespace}/{pod}"), _gone_is_success():
+        with translated(f"claiming pod {namespace}/{pod}"), gone_is_success():
             claimed: Object = json.loads(await self._patch_pod(namespace, pod, patch))
             return claimed
         return None
 
     async def read_pod(self, pod: str, namespace: str) -> Object | None:
         """As it is now; None: it is gone."""
-        with translated(f"reading pod {namespace}/{pod}"), _gone_is_success():
+        with translated(f"reading pod {namespace}/{pod}"), gone_is_success():
             found: Object = json.loads(await self._send("GET", f"{_pods(namespace)}/{pod}"))
             return found
         return None
@@ -173,9 +172,9 @@ class ClusterApi:
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
-        path = f"{_path(f'apis/{API_VERSION}', namespace, plural)}/{name}/status"
+        path = f"{path_of(f'apis/{API_VERSION}', namespace, plural)}/{name}/status"
         forced = {**MANAGED, "force": "true"}
-        with translated(f"writing the status of {namespace}/{name}"), _gone_is_success() as outcome:
+        with translated(f"writing the status of {namespace}/{name}"), gone_is_success() as outcome:
             await self._send("PATCH", path, patch, forced, APPLY)
         return outcome.found
 
@@ -212,53 +211,16 @@ class ClusterApi:
             },
         }
         with translated(f"posting an event on {namespace}/{name}"):
-            await self._send("POST", _path("apis/events.k8s.io/v1", namespace, "events"), event)
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-    ) -> str:
-        return await send(self._client, method, path, body, query, content_type)
-
-
-def _path(api: str, namespace: str, plural: str) -> str:
-    return f"/{api}/namespaces/{namespace}/{plural}"
+            await self._send("POST", path_of("apis/events.k8s.io/v1", namespace, "events"), event)
 
 
 def _pods(namespace: str) -> str:
-    return _path("api/v1", namespace, "pods")
+    return path_of("api/v1", namespace, "pods")
 
 
 def _revisions(namespace: str) -> str:
-    return _path("apis/apps/v1", namespace, "controllerrevisions")
+    return path_of("apis/apps/v1", namespace, "controllerrevisions")
 
 
 def _budgets(namespace: str) -> str:
-    return _path("apis/policy/v1", namespace, "poddisruptionbudgets")
-
-
-def _owned(kind: str, found: Object, owner_uid: str) -> Object:
-    if not owned_by(found, owner_uid):
-        name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
-        raise RejectedError(f"{kind} {name} exists and has another owner: delete or rename it")
-    return found
-
-
-class _Outcome:
-    found = True
-
-
-@contextlib.contextmanager
-def _gone_is_success() -> Iterator[_Outcome]:
-    """404: it is gone. 409 with a uid: another object has its name now, so it is gone, too."""
-    outcome = _Outcome()
-    try:
-        yield outcome
-    except client.ApiException as error:
-        if error.status not in {404, 409}:
-            raise
-        outcome.found = False
+    return path_of("apis/policy/v1", namespace, "poddisruptionbudgets")

@@ -8,6 +8,8 @@ collector removes them with their owner.
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,19 +17,17 @@ from typing import Any
 from kubernetes.aio import client
 
 from ..api.accelerator_class import DeviceClaim
-from ..api.model_deployment import API_VERSION
 from ..decisions.names import revision_hash
 from ..errors import PassingError, RejectedError
 from .accelerators import ACCELERATOR, KnownClass
-from .observing import owned_by
 from .pod_problems import WORKER
-from .requests import status_of, translated
+from .pods import owner_reference
+from .requests import gone_is_success, owned, path_of, send, status_of, translated
 
 GROUP, VERSION, PLURAL = "resource.k8s.io", "v1", "resourceclaimtemplates"
 OWNER = "modelfleet.dev/claims-for"  # label: uid of the owner
 CLAIM = "accelerator"  # the claim's name in the pod
 REQUEST = "devices"  # the request's name in the claim
-TIMEOUT = 15.0  # seconds a request may take
 _NO_DRA = (
     "this cluster does not serve resource.k8s.io/v1 (Kubernetes 1.34 does), which "
     "AcceleratorClass {name} needs for spec.deviceClaim: use spec.resource there"
@@ -48,14 +48,7 @@ def claim_template(known: KnownClass, owner: Mapping[str, Any], owner_kind: str)
             "namespace": owner["namespace"],
             "labels": {OWNER: owner["uid"], ACCELERATOR: known.name},
             "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": owner_kind,
-                    "name": owner["name"],
-                    "uid": owner["uid"],
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
+                {**owner_reference(owner, owner_kind), "blockOwnerDeletion": False}
             ],
         },
         "spec": {"spec": spec},
@@ -89,7 +82,7 @@ class DeviceClaims:
     """Makes templates before pods refer to them. Nothing is remembered: a template is one POST."""
 
     def __init__(self, api_client: client.ApiClient) -> None:
-        self._objects = client.CustomObjectsApi(api_client)
+        self._send = functools.partial(send, api_client)
 
     async def claimed(
         self, pod: dict[str, Any], known: KnownClass, owner: Mapping[str, Any], owner_kind: str
@@ -111,21 +104,13 @@ class DeviceClaims:
         name, namespace = metadata["name"], metadata["namespace"]
         try:
             with translated(f"AcceleratorClass {known.name}, spec.deviceClaim"):
-                await self._objects.create_namespaced_custom_object(
-                    GROUP, VERSION, namespace, PLURAL, template, _request_timeout=TIMEOUT
-                )
+                await self._send("POST", _templates(namespace), template)
         except PassingError as error:
             if status_of(error) != HTTPStatus.CONFLICT:
                 raise
             with translated(f"reading resourceclaimtemplate {namespace}/{name}"):
-                found: Any = await self._objects.get_namespaced_custom_object(
-                    GROUP, VERSION, namespace, PLURAL, name, _request_timeout=TIMEOUT
-                )
-            if not owned_by(found, metadata["labels"][OWNER]):
-                raise RejectedError(
-                    f"resourceclaimtemplate {namespace}/{name} exists and has another owner: "
-                    "delete or rename it"
-                ) from error
+                found = json.loads(await self._send("GET", f"{_templates(namespace)}/{name}"))
+            owned("resourceclaimtemplate", found, metadata["labels"][OWNER])
         except RejectedError as error:
             if status_of(error) == HTTPStatus.NOT_FOUND and "namespaces" not in str(error):
                 raise RejectedError(_NO_DRA.format(name=known.name)) from error
@@ -144,26 +129,17 @@ class DeviceClaims:
         namespace, labels = metadata["namespace"], metadata["labels"]
         selector = ",".join(f"{name}={value}" for name, value in labels.items())
         with translated(f"listing resourceclaimtemplates in {namespace}"):
-            found: Any = await self._objects.list_namespaced_custom_object(
-                GROUP,
-                VERSION,
-                namespace,
-                PLURAL,
-                label_selector=selector,
-                _request_timeout=TIMEOUT,
+            listed = await self._send(
+                "GET", _templates(namespace), query={"labelSelector": selector}
             )
-        for old in found["items"]:
+        for old in json.loads(listed)["items"]:
             name, its = old["metadata"]["name"], old["metadata"].get("labels", {})
             if name != metadata["name"] and labels.items() <= its.items():
-                with translated(f"deleting resourceclaimtemplate {namespace}/{name}"):
-                    await self._delete(namespace, name)
+                doing = f"deleting resourceclaimtemplate {namespace}/{name}"
+                with translated(doing), gone_is_success():
+                    options = {"preconditions": {"uid": old["metadata"]["uid"]}}
+                    await self._send("DELETE", f"{_templates(namespace)}/{name}", options)
 
-    async def _delete(self, namespace: str, name: str) -> None:
-        """Gone is success."""
-        try:
-            await self._objects.delete_namespaced_custom_object(
-                GROUP, VERSION, namespace, PLURAL, name, _request_timeout=TIMEOUT
-            )
-        except client.ApiException as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
+
+def _templates(namespace: str) -> str:
+    return path_of(f"apis/{GROUP}/{VERSION}", namespace, PLURAL)

@@ -11,6 +11,7 @@ import aiohttp
 from kubernetes.aio import client
 
 from ..errors import PassingError, RejectedError
+from .observing import Object, owned_by
 
 TIMEOUT = 15.0  # seconds a request may take
 MERGE = "application/merge-patch+json"
@@ -74,6 +75,35 @@ def translated(doing: str) -> Iterator[None]:
         raise RejectedError(message) from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise PassingError(f"{doing}: {str(error) or type(error).__name__}") from error
+
+
+def path_of(api: str, namespace: str, plural: str) -> str:
+    """Of the objects of a kind in a namespace; `api`: `api/v1`, `apis/apps/v1`, ..."""
+    return f"/{api}/namespaces/{namespace}/{plural}"
+
+
+def owned(kind: str, found: Object, owner_uid: str) -> Object:
+    """What was found, if it is ours; RejectedError if it is another's."""
+    if not owned_by(found, owner_uid):
+        name = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+        raise RejectedError(f"{kind} {name} exists and has another owner: delete or rename it")
+    return found
+
+
+class _Outcome:
+    found = True
+
+
+@contextlib.contextmanager
+def gone_is_success() -> Iterator[_Outcome]:
+    """404: it is gone. 409 with a uid: another object has its name now, so it is gone, too."""
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except client.ApiException as error:
+        if error.status not in {404, 409}:
+            raise
+        outcome.found = False
 
 
 def status_of(error: Exception) -> int | None:

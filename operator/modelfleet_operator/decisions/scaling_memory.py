@@ -10,7 +10,15 @@ from typing import Any, Self
 
 from .demand import ERRORS, Demand
 from .latency import MOST, Fleet, Judged, Latency
-from .worker_speed import RANGES, Targets, Work, WorkerLimits, WorkerSpeed
+from .worker_speed import (
+    Targets,
+    Work,
+    WorkerLimits,
+    WorkerSpeed,
+    dump_speed,
+    load_speed,
+    shortened,
+)
 
 SAMPLE = 2.0  # seconds between two looks at the counters
 LEARN = 10.0  # seconds between two looks at what the learned speed allows
@@ -116,16 +124,7 @@ class ScalingMemory:
     def _load(cls, dumped: Mapping[str, Any]) -> Self:
         if not dumped:
             return cls()
-        fit = tuple(float(number) for number in dumped["fit"])
-        points = tuple(
-            (int(place), (float(s), float(c), float(p), float(busy)))
-            for place, s, c, p, busy in dumped["points"]
-            if 0 <= int(place) < len(RANGES)
-        )
-        requests, prompts, answers, squares = (float(number) for number in dumped["lengths"])
         in_flight, rate = (float(number) for number in dumped["limits"] or (0.0, 0.0))
-        if len(fit) != 9:
-            raise ValueError
         return cls(
             demand=Demand(
                 errors=tuple(max(float(error), 0.0) for error in dumped["errors"])[-ERRORS:],
@@ -134,7 +133,7 @@ class ScalingMemory:
                 noise=float(dumped.get("noise", 0.0)),
                 load=float(dumped.get("load", 0.0)),
             ),
-            speed=WorkerSpeed(fit, points, (requests, prompts, answers, squares)),
+            speed=load_speed(dumped),
             limits=WorkerLimits(in_flight=in_flight, rate=rate) if rate > 0 else None,
             latency=Latency(strain=min(max(float(dumped.get("strain", 1.0)), 1.0), MOST)),
             told=round(in_flight) if rate > 0 else 0,
@@ -167,14 +166,7 @@ def _dump(
         "busy": [[round(at), shortened(most)] for at, most in demand.busy],
         "noise": shortened(demand.noise),
         "load": shortened(demand.load),
-        "fit": [shortened(number) for number in speed.fit],
-        "points": [[place, *map(shortened, point)] for place, point in speed.points],
-        "lengths": [shortened(number) for number in speed.lengths],
+        **dump_speed(speed),
         "strain": shortened(latency.strain),
         "limits": [shortened(limits.in_flight), shortened(limits.rate)] if limits else None,
     }
-
-
-def shortened(number: float) -> float:
-    """Three to five digits: what is learned is no more exact."""
-    return float(f"{number:.5g}")

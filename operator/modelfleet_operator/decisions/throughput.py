@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from .model_memory import ModelNeeds
 from .observed import Accelerator, Worker, WorkerStats
-from .scaling_memory import KEEP, LONGEST_GAP, SAMPLE, shortened, work_between
-from .worker_speed import RANGES, Targets, Work, WorkerSpeed, step_seconds
+from .scaling_memory import KEEP, LONGEST_GAP, SAMPLE, work_between
+from .worker_speed import Targets, Work, WorkerSpeed, dump_speed, load_speed, step_seconds
 
 MOST_CLASSES = 8  # as spec.placement.accelerators has
 
@@ -82,7 +82,7 @@ class ClassSpeeds:
 
     def dump(self) -> dict[str, Any]:
         """JSON types: as shown."""
-        return {name: _dump(speed) for name, speed in self.shown.items()}
+        return {name: dump_speed(speed) for name, speed in self.shown.items()}
 
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> Self:
@@ -90,7 +90,7 @@ class ClassSpeeds:
         speeds = {}
         for name, entry in list(dumped.items())[:MOST_CLASSES]:
             try:
-                speeds[name] = _load(entry)
+                speeds[name] = load_speed(entry)
             except (TypeError, ValueError, KeyError):
                 continue
         return cls(speeds=speeds, shown=speeds)
@@ -168,24 +168,3 @@ def _at_equal_load(speed: WorkerSpeed, reference: WorkerSpeed) -> WorkerSpeed:
 
 def _most_decodes(speed: WorkerSpeed) -> float:
     return max((count for count, _ in speed.step_curve()), default=0.0)
-
-
-def _dump(speed: WorkerSpeed) -> dict[str, Any]:
-    return {
-        "fit": [shortened(number) for number in speed.fit],
-        "points": [[place, *map(shortened, point)] for place, point in speed.points],
-        "lengths": [shortened(number) for number in speed.lengths],
-    }
-
-
-def _load(dumped: Mapping[str, Any]) -> WorkerSpeed:
-    fit = tuple(float(number) for number in dumped["fit"])
-    points = tuple(
-        (int(place), (float(s), float(c), float(p), float(busy)))
-        for place, s, c, p, busy in dumped["points"]
-        if 0 <= int(place) < len(RANGES)
-    )
-    requests, prompts, answers, squares = (float(number) for number in dumped["lengths"])
-    if len(fit) != 9:
-        raise ValueError
-    return WorkerSpeed(fit, points, (requests, prompts, answers, squares))

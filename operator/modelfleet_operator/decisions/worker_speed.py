@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FORGET_FIT, FORGET_POINT = 10_000.0, 2_000.0  # busy seconds, after which a sample counts for 1/e
 FORGET_LENGTHS = 1_000.0  # requests
@@ -226,3 +227,31 @@ def _solve(fit: tuple[float, ...]) -> tuple[float, float, float]:
     b = ss * (cb * pp - pb * cp) - sb * (sc * pp - cp * sp) + sp * (sc * pb - cb * sp)
     p = ss * (cc * pb - cp * cb) - sc * (sc * pb - cb * sp) + sb * (sc * cp - cc * sp)
     return a / det, b / det, p / det
+
+
+def dump_speed(speed: WorkerSpeed) -> dict[str, Any]:
+    """JSON types, a few hundred bytes."""
+    return {
+        "fit": [shortened(number) for number in speed.fit],
+        "points": [[place, *map(shortened, point)] for place, point in speed.points],
+        "lengths": [shortened(number) for number in speed.lengths],
+    }
+
+
+def load_speed(dumped: Mapping[str, Any]) -> WorkerSpeed:
+    """What `dump_speed` wrote; TypeError, ValueError or KeyError for anything else."""
+    fit = tuple(float(number) for number in dumped["fit"])
+    points = tuple(
+        (int(place), (float(s), float(c), float(p), float(busy)))
+        for place, s, c, p, busy in dumped["points"]
+        if 0 <= int(place) < len(RANGES)
+    )
+    requests, prompts, answers, squares = (float(number) for number in dumped["lengths"])
+    if len(fit) != 9:
+        raise ValueError
+    return WorkerSpeed(fit, points, (requests, prompts, answers, squares))
+
+
+def shortened(number: float) -> float:
+    """Three to five digits: what is learned is no more exact."""
+    return float(f"{number:.5g}")

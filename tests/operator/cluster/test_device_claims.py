@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from class_pods import known, pod, the_pod, unschedulable
-from kube_cluster import ApiServer, eventually
+from kube_cluster import ApiServer, Cluster, eventually
 from modelfleet_operator.cluster.accelerators import KnownClass, placed
 from modelfleet_operator.cluster.api import ClusterApi
 from modelfleet_operator.cluster.device_claims import claim_template, with_claim
@@ -96,7 +96,7 @@ async def test_it_is_made_once_and_replaces_the_one_before(api: ApiServer, kuber
 async def test_one_that_another_hand_deleted_is_made_again(api: ApiServer, kubernetes: ClusterApi):
     claims = kubernetes.device_claims
     await claims.claimed(pod(), H100, OWNER, "ModelDeployment")
-    await claims._delete("default", name_of(H100))
+    await Cluster(api).delete_claim_template(name_of(H100))
     assert not api.claim_templates()
     await claims.claimed(pod(), H100, OWNER, "ModelDeployment")
     assert list(api.claim_templates()) == [name_of(H100)]

@@ -142,21 +142,25 @@ def test_a_full_cache_preempts_the_youngest():
     assert young.last > 2 * alone.last - 1  # it began its answer twice
 
 
-@given(JOBS, st.floats(0.05, 3))
-def test_what_is_evicted_goes_on_with_the_tokens_that_it_had(jobs: list[Job], at: float):
-    engine = Engine(CALIBRATION, max_sequences=4, max_batch_tokens=32)
+def computed(engine: Engine, jobs: list[Job], until: float) -> tuple[set[int], set[int]]:
+    """Which jobs came until then, and which of them have ended."""
     coming = sorted(range(len(jobs)), key=lambda n: jobs[n].at)
     ended: set[int] = set()
     while True:
-        if coming and jobs[coming[0]].at <= min(engine.next_event, at):
+        if coming and jobs[coming[0]].at <= min(engine.next_event, until):
             job = coming.pop(0)
             engine.submit(jobs[job].at, job, jobs[job].prefill, jobs[job].answer)
-        elif engine.next_event <= at:
+        elif engine.next_event <= until:
             ended.update(engine.advance()[1])
         else:
-            break
+            return set(range(len(jobs))) - set(coming), ended
+
+
+@given(JOBS, st.floats(0.05, 3))
+def test_what_is_evicted_goes_on_with_the_tokens_that_it_had(jobs: list[Job], at: float):
+    engine = Engine(CALIBRATION, max_sequences=4, max_batch_tokens=32)
+    came, ended = computed(engine, jobs, at)
     left = engine.evict(at)
-    came = set(range(len(jobs))) - set(coming)
     assert {request for request, _, _ in left} == came - ended
     for request, prefill, answer in left:
         assert answer >= 1
@@ -170,19 +174,9 @@ def test_those_that_stay_when_some_are_evicted_end_in_their_time(
 ):
     """As if those that go had ended with the step that was computed."""
     engine = Engine(CALIBRATION, max_sequences=8, max_batch_tokens=32)
-    coming = sorted(range(len(jobs)), key=lambda n: jobs[n].at)
-    ended: set[int] = set()
-    while True:
-        if coming and jobs[coming[0]].at <= min(engine.next_event, at):
-            job = coming.pop(0)
-            engine.submit(jobs[job].at, job, jobs[job].prefill, jobs[job].answer)
-        elif engine.next_event <= at:
-            ended.update(engine.advance()[1])
-        else:
-            break
-    came = set(range(len(jobs))) - set(coming) - ended
+    came, ended = computed(engine, jobs, at)
     gone = engine.evict(at, most)
-    assert len(gone) == min(most, len(came))
+    assert len(gone) == min(most, len(came - ended))
     for request, prefill, answer in gone:
         assert answer >= 1
         assert prefill + answer == jobs[request].prefill + jobs[request].answer

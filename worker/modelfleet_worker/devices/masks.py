@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.constraint import Constraint
 from ..engine.scheduler import Chunk
 
 Words = np.ndarray[Any, np.dtype[np.uint32]]
@@ -35,10 +34,8 @@ class MaskRows:
 
     def write(self, chunks: Sequence[Chunk]) -> None:
         """The masks of these constrained chunks, in their order; of dropped ones just anything."""
-        constraints: list[Constraint] = []
-        for chunk in chunks:
-            if (constraint := chunk.sequence.request.constraint) is not None:
-                constraints.append(constraint)  # noqa: PERF401 - mypy narrows no comprehension
+        found = (chunk.sequence.request.constraint for chunk in chunks)
+        constraints = [constraint for constraint in found if constraint is not None]
         if constraints:
             constraints[0].writer.write(constraints, self.address, self.values.shape[1])
 

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import structlog
 
 from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.embedding import Job, Vector
-from ..errors import AllSlotsTakenError, InvalidRequestError, NeverFitsError, RefusalError
+from ..errors import InvalidRequestError, NeverFitsError, RefusalError
 from ..task import Task
 from ..threads import post
-from .lifecycle import Lifecycle, ServingEncoder
+from .lifecycle import Lifecycle
+from .refused import log_refusal
 from .requests import MAX_REQUEST_ID
+from .serving_model import ServingEncoder
 from .streams import Stream
-
-log = structlog.get_logger()
 
 MAX_INPUTS: Final = 256  # of one call
 MAX_INPUT_BYTES: Final = 16 << 20  # of all its texts together
@@ -43,15 +42,7 @@ class EmbeddingHandler:
                 raise lifecycle.status.refusal(request.model, Task.EMBED)
             response = await self._embed(request, serving)
         except RefusalError as error:
-            # A full worker refuses often: not worth a log line.
-            if not isinstance(error, AllSlotsTakenError):
-                log.info(
-                    "refused or handed over",
-                    model=request.model[:200],
-                    request_id=request.request_id[:64],
-                    status=error.status.name,
-                    reason=str(error)[:500],
-                )
+            log_refusal(request, error)
             raise
         except asyncio.CancelledError:
             lifecycle.counters.cancelled += 1

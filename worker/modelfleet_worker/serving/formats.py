@@ -49,18 +49,17 @@ class GrammarCompiler:
         except TimeoutError:
             raise UnavailableError("other formats of answers are being compiled") from None
         work = in_thread(lambda: grammars.compile(key), "grammar")
-        work.add_done_callback(lambda _: self._turns.release())
+        work.add_done_callback(self._end)
         done, _ = await asyncio.wait([work], timeout=COMPILE_SECONDS)
         if not done:
-            work.add_done_callback(_forget)
             raise InvalidRequestError(
                 f"the answer's format takes longer than {COMPILE_SECONDS:.0f} s to compile: make it"
                 " smaller"
             )
         return work.result()
 
-
-def _forget(work: asyncio.Future[CompiledGrammar]) -> None:
-    """Nobody waits for it: what it raised was seen."""
-    if not work.cancelled():
-        work.exception()
+    def _end(self, work: asyncio.Future[CompiledGrammar]) -> None:
+        """What it raised was seen, though nobody may wait for it any more."""
+        self._turns.release()
+        if not work.cancelled():
+            work.exception()

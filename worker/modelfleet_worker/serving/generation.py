@@ -12,15 +12,17 @@ from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
 from ..engine.request import FinishReason, Request
-from ..errors import AllSlotsTakenError, CallerLeftError, PreconditionError, RefusalError
+from ..errors import CallerLeftError, PreconditionError, RefusalError
 from ..text.constraint import TokenConstraint
 from ..text.detokenizer import Answer, Ending, PartedAnswer
 from ..text.output.parts import Kind, Part
 from ..text.tokenizer import Pieces, Tokenizer
 from .formats import GrammarCompiler
-from .lifecycle import Lifecycle, ServingModel
+from .lifecycle import Lifecycle
 from .prompts import PromptReader
+from .refused import log_refusal
 from .requests import GenerationRequest, build_engine_request, check_counts
+from .serving_model import ServingModel
 from .streams import Stream
 
 log = structlog.get_logger()
@@ -56,15 +58,7 @@ class RequestHandler:
                 raise lifecycle.status.refusal(request.model)
             await self._generate(request, serving, send)
         except RefusalError as error:
-            # A full worker refuses often: not worth a log line.
-            if not isinstance(error, AllSlotsTakenError):
-                log.info(
-                    "refused or handed over",
-                    model=request.model[:200],
-                    request_id=request.request_id[:64],
-                    status=error.status.name,
-                    reason=str(error)[:500],
-                )
+            log_refusal(request, error)
             return error
         except asyncio.CancelledError:
             lifecycle.counters.cancelled += 1

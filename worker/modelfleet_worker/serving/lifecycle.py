@@ -8,13 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 import structlog
 
-from ..engine.device import Computation, MemoryUse
-from ..engine.embedding import EmbeddingEngine
-from ..engine.engine import Engine
+from ..engine.device import MemoryUse
 from ..engine.messages import EngineFailure
 from ..errors import (
     HandedOverError,
@@ -27,17 +24,13 @@ from ..errors import (
 )
 from ..loading.device_loaders import Loaded, Loader
 from ..loading.encoder import LoadedEncoder
-from ..models.generation_config import SamplingDefaults
 from ..progress import LoadProgress, phase_seconds
 from ..spec import ModelSpec
-from ..storage.entry import LocalModel
 from ..task import Task
-from ..text.constraint import Grammars
-from ..text.sentences import SentenceTokenizer
-from ..text.tokenizer import Tokenizer
 from ..threads import in_thread, post
 from .change_notifier import ChangeNotifier
 from .counters import WorkerCounters
+from .serving_model import ServingEncoder, ServingModel, describe, start_serving
 from .state import State, Status
 from .streams import Streams
 
@@ -58,39 +51,6 @@ def _without_gc() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingModel:
-    """A model in memory with the engine that computes it."""
-
-    spec: ModelSpec
-    engine: Engine
-    tokenizer: Tokenizer
-    grammars: Grammars
-    digest: str  # equal where a stream is resumed exactly
-    weights_digest: str  # equal where it may be continued; empty: only exactly
-    computation: Computation
-    computed_by: str  # for a person
-    eos_ids: frozenset[int]
-    sampling_defaults: SamplingDefaults
-    files: LocalModel | None  # in use: kept in the cache as long as this lives
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingEncoder:
-    """An encoder in memory with the engine that computes it."""
-
-    spec: ModelSpec
-    engine: EmbeddingEngine
-    tokenizer: SentenceTokenizer
-    digest: str
-    weights_digest: str  # equal where vectors may be compared
-    computation: Computation
-    computed_by: str  # for a person
-    may_be_cut: bool  # the first numbers of a vector are a vector themselves
-    normalize: bool  # vectors have length 1
-    files: LocalModel | None  # in use: kept in the cache as long as this lives
 
 
 class Lifecycle:
@@ -186,7 +146,7 @@ class Lifecycle:
                     "asleep" if self._status.asleep else "ready",
                     seconds=seconds,
                     phases=phases,
-                    **_described(loaded),
+                    **describe(loaded),
                 )
             return
         if not cancelled.is_set():
@@ -195,37 +155,13 @@ class Lifecycle:
             self._become(self._status.not_asleep() if asleep else self._status.failed(reason))
 
     def _serve(self, loaded: Loaded | LoadedEncoder) -> None:
+        self.model = start_serving(loaded, self.streams.receive)
         if isinstance(loaded, LoadedEncoder):
-            self._serve_encoder(loaded)
+            self._become(self._status.loaded(Task.EMBED))
             return
-        engine = Engine(
-            loaded.model.runner,
-            limits=loaded.model.limits,
-            max_batch_tokens=loaded.spec.max_batch_tokens,
-            prefix_caching=loaded.spec.prefix_caching,
-            deliver=self.streams.receive,
-        )
-        engine.start()
         self.memory = loaded.model.memory
-        self.model = ServingModel(
-            spec=loaded.spec,
-            engine=engine,
-            tokenizer=loaded.tokenizer,
-            grammars=Grammars(
-                loaded.tokenizer,
-                vocab_size=loaded.model.limits.vocab_size,
-                eos_ids=loaded.eos_ids,
-            ),
-            digest=loaded.digest,
-            weights_digest=loaded.weights_digest,
-            computation=loaded.model.computation,
-            computed_by=loaded.model.computed_by,
-            eos_ids=loaded.eos_ids,
-            sampling_defaults=loaded.sampling_defaults,
-            files=loaded.files,
-        )
         self._become(self._status.loaded())
-        if self.model.computation.path != "paced":
+        if isinstance(self.model, ServingModel) and self.model.computation.path != "paced":
             self._loop.call_later(_SET_UP_AFTER, self._set_up_grammars, self.model)
 
     def _set_up_grammars(self, model: ServingModel) -> None:
@@ -241,28 +177,6 @@ class Lifecycle:
                 model.grammars.set_up()
 
         in_thread(set_up, "grammars")
-
-    def _serve_encoder(self, loaded: LoadedEncoder) -> None:
-        engine = EmbeddingEngine(
-            loaded.encoder,
-            limits=loaded.limits,
-            max_batch_tokens=loaded.spec.max_batch_tokens,
-            fail=self.streams.receive,
-        )
-        engine.start()
-        self.model = ServingEncoder(
-            spec=loaded.spec,
-            engine=engine,
-            tokenizer=loaded.tokenizer,
-            digest=loaded.digest,
-            weights_digest=loaded.weights_digest,
-            computation=loaded.computation,
-            computed_by=loaded.computed_by,
-            may_be_cut=loaded.may_be_cut,
-            normalize=loaded.normalize,
-            files=loaded.files,
-        )
-        self._become(self._status.loaded(Task.EMBED))
 
     def _on_failure(self, failure: EngineFailure) -> None:
         if not self.broken.is_set():
@@ -386,16 +300,3 @@ def _memory_needed(error: BaseException | None) -> MemoryUse | None:
     if error is None:
         return None
     return MemoryUse(weights=error.needed, cache=0, working=0, available=error.available)
-
-
-def _described(loaded: Loaded | LoadedEncoder) -> dict[str, str | int]:
-    """What the log says of a model that is ready."""
-    common = {"model": loaded.spec.model, "digest": loaded.digest[:12]}
-    if isinstance(loaded, LoadedEncoder):
-        return {**common, "computed_by": loaded.computed_by, "task": Task.EMBED}
-    return {
-        **common,
-        "computed_by": loaded.model.computed_by,
-        "kv_tokens": loaded.model.limits.kv_tokens,
-        "sampling_defaults": str(loaded.sampling_defaults) or "none",
-    }

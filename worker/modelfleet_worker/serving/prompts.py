@@ -13,8 +13,8 @@ from ..errors import InvalidRequestError, NeverFitsError
 from ..text.tokenizer import Tokenizer
 from .chat_answers import plan_answer
 from .chats import ChatPrompt
-from .lifecycle import ServingModel
 from .requests import GenerationRequest, read_request
+from .serving_model import ServingModel
 
 # What is read, rendered and tokenized sooner than a thread starts.
 _QUICK_CHARACTERS: Final = 4096

@@ -5,7 +5,8 @@ from __future__ import annotations
 from modelfleet_proto import worker_pb2 as pb
 
 from ..task import Task
-from .lifecycle import Lifecycle, ServingModel
+from .lifecycle import Lifecycle
+from .serving_model import ServingModel
 from .state import State
 
 FEATURES = ("output_format", "tools")  # see Stats.features

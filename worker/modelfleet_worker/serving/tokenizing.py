@@ -11,9 +11,10 @@ from modelfleet_proto import worker_pb2 as pb
 from ..errors import InvalidRequestError, NeverFitsError
 from ..text.detokenizer import Detokenizer
 from ..text.tokenizer import Tokenizer
-from .lifecycle import Lifecycle, ServingModel
+from .lifecycle import Lifecycle
 from .prompts import PromptReader, is_quick
 from .requests import check_counts
+from .serving_model import ServingModel
 
 _QUICK_IDS: Final = 4096  # texts of so many ids are made sooner than a thread starts
 

@@ -16,7 +16,7 @@ from ...engine.embedding import Encoder, Ids, Vector
 from ...models.encoder import EncoderConfig
 from ...models.encoder_weights import Affine, Array, EncoderLayer, EncoderWeights
 from ...models.float_type import FloatType
-from . import library
+from . import layouts, library
 from .library import CompiledStep
 from .pages import aligned
 
@@ -60,10 +60,10 @@ class NativeEncoder(Encoder):
         self._arithmetic = arithmetic
         # What the structures point to lives as long as they do.
         self._kept: list[Array] = []
-        layers = (library.EncoderLayerStruct * len(weights.layers))(
+        layers = (layouts.EncoderLayerStruct * len(weights.layers))(
             *(self._layer(layer) for layer in weights.layers)
         )
-        model = library.EncoderStruct(
+        model = layouts.EncoderStruct(
             layers=config.layers,
             hidden=config.hidden_size,
             heads=config.heads,
@@ -87,7 +87,7 @@ class NativeEncoder(Encoder):
         ids = array("q", itertools.chain.from_iterable(sequences))
         firsts = array("q", itertools.accumulate(map(len, sequences), initial=0))
         vectors = np.empty((len(sequences), self._hidden), "<f4")
-        batch = library.EncoderBatchStruct(
+        batch = layouts.EncoderBatchStruct(
             len(ids),
             len(sequences),
             ids.buffer_info()[0],
@@ -97,13 +97,13 @@ class NativeEncoder(Encoder):
         self._library.modelfleet_encoder_encode(self._encoder, ctypes.byref(batch))
         return [row.tobytes() for row in vectors]
 
-    def _layer(self, layer: EncoderLayer) -> library.EncoderLayerStruct:
+    def _layer(self, layer: EncoderLayer) -> layouts.EncoderLayerStruct:
         parts = (layer.query, layer.key, layer.value)
         qkv = Affine(
             np.concatenate([part.weight for part in parts]),
             np.concatenate([part.bias for part in parts]),
         )
-        return library.EncoderLayerStruct(
+        return layouts.EncoderLayerStruct(
             qkv=self._matrix(qkv),
             output=self._matrix(layer.output),
             up=self._matrix(layer.up),
@@ -112,7 +112,7 @@ class NativeEncoder(Encoder):
             network_norm=self._norm(layer.network_norm),
         )
 
-    def _matrix(self, affine: Affine) -> library.MatrixStruct:
+    def _matrix(self, affine: Affine) -> layouts.MatrixStruct:
         rows = np.ascontiguousarray(affine.weight, np.float32)
         outputs, inputs = rows.shape
         floats = half = rest = None
@@ -126,10 +126,10 @@ class NativeEncoder(Encoder):
             None if packed is None else self._address(packed) for packed in (floats, half, rest)
         ]
         self._library.modelfleet_encoder_pack(rows.ctypes.data, outputs, inputs, *addresses)
-        return library.MatrixStruct(*addresses, self._address(affine.bias), outputs, inputs)
+        return layouts.MatrixStruct(*addresses, self._address(affine.bias), outputs, inputs)
 
-    def _norm(self, norm: Affine) -> library.AffineNormStruct:
-        return library.AffineNormStruct(self._address(norm.weight), self._address(norm.bias))
+    def _norm(self, norm: Affine) -> layouts.AffineNormStruct:
+        return layouts.AffineNormStruct(self._address(norm.weight), self._address(norm.bias))
 
     def _address(self, values: Array) -> int:
         if not values.flags.c_contiguous:

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 
 from ...models.experts import Experts
-from . import library
+from . import layouts
 from .packed import PackedLinear
 
 
@@ -19,9 +19,9 @@ class NativeExperts:
         router: PackedLinear,
         networks: Sequence[tuple[PackedLinear, PackedLinear]],
     ) -> None:
-        structs = [library.ExpertStruct(up.struct, down.struct) for up, down in networks]
-        array = (library.ExpertStruct * len(structs))(*structs)
-        self._struct = library.ExpertsStruct(
+        structs = [layouts.ExpertStruct(up.struct, down.struct) for up, down in networks]
+        array = (layouts.ExpertStruct * len(structs))(*structs)
+        self._struct = layouts.ExpertsStruct(
             router=router.struct,
             expert=ctypes.addressof(array),
             count=experts.count,

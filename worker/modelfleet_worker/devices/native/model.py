@@ -9,7 +9,7 @@ import numpy as np
 
 from ...models.config import LlamaConfig
 from ...models.rope_factors import rope_factors
-from . import library
+from . import layouts
 from .experts import NativeExperts
 from .packed import Array, PackedLinear, PlainNumbers
 
@@ -30,14 +30,14 @@ class NativeLayer:
     down: PackedLinear | None
     experts: NativeExperts | None = None
 
-    def struct(self, window: int | None, rope: tuple[Array, Array] | None) -> library.LayerStruct:
+    def struct(self, window: int | None, rope: tuple[Array, Array] | None) -> layouts.LayerStruct:
         """Points into this and the cosines and sines: they must live as long."""
         norms = {name: getattr(self, name) for name in _NORMS}
         projections = {name: getattr(self, name) for name in _PROJECTIONS}
-        return library.LayerStruct(
+        return layouts.LayerStruct(
             **{name: None if norm is None else norm.address for name, norm in norms.items()},
             **{
-                n: library.LinearStruct() if p is None else p.struct for n, p in projections.items()
+                n: layouts.LinearStruct() if p is None else p.struct for n, p in projections.items()
             },
             window=window or 0,
             cosines=None if rope is None else rope[0].ctypes.data,
@@ -62,7 +62,7 @@ class NativeModel:
 
     def struct(
         self, num_blocks: int, context_length: int, cache: Array, cache_scales: Array | None
-    ) -> tuple[library.ModelStruct, object]:
+    ) -> tuple[layouts.ModelStruct, object]:
         """For forward.cpp, and what must live as long as it is used, beside this and the cache.
 
         `context_length`: tokens whose cosines and sines are computed.
@@ -71,7 +71,7 @@ class NativeModel:
         tables = {
             rope: rope_factors(rope, context_length) for rope in {*config.ropes} if rope is not None
         }
-        layers = (library.LayerStruct * len(self.layers))(
+        layers = (layouts.LayerStruct * len(self.layers))(
             *(
                 layer.struct(window, None if rope is None else tables[rope])
                 for layer, window, rope in zip(
@@ -79,7 +79,7 @@ class NativeModel:
                 )
             )
         )
-        struct = library.ModelStruct(
+        struct = layouts.ModelStruct(
             layers=config.layers,
             hidden=config.hidden_size,
             heads=config.heads,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import library
+from . import layouts, library
 from .pages import aligned
 
 Array = np.ndarray[Any, Any]
@@ -63,7 +63,7 @@ class PackedLinear:
             self._scales = aligned(scales, np.float32)
             self._zeros = None if grid.symmetric else aligned(scales, np.int32)
         self._bias = bias
-        self.struct = library.LinearStruct(
+        self.struct = layouts.LinearStruct(
             self._codes.ctypes.data,
             _address(self._scales),
             _address(self._zeros),
@@ -80,15 +80,15 @@ class PackedLinear:
         kept = (self._codes, self._scales, self._zeros)
         return sum(array.nbytes for array in kept if array is not None)
 
-    def packing(self) -> library.PackingStruct:
+    def packing(self) -> layouts.PackingStruct:
         """For packing.cpp; valid as long as this lives and is not packed."""
-        parts = (library.PartStruct * len(self._rows))(
+        parts = (layouts.PartStruct * len(self._rows))(
             *(
-                library.PartStruct(r.array.ctypes.data, len(r.array), _TYPES[r.dtype])
+                layouts.PartStruct(r.array.ctypes.data, len(r.array), _TYPES[r.dtype])
                 for r in self._rows
             )
         )
-        return library.PackingStruct(
+        return layouts.PackingStruct(
             parts=parts,
             num_parts=len(parts),
             bits=self.struct.bits,
@@ -115,14 +115,14 @@ class PlainNumbers:
         self.array = aligned(array.size, np.uint16).reshape(array.shape)  # its bits
         self.address = int(self.array.ctypes.data)
 
-    def packing(self) -> library.PackingStruct:
+    def packing(self) -> layouts.PackingStruct:
         """For packing.cpp; valid as long as this lives and is not packed."""
         [source] = self._source
         inputs = int(source.array.shape[-1])
         outputs = source.array.size // inputs
-        part = library.PartStruct(source.array.ctypes.data, outputs, _TYPES[source.dtype])
-        return library.PackingStruct(
-            parts=(library.PartStruct * 1)(part),
+        part = layouts.PartStruct(source.array.ctypes.data, outputs, _TYPES[source.dtype])
+        return layouts.PackingStruct(
+            parts=(layouts.PartStruct * 1)(part),
             num_parts=1,
             inputs=inputs,
             outputs=outputs,
@@ -147,7 +147,7 @@ def pack(
     if loaded is None:
         raise RuntimeError("there is no library: ask for it first")
     structs = [thing.packing() for thing in things]
-    packings = (library.PackingStruct * len(structs))(*structs)
+    packings = (layouts.PackingStruct * len(structs))(*structs)
     filling = Thread(target=loaded.modelfleet_pack, args=(packings, len(structs), threads))
     filling.start()
     try:

@@ -24,7 +24,7 @@ from ...models.rope_config import context_variants
 from ...models.rope_factors import rope_factors_by_length
 from ...quantization.scheme import KVFormat
 from ..masks import MaskRows
-from . import library
+from . import layouts, library
 from .logprobs import logprobs_of
 from .model import NativeModel
 from .packed import Array
@@ -163,7 +163,7 @@ class NativeRunner(Runner):
         chunks: Sequence[Chunk],
         rows: list[int],
         logits: _Logits,
-        drawing: ctypes.Array[library.DrawStruct] | None,
+        drawing: ctypes.Array[layouts.DrawStruct] | None,
         chosen_experts: int | None = None,
         *,
         is_masked: bool = False,
@@ -191,7 +191,7 @@ class NativeRunner(Runner):
         drawn = array("q", bytes(values.itemsize * len(rows)))
         rope = None if self.variants is None else self._rope(chunks, positions, self.variants)
         self._masked_steps += is_masked
-        batch = library.BatchStruct(
+        batch = layouts.BatchStruct(
             len(ids),
             len(chunks),
             len(rows),
@@ -309,11 +309,11 @@ def _sampled(chunks: Sequence[Chunk]) -> list[int]:
 
 def _draw_structs(
     chunks: Sequence[tuple[Chunk, list[int]]], masks: MaskRows | None
-) -> tuple[ctypes.Array[library.DrawStruct], list[object]]:
+) -> tuple[ctypes.Array[layouts.DrawStruct], list[object]]:
     """How to draw after each chunk, given with its pending id; and what must live as long."""
     kept: list[object] = [] if masks is None else [masks]
     masked = itertools.count()
-    structs = (library.DrawStruct * len(chunks))()
+    structs = (layouts.DrawStruct * len(chunks))()
     for struct, (chunk, pending) in zip(structs, chunks, strict=True):
         request = chunk.sequence.request
         params, prompt_tokens = request.sampling, len(request.prompt_ids)

@@ -51,44 +51,48 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
+// Tiles 4 and 5: 32 rows.
+WITH_TILES inline void load_rows(const bf16* x, int64_t stride) {
+  _tile_loadd(4, x, stride * sizeof(bf16));
+  _tile_loadd(5, x + kTile * stride, stride * sizeof(bf16));
+}
+
+// Tiles 6 and 7: weights of 32 outputs.
+WITH_TILES inline void load_weights(const bf16* w) {
+  constexpr int64_t kLineBytes = 2 * kTile * 2 * sizeof(bf16);  // of 32 lanes and two inputs
+  _tile_loadd(6, w, kLineBytes);
+  _tile_loadd(7, w + 2 * kTile, kLineBytes);
+}
+
+// Tiles 0 to 3: sums of each of the rows with each of the weights.
+WITH_TILES inline void add_products() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
 // Sums [32 rows][32 outputs] of rows of `x` (of `stride` inputs) and a pair of blocks of weights, which
 // lie as projections.h says. `x` and `w` are what is left of numbers in bfloat16, and `x_rest` and
 // `w_rest` what they lack, or null: with them a product has some 16 bits.
 WITH_TILES inline void sums_of_tiles(const bf16* x, const bf16* x_rest, int64_t stride, const bf16* w,
                                      const bf16* w_rest, int64_t inputs, float* sums) {
-  constexpr int64_t kLineBytes = 2 * kTile * 2 * sizeof(bf16);  // of 32 lanes and two inputs
   constexpr int64_t kStepSize = kInputs / 2 * 2 * kTile * 2;    // bfloat16s of 32 lanes and 32 inputs
-  const int64_t row_bytes = stride * sizeof(bf16);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t k = 0; k < inputs; k += kInputs, w += kStepSize) {
-    _tile_loadd(4, x + k, row_bytes);
-    _tile_loadd(5, x + kTile * stride + k, row_bytes);
-    _tile_loadd(6, w, kLineBytes);
-    _tile_loadd(7, w + 2 * kTile, kLineBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    load_rows(x + k, stride);
+    load_weights(w);
+    add_products();
     if (!x_rest) continue;
-    const bf16* const rest = w_rest + (k / kInputs) * kStepSize;
     // What the numbers themselves meet of the other's rest; of both rests nothing is left.
-    _tile_loadd(4, x_rest + k, row_bytes);
-    _tile_loadd(5, x_rest + kTile * stride + k, row_bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(4, x + k, row_bytes);
-    _tile_loadd(5, x + kTile * stride + k, row_bytes);
-    _tile_loadd(6, rest, kLineBytes);
-    _tile_loadd(7, rest + 2 * kTile, kLineBytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    load_rows(x_rest + k, stride);
+    add_products();
+    load_rows(x + k, stride);
+    load_weights(w_rest + (k / kInputs) * kStepSize);
+    add_products();
   }
   constexpr int64_t kBytes = 2 * kTile * sizeof(float);
   _tile_stored(0, sums, kBytes);

@@ -1,0 +1,23 @@
+"""What the log says of requests that are turned away."""
+
+from __future__ import annotations
+
+import structlog
+
+from modelfleet_proto import worker_pb2 as pb
+
+from ..errors import AllSlotsTakenError, RefusalError
+
+log = structlog.get_logger()
+
+
+def log_refusal(request: pb.GenerateRequest | pb.EmbedRequest, error: RefusalError) -> None:
+    """A full worker refuses often: not worth a line."""
+    if not isinstance(error, AllSlotsTakenError):
+        log.info(
+            "refused or handed over",
+            model=request.model[:200],
+            request_id=request.request_id[:64],
+            status=error.status.name,
+            reason=str(error)[:500],
+        )
