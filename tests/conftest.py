@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import settings
 
@@ -10,6 +11,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch here and workers beside it share the cores
 settings.register_profile("without deadlines", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("without deadlines")
+
+# Never given back: grpc 1.85 joins its poller when the last server or channel of a process goes,
+# and where another event loop's call is still open then, as between tests, it joins for ever.
+grpc.aio.init_grpc_aio()
 
 # The longest files, in seconds of two cores (2026-11-30): begun at the end, one would run alone.
 FIRST = (

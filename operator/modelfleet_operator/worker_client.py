@@ -12,7 +12,9 @@ from modelfleet_proto.handshake import call_metadata
 from .api.formats import parse_quantity
 from .errors import PassingError, RejectedError
 
-TIMEOUT = 5.0  # seconds: a worker answers at once, and loads afterwards
+# Seconds. A worker answers at once, and loads afterwards; where many start on few processors, one
+# that answers late is still the first to be ready, and a pod in its place would slow all of them.
+TIMEOUT = 20.0
 
 _PASSING = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 _TEXTS = {
