@@ -12,7 +12,7 @@ from ..text.constraint import CompiledGrammar, Grammars, Key
 from ..text.grammar import JSON_OBJECT, Grammar
 from ..threads import in_thread
 
-COMPILE_SECONDS: Final = 10.0
+_COMPILE_SECONDS: Final = 10.0
 _AT_ONCE: Final = 2  # each takes a core
 
 
@@ -34,9 +34,10 @@ def read_format(output_format: pb.OutputFormat) -> Grammar | None:
 
 
 class GrammarCompiler:
-    """Compiles what was not compiled before."""
+    """Compiles what was not compiled before; one may take `most_seconds`, and wait as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_seconds: float = _COMPILE_SECONDS) -> None:
+        self._most_seconds = most_seconds
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def compile(self, grammars: Grammars, key: Key) -> CompiledGrammar:
@@ -44,17 +45,17 @@ class GrammarCompiler:
         if (found := grammars.cached(key)) is not None:
             return found
         try:
-            async with asyncio.timeout(COMPILE_SECONDS):
+            async with asyncio.timeout(self._most_seconds):
                 await self._turns.acquire()
         except TimeoutError:
             raise UnavailableError("other formats of answers are being compiled") from None
         work = in_thread(lambda: grammars.compile(key), "grammar")
         work.add_done_callback(self._end)
-        done, _ = await asyncio.wait([work], timeout=COMPILE_SECONDS)
+        done, _ = await asyncio.wait([work], timeout=self._most_seconds)
         if not done:
             raise InvalidRequestError(
-                f"the answer's format takes longer than {COMPILE_SECONDS:.0f} s to compile: make it"
-                " smaller"
+                f"the answer's format takes longer than {self._most_seconds:g} s to compile:"
+                " make it smaller"
             )
         return work.result()
 
