@@ -4,7 +4,9 @@ Each pair is measured in one worker process, in turn, so that both meet the same
 machine.
 `ignore_eos` and one max_tokens give both the same number of tokens: the schema's are an array of
 objects that never has enough items. Prompts, seeds and temperature are the same. Then the first
-token of requests with schemas of 2 KB: each new, then each again, beside requests without one.
+token of requests with schemas of 2 KB: each new, then each again, beside requests without one. Then
+the longest pause of a plain stream while many requests come at once, each with a new schema, beside
+as many without one.
 
     python benchmarks/structured_output.py $(python tools/prepare_smollm2.py)
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -104,6 +107,35 @@ async def first_token(
     return (await answer(worker, asking(prompt, 4, schema)))[0] * 1000
 
 
+async def longest_pause(
+    worker: worker_pb2_grpc.WorkerAsyncStub, schemas: list[str | None], seed: int
+) -> tuple[float, float]:
+    """Of a plain stream, in ms, while these requests come at once; and ms until all are served."""
+    begun, times = asyncio.Event(), list[float]()
+
+    async def stream() -> None:
+        async for response in worker.Generate(asking([seed], 6000, None)):
+            if response.HasField("tokens"):
+                times.append(time.perf_counter())
+                if len(times) == 10:
+                    begun.set()
+
+    plain = asyncio.create_task(stream())
+    await begun.wait()
+    times.clear()
+    numbers, came = random.Random(seed), time.perf_counter()
+    prompts = [[numbers.randrange(100, 40_000) for _ in range(8)] for _ in schemas]
+    await asyncio.gather(
+        *(answer(worker, asking(p, 1, s)) for p, s in zip(prompts, schemas, strict=True))
+    )
+    served = time.perf_counter()
+    await asyncio.sleep(0.5)
+    plain.cancel()
+    await asyncio.wait([plain])
+    pauses = [b - a for a, b in itertools.pairwise([came, *times])]
+    return max(pauses) * 1000, (served - came) * 1000
+
+
 async def compare(options: argparse.Namespace) -> None:
     rounds, tokens = options.rounds, options.tokens
     with worker_process(options.folder, "bfloat16") as address:
@@ -126,20 +158,34 @@ async def compare(options: argparse.Namespace) -> None:
                     f"| {streams} | {free:.0f} | {held:.0f} | {statistics.median(ratios):.3f}"
                     f" ({ratios[0]:.3f} to {ratios[-1]:.3f}) |"
                 )
-            kinds: dict[str, list[float]] = {"no schema": [], "new": [], "its second use": []}
-            for number in range(options.schemas):
-                text = two_kilobytes(number)
-                kinds["no schema"].append(await first_token(worker, None, number + 1000))
-                kinds["new"].append(await first_token(worker, text, number + 2000))
-                kinds["its second use"].append(await first_token(worker, text, number + 3000))
-            print(
-                f"\n| schema of {len(text)} bytes | ms to the first token, median (most) | more |"
-            )
-            print("|---|---|---|")
-            base = statistics.median(kinds["no schema"])
-            for kind, times in kinds.items():
-                middle = statistics.median(times)
-                print(f"| {kind} | {middle:.1f} ({max(times):.1f}) | {middle - base:+.1f} |")
+            await first_tokens(worker, options.schemas)
+            await pauses(worker, options.at_once)
+
+
+async def pauses(worker: worker_pb2_grpc.WorkerAsyncStub, at_once: int) -> None:
+    print(f"\n| {at_once} requests at once | longest pause of a plain stream, ms | served in, ms |")
+    print("|---|---|---|")
+    for seed in (1, 2, 3):
+        for kind in ("no schema", "a new one each"):
+            new = kind != "no schema"
+            schemas = [two_kilobytes(seed * 10_000 + i) if new else None for i in range(at_once)]
+            pause, served = await longest_pause(worker, schemas, seed)
+            print(f"| {kind} | {pause:.0f} | {served:.0f} |")
+
+
+async def first_tokens(worker: worker_pb2_grpc.WorkerAsyncStub, schemas: int) -> None:
+    kinds: dict[str, list[float]] = {"no schema": [], "new": [], "its second use": []}
+    for number in range(schemas):
+        text = two_kilobytes(number)
+        kinds["no schema"].append(await first_token(worker, None, number + 1000))
+        kinds["new"].append(await first_token(worker, text, number + 2000))
+        kinds["its second use"].append(await first_token(worker, text, number + 3000))
+    print(f"\n| schema of {len(text)} bytes | ms to the first token, median (most) | more |")
+    print("|---|---|---|")
+    base = statistics.median(kinds["no schema"])
+    for kind, times in kinds.items():
+        middle = statistics.median(times)
+        print(f"| {kind} | {middle:.1f} ({max(times):.1f}) | {middle - base:+.1f} |")
 
 
 def main() -> None:
@@ -148,7 +194,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--schemas", type=int, default=20)
-    parser.add_argument("--streams", type=int, nargs="+", default=(1, 2, 4, 16))
+    parser.add_argument("--at-once", type=int, default=60)
+    parser.add_argument("--streams", type=int, nargs="*", default=(1, 2, 4, 16))
     asyncio.run(compare(parser.parse_args()))
 
 

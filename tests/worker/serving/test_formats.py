@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import string
 from pathlib import Path
 
 import grpc
@@ -137,29 +138,15 @@ async def test_a_resume_that_breaks_the_format_is_refused(worker):
     assert "break the format" in details
 
 
-async def test_a_matcher_that_fails_ends_its_request_and_the_worker_serves_on(worker, monkeypatch):
-    """As when it meets a limit of llguidance in the middle of an answer."""
-    serving = worker.lifecycle.serving
-    compile_grammar = serving.grammars.compile
-
-    class Failing:
-        def __init__(self, compiled):
-            self._compiled = compiled
-
-        def start(self, resumed_ids=(), *, obeys_eos=True):
-            constraint = self._compiled.start(resumed_ids, obeys_eos=obeys_eos)
-            constraint.error = "the answer's format cannot be followed any further"
-            return constraint
-
-    monkeypatch.setattr(
-        type(serving.grammars), "compile", lambda _, key: Failing(compile_grammar(key))
-    )
-    code, details = await worker.refusal(
-        worker.generate("x", stop=limits(), output_format=pb.OutputFormat(regex="a+"))
-    )
+async def test_a_matcher_that_fails_ends_its_request_and_the_worker_serves_on(worker):
+    """It meets a limit of llguidance in the middle: behind the digits each letter may be any."""
+    kinds = "|".join(f"{letter}[a-z]{{40}}{letter.upper()}" for letter in string.ascii_lowercase)
+    held = pb.OutputFormat(regex=f"[0-9]{{12}}[a-z]*({kinds})")
+    beside = asyncio.create_task(worker.generate("y", stop=limits(max_tokens=40)))
+    code, details = await worker.refusal(worker.generate("x", stop=limits(), output_format=held))
     assert code == grpc.StatusCode.ABORTED
-    assert "cannot be followed" in details
-    assert (await worker.generate("x", stop=limits(max_tokens=3))).ids
+    assert "cannot be followed any further: lexer error" in details
+    assert len((await beside).ids) == 40
     await worker.stats_when(lambda stats: stats.kv_blocks_used == 0)
 
 

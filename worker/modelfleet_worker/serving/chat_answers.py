@@ -66,7 +66,19 @@ def _grammar(wanted: Grammar | None, prompt: ChatPrompt, tokenizer: Tokenizer) -
         single=choice.single,
         text_schema=text_schema,
     )
-    return Grammar.lark(write_grammar(style, demand, tokenizer.special_id))
+    try:
+        return Grammar.lark(write_grammar(style, demand, tokenizer.special_id))
+    except InvalidRequestError:
+        loose = replace(demand, tools=[_loosened(tool, prompt) for tool in demand.tools])
+        if loose == demand:
+            raise
+        return Grammar.lark(write_grammar(style, loose, tokenizer.special_id))
+
+
+def _loosened(tool: ToolSchema, prompt: ChatPrompt) -> ToolSchema:
+    """Held to any object, where the client did not ask for more."""
+    is_strict = tool.name in prompt.strict
+    return tool if is_strict else replace(tool, json=_ANY_OBJECT, strict=False)
 
 
 def _schema(name: str, prompt: ChatPrompt) -> ToolSchema:

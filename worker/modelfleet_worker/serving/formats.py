@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from modelfleet_proto import worker_pb2 as pb
 
@@ -12,8 +14,9 @@ from ..text.constraint import CompiledGrammar, Grammars, Key
 from ..text.grammar import JSON_OBJECT, Grammar
 from ..threads import in_thread
 
-COMPILE_SECONDS: Final = 10.0
-_AT_ONCE: Final = 2  # each takes a core
+_COMPILE_SECONDS: Final = 10.0
+
+T = TypeVar("T")
 
 
 def read_format(output_format: pb.OutputFormat) -> Grammar | None:
@@ -34,32 +37,42 @@ def read_format(output_format: pb.OutputFormat) -> Grammar | None:
 
 
 class GrammarCompiler:
-    """Compiles what was not compiled before."""
+    """Compiles what was not compiled before, in threads."""
 
-    def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+    def __init__(self, at_once: int | None = None, most_seconds: float = _COMPILE_SECONDS) -> None:
+        """One may take `most_seconds`, and wait as long for its turn. At once: by the cores."""
+        self._turns = asyncio.Semaphore(at_once or compiles_at_once(len(os.sched_getaffinity(0))))
+        self._most_seconds = most_seconds
 
     async def compile(self, grammars: Grammars, key: Key) -> CompiledGrammar:
         """Raises InvalidRequestError, also if it takes too long; it then goes on for the cache."""
-        if (found := grammars.cached(key)) is not None:
-            return found
+        found = grammars.cached(key)
+        return found or await self.run(lambda: grammars.compile(key))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """In its turn. Raises what the work does, and InvalidRequestError if it takes too long."""
         try:
-            async with asyncio.timeout(COMPILE_SECONDS):
+            async with asyncio.timeout(self._most_seconds):
                 await self._turns.acquire()
         except TimeoutError:
             raise UnavailableError("other formats of answers are being compiled") from None
-        work = in_thread(lambda: grammars.compile(key), "grammar")
-        work.add_done_callback(self._end)
-        done, _ = await asyncio.wait([work], timeout=COMPILE_SECONDS)
+        running = in_thread(work, "grammar")
+        running.add_done_callback(self._end)
+        done, _ = await asyncio.wait([running], timeout=self._most_seconds)
         if not done:
             raise InvalidRequestError(
-                f"the answer's format takes longer than {COMPILE_SECONDS:.0f} s to compile: make it"
-                " smaller"
+                f"the answer's format takes longer than {self._most_seconds:g} s to compile:"
+                " make it smaller"
             )
-        return work.result()
+        return running.result()
 
-    def _end(self, work: asyncio.Future[CompiledGrammar]) -> None:
+    def _end(self, running: asyncio.Future[Any]) -> None:
         """What it raised was seen, though nobody may wait for it any more."""
         self._turns.release()
-        if not work.cancelled():
-            work.exception()
+        if not running.cancelled():
+            running.exception()
+
+
+def compiles_at_once(cores: int) -> int:
+    """A quarter of the cores: steps use all of them, and streams wait for the slowest one."""
+    return max(1, cores // 4)

@@ -6,6 +6,8 @@ import itertools
 import json
 from typing import Any
 
+from .schema_references import pointed_at
+
 _MAX_BRANCHES = 100
 _MAX_REFERENCES = 20  # from one to the next
 
@@ -81,13 +83,5 @@ def _resolved(schema: Any, root: dict[str, Any]) -> Any:
     for _ in range(_MAX_REFERENCES):
         if not (isinstance(schema, dict) and isinstance(schema.get("$ref"), str)):
             return schema
-        schema = _pointed_at(schema["$ref"], root)
+        schema = pointed_at(schema["$ref"], root)
     return None
-
-
-def _pointed_at(reference: str, root: Any) -> Any:
-    if not reference.startswith("#/") or "%" in reference or "~" in reference:
-        return None
-    for name in reference.removeprefix("#/").split("/"):
-        root = root.get(name) if isinstance(root, dict) else None
-    return root

@@ -3,6 +3,7 @@
 What llguidance would refuse is refused here with the keyword and its place; so is what it takes and
 does not hold to. Annotations are dropped: they say nothing about which values are valid. Enforced
 is the meaning of draft 2020-12 and, where a schema uses them, of the older forms of its keywords.
+Objects are held to the properties that are listed where the answer stays valid (`closed_objects`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from ..errors import InvalidRequestError
+from .closed_objects import closable_objects
 from .disjoint_schemas import are_disjoint
 
 MAX_BYTES: Final = 64 << 10  # of a schema's text
@@ -90,6 +92,7 @@ class _Normalizer:
     def __init__(self, root: dict[str, Any], refuse: Callable[[str], InvalidRequestError]) -> None:
         self._root = root
         self._refuse = refuse
+        self._closable = closable_objects(root)
 
     def schema(self, schema: Any, place: str, depth: int) -> Any:
         """What is left of a schema within the whole one."""
@@ -113,6 +116,8 @@ class _Normalizer:
                 kept[keyword] = self.schema(value, _within(place, keyword), depth + 1)
             else:
                 self._plain(keyword, value, schema, place, kept)
+        if id(schema) in self._closable:
+            kept["additionalProperties"] = False
         return kept
 
     def _several(

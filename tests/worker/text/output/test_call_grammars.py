@@ -2,129 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import math
-import random
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from call_writer import (
+    SCHEMAS,
+    VOCAB,
+    Writer,
+    calls_of,
+    follows,
+    required,
+    tool,
+    vocabulary_of,
+)
 from modelfleet_worker.errors import InvalidRequestError
-from modelfleet_worker.text.constraint import Grammars, TokenConstraint
+from modelfleet_worker.text.constraint import Grammars
 from modelfleet_worker.text.grammar import Grammar
-from modelfleet_worker.text.json_schema import check_schema
 from modelfleet_worker.text.output.grammar import Demand, write_grammar
 from modelfleet_worker.text.output.parser import new_parser
-from modelfleet_worker.text.output.parts import Kind, Part, merge
+from modelfleet_worker.text.output.parts import Kind
 from modelfleet_worker.text.output.rules import ToolSchema
-from modelfleet_worker.text.output.styles import OutputStyle, find_style
-from structured import END, ENDING_BIAS, SmallVocabulary
+from structured import END
 
-VOCAB = 503
-FIRST_MARK = 450
-SCHEMAS: dict[str, dict[str, Any]] = {
-    "get_weather": {
-        "type": "object",
-        "properties": {
-            "city": {"type": "string"},
-            "unit": {"type": "string", "enum": ["C", "F"]},
-            "days": {"type": "integer", "minimum": 1, "maximum": 14},
-            "where": {
-                "type": "object",
-                "properties": {"lat": {"type": "number"}},
-                "additionalProperties": False,
-            },
-        },
-        "required": ["days"],
-        "additionalProperties": False,
-    },
-    "now": {"type": "object", "properties": {}, "additionalProperties": False},
-}
 ENFORCED = [
     *("Hermes", "QwenCoder", "Llama", "Mistral", "MistralList", "DeepSeekV3", "DeepSeekV31"),
-    *("Granite", "Harmony"),
+    *("Granite", "Harmony", "Gemma", "Pythonic", "Liquid"),
 ]
-
-# Harmony's marks are special tokens in each of its models.
-KINDS = [(f, special) for f in ENFORCED for special in (True, False) if special or f != "Harmony"]
-
-
-class MarkedVocabulary(SmallVocabulary):
-    """With special tokens for the marks of a style."""
-
-    def __init__(self, marks: tuple[str, ...]) -> None:
-        super().__init__(VOCAB)
-        self.marks = {FIRST_MARK + i: mark for i, mark in enumerate(dict.fromkeys(marks))}
-
-    def piece(self, token_id: int) -> bytes:
-        return self.marks[token_id].encode() if token_id in self.marks else super().piece(token_id)
-
-    def special_id(self, text: str) -> int | None:
-        return next((i for i, mark in self.marks.items() if mark == text), None)
-
-    def written(self, ids: list[int]) -> str:
-        text = b"".join(b"" if i == END else self.piece(i) for i in ids)
-        return text.decode(errors="replace")
-
-
-def tool(name: str, *, strict: bool = True) -> ToolSchema:
-    schema = SCHEMAS[name]
-    held = check_schema(json.dumps(schema)) if strict else '{"type": "object"}'
-    return ToolSchema(name=name, schema=schema, json=held, strict=strict)
-
-
-def vocabulary_of(family: str, *, special: bool) -> tuple[OutputStyle, MarkedVocabulary]:
-    style = find_style("", tool_parser=family)
-    return style, MarkedVocabulary(style.marks if special else ())
-
-
-class Writer:
-    """Writes answers at random, in what a grammar allows."""
-
-    def __init__(self, family: str, demand: Demand, *, special: bool = True) -> None:
-        self.style, self.vocabulary = vocabulary_of(family, special=special)
-        text = write_grammar(self.style, demand, self.vocabulary.special_id)
-        grammars = Grammars(self.vocabulary, vocab_size=VOCAB, eos_ids=frozenset({END}))
-        self._grammar = grammars.compile((Grammar.lark(text), None))
-        self._weights: Mapping[int, float] = {i: math.exp(bias) for i, bias in ENDING_BIAS}
-
-    def write(self, seed: int, most: int = 400) -> tuple[list[int], bool]:
-        """The ids, and whether the answer has come to its end."""
-        numbers, constraint, ids = random.Random(seed), self._grammar.start(), list[int]()
-        while len(ids) < most:
-            may_come = allowed(constraint)
-            weights = [self._weights.get(i, 1.0) for i in may_come]
-            (drawn,) = numbers.choices(may_come, weights)
-            if drawn == END:
-                return ids, True
-            ids.append(drawn)
-            if constraint.accept(drawn):
-                return ids, True
-        return ids, False
-
-    def parts(self, ids: list[int]) -> list[Part]:
-        parser = new_parser(
-            self.style, "", SCHEMAS, hidden=frozenset(self.vocabulary.marks.values())
-        )
-        return merge(parser.feed(self.vocabulary.written(ids)) + parser.close())
-
-
-def calls_of(parts: list[Part]) -> list[tuple[str, Any]]:
-    """Names and arguments; the latter as JSON, which they are."""
-    found: list[list[str]] = []
-    for part in parts:
-        if part.kind is Kind.CALL:
-            if part.name:
-                found.append([part.name, ""])
-            found[-1][1] += part.text
-    return [(name, json.loads(text)) for name, text in found]
-
-
-def required(*names: str, single: bool = False) -> Demand:
-    return Demand(tools=[tool(name) for name in names], required=True, single=single)
+OF_TOKENS = {"Harmony": "<|channel|>final<|message|>", "Gemma": ""}  # their marks are tokens always
+KINDS = [
+    (f, special) for f in ENFORCED for special in (True, False) if special or f not in OF_TOKENS
+]
 
 
 @pytest.mark.parametrize(("family", "special"), KINDS)
@@ -161,7 +68,7 @@ def test_where_calls_are_free_text_is_right_and_a_strict_call_is_held(family, sp
     text = write_grammar(style, demand, vocabulary.special_id)
     grammars = Grammars(vocabulary, vocab_size=VOCAB, eos_ids=frozenset({END}))
     compiled = grammars.compile((Grammar.lark(text), None))
-    begin = "<|channel|>final<|message|>" if family == "Harmony" else ""
+    begin = OF_TOKENS.get(family, "")
     assert follows(compiled.start(), vocabulary, begin + "It is <b>so</b>: (nothing) [else].")
     good = EXAMPLES[family].replace("DAYS", "3")
     assert follows(compiled.start(), vocabulary, good)
@@ -193,28 +100,10 @@ EXAMPLES = {
         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary"
         f" to=functions.get_weather <|constrain|>json<|message|>{_ARGUMENTS}"
     ),
+    "Gemma": '<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,days:DAYS}<tool_call|>',
+    "Pythonic": "[get_weather(city='Oslo', days=DAYS)]",
+    "Liquid": '<|tool_call_start|>[get_weather(city="Oslo", days=DAYS)]<|tool_call_end|>',
 }
-
-
-def follows(constraint: TokenConstraint, vocabulary: MarkedVocabulary, text: str) -> bool:
-    """Whether all of the text is allowed, in some tokens, and the answer may end with it."""
-    rest = text.encode()
-    while rest:
-        pieces = {i: vocabulary.piece(i) for i in allowed(constraint) if i != END}
-        fit = [i for i, piece in pieces.items() if piece and rest.startswith(piece)]
-        if not fit:
-            return False
-        longest = max(fit, key=lambda i: len(pieces[i]))
-        constraint.accept(longest)
-        rest = rest[len(pieces[longest]) :]
-    return constraint.is_complete or END in allowed(constraint)
-
-
-def allowed(constraint: TokenConstraint) -> list[int]:
-    words = -(-VOCAB // 32)
-    row = np.zeros(words, np.uint32)
-    constraint.writer.write([constraint], row.ctypes.data, words)
-    return np.unpackbits(row.view(np.uint8), bitorder="little").nonzero()[0].tolist()
 
 
 def test_a_schema_beside_tools_holds_the_text():
@@ -226,21 +115,15 @@ def test_a_schema_beside_tools_holds_the_text():
         text = write_grammar(style, demand, vocabulary.special_id)
         grammars = Grammars(vocabulary, vocab_size=VOCAB, eos_ids=frozenset({END}))
         compiled = grammars.compile((Grammar.lark(text), None))
-        begin = "<|channel|>final<|message|>" if family == "Harmony" else ""
+        begin = OF_TOKENS.get(family, "")
         assert follows(compiled.start(), vocabulary, begin + "42")
         assert not follows(compiled.start(), vocabulary, begin + "forty-two")
 
 
-@pytest.mark.parametrize("family", ["Gemma", "Pythonic", "Liquid"])
-def test_a_format_without_a_grammar_says_so(family):
-    style, vocabulary = vocabulary_of(family, special=True)
-    with pytest.raises(InvalidRequestError, match="calls in this format cannot be enforced"):
-        write_grammar(style, required("now"), vocabulary.special_id)
-
-
-def test_channels_without_special_tokens_have_no_grammar():
-    style, vocabulary = vocabulary_of("Harmony", special=False)
-    with pytest.raises(InvalidRequestError, match="lacks the special tokens"):
+@pytest.mark.parametrize("family", OF_TOKENS)
+def test_channels_and_quotes_without_special_tokens_have_no_grammar(family):
+    style, vocabulary = vocabulary_of(family, special=False)
+    with pytest.raises(InvalidRequestError, match="lacks the special token"):
         write_grammar(style, required("now"), vocabulary.special_id)
 
 

@@ -16,6 +16,11 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _DEEPEST = 64  # values within each other
 
 
+def to_json(value: Any) -> str:
+    """As arguments are written. Raises ValueError for numbers that JSON has not."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
 def json_value(reader: Reader, emit: Emit, *, again: bool = True) -> Script[None]:
     """Passes the next value on. Raises MalformedError where it stops being JSON.
 

@@ -20,10 +20,10 @@ from transformers.utils.chat_parsing.response_templates import (
 
 from ...errors import ModelError
 from .formats import Tools
+from .json_values import to_json
 from .parts import Part, Parts
 from .reader import Reader
 from .typed_values import cast, parameter, types_of
-from .written_calls import to_json
 
 REASONING = frozenset({"reasoning_content", "thinking", "reasoning"})
 _CONTENT, _CALLS = "content", "tool_calls"

@@ -31,10 +31,22 @@ class Rules:
     special: Callable[[str], int | None]
     single: bool = field(kw_only=True)
     lines: list[str] = field(default_factory=list)
+    defined: set[str] = field(default_factory=set)  # names
 
     def add(self, line: str) -> None:
         """One more."""
         self.lines.append(line)
+
+    def define(self, name: str, body: str) -> str:
+        """A rule that may be asked for again, and is then the same; its name."""
+        if name not in self.defined:
+            self.defined.add(name)
+            self.add(f"{name}: {body}")
+        return name
+
+    def new(self, kind: str, body: str) -> str:
+        """A rule whose name says its kind; its name."""
+        return self.define(f"{kind}_{len(self.lines)}", body)
 
     def mark(self, text: str) -> str:
         """A mark: as a special token, if it is one."""
@@ -43,11 +55,7 @@ class Rules:
 
     def arguments(self, number: int) -> str:
         """The name of a rule for the arguments of a tool."""
-        name = f"arguments_{number}"
-        line = f"{name}: %json {self.tools[number].json}"
-        if line not in self.lines:
-            self.add(line)
-        return name
+        return self.define(f"arguments_{number}", f"%json {self.tools[number].json}")
 
     def objects(self, key: str) -> str:
         """The name of a rule for calls as objects of JSON."""

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from . import harmony
 from .formats import CallFormat, DeepSeekCalls, JsonCalls, LlamaCalls, MistralCalls
-from .written_calls import GemmaCalls, PythonCalls, TagCalls
+from .gemma_calls import GemmaCalls
+from .python_calls import PythonCalls
+from .tag_calls import TagCalls
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .json_values import to_json
+
 _DEEPEST = 8  # choices within choices
 
 
@@ -46,6 +48,7 @@ def cast(text: str, types: frozenset[str]) -> Any:
         return plain.lower() == "true"
     try:
         value = json.loads(plain)
+        to_json(value)
     except (ValueError, RecursionError):
         return text
     kinds: dict[str, tuple[type, ...]] = {
