@@ -1,7 +1,8 @@
 """How a stream moves to another worker without a pause: that one has its tokens in its cache first.
 
 The stream goes on where it is while the next worker computes what there is of it. Then it moves,
-and what the next worker still has to compute are the few tokens that came meanwhile.
+and what the next worker still has to compute are the few tokens that came meanwhile. Of many
+streams a few are computed at once, so that what runs there already does not wait for all of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import structlog
 
 from modelfleet_proto import worker_pb2
 
-from .calls import Call, CallEndedError, CountUnread, Serialize
+from .calls import CallEndedError, CountUnread, Serialize
 from .failover import NO_FAILURES, Blame, Failure, Retry, after_failure
 from .workers import Slot
 
-# Seconds that a preparation may take; below the operator's margin (decisions/notices.py: 5 s).
+# Seconds that it may take once it has begun; below the operator's margin (decisions/notices.py).
 LONGEST: Final = 4.0
 
 log = structlog.get_logger()
@@ -38,8 +39,7 @@ class Preparation:
         self._has_slot = True
         present.has_next = True
         following.worker.preparing += 1
-        call = following.start_call(request, count_unread)
-        self._task = asyncio.create_task(self._run(call))
+        self._task = asyncio.create_task(self._run(request, count_unread))
 
     def finish(self) -> Slot | None:
         """Ends it; returns the next slot, on which no call runs. None: it is of no use any more."""
@@ -64,9 +64,10 @@ class Preparation:
             self._following.end_call()
         return had_slot
 
-    async def _run(self, call: Call) -> None:
+    async def _run(self, request: Serialize, count_unread: CountUnread) -> None:
         try:
-            async with asyncio.timeout(LONGEST):
+            async with self._following.worker.preparations, asyncio.timeout(LONGEST):
+                call = self._following.start_call(request, count_unread)
                 while not any(map(_is_computed, await call.read())):
                     pass
         except TimeoutError:

@@ -245,11 +245,7 @@ class Choice:
         if following is None:
             return False
         request = partial(
-            self.request.serialize,
-            tuple(self._received),
-            self._digest,
-            self._weights,
-            prepares=True,
+            self.request.serialize, self._received, self._digest, self._weights, prepares=True
         )
         self._next = Preparation(slot, following, request, self._count_unread)
         return True

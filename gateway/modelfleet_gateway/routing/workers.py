@@ -42,6 +42,8 @@ from .view import WorkerRoute
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
+# Streams that move here, whose tokens it computes at once: what runs here waits for each step.
+PREPARED_AT_ONCE: Final = 4
 SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
 # In these states running calls continue: a draining worker hands them over itself.
 RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
@@ -156,6 +158,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()
         self.preparing = 0  # slots of streams that still run elsewhere
+        self.preparations = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._peak = 0  # most slots taken at once since the last Stats
         self._others = 0  # requests of other gateways, never over-estimated
         self._last_stats_at = self._loop.time()

@@ -21,6 +21,7 @@ from gateway_doubles import (
     running_fleet,
 )
 from gateway_streams import ask, undisturbed
+from modelfleet_gateway.routing.workers import PREPARED_AT_ONCE
 from modelfleet_proto import worker_pb2
 from scripted_worker import Fault
 
@@ -84,14 +85,18 @@ def counted(fleet: Fleet) -> int:
     return fleet.gateway.dispatcher.queues[MODEL].running
 
 
+def tokens(fleet: Fleet) -> int:
+    """That clients got."""
+    return fleet.gateway.dispatcher.queues[MODEL].meter.completion_tokens
+
+
 async def test_it_moves_when_its_tokens_are_computed_there_and_not_before():
     async with moving() as move:
         (prepares,) = move.prepares
         at = len(prepares.resume.token_ids)
         assert prepares.stop.max_tokens == at + 1
         assert (move.going.running, counted(move.fleet)) == (1, 1), "it goes on and counts once"
-        tokens = move.fleet.gateway.dispatcher.queues[MODEL].meter
-        await eventually(lambda: tokens.completion_tokens > at + 10)
+        await eventually(lambda: tokens(move.fleet) > at + 10)
         move.done.set()
         assert await move.asked == expected_text("p", TOKENS)
         (resumed,) = move.resumed
@@ -162,3 +167,34 @@ async def test_a_client_that_leaves_meanwhile_leaves_no_slot_taken():
         workers = move.fleet.gateway.dispatcher.queues[MODEL].workers.values()
         await eventually(lambda: [w.running for w in workers] == [0, 0])
         assert [w.preparing for w in workers] == [0, 0]
+
+
+async def test_of_many_streams_a_few_are_prepared_at_once():
+    done, preparing, most = asyncio.Event(), 0, 0
+
+    async def prepare(context, request, position):
+        nonlocal preparing, most
+        if request.resume.prepares:
+            preparing += 1
+            most = max(most, preparing)
+            try:
+                await done.wait()
+            finally:
+                preparing -= 1
+
+    going = ScriptedWorker("w-0", slots=16, tokens=TOKENS, pace=0.01)
+    following = ScriptedWorker("w-1", slots=16, tokens=TOKENS, pace=0.01, before_token=prepare)
+    following.state = worker_pb2.WORKER_STATE_LOADING
+    async with running_fleet(going, following) as fleet:
+        asked = [asyncio.create_task(ask(fleet, f"p{n}")) for n in range(16)]
+        await eventually(lambda: tokens(fleet) > 32)
+        following.become(worker_pb2.WORKER_STATE_READY)
+        await fleet.ready(2)
+        going.routable, going.hand_over = False, True
+        fleet.push(model_view(going, following))
+        await eventually(lambda: following.running == PREPARED_AT_ONCE)
+        assert going.running == 16
+        done.set()
+        assert await asyncio.gather(*asked) == [expected_text(f"p{n}", TOKENS) for n in range(16)]
+        await undisturbed(fleet)
+    assert most == PREPARED_AT_ONCE
