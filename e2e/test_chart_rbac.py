@@ -32,6 +32,9 @@ ONLY_SOMETIMES: dict[Right, str] = {
         ("resource.k8s.io", "resourceclaimtemplates", verb): "where a class has a deviceClaim"
         for verb in ("get", "list", "create", "delete")
     },
+    ("lifecycle.k8s.io", "evictions", "list"): "where the API server has them (1.37, alpha)",
+    ("lifecycle.k8s.io", "evictions", "watch"): "the same",
+    ("lifecycle.k8s.io", "evictions/status", "patch"): "the same, when a worker is asked to go",
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",
 }
 

@@ -27,6 +27,9 @@ EVENTS = "events.k8s.io/v1/events"
 NODES = "v1/nodes"
 BUDGETS = "policy/v1/poddisruptionbudgets"
 CLAIM_TEMPLATES = "resource.k8s.io/v1/resourceclaimtemplates"
+EVICTIONS = "lifecycle.k8s.io/v1alpha1/evictions"
+EVICTIONS_PATH = "/apis/lifecycle.k8s.io/v1alpha1/namespaces/default/evictions"
+EVICTOR = "imperative-eviction.k8s.io/evictor"  # the API's own responder, the last one
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
@@ -119,7 +122,10 @@ class ApiServer(kmock.KubernetesEmulator):
         if asked not in (None, raw["metadata"]["uid"]):
             raise conflict(f"uid {asked} was asked for, uid is {raw['metadata']['uid']}")
         if request.action == kmock.action.UPDATE:
-            if request.subresource == "status":
+            if request.resource.plural == "evictions" and request.subresource == "status":
+                # Server-side apply of a list that is a map by name: others' entries stay.
+                _merge_responders(data["status"], raw.get("status", {}))
+            elif request.subresource == "status":
                 status = replacing(raw.get("status", {}), data["status"])
                 data.clear()
                 data["status"] = status
@@ -205,6 +211,10 @@ class ApiServer(kmock.KubernetesEmulator):
             if resource.plural == "poddisruptionbudgets" and not kept.deleted
         }
 
+    def eviction(self, pod: str) -> dict[str, Any]:
+        """Of the pod."""
+        return self.objects[EVICTIONS, "default", f"{pod}-eviction"].raw
+
     def events(self, reason: str) -> list[dict[str, Any]]:
         """The bodies of Events that were posted, oldest first."""
         bodies = [json.loads(request.body) for request in self.asked("POST", "events")]
@@ -235,6 +245,12 @@ class ApiServer(kmock.KubernetesEmulator):
             and r.resource is not None
             and (r.resource.plural, r.subresource) == (plural, subresource)
         ]
+
+
+def _merge_responders(applied: dict[str, Any], before: dict[str, Any]) -> None:
+    ours = {responder["name"]: responder for responder in applied["responders"]}
+    theirs = before.get("responders", [])
+    applied["responders"] = [{**r, **ours.get(r["name"], {})} for r in theirs]
 
 
 def conflict(message: str) -> kmock.KubernetesError:
@@ -339,6 +355,33 @@ class Cluster:
 
     async def change_node(self, name: str, patch: dict[str, Any]) -> None:
         await self._send("PATCH", f"/api/v1/nodes/{name}", patch)
+
+    async def ask_to_go(self, pod: str, state: str = "Active") -> None:
+        """The controller of EvictionRequests makes it the operator's turn; else another `state`."""
+        mine = "modelfleet.dev/operator"
+        (named,) = self.api.pods()[pod]["spec"]["evictionResponders"]
+        assert named == {"name": mine, "priority": 10_000}
+        eviction = {
+            "apiVersion": "lifecycle.k8s.io/v1alpha1",
+            "kind": "Eviction",
+            "metadata": {"name": f"{pod}-eviction"},
+            "spec": {"target": {"pod": {"name": pod, "uid": self.api.pods()[pod]["metadata"]["uid"]}}},
+            "status": {
+                "targetResponders": [
+                    {"name": mine, "priority": 10_000, "state": state},
+                    {"name": EVICTOR, "priority": 100, "state": "Inactive"},
+                ],
+                "responders": [{"name": mine}, {"name": EVICTOR}],
+            },
+        }
+        await self._send("POST", EVICTIONS_PATH, eviction)
+
+    async def withdraw(self, pod: str) -> None:
+        """Nobody asks any more that it goes."""
+        responders = self.api.eviction(pod)["status"]["targetResponders"]
+        canceled = [{**r, "state": "Canceled"} for r in responders]
+        path = f"{EVICTIONS_PATH}/{pod}-eviction"
+        await self._send("PATCH", path, {"status": {"targetResponders": canceled}})
 
     async def delete_budget(self, name: str) -> None:
         path = f"/apis/policy/v1/namespaces/default/poddisruptionbudgets/{name}"

@@ -78,6 +78,17 @@ class SlotClaim:
         if self._timed_out:
             self._reject(choice)
 
+    def take_next_slot(self, index: int, *, digest: str, weights: str, avoid: str) -> Slot | None:
+        """A second slot for a stream that is about to move; None: none is free. See `go_on`."""
+        choice = self._choices[index]
+        choice.digest, choice.weights, choice.avoid = digest, weights, avoid
+        return self._queue.take_slot(choice)
+
+    def go_on(self, index: int, slot: Slot) -> None:
+        """The choice has its second slot only."""
+        self._choices[index].slot_future = future = self._loop.create_future()
+        future.set_result(slot)
+
     @property
     def tokens_received(self) -> int:
         """Tokens of all choices so far."""

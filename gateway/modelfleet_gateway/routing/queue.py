@@ -41,8 +41,8 @@ class ModelQueue:
 
     @property
     def running(self) -> int:
-        """Choices that have a worker's slot."""
-        return sum(worker.running for worker in self.workers.values())
+        """Choices that have a worker's slot; one that is about to move has two."""
+        return sum(worker.running - worker.preparing for worker in self.workers.values())
 
     @property
     def awaited_revisions(self) -> set[str]:
@@ -135,6 +135,14 @@ class ModelQueue:
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         if choice.must_wait:
             return None
+        slot = self.take_slot(choice)
+        if slot is not None:
+            loop = asyncio.get_running_loop()
+            self.meter.observe_wait(loop.time() - choice.queued_at)
+        return slot
+
+    def take_slot(self, choice: QueuedChoice) -> Slot | None:
+        """The best free slot for it; None: there is none."""
         worker = choose_worker(
             self.workers.values(),
             digest=choice.digest,
@@ -144,11 +152,7 @@ class ModelQueue:
             most=None if choice.digest else self._most,
             needs=choice.needs,
         )
-        if worker is None:
-            return None
-        loop = asyncio.get_running_loop()
-        self.meter.observe_wait(loop.time() - choice.queued_at)
-        return worker.take_slot(len(choice.lost_with))
+        return None if worker is None else worker.take_slot(len(choice.lost_with))
 
     def _pace(self) -> Pace:
         """Slots that requests of this gateway can have, and how long one has a slot."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
@@ -18,6 +19,7 @@ from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
 from .failover import NO_FAILURES, Blame, Failure
+from .hand_over import Preparation
 from .merge import interleave
 from .retries import judge
 from .workers import Slot, Worker
@@ -43,10 +45,17 @@ class ChoiceRequest:
     shared: bytes  # serialized: all that choices of one prompt have in common
 
     def serialize(
-        self, received: Sequence[int] = (), digest: str = "", weights: str = ""
+        self,
+        received: Sequence[int] = (),
+        digest: str = "",
+        weights: str = "",
+        *,
+        prepares: bool = False,
     ) -> list[bytes]:
         """For the wire, in pieces; with a digest it resumes after the `received` token ids.
 
+        With `prepares` it asks for one token more, which is not used: when it comes, the worker
+        has all before it in its cache.
         Serialized messages that follow each other are one message with the fields of both
         (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
         """
@@ -56,6 +65,9 @@ class ChoiceRequest:
         if digest:
             own.resume.token_ids.extend(received)
             own.resume.model_digest, own.resume.weights_digest = digest, weights
+        if prepares:
+            own.resume.prepares = True
+            own.stop.max_tokens = len(received) + 1
         return [self.shared, own.SerializeToString()]
 
 
@@ -118,6 +130,7 @@ class Choice:
         self._received: list[int] = []
         claim.received.append(self._received)
         self._attempts = NO_FAILURES
+        self._next: Preparation | None = None  # of the worker that it moves to
 
     async def events(self) -> Events:
         """First Accepted, then Tokens, then Finished, each id exactly once; close it when done.
@@ -146,6 +159,8 @@ class Choice:
                 self._retry(slot, ended.failure)
             finally:
                 slot.release()
+                if self._next is not None:  # it has ended
+                    self._next.close()
 
     async def _start_call(self, slot: Slot) -> Call:
         """Of a large request one choice after the other: each is copied while it is sent."""
@@ -218,8 +233,22 @@ class Choice:
     def _on_first_token(self, slot: Slot) -> None:
         """The first of this worker, or its answer had none: the request does not break it."""
         slot.served = True
+        slot.prepare = self._prepare_move
         self._attempts = NO_FAILURES
         self._claim.on_served(self.index)
+
+    def _prepare_move(self, slot: Slot) -> bool:
+        """Has another worker compute what there is, while the stream goes on; False: none can."""
+        following = self._claim.take_next_slot(
+            self.index, digest=self._digest, weights=self._weights, avoid=slot.worker.worker_id
+        )
+        if following is None:
+            return False
+        request = partial(
+            self.request.serialize, self._received, self._digest, self._weights, prepares=True
+        )
+        self._next = Preparation(slot, following, request, self._count_unread)
+        return True
 
     def _serialize(self) -> list[bytes]:
         return self.request.serialize(self._received, self._digest, self._weights)
@@ -250,6 +279,10 @@ class Choice:
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
             slot.release()
         self._attempts = verdict.attempts
+        preparation, self._next = self._next, None
+        if preparation is not None and (following := preparation.finish()) is not None:
+            self._claim.go_on(self.index, following)
+            return
         self._claim.requeue(
             self.index,
             digest=self._digest,

@@ -42,6 +42,8 @@ from .view import WorkerRoute
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
+# Streams that move here, whose tokens it computes at once: what runs here waits for each step.
+PREPARED_AT_ONCE: Final = 4
 SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
 # In these states running calls continue: a draining worker hands them over itself.
 RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
@@ -63,6 +65,8 @@ class Slot:
         self.accepted = False
         self.served = False  # it had a token of this worker, so it is not what breaks it
         self.is_excused = False  # another call is why the worker is lost, if it is
+        self.prepare: Callable[[Slot], bool] | None = None  # `move` calls it first; False: in vain
+        self.has_next = False  # it has a slot elsewhere, where its move is prepared
         self._late = True  # not sent yet, or when the worker had been silent for a while
         self._sent_at = 0.0  # seconds on the loop's clock
         self._call: Call | EmbedCall | None = None
@@ -112,16 +116,25 @@ class Slot:
             self._call.cancel()
 
     def move(self) -> None:
+        """Has its request go on elsewhere: at once, or when that is prepared there."""
+        if self.prepare is None or not self.prepare(self):
+            self.end_moved()
+
+    def end_moved(self) -> None:
         """Ends the call, so that its request goes on elsewhere."""
         self.was_moved = True
         if self._call is not None:
             self._call.cancel(MOVED)
 
-    def release(self) -> None:
-        """Gives the slot back and ends its call if it still runs; no-op the second time."""
+    def end_call(self) -> None:
+        """Ends its call if it still runs; another one may follow."""
         if self._call is not None:
             self._call.close()
             self._call = None
+
+    def release(self) -> None:
+        """Gives the slot back and ends its call if it still runs; no-op the second time."""
+        self.end_call()
         self.worker.release_slot(self)
 
 
@@ -144,6 +157,8 @@ class Worker:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._taken_slots: set[Slot] = set()
+        self.preparing = 0  # slots of streams that still run elsewhere
+        self.preparations = asyncio.Semaphore(PREPARED_AT_ONCE)
         self._peak = 0  # most slots taken at once since the last Stats
         self._others = 0  # requests of other gateways, never over-estimated
         self._last_stats_at = self._loop.time()
@@ -238,6 +253,8 @@ class Worker:
         for slot in self._taken_slots:
             if room <= 0:
                 return
+            if slot.has_next:
+                continue
             room -= 1
             if not slot.was_moved:
                 slot.move()
@@ -308,7 +325,7 @@ class Worker:
     def mark_full(self) -> None:
         """It had no slot: no requests until Stats come, a slot of ours is free or a pause ends."""
         self._full = True
-        pause = min(FIRST_PAUSE * 2**self._times_full, LONGEST_PAUSE)
+        pause = min(FIRST_PAUSE * 2 ** min(self._times_full, 10), LONGEST_PAUSE)
         self._times_full += 1
         self._loop.call_later(pause, self._try_again)
 

@@ -178,6 +178,22 @@ class ClusterApi:
             await self._send("PATCH", path, patch, forced, APPLY)
         return outcome.found
 
+    async def apply_eviction_status(
+        self, namespace: str, name: str, status: dict[str, Any]
+    ) -> None:
+        """Server-side apply of our part of an Eviction's status; gone is success."""
+        api = "lifecycle.k8s.io/v1alpha1"
+        patch = {
+            "apiVersion": api,
+            "kind": "Eviction",
+            "metadata": {"namespace": namespace, "name": name},
+            "status": status,
+        }
+        path = f"{path_of(f'apis/{api}', namespace, 'evictions')}/{name}/status"
+        forced = {**MANAGED, "force": "true"}
+        with translated(f"writing the status of eviction {namespace}/{name}"), gone_is_success():
+            await self._send("PATCH", path, patch, forced, APPLY)
+
     async def post_event(
         self,
         regarding: Object,

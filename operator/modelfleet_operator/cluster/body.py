@@ -38,6 +38,7 @@ from .capacity import HOST, ZONE, rather_elsewhere, with_capacity
 from .claimable import model_flags_of
 from .disruption import DisruptionBudgets, KnownBudget
 from .environment import plain_values, without_values
+from .evictions import Evictions, KnownEviction, with_responder
 from .history import History
 from .known import Known
 from .known_pod import KnownPod, is_pool, read_pod
@@ -77,6 +78,7 @@ class ClusterBody:
         self._statuses = StatusWriter(api, clock, endpoint)
         self.history = History(api, settings, clock, self._statuses.post_event)
         self.budgets = DisruptionBudgets(api, clock, self._statuses.post_event)
+        self.evictions = Evictions(api, clock)
         self._labels = LabelKeeper(api, self._statuses.post_event)
         self._refusals = Refusals(clock)
 
@@ -88,12 +90,14 @@ class ClusterBody:
         revisions: Mapping[str, Collection[KnownRevision]],
         nodes: Mapping[str, Collection[KnownNode]] | None = None,
         budgets: Mapping[str, Collection[KnownBudget]] | None = None,
+        evictions: Mapping[str, Collection[KnownEviction]] | None = None,
     ) -> None:
         """The live indices, once kopf has made them; None: the operator may not watch those."""
         # An index that is empty yet is false.
         self.cache.attach(deployments, pods, classes, {} if nodes is None else nodes)
         self.history.attach(revisions)
         self.budgets.attach(budgets)
+        self.evictions.attach(evictions)
 
     def uids(self) -> dict[str, str]:
         """All that the indices hold: uid -> key of the deployment."""
@@ -106,6 +110,7 @@ class ClusterBody:
 
     def pod_gone(self, keys: Collection[str], uid: str) -> None:
         """The watch said that a pod of these deployments and pools was deleted."""
+        self.evictions.gone(uid)
         for key in keys:
             cache = self.pools.cache if is_pool(key) else self.cache
             cache.pod_gone(key, uid)
@@ -127,6 +132,8 @@ class ClusterBody:
             self.pools.claims.forget_deployment(key)
             return None
         workers = self.cache.workers(key, known.uid)
+        if self.evictions.are_answered:
+            workers = tuple(map(self.evictions.seen, workers))
         deployment = known.deployment(len(workers))
         return Observed(
             deployment=replace(deployment, refusal=self._refusals.of(deployment)),
@@ -149,6 +156,7 @@ class ClusterBody:
         known = self.cache.known(key)
         if known is not None:
             await self._labels.restore(key, known, self.cache.broken(key, known.uid))
+        await self.evictions.beat(seen.workers)
         return await self._statuses.write(seen.deployment, status, memory, known)
 
     async def carry_out(self, action: Action, seen: Observed) -> None:
@@ -221,6 +229,8 @@ class ClusterBody:
             pod = with_capacity(pod, action.capacity)
         pod = rather_elsewhere(pod, ZONE, action.avoid_zones)
         pod = rather_elsewhere(pod, HOST, action.avoid_nodes)
+        if self.evictions.are_answered:
+            pod = with_responder(pod)
         try:
             made, is_new = await self._api.create_pod(pod, known.uid)
         except RejectedError as error:

@@ -116,6 +116,10 @@ class ClusterCache:
             if pod.worker is not None and pod.worker.node == node and not is_pool(key)
         }
 
+    def keys_with(self, uid: str) -> set[str]:
+        """Of the deployments that have this pod: all are looked through."""
+        return {key for key in self._pods if not is_pool(key) and self.pod(key, uid) is not None}
+
     def pod(self, key: str, uid: str) -> KnownPod | None:
         """What the index holds of this pod; None: nothing."""
         return next((pod for pod in self._pods.get(key, ()) if pod.uid == uid), None)

@@ -12,6 +12,7 @@ from kubernetes.aio import client
 from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import API_VERSION, GROUP, PLURAL, VERSION
 from ..errors import RejectedError
+from . import evictions
 from .requests import TIMEOUT, answer, translated
 
 RESOURCES = frozenset({PLURAL, accelerator_class.PLURAL, warm_pool.PLURAL})
@@ -67,6 +68,37 @@ class Discovery:
             for namespace in namespaces
         ] or [policy.list_pod_disruption_budget_for_all_namespaces_without_preload_content]
         return all([await self._may("poddisruptionbudgets", list_) for list_ in lists])
+
+    async def may_watch_evictions(self, namespaces: Iterable[str]) -> bool:
+        """Whether the API server has the Evictions of KEP-4563, and the operator the right."""
+        with translated(f"asking for the resources of {evictions.GROUP}"):
+            try:
+                told = await self._objects.get_api_resources(
+                    evictions.GROUP, evictions.VERSION, _request_timeout=TIMEOUT
+                )
+            except client.ApiException as error:
+                if error.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+                    raise
+                return False
+        if evictions.PLURAL not in {resource.name for resource in told.resources}:
+            return False
+        where = evictions.GROUP, evictions.VERSION
+        lists = [
+            functools.partial(
+                self._objects.list_namespaced_custom_object_without_preload_content,
+                *where,
+                namespace,
+                evictions.PLURAL,
+            )
+            for namespace in namespaces
+        ] or [
+            functools.partial(
+                self._objects.list_cluster_custom_object_without_preload_content,
+                *where,
+                evictions.PLURAL,
+            )
+        ]
+        return all([await self._may(evictions.PLURAL, list_) for list_ in lists])
 
     async def _may(self, plural: str, list_: Callable[..., Awaitable[Any]]) -> bool:
         try:

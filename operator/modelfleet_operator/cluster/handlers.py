@@ -16,7 +16,9 @@ from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import GROUP, PLURAL, VERSION
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
+from . import evictions as evictions_api
 from .disruption import KnownBudget, read_budget
+from .evictions import KnownEviction, read_eviction
 from .known import Known
 from .known_pod import KnownPod, is_pool, keys_of, read_pod
 from .memo import OperatorMemo
@@ -46,6 +48,7 @@ async def prepare(settings: kopf.OperatorSettings, memo: OperatorMemo, **indices
         indices["revisions"],
         indices.get("nodes"),
         indices.get("budgets"),
+        indices.get("evictions"),
     )
     memo.body.pools.cache.attach(indices["pools"], indices["pods"])
 
@@ -155,8 +158,8 @@ async def revision_changed(
         memo.reconcilers.wake(key)
 
 
-def registry(*, nodes: bool, budgets: bool) -> kopf.OperatorRegistry:
-    """All handlers, and those of what the operator has the right to watch.
+def registry(*, nodes: bool, budgets: bool, evictions: bool) -> kopf.OperatorRegistry:
+    """All handlers, and those of what there is and the operator has the right to watch.
 
     kopf ends an operator that watches what it may not.
     """
@@ -168,6 +171,10 @@ def registry(*, nodes: bool, budgets: bool) -> kopf.OperatorRegistry:
         where = ("policy", "v1", "poddisruptionbudgets")
         kopf.index(*where, id="budgets", registry=chosen)(index_budget)
         kopf.on.event(*where, registry=chosen)(budget_changed)
+    if evictions:
+        where = (evictions_api.GROUP, evictions_api.VERSION, evictions_api.PLURAL)
+        kopf.index(*where, id="evictions", registry=chosen)(index_eviction)
+        kopf.on.event(*where, registry=chosen)(eviction_changed)
     return chosen
 
 
@@ -218,6 +225,30 @@ async def budget_changed(
         if budgets.is_as_written(key, known):
             return
     memo.reconcilers.wake(key)
+
+
+async def index_eviction(body: kopf.Body, **_: Any) -> dict[str, KnownEviction]:
+    """By the uid of the pod that is asked to go."""
+    known = read_eviction(dict(body))
+    return {known.pod_uid: known} if known else {}
+
+
+async def eviction_changed(
+    event: kopf.RawEvent, body: kopf.Body, memo: OperatorMemo, **_: Any
+) -> None:
+    """Wakes the deployment whose worker is asked to go, or is not any more."""
+    known = read_eviction(dict(body))
+    if known is None:
+        return
+    is_gone = event["type"] == "DELETED"
+    if is_gone:
+        memo.body.evictions.gone(known.pod_uid)
+    if is_gone or memo.evictions.get(known.pod_uid) != known:
+        memo.evictions[known.pod_uid] = known
+        for key in memo.body.cache.keys_with(known.pod_uid):
+            memo.reconcilers.wake(key)
+    if is_gone:
+        del memo.evictions[known.pod_uid]
 
 
 def _deployment_of(found: Object) -> str:

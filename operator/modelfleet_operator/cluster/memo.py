@@ -11,6 +11,7 @@ from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from .body import ClusterBody
 from .disruption import KnownBudget
+from .evictions import KnownEviction
 from .known_pod import KnownPod, is_pool
 from .nodes import KnownNode
 
@@ -29,6 +30,7 @@ class OperatorMemo:
     seen: dict[str, tuple[str, int | None, bool]] = field(default_factory=dict)
     nodes: dict[str, KnownNode] = field(default_factory=dict)  # as last seen in an event
     budgets: dict[str, KnownBudget] = field(default_factory=dict)  # the same, by deployment
+    evictions: dict[str, KnownEviction] = field(default_factory=dict)  # the same, by the pod's uid
     pods: dict[str, KnownPod] = field(default_factory=dict)  # the same, by uid
 
     def deletion_missed(self, uid: str, key: str) -> None:

@@ -159,6 +159,7 @@ async def _permitted_handlers(
             budgets = options.pods.disruption_budgets and await discovery.may_watch_budgets(
                 options.namespaces
             )
+            evictions = await discovery.may_watch_evictions(options.namespaces)
         except ModelfleetError as error:
             log.warning("cannot ask for the operator's rights yet", error=str(error))
             await asyncio.sleep(FIRST_LOOK)
@@ -173,7 +174,7 @@ async def _permitted_handlers(
                 "no right to watch poddisruptionbudgets: none are kept for workers; give the "
                 "operator get, list, watch, create and patch on them"
             )
-        return registry(nodes=nodes, budgets=budgets)
+        return registry(nodes=nodes, budgets=budgets, evictions=evictions)
 
 
 async def _watch(

@@ -68,8 +68,8 @@ def status(
 
 
 def _names(directory: StateDirectory, namespace: str | None) -> set[str]:
-    """Every name that finds a deployment."""
-    found = (d["metadata"] for d in directory.read_statuses())
+    """Every name that finds a deployment or a warm pool."""
+    found = (d["metadata"] for d in (*directory.read_statuses(), *directory.read_pools()))
     return {
         name
         for m in found
@@ -84,6 +84,7 @@ def _print_json(directory: StateDirectory, names: frozenset[str], namespace: str
     from ..local.table import as_list, chosen
 
     found = chosen(directory.read_statuses(), names, namespace)
+    found += chosen(directory.read_pools(), names, namespace)
     typer.echo(json.dumps(as_list(found), indent=2, ensure_ascii=False))
 
 
@@ -130,5 +131,5 @@ def _table(
         now=time.time(),
         wide=wide,
     )
-    pools = () if names else pool_lines(directory.read_pools(), namespace)
+    pools = pool_lines(chosen(directory.read_pools(), names, namespace))
     return shown.append("".join(f"\n{line}" for line in pools))

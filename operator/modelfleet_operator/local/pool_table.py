@@ -8,11 +8,11 @@ from typing import Any
 from ..terminal import printable
 
 
-def pool_lines(pools: Iterable[Mapping[str, Any]], namespace: str | None) -> Iterator[str]:
+def pool_lines(pools: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """`pool gpus: 2 of 3 stand by, 1 start; 4 of 5 starts were claims, 12 s saved`."""
     for pool in pools:
         metadata, status = pool["metadata"], pool.get("status", {})
-        if namespace not in (None, metadata["namespace"]) or not status:
+        if not status:
             continue
         name = f"{metadata['namespace']}/{metadata['name']}".removeprefix("default/")
         words = f"{status['standby']} of {pool['spec'].get('size', 1)} stand by"

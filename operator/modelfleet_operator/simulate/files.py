@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..api.manifests import Manifests
@@ -42,7 +43,7 @@ def check_sharing(
 def make_pools(
     deployment: ModelDeployment, manifests: Manifests, path: Path, options: FleetOptions
 ) -> tuple[PoolOptions, ...]:
-    """Those that it claims of. ScenarioError: one names a class that is in none of the files."""
+    """Those that it claims of. ScenarioError: one names a class or model that no file has."""
     classes = {
         c.metadata.name: class_view(c.spec, c.metadata.generation) for c in manifests.classes
     }
@@ -52,11 +53,21 @@ def make_pools(
             f"{path}: spec.coldStart.warmPool of {deployment.full_name} is {wanted}, and there is "
             "no such WarmPool in the file"
         )
-    return tuple(
-        _make_pool(pool, deployment, classes, path, options)
-        for pool in manifests.pools
-        if _claims_of(deployment, pool)
-    )
+    mine = [pool for pool in manifests.pools if _claims_of(deployment, pool)]
+    known = {d.full_name for d in manifests.deployments}
+    for pool in mine:
+        if (loaded := _loaded(pool)) and loaded not in known:
+            raise ScenarioError(
+                f"{path}: spec.loadedModel of WarmPool {pool.full_name} is {loaded}, and there is "
+                "no such ModelDeployment in the file"
+            )
+    return tuple(_make_pool(pool, deployment, classes, path, options) for pool in mine)
+
+
+def _loaded(pool: WarmPool) -> str:
+    """The deployment whose model its standbys hold; empty: none."""
+    name = pool.spec.loaded_model
+    return f"{pool.metadata.namespace}/{name}" if name else ""
 
 
 def _make_pool(
@@ -81,10 +92,14 @@ def _make_pool(
         accelerator=spec.accelerator or "",
         max_hourly_cost=spec.max_hourly_cost,
     )
+    refusal = next(_refusals(deployment, options.deployment.accelerators, pool), "")
+    loaded = _loaded(manifest)
+    if refusal and loaded == deployment.full_name:
+        loaded = ""  # a pool loads no model for workers that cannot be made of its standbys
     return PoolOptions(
-        pool=pool,
-        start=scenario.standing_by(options.calibration.load_seconds),
-        refusal=next(_refusals(deployment, options.deployment.accelerators, pool), ""),
+        pool=replace(pool, loaded_model=loaded),
+        start=scenario.standing_by(options.calibration.load_seconds, loads=bool(loaded)),
+        refusal=refusal,
         price=None if price is None else price * scenario.pool.price_share,
         accelerators=classes,
     )

@@ -67,7 +67,10 @@ class SimulatedFleet:
         self._started = 0
         load = options.calibration.load_seconds
         self._starting = options.scenario.starting(load)
-        self._claiming = options.scenario.claiming(load)
+        self._claiming = {
+            is_loaded: options.scenario.claiming(load, is_loaded=is_loaded)
+            for is_loaded in (False, True)
+        }
         market = SpotMarket(options.scenario.spot, options.seed)
         self._reclaims = Reclaims(
             market,
@@ -199,9 +202,11 @@ class SimulatedFleet:
         self._starts.create(worker, self._starting, create.avoid_zones, now)
 
     def _claim(self, action: Claim, now: float) -> None:
-        taken = None
+        taken, holds_model = None, False
         for pool in self.pools:
-            taken = taken or pool.claim(action.candidates, self.deployment.key, now)
+            if taken is None:
+                taken = pool.claim(action.candidates, self.deployment.key, now)
+                holds_model = pool.loads == self.deployment.key
         if taken is None:
             self._create(action.create, now)
             return
@@ -224,7 +229,7 @@ class SimulatedFleet:
             )
         )
         self._history.hits += now >= 0
-        self._starts.claim(worker, self._claiming, now)
+        self._starts.claim(worker, self._claiming[holds_model], now)
 
     def _add(self, seen: Worker) -> SimulatedWorker:
         options = self._options

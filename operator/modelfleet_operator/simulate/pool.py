@@ -60,6 +60,11 @@ class SimulatedPool:
         return self._options.pool.key
 
     @property
+    def loads(self) -> str:
+        """The deployment whose model its standbys hold, `namespace/name`; empty: none."""
+        return self._options.pool.loaded_model
+
+    @property
     def paid(self) -> int:
         """Standbys that hold a node now, and that this pool pays."""
         return len(self._billed)
@@ -78,6 +83,7 @@ class SimulatedPool:
         return PoolOffer(
             pool=options.pool.key,
             accelerator=options.pool.accelerator,
+            loaded_model=options.pool.loaded_model,
             refusal=options.refusal,
             standbys=tuple(s for s in self._standbys.values() if is_claimable(s)),
             counted_on=count_on(self._observe(), now + START),
@@ -152,7 +158,10 @@ class SimulatedPool:
         )
         placed = now + start.node.draw(self._chance)
         self._schedule(placed, partial(self._place, uid))
-        self._schedule(placed + start.image.draw(self._chance), partial(self._come_up, uid))
+        up = placed + start.image.draw(self._chance)
+        if self.loads:
+            up += sum(s.draw(self._chance) for s in (start.weights, start.load, start.first_token))
+        self._schedule(up, partial(self._come_up, uid))
 
     def _place(self, uid: str, now: float) -> None:
         standby = self._standbys.get(uid)

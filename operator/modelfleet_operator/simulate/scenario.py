@@ -99,6 +99,10 @@ class Pool(_Part):
     """Standbys of the files' WarmPools."""
 
     claim: Annotated[ClaimStart, BeforeValidator(_as_load)] | None = None  # None: see `claiming`
+    # The same of a standby that holds the model (spec.loadedModel): it is told to serve.
+    loaded_claim: Annotated[ClaimStart, BeforeValidator(_as_load)] = ClaimStart(
+        load=Spread(median=0.1)
+    )
     start: Seconds | None = None  # until a new one can be claimed; None: see `standing_by`
     price_share: float = Field(default=1.0, ge=0, le=1)  # of a worker's hour, for one of a standby
 
@@ -156,25 +160,28 @@ class Scenario(_Part):
         """The phases; where none are said, the calibration's load is all of them."""
         return self.cold_start or ColdStart(load=Spread(median=load_seconds))
 
-    def claiming(self, load_seconds: float) -> ColdStart:
-        """The phases of a claimed worker.
+    def claiming(self, load_seconds: float, *, is_loaded: bool = False) -> ColdStart:
+        """The phases of a claimed worker; `is_loaded`: as a standby it held the model.
 
         Where none are said, those of a cold start after its process runs; and where a cold start
         is one number, as long as the calibration's load took.
         """
-        if self.pool.claim is not None:
-            claim = self.pool.claim
+        claim = self.pool.loaded_claim if is_loaded else self.pool.claim
+        if claim is not None:
             return ColdStart(weights=claim.weights, load=claim.load, first_token=claim.first_token)
         start = self.starting(load_seconds)
         if start.has_node_or_image:
             return start.model_copy(update={"node": NOTHING, "image": NOTHING})
         return ColdStart(load=Spread(median=min(load_seconds, start.median)))
 
-    def standing_by(self, load_seconds: float) -> ColdStart:
-        """The phases of a standby: node and image; all of a cold start that is one number."""
+    def standing_by(self, load_seconds: float, *, loads: bool = False) -> ColdStart:
+        """The phases of a standby: node and image; all of a cold start that is one number.
+
+        `loads`: it loads a model before it can be claimed, so that it has all phases.
+        """
         if self.pool.start is not None:
             return ColdStart(image=self.pool.start)
         start = self.starting(load_seconds)
         if start.has_node_or_image:
-            return ColdStart(node=start.node, image=start.image)
+            return start if loads else ColdStart(node=start.node, image=start.image)
         return ColdStart(image=Spread(median=start.median))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
+
+import pytest
 
 from kube_cluster import ApiServer, Gateway, eventually
 
@@ -11,6 +14,17 @@ StartOperator = Callable[..., Any]
 DO_NOT_DISRUPT = "karpenter.sh/do-not-disrupt"
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 BUDGET = "modelfleet-smol"
+SPOT_ITN = {
+    "key": "aws-node-termination-handler/spot-itn",
+    "value": "event",
+    "effect": "NoSchedule",
+}
+SHUTDOWN = {
+    "type": "Ready",
+    "status": "False",
+    "reason": "KubeletNotReady",
+    "message": "node is shutting down",
+}
 
 
 def annotations(api: ApiServer, name: str) -> dict[str, str]:
@@ -62,12 +76,7 @@ async def test_a_spot_notice_names_its_deadline_and_moves_streams(
             addresses = [await cluster.start(name) for name in names]
             await eventually(lambda: gateway.addresses() == set(addresses))
             gateway.taken[f"default/{names[0]}"] = 16
-            taint = {
-                "key": "aws-node-termination-handler/spot-itn",
-                "value": "event",
-                "effect": "NoSchedule",
-            }
-            await cluster.change_node("n1", {"spec": {"taints": [taint]}})
+            await cluster.change_node("n1", {"spec": {"taints": [SPOT_ITN]}})
             await eventually(lambda: gateway.addresses() == {addresses[1]})
             await eventually(lambda: len(api.running()) == 3)
             status = await eventually(
@@ -156,3 +165,92 @@ async def test_a_standby_on_a_cordoned_node_is_replaced(
         await cluster.stand_by(first)
         await cluster.change_node("n1", {"spec": {"unschedulable": True}})
         await eventually(lambda: [name for name in api.running() if name != first])
+
+
+@contextlib.asynccontextmanager
+async def two_operators(
+    start_operator: StartOperator, at_once: bool
+) -> AsyncIterator[tuple[Any, Callable[[], Any]]]:
+    """The first one, and what ends it and returns its successor: a new one, or one that waited."""
+    async with contextlib.AsyncExitStack() as first, contextlib.AsyncExitStack() as second:
+        cluster = await first.enter_async_context(start_operator())
+        waiting = await second.enter_async_context(start_operator()) if at_once else None
+
+        async def succeed() -> Any:
+            await first.aclose()
+            return waiting or await second.enter_async_context(start_operator())
+
+        yield cluster, succeed
+
+
+def told(api: ApiServer) -> dict[str, Any]:
+    """The only interruption in the status; empty: there is none."""
+    found = api.model().get("status", {}).get("interruptions", [{}])
+    assert len(found) == 1
+    return dict(found[0])
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["restart", "leader change"])
+async def test_an_operator_that_ends_in_the_middle_of_a_notice_loses_and_doubles_no_worker(
+    api: ApiServer, start_operator: StartOperator, at_once: bool
+):
+    """The replacement is on its way: the successor waits for it, and counts the notice from then."""
+    async with two_operators(start_operator, at_once) as (cluster, succeed):
+        await cluster.apply_node("n1")
+        await cluster.apply(scaling={"minReplicas": 1, "maxReplicas": 1})
+        async with Gateway(cluster.fleet_address).connected():
+            first = await running_pod(api, cluster, "n1")
+            await eventually(lambda: api.condition("Ready").get("status") == "True")
+            await cluster.change_node("n1", {"spec": {"taints": [SPOT_ITN]}})
+            (second,) = await eventually(lambda: [n for n in api.running() if n != first])
+            before = await eventually(lambda: told(api))
+        successor = await succeed()
+        await eventually(lambda: successor.fleet_address in api.holder())
+        async with Gateway(successor.fleet_address).connected() as gateway:
+            await eventually(lambda: len(gateway.addresses()) == 1)
+            assert set(api.running()) == {first, second}, "the last ready one stays"
+            assert told(api) == before, "its end is where it was"
+            await successor.start(second)
+            await eventually(lambda: set(api.running()) == {second})
+            await successor.finish(first)
+            await eventually(lambda: api.condition("Reconciling").get("status") == "False")
+    assert len(api.asked("POST", "pods")) == 2
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["restart", "leader change"])
+async def test_an_operator_that_ends_in_the_middle_of_a_hand_over_is_followed_in_it(
+    api: ApiServer, start_operator: StartOperator, at_once: bool
+):
+    """Streams run on the worker that goes: its successor still has them moved, then stops it."""
+    async with two_operators(start_operator, at_once) as (cluster, succeed):
+        await cluster.apply_node("n1")
+        await cluster.apply(scaling={"minReplicas": 2, "maxReplicas": 2})
+        async with Gateway(cluster.fleet_address).connected() as gateway:
+            await eventually(lambda: len(api.running()) == 2)
+            going, staying = sorted(api.running())
+            await cluster.place(going, "n1")
+            for name in (going, staying):
+                await cluster.start(name)
+            await eventually(lambda: len(gateway.addresses()) == 2)
+            gateway.taken[f"default/{going}"] = 16
+            await cluster.change_node("n1", {"status": {"conditions": [SHUTDOWN]}})
+            await eventually(lambda: going in moving(gateway))
+            await eventually(lambda: len(api.running()) == 3)
+        successor = await succeed()
+        await eventually(lambda: successor.fleet_address in api.holder())
+        later = Gateway(successor.fleet_address, taken={f"default/{going}": 16})
+        async with later.connected():
+            await eventually(lambda: going in moving(later))
+            assert len(later.addresses()) == 1, "nothing new goes there"
+            assert len(api.running()) == 3
+            assert going in api.running(), "it is not stopped under its streams"
+            later.taken.clear()
+            await eventually(lambda: going not in api.running())
+            assert staying in api.running()
+    assert len(api.asked("POST", "pods")) == 3
+
+
+def moving(gateway: Gateway) -> set[str]:
+    """Workers whose streams are to go on elsewhere."""
+    route = gateway.route()
+    return {w.worker_id.partition("/")[2] for w in route.workers if w.hand_over} if route else set()

@@ -196,6 +196,8 @@ def test_a_pool_that_nothing_is_claimed_of_says_why(simulate, folder: Path):
          "default/code, and one deployment is simulated at a time: choose one with --model"),
         (MANIFEST + "  coldStart: {warmPool: gpus}\n" + POOL, ["it", "classes.yaml"],
          "spec.coldStart.warmPool of default/chat is gpus, and there is no such WarmPool"),
+        (MANIFEST + POOL.replace("size: 2", "size: 2, loadedModel: code"), ["it", "classes.yaml"],
+         "spec.loadedModel of WarmPool default/standby is default/code, and there is no such Model"),
         (POOL + "---" + CLASS, ["before.yaml", "it"], "found AcceleratorClass, WarmPool only"),
         ("", ["before.yaml", "--model=other"], "there is no other; ModelDeployments here are"),
         ("", ["before.yaml", "--from=1h"], "there are no requests from 3600 s on"),

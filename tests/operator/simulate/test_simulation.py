@@ -420,6 +420,26 @@ def test_a_claim_is_a_short_start_and_the_pool_fills_up_again():
     assert history.costs["onDemand"] == pytest.approx(history.bill.total / 3600)
 
 
+def test_a_claim_of_a_standby_that_holds_the_model_loads_nothing():
+    start = ColdStart(node=Spread(median=30), image=Spread(median=25), load=Spread(median=5))
+    options = fleet(scenario=Scenario(cold_start=start))
+    holds = pool(1)
+    holds = replace(
+        holds,
+        pool=replace(holds.pool, loaded_model="default/tiny"),
+        start=options.scenario.standing_by(0.0, loads=True),
+    )
+    trace = requests((200, 10, 5), (230, 10, 5), (400, 10, 5))
+    outcome = Simulation(trace, replace(options, pools=(holds,))).run()
+    assert outcome.history.hits == 2
+    assert outcome.requests.first[0] - 200 == pytest.approx(0.15, abs=0.1)
+    # The next one stands by 2 + 60 s later: loaded, so that its claim is as short.
+    assert outcome.requests.first[2] - 400 == pytest.approx(0.15, abs=0.1)
+    other = replace(holds, pool=replace(holds.pool, loaded_model="default/other"))
+    outcome = Simulation(trace, replace(options, pools=(other,))).run()
+    assert outcome.requests.first[0] - 200 == pytest.approx(5.05, abs=0.1)
+
+
 def test_a_start_that_finds_the_pool_empty_is_a_miss():
     options = replace(fleet(start=20.0), pools=(pool(1, start=20.0),))
     burst = requests(*((200.0, 100, 60) for _ in range(30)))

@@ -114,6 +114,23 @@ async def test_a_resumed_stream_goes_on_as_if_it_never_broke(start_worker, recei
     assert rest.finished.completion_tokens == 20
 
 
+async def test_a_stream_that_is_prepared_is_in_the_cache_and_in_no_count(start_worker):
+    worker = await (await start_worker()).ready()
+    prompt = " ".join(f"w{n}" for n in range(64))
+    whole = await worker.generate("x", stop=limits())
+    digest = whole.accepted.model_digest
+    fresh = await (await start_worker()).ready()
+    ahead = pb.Resume(token_ids=whole.ids[:20], model_digest=digest, prepares=True)
+    await fresh.generate(prompt, stop=limits(max_tokens=21), resume=ahead)
+    stats = await fresh.stats_when(lambda stats: stats.completion_tokens == 1)
+    assert stats.requests_finished == 0
+    resume = pb.Resume(token_ids=whole.ids[:24], model_digest=digest)
+    rest = await fresh.generate(prompt, stop=limits(), resume=resume)
+    assert len(rest.ids) == 16
+    stats = await fresh.stats_when(lambda stats: stats.requests_finished == 1)
+    assert stats.cached_tokens >= 64
+
+
 async def test_a_resume_whose_ids_end_the_answer_is_finished_at_once(start_worker):
     worker = await (await start_worker()).ready()
     whole = await worker.generate(stop=limits())

@@ -76,7 +76,8 @@ class RequestHandler:
             _check_continues(request.resume, serving)
         check_counts(request, limits)
         counters = self._lifecycle.counters
-        with self._lifecycle.streams.take_slot(limits.max_sequences) as stream:
+        prepares = request.resume.prepares
+        with self._lifecycle.streams.take_slot(limits.max_sequences, prepares=prepares) as stream:
             asked, prompt_ids = await self._prompts.read(request, serving)
             if asked.prompt_bytes:
                 counters.text_bytes += asked.prompt_bytes
@@ -111,7 +112,7 @@ class RequestHandler:
                         serving.engine.submit(Abort(stream.engine_id))
             finished = _finished(answer, len(prompt_ids), cached_tokens)
             await send([*last, finished])
-            counters.finished += 1
+            counters.finished += not prepares
             log.debug(
                 "finished",
                 request_id=request_id,

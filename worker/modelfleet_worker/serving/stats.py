@@ -54,7 +54,7 @@ def build_stats(lifecycle: Lifecycle, worker_id: str, instance_id: str) -> pb.St
         stats.memory.working, stats.memory.available = memory.working, memory.available
     if model is not None:
         engine, limits = model.engine.stats, model.engine.limits
-        taken = len(lifecycle.streams)
+        taken = len(lifecycle.streams) - lifecycle.streams.preparing
         stats.model_digest, stats.computed_by = model.digest, model.computed_by
         stats.weights_digest = model.weights_digest
         stats.task = Task.GENERATE if isinstance(model, ServingModel) else Task.EMBED

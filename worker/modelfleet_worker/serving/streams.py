@@ -121,21 +121,24 @@ class Streams:
         self._numbers = itertools.count()
         self._empty = asyncio.Event()
         self._empty.set()
+        self.preparing = 0  # of these, streams that still run elsewhere
 
     def __len__(self) -> int:
         return len(self._living)
 
     @contextmanager
-    def take_slot(self, slots: int) -> Iterator[Stream]:
+    def take_slot(self, slots: int, *, prepares: bool = False) -> Iterator[Stream]:
         """Holds a slot while a request is served. Raises AllSlotsTakenError."""
         if len(self._living) >= slots:
             raise AllSlotsTakenError(f"all {slots} slots are taken")
         stream = Stream(str(next(self._numbers)))
         self._living[stream.engine_id] = stream
         self._empty.clear()
+        self.preparing += prepares
         try:
             yield stream
         finally:
+            self.preparing -= prepares
             del self._living[stream.engine_id]
             if not self._living:
                 self._empty.set()
