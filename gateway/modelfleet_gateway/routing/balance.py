@@ -34,7 +34,7 @@ class RoutedBy(enum.StrEnum):
     OVERFLOW = "overflow"  # another one would be better, and has too much to do
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that takes a microsecond more for each worker
 class Candidate:
     """A worker with a free slot, as it was seen."""
 
@@ -91,15 +91,17 @@ def choose(candidates: Sequence[Candidate], keys: PromptKeys, pack: int = 0) -> 
     near = [c for c in able if c.unread - c.cached <= nearest]
     read = max(c.cached for c in near) - CLOSE
     near = [c for c in near if c.cached >= read]  # what is read twice makes others wait
+    all_cached = [c.cached for c in candidates]
+    most = max(all_cached)
     preferred = _order(candidates, keys, pack)
-    chosen = near[0] if len(near) == 1 else min(near, key=preferred)
-    most = max(c.cached for c in candidates)
-    if most > min(c.cached for c in candidates) + CLOSE:
+    if most > min(all_cached) + CLOSE:
+        chosen = near[0] if len(near) == 1 else min(near, key=preferred)
         is_best = chosen.cached >= most - CLOSE
         return Choice(chosen, RoutedBy.PREFIX if is_best else RoutedBy.OVERFLOW)
-    if min(candidates, key=preferred) is not chosen:
-        return Choice(chosen, RoutedBy.OVERFLOW)
-    return Choice(chosen, RoutedBy.SESSION if keys.session else RoutedBy.HASH)
+    first = min(candidates, key=preferred)
+    if not any(c is first for c in near):
+        return Choice(min(near, key=preferred), RoutedBy.OVERFLOW)
+    return Choice(first, RoutedBy.SESSION if keys.session else RoutedBy.HASH)
 
 
 def _order(

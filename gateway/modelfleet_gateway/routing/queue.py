@@ -253,6 +253,6 @@ def choose_worker(
         return None
     if keys is None or len(able) == 1:
         return Routed(min(able, key=lambda worker: worker.outstanding), RoutedBy.LOAD)
-    seen = [worker.seen_for(keys) for worker in able]
+    seen = [worker.seen_for(keys, now) for worker in able]
     choice = choose(seen, keys, pack)
     return Routed(able[seen.index(choice.worker)], choice.by)

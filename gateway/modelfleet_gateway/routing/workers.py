@@ -77,6 +77,8 @@ class Worker:
         self._taken_slots = TakenSlots()
         self.prefixes = CachedPrefixes()
         self.health = HEALTHY
+        self._waiting = 0  # requests in its engine that it computes nothing of yet
+        self._cache_use = 0.0  # of the blocks of its KV cache, by requests
         self._ready_since = self._loop.time()  # READY with this model, of this process
         self._last_stats_at = self._loop.time()
         self._connected = False  # its Stats stream is up
@@ -168,17 +170,17 @@ class Worker:
         """That a request has a slot, a moving mean; 0: not known."""
         return self._taken_slots.service_seconds
 
-    def seen_for(self, keys: PromptKeys) -> Candidate:
-        """As it is now, for a request with these keys."""
-        stats, now = self.stats or worker_pb2.Stats(), self._loop.time()
+    def seen_for(self, keys: PromptKeys, now: float) -> Candidate:
+        """As it is now, for a request with these keys. `now`: seconds on the loop's clock."""
+        taken = self._taken_slots
         return Candidate(
             id=self.worker_id,
             place=self.place,
-            load=self.outstanding + stats.waiting,
-            unread=self._taken_slots.unread,
+            load=taken.outstanding + self._waiting,
+            unread=taken.unread,
             cached=self.prefixes.matched(keys),
             share=share_of(now - self._ready_since),
-            cache_use=stats.kv_blocks_used / stats.kv_blocks if stats.kv_blocks else 0.0,
+            cache_use=self._cache_use,
         )
 
     def move_calls(self, room: int) -> None:
@@ -282,6 +284,8 @@ class Worker:
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats."""
         self._taken_slots.on_stats(stats.running + stats.waiting)
+        self._waiting = stats.waiting
+        self._cache_use = stats.kv_blocks_used / max(stats.kv_blocks, 1)
         before = self.stats.state if self.stats else None
         self.stats = stats
         if stats.instance_id != self._instance_id:
