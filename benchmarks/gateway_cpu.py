@@ -109,6 +109,10 @@ class Operator(fleet_pb2_grpc.FleetServicer):
     def __init__(self, worker_address: str) -> None:
         route = fleet_pb2.WorkerRoute(worker_id="w-0", address=worker_address, routable=True)
         model = fleet_pb2.ModelView(model=MODEL, max_queue=100, hold_timeout=30, workers=[route])
+        self.serve(model)
+
+    def serve(self, model: fleet_pb2.ModelView) -> None:
+        """This is the one model of the view from the next gateway on."""
         self._view = fleet_pb2.View(term=1, version=1, models=[model], takes_partial=True)
 
     async def Connect(self, requests, context):  # noqa: N802 - the protocol's name

@@ -53,6 +53,7 @@ class Metrics:
         self.continued = counter(
             "continued", "Choices that another worker continued, by how exactly", "exactness"
         )
+        self.routed = counter("routed", "Choices that got a worker, by what decided which", "by")
         self.lost = counter("lost", "Accepted requests that ended with an error")
         self.queue_depth = gauge("queue_depth", "Choices that wait, streams to resume included")
         self.in_flight = gauge("in_flight", "Choices that have a worker's slot")
@@ -106,8 +107,9 @@ class Metrics:
         self._with_series.discard(name)
         for metric in (
             self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
-            self.continued, self.lost, self.queue_depth, self.in_flight, self.ready_workers,
-            self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft, self.tpot,
+            self.continued, self.routed, self.lost, self.queue_depth, self.in_flight,
+            self.ready_workers, self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft,
+            self.tpot,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 
@@ -136,6 +138,8 @@ class ModelMeter:
         self._refusals = metrics.refusals
         self._resumed = metrics.resumed.labels(model)
         self._continued = metrics.continued
+        self._all_routed = metrics.routed
+        self._routed: dict[str, Counter] = {}  # by what decided; made when it did
         self._lost = metrics.lost.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
@@ -181,6 +185,13 @@ class ModelMeter:
     def count_continued(self, exactness: str) -> None:
         """Another worker has taken it, so exactly (routing/continuation.py)."""
         self._continued.labels(self._model, exactness).inc()
+
+    def count_routed(self, by: str) -> None:
+        """A choice got a worker; `by`: a balance.RoutedBy."""
+        counter = self._routed.get(by)
+        if counter is None:
+            counter = self._routed[by] = self._all_routed.labels(self._model, by)
+        counter.inc()
 
     def count_lost(self) -> None:
         """A request that a worker had accepted ended with an error."""

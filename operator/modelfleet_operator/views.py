@@ -89,6 +89,7 @@ def decision_view(
         cold_start_deadline=cold.deadline,
         warm_pool=cold.warm_pool or "",
         overload_target=_overload_target(manifest),
+        routing_policy=manifest.spec.routing.policy,
         task="" if manifest.spec.model.task == "Auto" else manifest.spec.model.task,
     )
 

@@ -26,7 +26,7 @@ BODY = (
 )
 # What runs on its own clock, and what a connection that is kept does not need again.
 BESIDE = {
-    "gateway": {"http/server.py", "routing/stats_watch.py", "tasks.py"},
+    "gateway": {"http/server.py", "routing/stats_watch.py", "routing/health.py", "tasks.py"},
     "worker": {
         "engine/device.py",  # a device that computes at once uses it
         *(
@@ -71,20 +71,27 @@ class Trace:
 
 async def test_the_files_of_a_request_are_those_of_the_page():
     trace = Trace()
-    lifecycle = Lifecycle(paced_loader(Calibration(step_seconds=0.01, load_seconds=0.0)))
-    worker = WorkerServer(lifecycle, ServerOptions(listen="127.0.0.1:0", worker_id="w-0"))
-    await worker.start()
-    lifecycle.load(ModelSpec(model=MODEL, source="hf://a/b"))
+    workers = []
+    for name in ("w-0", "w-1"):
+        lifecycle = Lifecycle(paced_loader(Calibration(step_seconds=0.01, load_seconds=0.0)))
+        workers.append(WorkerServer(lifecycle, ServerOptions(listen="127.0.0.1:0", worker_id=name)))
+        await workers[-1].start()
+        lifecycle.load(ModelSpec(model=MODEL, source="hf://a/b"))
     operator = OperatorDouble()
     await operator.start()
-    route = fleet_pb2.WorkerRoute(worker_id="w-0", address=worker.address, routable=True)
-    operator.view.models.add(model=MODEL, max_queue=9, hold_timeout=20, workers=[route])
+    routes = [
+        fleet_pb2.WorkerRoute(worker_id=f"w-{number}", address=worker.address, routable=True)
+        for number, worker in enumerate(workers)
+    ]
+    operator.view.models.add(
+        model=MODEL, max_queue=9, hold_timeout=20, routing_policy="PrefixAware", workers=routes
+    )
     listener = listen("127.0.0.1:0")
     gateway = Gateway(Options(operator=operator.address), listener)
     running = asyncio.create_task(gateway.run())
     try:
         queues = gateway.dispatcher.queues
-        await eventually(lambda: MODEL in queues and queues[MODEL].ready_workers)
+        await eventually(lambda: MODEL in queues and queues[MODEL].ready_workers == 2)
         url = f"http://{address_of(listener)}"
         for trace.on in (False, True):
             answer = await ask(url, request("POST /v1/chat/completions", body=BODY))
@@ -95,7 +102,8 @@ async def test_the_files_of_a_request_are_those_of_the_page():
         gateway.drain()
         gateway.drain()
         await running
-        await worker.stop()
+        for worker in workers:
+            await worker.stop()
         await operator.stop()
 
     assert trace.files("gateway") == listed("gateway")

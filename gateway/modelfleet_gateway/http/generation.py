@@ -26,6 +26,7 @@ from ..routing.calls import Event
 from ..routing.claim import SlotClaim
 from ..routing.continuation import Continued, Exactness
 from ..routing.dispatch import Dispatcher
+from ..routing.prefixes import choice_keys
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.tasks import Task
@@ -36,6 +37,7 @@ from .body import BodyReader, Hold, Read
 from .dialects import Dialect
 
 CLOSE: Final = {"connection": "close"}
+SESSION_HEADER: Final = "x-session-id"  # of what one conversation or agent asks
 CLIENT_DISCONNECTED: Final = 499  # nginx's status for it; only in metrics
 FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests wait less
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
@@ -75,6 +77,7 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
+            session=request.headers.get(SESSION_HEADER, ""),
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
@@ -135,7 +138,14 @@ class GenerationEndpoint(QueuedEndpoint):
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
-        with SlotClaim(queue, len(requests), asked.needs) as claim:
+        keys = (
+            choice_keys(
+                asked.prompts, asked.choices_per_prompt, session=exchange.session or asked.session
+            )
+            if model.by_prefix
+            else ()
+        )
+        with SlotClaim(queue, len(requests), asked.needs, keys) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             stream = answer_events(requests, claim, queue.meter, hold.add_unread)
             async with aclosing(stream) as events:
@@ -148,8 +158,9 @@ class GenerationEndpoint(QueuedEndpoint):
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    def __init__(self, reply: Reply, *, progress: bool) -> None:
+    def __init__(self, reply: Reply, *, progress: bool, session: str = "") -> None:
         self.reply = reply
+        self.session = session  # as a header names it
         self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
         self._answer: BaseAnswer | None = None

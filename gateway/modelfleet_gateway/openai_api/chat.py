@@ -160,7 +160,7 @@ class ChatRequest(GenerationFields):
         base.logprobs.enabled = bool(self.logprobs)
         base.logprobs.top = self.top_logprobs or 0
         if bulk is not None:
-            return [b"".join([base.SerializeToString(), *self._chat(bulk)])]
+            return [b"".join([*self._chat(bulk), base.SerializeToString()])]
         if not self.model_fields_set.isdisjoint(OF_TOOLS):
             tools, arguments = self._json(None)
             base.chat.tools, base.chat.template_arguments = tools.decode(), arguments.decode()
@@ -190,8 +190,7 @@ class ChatRequest(GenerationFields):
         """The same messages, serialized one by one: their texts are never strings of Python."""
         of_chat, of_message = worker_pb2.Chat, worker_pb2.ChatMessage
         tools, arguments = self._json(bulk)
-        parts = nested(of_chat.TOOLS_FIELD_NUMBER, [tools])
-        parts += nested(of_chat.TEMPLATE_ARGUMENTS_FIELD_NUMBER, [arguments])
+        parts: list[bytes] = []
         for index, message in enumerate(self.messages):
             where = f"messages.{index}"
             fields = {
@@ -212,6 +211,8 @@ class ChatRequest(GenerationFields):
                 calls = _calls(message, index, bulk)
                 told += nested(of_message.TOOL_CALLS_FIELD_NUMBER, [calls])
             parts += nested(of_chat.MESSAGES_FIELD_NUMBER, told)
+        parts += nested(of_chat.TOOLS_FIELD_NUMBER, [tools])
+        parts += nested(of_chat.TEMPLATE_ARGUMENTS_FIELD_NUMBER, [arguments])
         return nested(worker_pb2.GenerateRequest.CHAT_FIELD_NUMBER, parts)
 
 

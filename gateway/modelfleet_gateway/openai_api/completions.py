@@ -107,7 +107,7 @@ class CompletionRequest(GenerationFields):
         base.logprobs.top = self.logprobs or 0
         common = base.SerializeToString()
         inputs = (_input(prompt, bulk) for prompt in self.prompt)
-        return [b"".join([common, *nested(field, [data])]) for field, data in inputs]
+        return [b"".join([*nested(field, [data]), common]) for field, data in inputs]
 
 
 def _input(prompt: str | list[int], bulk: Bulk | None) -> tuple[int, bytes]:

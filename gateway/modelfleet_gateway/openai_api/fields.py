@@ -63,6 +63,9 @@ UNSUPPORTED: Final[Neutral] = {
     "web_search_options": (None,),
 }
 
+# Those that say what a request belongs to, the narrowest first.
+SESSION_FIELDS: Final = ("prompt_cache_key", "user", "safety_identifier")
+
 # Those that say what the answer is held to.
 FORMAT_FIELDS: Final = (
     *("response_format", "structured_outputs"),
@@ -179,6 +182,8 @@ class GenerationFields(BaseModel):
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """For each prompt the serialized GenerateRequest, without what differs by choice.
 
+        The input stands first in it: routing reads there what the prompt begins with.
+
         `created`: seconds since the epoch; `bulk`: what placeholders in texts stand for.
         """
 
@@ -270,6 +275,7 @@ class Asked:
     choices_per_prompt: int
     prompts: list[bytes]  # serialized, without what differs by choice
     needs: frozenset[str] = frozenset()  # of the worker that serves it: see Stats.features
+    session: str = ""  # what it belongs to, as the client says: requests of one go to one worker
 
     @property
     def size(self) -> int:
@@ -292,7 +298,22 @@ def read_request(
         choices_per_prompt=fields.choices_per_prompt,
         prompts=fields.prompts(created, bulk),
         needs=fields.needs,
+        session=session_of(fields.model_extra, bulk),
     )
+
+
+def session_of(fields: Mapping[str, Any] | None, bulk: Bulk | None) -> str:
+    """What the client says that a request belongs to, among the fields that change no answer."""
+    if not fields:
+        return ""
+    metadata = fields.get("metadata")
+    values = [fields.get(name) for name in SESSION_FIELDS]
+    if isinstance(metadata, dict):
+        values.append(metadata.get("user_id"))  # Anthropic's
+    for value in values:
+        if isinstance(value, str) and value and (bulk is None or not bulk.is_in(value)):
+            return value
+    return ""
 
 
 def refuse_unsupported(fields: Mapping[str, Any], unsupported: Neutral, prefix: str = "") -> None:

@@ -23,6 +23,7 @@ from .fields import (
     Neutral,
     parse,
     refuse_unsupported,
+    session_of,
 )
 
 STRICT: Final = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
@@ -121,6 +122,7 @@ def ask(request: AnsweredRequest, created: float, bulk: Bulk | None) -> Asked:
         choices_per_prompt=1,
         prompts=prompts,
         needs=needs,
+        session=session_of(request.model_extra, bulk),
     )
 
 

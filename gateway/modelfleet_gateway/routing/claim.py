@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from ..errors import QueueFullError
+from .prefixes import PromptKeys
 from .queue import ModelQueue
 from .request_queue import QueuedChoice
+from .slots import Slot
 from .view import not_ready, queue_full
-from .workers import Slot
 
 
 class SlotClaim:
     """One request's claim on a slot for each of its choices.
 
     Making it queues all choices, or raises QueueFullError or NotReadyError. Leaving its block takes
-    them out of the queue and releases their slots.
+    them out of the queue and releases their slots. `keys`: of each choice's prompt; without them it
+    goes where the least is to do.
     """
 
     def __init__(
-        self, queue: ModelQueue, choices: int, needs: frozenset[str] = frozenset()
+        self,
+        queue: ModelQueue,
+        choices: int,
+        needs: frozenset[str] = frozenset(),
+        keys: Sequence[PromptKeys] = (),
     ) -> None:
         queue.check_can_serve()
         self._queue = queue
@@ -34,6 +41,8 @@ class SlotClaim:
             )
         except QueueFullError as error:
             raise queue_full(error, queue.view, queue.ready_workers, time.time()) from None
+        for choice, its_keys in zip(self._choices, keys, strict=False):
+            choice.keys = its_keys
         self._timer = self._loop.call_later(queue.view.hold_timeout, self._on_hold_timeout)
         self._timed_out = False
         self.received: list[list[int]] = []  # token ids of each choice, as they come

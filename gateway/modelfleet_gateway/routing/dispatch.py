@@ -103,13 +103,14 @@ class Dispatcher:
             if worker_id not in wanted or wanted[worker_id].address != worker.address:
                 del queue.workers[worker_id]
                 self._tasks.start(self._remove(worker))
-        for worker_id, route in wanted.items():
+        for place, (worker_id, route) in enumerate(wanted.items()):
             if worker_id not in queue.workers:
                 worker = Worker(route, model.model, queue.on_worker_change)
                 queue.workers[worker_id] = worker
                 self._watches[worker] = self._tasks.start(
                     supervise(worker_id, functools.partial(watch, worker))
                 )
+            queue.workers[worker_id].place = place
             queue.workers[worker_id].routable = route.routable
             queue.workers[worker_id].hands_over = route.hand_over
 

@@ -22,7 +22,7 @@ from .claim import SlotClaim
 from .embed_request import EmbedPart
 from .failover import NO_FAILURES, Attempts, Blame, Failure
 from .retries import judge
-from .workers import Slot
+from .slots import Slot
 
 TRIES: Final = 3  # of all calls, while the model is replaced under way
 
@@ -84,7 +84,7 @@ class Embedding:
                 if len(response.embeddings) != part.count:
                     raise WorkerProtocolError("it sent more vectors than inputs, or fewer")
                 slot.mark_accepted()
-                slot.served = True
+                slot.mark_served()
                 self._claim.on_accepted()
                 self._claim.on_served(index)
                 on_response(part, response)

@@ -16,7 +16,7 @@ from modelfleet_proto import worker_pb2
 
 from .calls import CallEndedError, CountUnread, Serialize
 from .failover import NO_FAILURES, Blame, Failure, Retry, after_failure
-from .workers import Slot
+from .slots import Slot
 
 # Seconds that it may take once it has begun; below the operator's margin (decisions/notices.py).
 LONGEST: Final = 4.0

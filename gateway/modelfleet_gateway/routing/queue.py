@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from modelfleet_process.overload import most_admitted
 
 from ..errors import UnknownModelError, UpstreamLostError, WrongTaskError
 from ..metrics import ModelMeter
+from .balance import RoutedBy, choose
 from .continuation import continuers
+from .health import without_outliers
+from .prefixes import PromptKeys
 from .request_queue import Pace, QueuedChoice, RequestQueue
+from .slots import Slot
 from .tasks import INSTEAD, Task
 from .view import ModelView, cannot_serve
-from .workers import Slot, Worker
+from .workers import Worker
 
 
 class ModelQueue:
@@ -137,22 +142,29 @@ class ModelQueue:
             return None
         slot = self.take_slot(choice)
         if slot is not None:
-            loop = asyncio.get_running_loop()
-            self.meter.observe_wait(loop.time() - choice.queued_at)
+            now = asyncio.get_running_loop().time()
+            self.meter.observe_wait(now - choice.queued_at)
         return slot
 
     def take_slot(self, choice: QueuedChoice) -> Slot | None:
         """The best free slot for it; None: there is none."""
-        worker = choose_worker(
+        keys = choice.keys if self.view.by_prefix else None
+        chosen = choose_worker(
             self.workers.values(),
+            now=asyncio.get_running_loop().time(),
             digest=choice.digest,
             weights=choice.weights,
             avoid=choice.avoid,
             on_trial=bool(choice.lost_with),
             most=None if choice.digest else self._most,
             needs=choice.needs,
+            keys=keys,
+            pack=self.view.pack_in_flight,
         )
-        return None if worker is None else worker.take_slot(len(choice.lost_with))
+        if chosen is None:
+            return None
+        self.meter.count_routed(chosen.by)
+        return chosen.worker.take_slot(len(choice.lost_with), keys)
 
     def _pace(self) -> Pace:
         """Slots that requests of this gateway can have, and how long one has a slot."""
@@ -199,29 +211,54 @@ class ModelQueue:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Where a request goes, and why."""
+
+    worker: Worker
+    by: RoutedBy
+
+
 def choose_worker(
     workers: Iterable[Worker],
     *,
+    now: float,
     digest: str = "",
     weights: str = "",
     avoid: str = "",
     on_trial: bool = False,
     most: int | None = None,
     needs: frozenset[str] = frozenset(),
-) -> Worker | None:
-    """The least loaded worker of those with a free slot; ties go to the first.
+    keys: PromptKeys | None = None,
+    pack: int = 0,
+) -> Routed | None:
+    """One of those with a free slot: by the prompt's keys (balance.py), or with the least to do.
 
-    `digest`, `weights`: of a stream to resume (continuation.continuers). `avoid`: id of the worker
-    that failed the request last; chosen only when there is no other. `on_trial`: the request may
-    have broken a worker, so it goes where no other such request has no token yet. `most`: requests
-    that a worker gets at once; None: as many as it has slots. `needs`: features that it must have.
+    `now`: seconds on the loop's clock. `digest`, `weights`: of a stream to resume
+    (continuation.continuers). `avoid`: id of the worker that failed the request last; chosen only
+    when there is no other. `on_trial`: the request may have broken a worker, so it goes where no
+    other such request has no token yet. `most`: requests that a worker gets at once; None: as many
+    as it has slots. `needs`: features that it must have. `pack`: see balance.choose. Without keys
+    ties go to the first.
     """
+    fit = continuers(list(workers), digest, weights) if digest else list(workers)
+    if needs:
+        fit = [worker for worker in fit if worker.has(needs)]
     able = [
         worker
-        for worker in (continuers(list(workers), digest, weights) if digest else workers)
+        for worker in fit
         if worker.free_slots > 0
         and (most is None or worker.outstanding < most)
         and not (on_trial and worker.has_trial)
-        and (not needs or worker.has(needs))
     ]
-    return min(able, key=lambda w: (w.worker_id == avoid, w.outstanding), default=None)
+    if len(able) > 1:
+        able = [worker for worker in able if worker.worker_id != avoid]
+    if any(worker.health.ejected_until > now for worker in able):
+        able = without_outliers(able, [worker for worker in fit if worker.ready], now)
+    if not able:
+        return None
+    if keys is None or len(able) == 1:
+        return Routed(min(able, key=lambda worker: worker.outstanding), RoutedBy.LOAD)
+    seen = [worker.seen_for(keys, now) for worker in able]
+    choice = choose(seen, keys, pack)
+    return Routed(able[seen.index(choice.worker)], choice.by)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from modelfleet_process.overload import FifoTurns, OverloadPolicy, newest_is_next
 
 from ..errors import QueueFullError
-from .workers import Slot
+from .prefixes import PromptKeys
+from .slots import Slot
 
 # How many requests workers have at once, and the seconds that one takes there; 0: not known.
 Pace = tuple[int, float]
@@ -33,6 +34,7 @@ class QueuedChoice:
     lost_with: frozenset[str] = frozenset()
     """Ids of workers that it may have broken since its last token (failover.may_be_cause)."""
     needs: frozenset[str] = frozenset()  # features that its worker must have
+    keys: PromptKeys | None = None  # of its prompt; None: it goes where the least is to do
     siblings: Sequence[QueuedChoice] = ()  # all choices of its request
     is_held: bool = False  # a worker accepted a sibling: it waits for as long as it takes
 

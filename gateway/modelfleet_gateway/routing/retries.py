@@ -11,7 +11,7 @@ from modelfleet_proto.refusals import HANDED_OVER
 
 from .claim import SlotClaim
 from .failover import Attempts, Blame, End, Failure, Retry, after_failure
-from .workers import Slot
+from .slots import Slot
 
 
 def judge(slot: Slot, failure: Failure, attempts: Attempts, claim: SlotClaim, index: int) -> Retry:
@@ -36,6 +36,8 @@ def judge(slot: Slot, failure: Failure, attempts: Attempts, claim: SlotClaim, in
         worker.mark_full()
     elif verdict.blame is Blame.SUSPECT:
         worker.mark_suspect()
+    if verdict.attempts != attempts:
+        worker.count_failure()
     return verdict
 
 

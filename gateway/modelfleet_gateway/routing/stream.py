@@ -22,7 +22,8 @@ from .failover import NO_FAILURES, Blame, Failure
 from .hand_over import Preparation
 from .merge import interleave
 from .retries import judge
-from .workers import Slot, Worker
+from .slots import Slot
+from .workers import Worker
 
 # What came of one choice since the last time, with its index.
 Events = AsyncGenerator[tuple[int, list[Event | Continued]], None]
@@ -232,7 +233,7 @@ class Choice:
 
     def _on_first_token(self, slot: Slot) -> None:
         """The first of this worker, or its answer had none: the request does not break it."""
-        slot.served = True
+        slot.mark_served()
         slot.prepare = self._prepare_move
         self._attempts = NO_FAILURES
         self._claim.on_served(self.index)

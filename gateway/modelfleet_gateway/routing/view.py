@@ -14,6 +14,7 @@ NAMES_SHOWN = 20
 IN_ORDER = OverloadPolicy()
 BUSY_PAUSE = 5.0  # seconds after which to come back to workers that were busy
 SHORTEST_SHOWN = 0.5  # seconds of a phase that is over
+PREFIX_AWARE = "PrefixAware"  # of spec.routing.policy
 UNKNOWN_PAUSE = 30.0  # and to a model of which it is not known when it is ready
 
 
@@ -57,6 +58,10 @@ class ModelView:
     ttft_target: float = 0.0  # seconds that latency is judged by, for the operator; 0: it is not
     tpot_target: float = 0.0
     task: str = ""  # Generate or Embed; empty: workers say it
+    by_prefix: bool = False  # requests go where their prompts' beginnings were read
+    pack_in_flight: int = (
+        0  # requests up to which a worker serves alone what several could; 0: none
+    )
 
     @property
     def namespace(self) -> str:
@@ -147,6 +152,8 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
             WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended) for wake in message.wake
         ),
         target_in_flight=message.target_in_flight,
+        by_prefix=message.routing_policy == PREFIX_AWARE,
+        pack_in_flight=message.pack_in_flight,
         ttft_target=message.ttft_target,
         tpot_target=message.tpot_target,
     )

@@ -12,6 +12,7 @@ The words for a worker's life, as a gateway sees it. Three sources say them:
 | connected | stream | its Stats stream is up; disconnected for STATS_TIMEOUT: calls are aborted |
 | suspect | our calls | a call failed since its last Stats: no requests until the next Stats |
 | full | our calls | it had no slot for a request: none until Stats, a free slot or a pause |
+| ejected | our calls, Stats | calls failed in a row, or its steps are slow: others are preferred |
 | changed | Stats | it says READY with another model_digest than the first time: no requests |
 | reachable | | connected and not suspect; this goes to the operator |
 | ready | | routable, reachable, not changed, and READY with this model: it gets requests |
@@ -31,11 +32,14 @@ import structlog
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
-from .calls import MOVED, Call, CountUnread, Serialize, SharedStream
+from .balance import Candidate, share_of
+from .calls import Call, CountUnread, Serialize, SharedStream
 from .channels import METADATA, open_channel
 from .embed_call import EmbedCall
-from .failover import LostCall, may_be_cause
+from .health import HEALTHY, after_answer, after_failure, after_stats
+from .prefixes import CachedPrefixes, PromptKeys
 from .single_call import SingleCall
+from .slots import Slot, TakenSlots
 from .tasks import Task
 from .view import WorkerRoute
 
@@ -44,7 +48,6 @@ FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
 # Streams that move here, whose tokens it computes at once: what runs here waits for each step.
 PREPARED_AT_ONCE: Final = 4
-SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
 # In these states running calls continue: a draining worker hands them over itself.
 RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
 
@@ -52,90 +55,6 @@ log = structlog.get_logger()
 
 
 StatsCall = grpc.aio.UnaryStreamCall[worker_pb2.StatsRequest, worker_pb2.Stats]
-
-
-class Slot:
-    """One slot of a worker, taken by one choice until released."""
-
-    def __init__(self, worker: Worker, losses: int = 0) -> None:
-        self.worker = worker
-        self.losses = losses  # workers that its request was lost with before (failover.LostCall)
-        self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
-        self.was_moved = False  # the same, since its worker is about to go
-        self.accepted = False
-        self.served = False  # it had a token of this worker, so it is not what breaks it
-        self.is_excused = False  # another call is why the worker is lost, if it is
-        self.prepare: Callable[[Slot], bool] | None = None  # `move` calls it first; False: in vain
-        self.has_next = False  # it has a slot elsewhere, where its move is prepared
-        self._late = True  # not sent yet, or when the worker had been silent for a while
-        self._sent_at = 0.0  # seconds on the loop's clock
-        self._call: Call | EmbedCall | None = None
-
-    @property
-    def is_on_trial(self) -> bool:
-        """Its request was lost with a worker before, and has no token of this one yet."""
-        return self.losses > 0 and not self.served
-
-    def start_call(self, request: Serialize, count_unread: CountUnread) -> Call:
-        """Sends the request that this slot is for."""
-        self._sent_at, self._late = self.worker.note_call()
-        call = self._call = self.worker.call(request, count_unread)
-        self._end_if_lost()
-        return call
-
-    def start_embedding(self, request: bytes) -> EmbedCall:
-        """Sends the EmbedRequest, serialized, that this slot is for."""
-        self._sent_at, self._late = self.worker.note_call()
-        call = self._call = self.worker.embed(request)
-        self._end_if_lost()
-        return call
-
-    def _end_if_lost(self) -> None:
-        if self._call is not None and self.was_moved:
-            self._call.cancel(MOVED)
-        elif self._call is not None and self.was_aborted:
-            self._call.cancel()
-
-    def mark_accepted(self) -> None:
-        """The worker has the request in its engine."""
-        self.accepted = True
-        self.worker.on_accepted()
-
-    def as_lost(self) -> LostCall:
-        """What decides whether its request may be why the worker was lost."""
-        return LostCall(served=self.served, late=self._late, losses=self.losses)
-
-    def seconds(self, now: float) -> float:
-        """Since the call was sent; `now` is on the loop's clock."""
-        return now - self._sent_at
-
-    def abort(self) -> None:
-        """Ends the call, since its worker is lost; `was_aborted` says so to its reader."""
-        self.was_aborted = True
-        if self._call is not None:
-            self._call.cancel()
-
-    def move(self) -> None:
-        """Has its request go on elsewhere: at once, or when that is prepared there."""
-        if self.prepare is None or not self.prepare(self):
-            self.end_moved()
-
-    def end_moved(self) -> None:
-        """Ends the call, so that its request goes on elsewhere."""
-        self.was_moved = True
-        if self._call is not None:
-            self._call.cancel(MOVED)
-
-    def end_call(self) -> None:
-        """Ends its call if it still runs; another one may follow."""
-        if self._call is not None:
-            self._call.close()
-            self._call = None
-
-    def release(self) -> None:
-        """Gives the slot back and ends its call if it still runs; no-op the second time."""
-        self.end_call()
-        self.worker.release_slot(self)
 
 
 class Worker:
@@ -148,6 +67,7 @@ class Worker:
         self.model = model
         self.routable = route.routable  # as the view says
         self.hands_over = route.hand_over  # as the view says
+        self.place = 0  # in the view
         self.stats: worker_pb2.Stats | None = None
         self.first_digest = ""  # the model_digest that this process was READY with first
         self._instance_id = ""  # of the process
@@ -156,19 +76,20 @@ class Worker:
         self._shared_stream: SharedStream | None = None  # of all requests; made with the first
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._taken_slots: set[Slot] = set()
+        self._taken_slots = TakenSlots()
         self.preparing = 0  # slots of streams that still run elsewhere
         self.preparations = asyncio.Semaphore(PREPARED_AT_ONCE)
-        self._peak = 0  # most slots taken at once since the last Stats
-        self._others = 0  # requests of other gateways, never over-estimated
+        self.prefixes = CachedPrefixes()
+        self.health = HEALTHY
+        self._waiting = 0  # requests in its engine that it computes nothing of yet
+        self._cache_use = 0.0  # of the blocks of its KV cache, by requests
+        self._ready_since = self._loop.time()  # READY with this model, of this process
         self._last_stats_at = self._loop.time()
         self._connected = False  # its Stats stream is up
         self._suspect = False  # a call failed since its last Stats
         self._times_full = 0  # RESOURCE_EXHAUSTED in a row
         self._full = False
         self._logged_digest = ""  # to log each change once
-        self._idle = asyncio.Event()
-        self.service_seconds = 0.0  # that a request has a slot, a moving mean; 0: not known
 
     @property
     def reachable(self) -> bool:
@@ -236,49 +157,62 @@ class Worker:
     @property
     def outstanding(self) -> int:
         """Requests that it has from all gateways, as far as is known."""
-        return len(self._taken_slots) + self._others
+        return self._taken_slots.outstanding
 
     @property
     def others(self) -> int:
         """Requests that it has from other gateways, never over-estimated."""
-        return self._others
+        return self._taken_slots.others
 
     @property
     def running(self) -> int:
         """Requests that it has from this gateway."""
         return len(self._taken_slots)
 
+    @property
+    def service_seconds(self) -> float:
+        """That a request has a slot, a moving mean; 0: not known."""
+        return self._taken_slots.service_seconds
+
+    def seen_for(self, keys: PromptKeys, now: float) -> Candidate:
+        """As it is now, for a request with these keys. `now`: seconds on the loop's clock."""
+        taken = self._taken_slots
+        return Candidate(
+            id=self.worker_id,
+            place=self.place,
+            load=taken.outstanding + self._waiting,
+            unread=taken.unread,
+            cached=self.prefixes.matched(keys),
+            share=share_of(now - self._ready_since),
+            cache_use=self._cache_use,
+        )
+
     def move_calls(self, room: int) -> None:
         """Has its calls go on elsewhere, as many as have room there; those under way count."""
-        for slot in self._taken_slots:
-            if room <= 0:
-                return
-            if slot.has_next:
-                continue
-            room -= 1
-            if not slot.was_moved:
-                slot.move()
+        self._taken_slots.move(room)
 
-    def take_slot(self, losses: int = 0) -> Slot:
+    def take_slot(self, losses: int = 0, keys: PromptKeys | None = None) -> Slot:
         """Takes a slot for a request that was lost with so many workers before."""
-        slot = Slot(self, losses)
-        self._taken_slots.add(slot)
-        self._peak = max(self._peak, len(self._taken_slots))
+        unread = 0
+        if keys is not None:
+            unread = keys.size - self.prefixes.matched(keys)
+            self.prefixes.note(keys)
+        slot = Slot(self, losses, unread)
+        self._taken_slots.take(slot)
         return slot
 
     def release_slot(self, slot: Slot) -> None:
         """Frees a slot; use `Slot.release`."""
-        if slot in self._taken_slots:
-            self._taken_slots.remove(slot)
-            if slot.accepted:  # a refused request had no slot in the worker
+        if self._taken_slots.free(slot, self._loop.time()):
+            if slot.accepted:
                 self._full = False
-                self._note_service(slot.seconds(self._loop.time()))
-            self._idle.set()
             self._on_change()
 
-    def _note_service(self, seconds: float) -> None:
-        mean = self.service_seconds
-        self.service_seconds = mean + SMOOTHING * (seconds - mean) if mean else seconds
+    def on_served(self, slot: Slot) -> None:
+        """A request has its first token; use `Slot.mark_served`."""
+        self._taken_slots.note_served(slot)
+        if self.health.failures:
+            self.health = after_answer(self.health)
 
     def on_accepted(self) -> None:
         """It accepted a request, so it is not full: the back-off starts anew."""
@@ -299,7 +233,7 @@ class Worker:
     @property
     def has_trial(self) -> bool:
         """Whether a request that may have broken another worker has no token here yet."""
-        return any(slot.is_on_trial for slot in self._taken_slots)
+        return self._taken_slots.has_trial
 
     def note_call(self) -> tuple[float, bool]:
         """When a call is sent, and whether the worker has said nothing for a while by then."""
@@ -308,15 +242,18 @@ class Worker:
 
     def may_be_lost_by(self, slot: Slot) -> bool:
         """Whether this call may be why the worker is lost. Call it while its slot is taken."""
-        if slot.is_excused:
-            return False
-        others = self._taken_slots - {slot}
-        if not may_be_cause(slot.as_lost(), (other.as_lost() for other in others)):
-            return False
-        if slot.losses:
-            for other in others:
-                other.is_excused = True
-        return True
+        return self._taken_slots.may_be_lost_by(slot)
+
+    def count_failure(self) -> None:
+        """A call failed there, and that may be its fault."""
+        self.health = after_failure(self.health, self._loop.time())
+        if self.health.is_ejected(self._loop.time()):
+            log.warning(
+                "worker fails and gets nothing for a while",
+                model=self.model,
+                worker=self.worker_id,
+                failures=self.health.failures,
+            )
 
     def mark_suspect(self) -> None:
         """A call failed: no requests until its next Stats."""
@@ -335,9 +272,7 @@ class Worker:
 
     async def wait_until_idle(self) -> None:
         """Returns when this gateway has no calls there."""
-        while self._taken_slots:
-            self._idle.clear()
-            await self._idle.wait()
+        await self._taken_slots.wait_until_idle()
 
     async def close(self) -> None:
         """Closes the channel, which ends all calls."""
@@ -351,22 +286,26 @@ class Worker:
         return self.stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
 
     def on_stats(self, stats: worker_pb2.Stats) -> None:
-        """Takes the worker's own state and load; call it for each Stats.
-
-        Stats lag behind our own count. They cannot hold more requests of ours than we had at once
-        since the last Stats, so what is above that peak belongs to other gateways.
-        """
-        self._others = max(0, stats.running + stats.waiting - self._peak)
-        self._peak = len(self._taken_slots)
+        """Takes the worker's own state and load; call it for each Stats."""
+        self._taken_slots.on_stats(stats.running + stats.waiting)
+        self._waiting = stats.waiting
+        self._cache_use = stats.kv_blocks_used / max(stats.kv_blocks, 1)
         before = self.stats.state if self.stats else None
         self.stats = stats
         if stats.instance_id != self._instance_id:
             self._instance_id, self.first_digest = stats.instance_id, ""
+            self.health = HEALTHY
+            self.prefixes.clear()
         if stats.state == worker_pb2.WORKER_STATE_READY and stats.model_digest != self.first_digest:
             self._note_digest(stats.model_digest)
-        self._last_stats_at = self._loop.time()
+        now = self._last_stats_at = self._loop.time()
         self._connected, self._suspect, self._full = True, False, False
+        if stats.running:
+            self.health = after_stats(self.health, stats.step_seconds, now)
         if stats.state != before:
+            self._ready_since = now
+            if stats.state not in RUNNING_STATES:
+                self.prefixes.clear()
             name = worker_pb2.WorkerState.Name(stats.state).removeprefix("WORKER_STATE_")
             log.info(
                 "worker", model=self.model, worker=self.worker_id, state=name, why=stats.message
@@ -400,8 +339,7 @@ class Worker:
             self._abort_calls()
 
     def _abort_calls(self) -> None:
-        for slot in self._taken_slots:
-            slot.abort()
+        self._taken_slots.abort()
         if self._shared_stream is not None:
             self._shared_stream.close()
             self._shared_stream = None

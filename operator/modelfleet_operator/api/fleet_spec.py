@@ -238,6 +238,16 @@ class Queue(ApiModel):
     could still be served before their holdTimeout. Default: Fifo."""
 
 
+class Routing(ApiModel):
+    """Which of the workers a request goes to."""
+
+    policy: Literal["PrefixAware", "LeastOutstanding"] = "PrefixAware"
+    """PrefixAware: to the worker that has read most of the prompt's beginning before, which is in
+    its prefix cache then, unless it has more than its share to do; where none has, by a hash of the
+    conversation, at low load to few of the workers. LeastOutstanding: to the worker with the fewest
+    requests. Default: PrefixAware."""
+
+
 class Rollout(ApiModel):
     """How a change of what runs in a worker replaces the workers that are there."""
 

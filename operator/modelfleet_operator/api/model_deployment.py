@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from .api_model import ApiModel, Metadata, Rule
-from .fleet_spec import ColdStart, Placement, Queue, Rollout, Scaling
+from .fleet_spec import ColdStart, Placement, Queue, Rollout, Routing, Scaling
 from .model_spec import Model
 from .worker_spec import Engine, PodTemplate, Quantization
 
@@ -46,6 +46,8 @@ class Spec(ApiModel):
     queue: Queue = Queue()
     """Who is next when more requests come than the workers keep up with. Default: every field's own
     default."""
+    routing: Routing = Routing()
+    """Which of the workers a request goes to. Default: every field's own default."""
     rollout: Rollout = Rollout()
     """How a change replaces the workers that are there. Default: every field's own default."""
     pod_template: PodTemplate = PodTemplate()

@@ -45,6 +45,7 @@ class Deployment:
     hold_timeout: float = 600.0
     # The newest goes first once the oldest request waits for so many seconds; 0: always in order.
     overload_target: float = 0.0
+    routing_policy: Literal["PrefixAware", "LeastOutstanding"] = "PrefixAware"
     cold_start_deadline: float = 1800.0  # seconds that a wake may take
     warm_pool: str = ""  # whose standbys it claims; empty: any pool's; NO_POOL: none's
     keeps_weights: bool = False  # on its nodes: what one worker fetched the next one finds there

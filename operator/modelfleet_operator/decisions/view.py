@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .autoscale import FIRST_IN_FLIGHT
 from .causes import Cause, why_nothing_comes
 from .cold_start import WakePhase
 from .notices import hands_over
@@ -12,6 +13,7 @@ from .reasons import Reason
 from .status import Status
 
 LONGEST_CAUSE = 600  # characters
+PACKED = 0.25  # of the requests in flight that a worker should have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,10 @@ class ModelView:
     ttft_target: float = 0.0  # seconds that latency is judged by; 0: it is not
     tpot_target: float = 0.0
     overload_target: float = 0.0  # see Deployment
+    routing_policy: str = "LeastOutstanding"  # see Deployment
+    pack_in_flight: int = (
+        0  # requests up to which a worker serves alone what several could; 0: none
+    )
     task: str = ""  # see Deployment
     wake: tuple[WakePhase, ...] = ()  # of the worker that is ready next, while none is
 
@@ -66,6 +72,8 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         max_queue=deployment.max_queue,
         hold_timeout=deployment.hold_timeout,
         overload_target=deployment.overload_target,
+        routing_policy=deployment.routing_policy,
+        pack_in_flight=_pack_in_flight(context),
         task=deployment.task,
         wake=cold.phases if cold is not None and not context.groups.ready else (),
         created=deployment.created,
@@ -77,7 +85,9 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
                 revision=w.revision,
                 hand_over=w.uid not in serving and hands_over(w, context),
             )
-            for w in sorted(seen.workers, key=lambda w: w.id)
+            # In the order in which a smaller fleet keeps them (worker_changes.py): gateways use the
+            # first ones at low load.
+            for w in sorted(seen.workers, key=lambda w: (w.created, w.ordinal, w.id))
             if w.address and w.failure is None
         ),
         # A revision that was never ready and is in trouble is not as near as it says.
@@ -89,6 +99,19 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
         ttft_target=deployment.scaling.targets.ttft,
         tpot_target=deployment.scaling.targets.tpot,
     )
+
+
+def _pack_in_flight(context: PlanContext) -> int:
+    """A quarter of what one worker should have, where the fleet may shrink.
+
+    targetQueueDepth 16 -> 4: of 3 requests on 4 workers all are on the first, and the others may go
+    without having to hand anything over. minReplicas 4, maxReplicas 4 -> 0.
+    """
+    policy = context.seen.deployment.scaling
+    if policy.mode == "Auto" and policy.min_replicas >= policy.max_replicas:
+        return 0
+    wanted = policy.target_queue_depth or context.memory.scaling.told or FIRST_IN_FLIGHT
+    return max(int(wanted * PACKED), 1)
 
 
 def _phase(context: PlanContext, status: Status, cause: Cause | None) -> str:

@@ -136,6 +136,8 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
         target_in_flight=view.target_in_flight,
         overload_target=view.overload_target,
         task=view.task,
+        routing_policy=view.routing_policy,
+        pack_in_flight=view.pack_in_flight,
         wake=[
             fleet_pb2.WakePhase(phase=wake.phase, began=wake.began, ended=wake.ended)
             for wake in view.wake

@@ -60,6 +60,11 @@ def worker(name="w-0", *, digest="d", slots=8, taken=0) -> Worker:
     return made
 
 
+def chosen_of(*workers: Worker, **how) -> Worker | None:
+    chosen = choose_worker(workers, now=0.0, **how)
+    return chosen and chosen.worker
+
+
 @pytest.mark.parametrize(
     ("workers", "how", "chosen"),
     [
@@ -97,7 +102,7 @@ def worker(name="w-0", *, digest="d", slots=8, taken=0) -> Worker:
 )
 async def test_chooses_a_worker(workers, how, chosen):
     made = [worker(**fields) for fields in workers]
-    found = choose_worker(made, **how)
+    found = chosen_of(*made, **how)
     assert (found.worker_id if found else None) == chosen
     await asyncio.gather(*(one.close() for one in made))
 
@@ -210,12 +215,12 @@ def test_charges_a_lost_worker_to_what_may_have_broken_it(call, others, charged)
 async def test_what_may_have_broken_a_worker_is_tried_alone():
     first, second = worker("a", slots=4), worker("b", slots=4, taken=3)
     tried = first.take_slot(losses=1)
-    assert choose_worker([first, second], on_trial=True) is second
-    assert choose_worker([first, second]) is first, "others go where they like"
+    assert chosen_of(first, second, on_trial=True) is second
+    assert chosen_of(first, second) is first, "others go where they like"
     second.take_slot(losses=1)
-    assert choose_worker([first, second], on_trial=True) is None
-    tried.served = True
-    assert choose_worker([first, second], on_trial=True) is first
+    assert chosen_of(first, second, on_trial=True) is None
+    tried.mark_served()
+    assert chosen_of(first, second, on_trial=True) is first
     await asyncio.gather(first.close(), second.close())
 
 
@@ -225,7 +230,7 @@ async def test_a_worker_that_changes_its_model_gets_nothing_more():
     for _ in range(2):
         made.on_stats(other)
         assert not made.ready
-        assert choose_worker([made]) is None
+        assert chosen_of(made) is None
     made.on_stats(worker_pb2.Stats(state=READY, model=MODEL, model_digest="one", slots=8))
     assert made.ready
     await made.close()

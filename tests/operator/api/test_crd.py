@@ -202,6 +202,7 @@ VALID = [
         manifest(placement={"spot": {"onDemandBase": 9}}, scaling={"mode": "External"}),
         id="a base that another controller may reach",
     ),
+    pytest.param(manifest(routing={"policy": "LeastOutstanding"}), id="routing"),
     pytest.param(manifest(rollout={"maxSurge": "25%", "maxUnavailable": "10%"}), id="percent"),
     pytest.param(manifest(rollout={"maxSurge": 0, "maxUnavailable": 1}), id="without surge"),
     pytest.param(manifest(rollout={"revisionHistoryLimit": 0}), id="no history"),
@@ -217,6 +218,7 @@ VALID = [
 ]
 INVALID = [
     pytest.param(manifest(coldStart={"warmPool": "Gpus"}), id="no name of a warm pool"),
+    pytest.param(manifest(routing={"policy": "RoundRobin"}), id="no policy of ours"),
     pytest.param({**manifest(), "spec": {}}, id="no model"),
     pytest.param(manifest(model={}), id="no source"),
     pytest.param(manifest(model="hf://owner/name"), id="text for an object"),

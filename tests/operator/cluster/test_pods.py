@@ -64,6 +64,7 @@ def test_scaling_and_names_change_no_pod():
     scaled = deployment(
         scaling={"maxReplicas": 9},
         coldStart={"maxQueue": 1},
+        routing={"policy": "LeastOutstanding"},
         model={"source": "hf://owner/name", "servedNames": ["x"]},
     )
     assert revision(scaled, SETTINGS) == revision(deployment(), SETTINGS)

@@ -154,6 +154,37 @@ def test_the_view_carries_limits_names_and_every_worker_with_an_address():
     ]
 
 
+def test_the_view_has_the_workers_in_the_order_in_which_a_smaller_fleet_keeps_them():
+    there = [worker(0, created=90.0), worker(1, created=80.0), worker(2, created=80.0)]
+    idle = ready(*there)
+    told = [w.id for w in plan_for(*there, signals=idle).view.workers]
+    fewer = plan_for(
+        *there,
+        signals=idle,
+        memory=replace(PROVEN, target=3),
+        scaling=policy(mode="External", replicas=2),
+    )
+    assert told == [there[1].id, there[2].id, there[0].id]
+    assert [action.worker.id for action in fewer.actions] == [told[-1]]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "packed"),
+    [
+        ({"max_replicas": 8, "target_queue_depth": 16}, 4),
+        ({"max_replicas": 8, "target_queue_depth": 2}, 1),
+        ({"max_replicas": 8, "target_queue_depth": None}, 4),
+        ({"min_replicas": 4, "max_replicas": 4, "target_queue_depth": 16}, 0),
+        ({"mode": "External", "target_queue_depth": 16}, 4),
+    ],
+)
+def test_the_view_says_how_requests_are_routed(scaling, packed):
+    view = plan_for(worker(0), scaling=policy(**scaling)).view
+    assert (view.routing_policy, view.pack_in_flight) == ("PrefixAware", packed)
+    other = plan_for(worker(0), routing_policy="LeastOutstanding").view
+    assert other.routing_policy == "LeastOutstanding"
+
+
 # Stories in time --------------------------------------------------------------------------------
 
 

@@ -30,6 +30,14 @@ async def test_a_gateway_gets_the_view_at_once_and_on_each_change():
             assert not (await gateway.view()).models
 
 
+async def test_a_gateway_is_told_how_to_route():
+    async with service(MODEL) as served:
+        served.fleet.publish(replace(a_model(), routing_policy="PrefixAware", pack_in_flight=4))
+        async with connected(served) as gateway:
+            (model,) = (await gateway.view()).models
+            assert (model.routing_policy, model.pack_in_flight) == ("PrefixAware", 4)
+
+
 async def test_a_gateway_without_news_hears_that_the_operator_is_there(monkeypatch):
     monkeypatch.setattr("modelfleet_operator.fleet.service.HEARTBEAT", 0.05)
     async with service(MODEL) as served, connected(served) as gateway:
