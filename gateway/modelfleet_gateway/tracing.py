@@ -118,7 +118,7 @@ class ChoiceTrace:
         self._request.add_event("continued", attributes)
 
     def on_failure(self, worker: str, status: str, tokens: int) -> None:
-        """The worker has failed it, or refused it; it waits again, unless it ends."""
+        """The worker has failed it, or refused it."""
         fail(self._span, "", status)
         self._span.end()
         attributes: dict[str, Value] = {
@@ -127,6 +127,9 @@ class ChoiceTrace:
             "error.type": status,
         }
         self._request.add_event("failover" if tokens else "retry", attributes)
+
+    def on_queued(self) -> None:
+        """It waits again."""
         self._span = self._start("queue")
 
     def on_finished(self, tokens: int) -> None:

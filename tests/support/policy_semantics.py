@@ -74,7 +74,8 @@ def _matches(selector: Object, labels: Mapping[str, str]) -> bool:
         assert expression["operator"] == "In", expression
         if labels.get(expression["key"]) not in expression["values"]:
             return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: Mapping[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 def _namespace(policy: Object) -> str:

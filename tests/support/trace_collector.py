@@ -50,7 +50,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 @contextlib.asynccontextmanager
 async def trace_collector() -> AsyncIterator[Collector]:
     collector, server = Collector(), grpc.aio.server()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    add = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+    add(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     collector.endpoint = f"http://127.0.0.1:{port}"

@@ -283,6 +283,8 @@ class Choice:
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
             slot.release()
         self._attempts = verdict.attempts
+        if self._trace is not None:
+            self._trace.on_queued()
         self._claim.requeue(
             self.index,
             digest=self._digest,
