@@ -98,6 +98,14 @@ ifndef KUBECONFIG
 endif
 	$(PYTEST) $(if $(T),$(call picked,e2e),-m "not keda" e2e $(if $(KUBECONFIG),,$(SIDE_BY_SIDE)))
 
+.PHONY: soak
+soak: install model ## Ten minutes of chaos under load on a real Kubernetes, every byte checked; SOAK_SECONDS=N, SOAK_SEED=N
+ifndef KUBECONFIG
+	@PYTHONPATH=e2e $(BIN)/python -m cluster build
+	@$(BIN)/python e2e/images.py
+endif
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(PYTEST) -rP e2e/test_chaos.py
+
 # What the cluster needs, and KEDA, which takes as long to build as all of that.
 KEDA_COMPONENTS := kubernetes coredns metrics-server helm keda
 .PHONY: e2e-keda

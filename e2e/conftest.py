@@ -30,6 +30,7 @@ FIRST = (
     "test_interruptions.py",
     "test_operator_availability.py",
     "test_storage.py",
+    "test_chaos.py",
     "test_upgrade.py",
     "test_warm_pool.py",
     "test_rollout.py",

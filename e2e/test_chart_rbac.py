@@ -27,6 +27,8 @@ ONLY_SOMETIMES: dict[Right, str] = {
     ("", "pods", "get"): "after a 409: whose pod has the name?",
     ("policy", "poddisruptionbudgets", "get"): "before a change of one, and after a 409",
     ("policy", "poddisruptionbudgets", "patch"): "when another number of workers is wanted",
+    ("networking.k8s.io", "networkpolicies", "create"): "a server-side apply that creates is asked "
+    "for as a patch",
     ("apps", "controllerrevisions", "get"): "after a 409: whose revision has the name?",
     **{
         ("resource.k8s.io", "resourceclaimtemplates", verb): "where a class has a deviceClaim"

@@ -11,6 +11,9 @@ import pytest
 import yaml
 
 from helm import CHART, helm, succeed
+from modelfleet_operator.cluster.pods import DEPLOYMENT
+from modelfleet_operator.cluster.worker_policies import read_peers, worker_policy
+from policy_semantics import Pod, may_connect
 from renderings import NO_CRDS, REGISTRY, TEMPLATE, VALUES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -147,14 +150,74 @@ def test_metrics_are_for_those_who_are_named(tmp_path: Path):
         for each in objects({"networkPolicy": policy}, tmp_path)
         if each["kind"] == "NetworkPolicy"
         for rule in each["spec"]["ingress"]
-        if rule["ports"] == [{"port": "metrics"}]
+        if rule["ports"] == [{"port": 9091}]
     ]
     assert len(rules) == 2
     assert all(rule["from"] == [prometheus] for rule in rules)
 
 
+SYSTEM = "modelfleet-system"
+PROBE = Pod("elsewhere", {"app": "probe"})
+
+
+def parts(rendered: list[dict[str, Any]]) -> dict[str, Pod]:
+    """The pods of operator and gateway as policies see them, by component."""
+    pods = {}
+    for each in rendered:
+        if each["kind"] == "Deployment":
+            (container,) = each["spec"]["template"]["spec"]["containers"]
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            labels = each["spec"]["template"]["metadata"]["labels"]
+            pods[labels["app.kubernetes.io/component"]] = Pod(SYSTEM, labels, ports)
+    return pods
+
+
+@pytest.mark.parametrize("scope", [[], ["team-a"]])
+def test_a_probe_pod_reaches_only_the_gateways_http_port(scope: list[str], tmp_path: Path):
+    """In a cluster-wide installation, too: the operator writes the policies of workers."""
+    rendered = objects({"scope": {"namespaces": scope}}, tmp_path)
+    policies = [each for each in rendered if each["kind"] == "NetworkPolicy"]
+    pods = parts(rendered)
+    (operator,) = [
+        pod["containers"][0]
+        for pod in pod_specs(rendered)
+        if "operator" in pod["containers"][0]["args"]
+    ]
+    (flag,) = [arg for arg in operator["args"] if arg.startswith("--worker-ingress-from=")]
+    peers = read_peers(flag.partition("=")[2], "flag")
+    owner = {"namespace": "team-a", "name": "model", "uid": "1"}
+    policies.append(worker_policy(owner, "ModelDeployment", DEPLOYMENT, peers))
+    names = {"app.kubernetes.io/name": "modelfleet-worker", DEPLOYMENT: "model"}
+    worker = Pod("team-a", names)
+
+    assert may_connect(policies, PROBE, pods["gateway"], 8080)
+    for source in (PROBE, Pod("team-a", {}), Pod(SYSTEM, {})):
+        for target, port in [
+            *((pods["operator"], port) for port in (9090, 9091, 9092, 9093)),
+            *((worker, port) for port in (9000, 9001)),
+            (pods["gateway"], 9091),
+        ]:
+            assert not may_connect(policies, source, target, port), (source, target, port)
+    for source, target, port in [
+        (pods["gateway"], pods["operator"], 9090),
+        (pods["gateway"], worker, 9000),
+        (pods["operator"], worker, 9000),
+    ]:
+        assert may_connect(policies, source, target, port), (source, target, port)
+    assert not may_connect(policies, worker, worker, 9000)
+    assert not may_connect(policies, pods["gateway"], PROBE, 443)
+
+
+def test_service_monitors_ask_who_reads_metrics(tmp_path: Path):
+    file = written({"metrics": {"serviceMonitor": {"enabled": True}}}, tmp_path)
+    done = helm(*TEMPLATE, "-f", str(file))
+    assert "networkPolicy.metricsFrom" in done.stderr
+
+
 def test_no_service_that_clients_reach_has_metrics(tmp_path: Path):
-    rendered = objects({"metrics": {"serviceMonitor": {"enabled": True}}}, tmp_path)
+    monitors, everyone = {"serviceMonitor": {"enabled": True}}, [{"namespaceSelector": {}}]
+    values = {"metrics": monitors, "networkPolicy": {"metricsFrom": everyone}}
+    rendered = objects(values, tmp_path)
     services = {e["metadata"]["name"]: e for e in rendered if e["kind"] == "Service"}
     assert [port["name"] for port in services["modelfleet-gateway"]["spec"]["ports"]] == ["http"]
     scraped = {"modelfleet-operator", "modelfleet-gateway-metrics"}

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from artifacts import push, titled
+from claims import fill_claim
 from cluster.cluster import Cluster
 from cluster.layout import HOST_ADDRESS
 from hub_double import Hub, serve_hub
@@ -134,43 +135,6 @@ def pull_secret(kube: Kube, registry: Server) -> None:
     )
 
 
-def fill_claim(kube: Kube, image: str, folder: Path) -> None:
-    """A claim `models` with the model in its folder `tiny`."""
-    claim = {
-        "accessModes": ["ReadWriteMany"],
-        "resources": {"requests": {"storage": "1Gi"}},
-    }
-    container = {
-        "name": "copy",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["cp", "-r", "/from", "/to/tiny"],
-        "securityContext": {"runAsUser": 0},
-        "volumeMounts": [
-            {"name": "from", "mountPath": "/from"}, {"name": "to", "mountPath": "/to"}
-        ],
-    }  # fmt: skip
-    volumes = [
-        {"name": "from", "hostPath": {"path": str(folder / "models/tiny")}},
-        {"name": "to", "persistentVolumeClaim": {"claimName": "models"}},
-    ]
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "models"},
-            "spec": claim,
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "fill"},
-            "spec": {"restartPolicy": "Never", "containers": [container], "volumes": volumes},
-        },
-    )
-    eventually("it is filled", lambda: kube.get("pod", "fill")["status"]["phase"] == "Succeeded")
-
-
 def test_models_of_every_kind_of_source_serve(
     kube: Kube,
     gateway: str,
@@ -181,7 +145,7 @@ def test_models_of_every_kind_of_source_serve(
     registry: Server,
 ):
     pull_secret(kube, registry)
-    fill_claim(kube, prepared.worker, folder)
+    fill_claim(kube, prepared.worker, folder / "models/tiny")
     insecure = plain({"MODELFLEET_INSECURE_REGISTRIES": registry.address})
     kube.apply(
         real_model("hub", "hf://owner/name", *plain({"HF_ENDPOINT": hub.url})),

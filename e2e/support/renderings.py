@@ -13,7 +13,7 @@ REGISTRY = "registry.example/team"  # where a set of values names none
 NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
-    "one-namespace": {"scope": {"namespaces": ["team-a"]}, "networkPolicy": {"enabled": True}},
+    "one-namespace": {"scope": {"namespaces": ["team-a"]}},
     "air-gapped": {
         "images": {"registry": "mirror.example/models/", "pullSecrets": ["mirror"]},
         "worker": {
@@ -28,6 +28,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
         "networkPolicy": {
             "enabled": True,
+            "gatewayEgress": [{"ports": [{"port": 4317}]}],
             "metricsFrom": [
                 {
                     "namespaceSelector": {
@@ -39,11 +40,15 @@ VALUES: dict[str, dict[str, Any]] = {
         "worker": {
             "resources": {"requests": {"cpu": 4, "memory": "24Gi"}},
             "env": [{"name": "HTTPS_PROXY", "value": "http://$(POD_NAMESPACE).example:3128"}],
+            "serviceAccounts": ["team-a/robot"],
+            "secrets": ["hub-token"],
         },
+        "tracing": {"endpoint": "http://otel.monitoring:4317", "sampleRatio": 0.1},
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
         "gateway": {
             "maxHeldBytes": 268435456,
+            "paths": ["/v1", "/api"],
             "corsOrigins": ["https://chat.example", "http://localhost:3000"],
             "autoscaling": {"enabled": True},
             "ingress": {
@@ -57,11 +62,15 @@ VALUES: dict[str, dict[str, Any]] = {
                 "enabled": True,
                 "parentRefs": [{"name": "public", "namespace": "gateways"}],
                 "hostnames": ["llm.example"],
+                "annotations": {"example.com/team": "models"},
+                "timeouts": {"request": "0s"},
             },
         },
     },
     "minimal": {
         "fullnameOverride": "mf",
+        "networkPolicy": {"enabled": False},
+        "admissionPolicy": {"enabled": False},
         "rbac": {"create": False},
         "images": {"operator": {"digest": "sha256:" + "0" * 64}, "worker": {"tag": "1.2.3"}},
         "operator": {

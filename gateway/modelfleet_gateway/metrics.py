@@ -9,12 +9,14 @@ from array import array
 from collections.abc import Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from modelfleet_proto import worker_pb2
 
 WAITS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 LAST_WAITS: Final = 1000  # of which the 99th percentile is told
+DURATIONS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 600, 1200)  # seconds
+TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)  # of one request
 TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
 
 DIGEST_LENGTH: Final = 12  # characters of a model_digest, as in logs
@@ -27,6 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._meters: dict[str, ModelMeter] = {}
         self._with_series: set[str] = set()
 
@@ -49,6 +52,17 @@ class Metrics:
         self.refusals = counter("refusals", "Requests refused before a worker had them", "code")
         self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts")
         self.completion_tokens = counter("completion_tokens", "Tokens generated for clients")
+        self.cached_tokens = counter(
+            "cached_tokens", "Tokens of prompts that workers found in their prefix caches"
+        )
+        self.tool_failures = counter(
+            "tool_failures",
+            "Calls of tools that a model began and did not write as its format asks",
+        )
+        self.format_failures = counter(
+            "format_failures",
+            "Answers that could not be held to their schema or grammar any further",
+        )
         self.resumed = counter("resumed", "Choices that continued on another worker")
         self.continued = counter(
             "continued", "Choices that another worker continued, by how exactly", "exactness"
@@ -58,6 +72,14 @@ class Metrics:
         self.queue_depth = gauge("queue_depth", "Choices that wait, streams to resume included")
         self.in_flight = gauge("in_flight", "Choices that have a worker's slot")
         self.ready_workers = gauge("ready_workers", "Workers that this gateway would route to")
+        self.worker_running = gauge("worker_running", "Requests in the batches of ready workers")
+        self.worker_waiting = gauge(
+            "worker_waiting",
+            "Requests that ready workers have taken and that wait for their batches",
+        )
+        self.kv_cache_usage = gauge(
+            "kv_cache_usage_ratio", "Part of the KV cache of all ready workers that requests hold"
+        )
         self.worker_info = Gauge(
             "modelfleet_gateway_worker_info",
             "Always 1: how a worker computes its model; streams go on exactly on an equal digest",
@@ -78,14 +100,35 @@ class Metrics:
         self.tpot = histogram(
             "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
         )
+        self.duration = histogram(
+            "request_duration_seconds",
+            "Whole requests with status 200, from arrival to end",
+            DURATIONS,
+        )
+        self.request_prompt = histogram(
+            "request_prompt_tokens", "Tokens of the prompts of a request with status 200", TOKENS
+        )
+        self.request_completion = histogram(
+            "request_completion_tokens", "Tokens of the answer to a request with status 200", TOKENS
+        )
 
     def set_workers(self, workers: Iterable[tuple[str, worker_pb2.Stats]]) -> None:
         """These serve now, by model: call it before Prometheus reads."""
-        self.worker_info.clear()
+        for metric in (
+            self.worker_info, self.worker_running, self.worker_waiting, self.kv_cache_usage
+        ):  # fmt: skip
+            metric.clear()
+        blocks: dict[str, tuple[int, int]] = {}
         for model, stats in workers:
+            self.worker_running.labels(model).inc(stats.running)
+            self.worker_waiting.labels(model).inc(stats.waiting)
+            used, there = blocks.get(model, (0, 0))
+            blocks[model] = used + stats.kv_blocks_used, there + stats.kv_blocks
             how = [str(getattr(stats.computation, name))[:LONGEST_LABEL] for name in _COMPUTATION]
             digest = stats.model_digest[:DIGEST_LENGTH]
             self.worker_info.labels(model, stats.worker_id, *how, digest).set(1)
+        for model, (used, there) in blocks.items():
+            self.kv_cache_usage.labels(model).set(used / there if there else 0.0)
 
     def count_response(self, model: str, code: int) -> None:
         """A request ended with this HTTP status; `model` is empty when it named no known one."""
@@ -110,6 +153,9 @@ class Metrics:
             self.continued, self.routed, self.lost, self.queue_depth, self.in_flight,
             self.ready_workers, self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft,
             self.tpot,
+            self.cached_tokens, self.tool_failures, self.format_failures,
+            self.duration, self.request_prompt, self.request_completion,
+            self.worker_running, self.worker_waiting, self.kv_cache_usage,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 
@@ -150,6 +196,12 @@ class ModelMeter:
         self._queue_wait = metrics.queue_wait.labels(model)
         self._queue_wait_p99 = metrics.queue_wait_p99.labels(model)
         self.oldest_wait = metrics.oldest_wait.labels(model)
+        self._cached_tokens = metrics.cached_tokens.labels(model)
+        self._tool_failures = metrics.tool_failures.labels(model)
+        self._format_failures = metrics.format_failures.labels(model)
+        self._duration = metrics.duration.labels(model)
+        self._request_prompt = metrics.request_prompt.labels(model)
+        self._request_completion = metrics.request_completion.labels(model)
         self.ttft = metrics.ttft.labels(model)
         self.tpot = metrics.tpot.labels(model)
 
@@ -171,6 +223,23 @@ class ModelMeter:
         if self.tpot_target:
             self.answers += 1
             self.slow_answers += seconds > self.tpot_target
+
+    def observe_request(
+        self, seconds: float, *, prompt: int, cached: int, completion: int, failed_calls: int
+    ) -> None:
+        """A request was answered; all but the seconds and the failed calls in tokens."""
+        self._duration.observe(seconds)
+        self._request_prompt.observe(prompt)
+        if completion:
+            self._request_completion.observe(completion)
+        if cached:
+            self._cached_tokens.inc(cached)
+        if failed_calls:
+            self._tool_failures.inc(failed_calls)
+
+    def count_format_failure(self) -> None:
+        """An answer could not be held to its format any further."""
+        self._format_failures.inc()
 
     def count_refusal(self, code: int) -> None:
         """A request was refused (429, 503) before a worker had it."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 import kmock
+from aiohttp import web
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc, worker_pb2
 from modelfleet_proto.handshake import call_metadata
@@ -30,6 +31,7 @@ CLAIM_TEMPLATES = "resource.k8s.io/v1/resourceclaimtemplates"
 EVICTIONS = "lifecycle.k8s.io/v1alpha1/evictions"
 EVICTIONS_PATH = "/apis/lifecycle.k8s.io/v1alpha1/namespaces/default/evictions"
 EVICTOR = "imperative-eviction.k8s.io/evictor"  # the API's own responder, the last one
+POLICIES = "networking.k8s.io/v1/networkpolicies"
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
@@ -65,6 +67,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self.claims_status = 422  # of that refusal
         self.lose_answers = 0  # to so many changes of pods: they are made, and 503 is answered
         self.refuse_watching: frozenset[str] = frozenset()  # what the operator has no right to
+        self.policies: dict[str, dict[str, Any]] = {}  # NetworkPolicies that were applied, by name
         self.refuse_leases = False  # an API server that is there for reading only
 
     async def _handle(self, request: kmock.Request) -> Any:
@@ -72,6 +75,10 @@ class ApiServer(kmock.KubernetesEmulator):
             self.seen.append(request)
         if request.resource is not None and request.resource.plural in self.refuse_watching:
             raise kmock.KubernetesError(status=403, reason="Forbidden", message="no such right")
+        if request.resource is not None and request.resource.plural == "networkpolicies":
+            assert request.method.value == "PATCH"  # nothing else is asked of them
+            self.policies[request.name] = request.data
+            return web.json_response(request.data)
         if request.resource is not None and isinstance(request.data, dict):
             self._complete(request)
         answer = await super()._handle(request)

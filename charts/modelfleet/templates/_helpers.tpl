@@ -70,6 +70,27 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Those that serve clients, and those that run batches: both are gateways to operators and workers. */ -}}
+{{- define "modelfleet.gatewayPods" -}}
+matchLabels:
+  app.kubernetes.io/name: {{ include "modelfleet.name" . }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+matchExpressions:
+  - key: app.kubernetes.io/component
+    operator: In
+    values: [gateway, batches]
+{{- end -}}
+
+{{- /* Who reaches workers: gateways, and operators, which tell a claimed standby its model. */ -}}
+{{- define "modelfleet.workerClients" -}}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $gateways := include "modelfleet.gatewayPods" . | fromYaml -}}
+{{- $operators := include "modelfleet.selector" (dict "root" . "component" "operator") | fromYaml -}}
+{{- toJson (list
+  (dict "namespaceSelector" $namespace "podSelector" $gateways)
+  (dict "namespaceSelector" $namespace "podSelector" (dict "matchLabels" $operators))) -}}
+{{- end -}}
+
 {{- /* Pod Security Standards, level restricted. Users are numbers in the images. */ -}}
 {{- define "modelfleet.podSecurity" -}}
 runAsNonRoot: true
@@ -122,5 +143,20 @@ imagePullSecrets:
   {{- range . }}
   - name: {{ . }}
   {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* As variables, so that an image of another version may pass them over. The operator has no spans
+of its own: it gives them to workers. */ -}}
+{{- define "modelfleet.tracing" -}}
+{{- with .Values.tracing }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .sampleRatio | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}

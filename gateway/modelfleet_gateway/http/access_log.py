@@ -35,6 +35,7 @@ class AccessLog:
         self,
         *,
         request: str,
+        trace: str,
         model: str,
         arrival: float,
         status: int,
@@ -44,12 +45,14 @@ class AccessLog:
     ) -> None:
         """`arrival` in Unix seconds; `tokens` of prompt and answer, None where they are not known.
 
-        `ttft`: seconds until the first token; None: there was none.
+        `trace`: the id of its trace; empty: it is part of none. `ttft`: seconds until the first
+        token; None: there was none.
         """
         prompt, completion = tokens or (None, None)
         line = {
             "event": "access",
             "request": request,
+            "trace": trace or None,
             "model": model,
             "arrival": round(arrival, 4),
             "status": status,

@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from modelfleet_process.tracing import Tracing
+
 from ..anthropic_api.request import MessagesRequest
 from ..errors import (
     BUG,
@@ -53,7 +55,13 @@ from .tokens import token_endpoints
 class App:
     """Answers HTTP: `api` is the ASGI application for clients, `probes` the one for operators."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, options: Options) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        options: Options,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self.draining = asyncio.Event()
@@ -68,6 +76,7 @@ class App:
             draining=self.draining,
             stop=self.stop,
             access_log=AccessLog(options.access_log) if options.access_log else None,
+            tracing=tracing,
         )
         endpoint = functools.partial(GenerationEndpoint, gateway=gateway)
         embedding = functools.partial(EmbeddingEndpoint, gateway=gateway)

@@ -36,7 +36,7 @@ class EmbeddingEndpoint(QueuedEndpoint):
         hold.resize(asked.size)
         model = await self.dispatcher.find(asked.model)
         queue = self.dispatcher.queues[model.model]
-        exchange.begin(queue)
+        exchange.begin(queue, asked=asked.model)
         queue.check_task(Task.EMBED)
         request_id = f"{exchange.request_id}-{secrets.token_hex(3)}"
         parts = asked.question.parts(model.model, request_id)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
+from modelfleet_process.tracing import Tracing, read_traceparent, trace_id
 from modelfleet_proto import worker_pb2
 
 from ..errors import BUG, GatewayError, InternalError
@@ -31,6 +32,7 @@ from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.tasks import Task
 from ..routing.view import describe_eta
+from ..tracing import RequestTrace
 from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, Hold, Read
@@ -57,6 +59,7 @@ class Surroundings:
     draining: asyncio.Event
     stop: asyncio.Future[None]  # done when the drain timeout is over: running requests end
     access_log: AccessLog | None = None
+    tracing: Tracing | None = None
 
 
 class QueuedEndpoint(ABC):
@@ -69,6 +72,7 @@ class QueuedEndpoint(ABC):
         self._metrics = gateway.metrics
         self._draining = gateway.draining
         self._access_log = gateway.access_log
+        self._tracing = gateway.tracing
         self._stop = gateway.stop
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +82,10 @@ class QueuedEndpoint(ABC):
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
             session=request.headers.get(SESSION_HEADER, ""),
+            traceparent=read_traceparent(request.headers.get("traceparent")),
         )
+        if self._tracing is not None:
+            exchange.start_trace(self._tracing, scope["path"])
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
             with self.bodies.hold() as hold:
@@ -95,6 +102,7 @@ class QueuedEndpoint(ABC):
             else:
                 await exchange.reply.json(200, whole)
             status = 200
+            exchange.observe_answered()
         except ClientDisconnect:
             status = CLIENT_DISCONNECTED
         except GatewayError as error:
@@ -105,6 +113,8 @@ class QueuedEndpoint(ABC):
         self._metrics.count_response(exchange.model, status)
         if self._access_log is not None:
             exchange.log_access(self._access_log, status)
+        if exchange.trace is not None:
+            exchange.end_trace(exchange.trace, status)
         exchange.debug("answered", status=status)
 
     @abstractmethod
@@ -129,7 +139,7 @@ class GenerationEndpoint(QueuedEndpoint):
         hold.resize(asked.size)
         model = await self.dispatcher.find(asked.model)
         queue = self.dispatcher.queues[model.model]
-        exchange.begin(queue, asked.answer)
+        exchange.begin(queue, asked.answer, asked.model)
         queue.check_task(Task.GENERATE)
         requests = choice_requests(
             asked.prompts,
@@ -137,6 +147,7 @@ class GenerationEndpoint(QueuedEndpoint):
             model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
+            traceparent=exchange.traceparent,
         )
         keys = (
             choice_keys(
@@ -147,7 +158,7 @@ class GenerationEndpoint(QueuedEndpoint):
         )
         with SlotClaim(queue, len(requests), asked.needs, keys) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
-            stream = answer_events(requests, claim, queue.meter, hold.add_unread)
+            stream = answer_events(requests, claim, queue.meter, hold.add_unread, exchange.trace)
             async with aclosing(stream) as events:
                 if asked.stream:
                     await exchange.stream(events, queue, claim, hold)
@@ -158,10 +169,15 @@ class GenerationEndpoint(QueuedEndpoint):
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    def __init__(self, reply: Reply, *, progress: bool, session: str = "") -> None:
+    def __init__(
+        self, reply: Reply, *, progress: bool, session: str = "", traceparent: str = ""
+    ) -> None:
+        """`session`: as a header names it. `traceparent`: the client's."""
         self.reply = reply
-        self.session = session  # as a header names it
+        self.session = session
         self.request_id = reply.request_id
+        self.traceparent = traceparent  # passed on to workers where no span of ours is between
+        self.trace: RequestTrace | None = None
         self._progress = progress  # the client asked for comments while it waits
         self._answer: BaseAnswer | None = None
         self.embedded = 0  # tokens of a request for embeddings
@@ -195,10 +211,10 @@ class Exchange:
     def log_access(self, access_log: AccessLog, status: int) -> None:
         """Its line, once it has ended."""
         seconds = self._timer.elapsed
-        answered = self._answer.tokens if self._answer is not None else (0, 0)
-        tokens = (answered[0] + self.embedded, answered[1])
+        tokens = self._tokens
         access_log.write(
             request=self.request_id,
+            trace=self.trace.trace_id if self.trace else trace_id(self.traceparent),
             model=self.model,
             arrival=time.time() - seconds,
             status=status,
@@ -207,8 +223,40 @@ class Exchange:
             tokens=tokens if any(tokens) else None,
         )
 
-    def begin(self, queue: ModelQueue, answer: BaseAnswer | None = None) -> None:
-        """The request is valid and its model is known. Without an answer nothing is generated."""
+    def observe_answered(self) -> None:
+        """It has been answered in full."""
+        if self._queue is not None:
+            prompt, completion = self._tokens
+            self._queue.meter.observe_request(
+                self._timer.elapsed,
+                prompt=prompt,
+                cached=self._answer.cached_tokens if self._answer else 0,
+                completion=completion,
+                failed_calls=self._answer.failed_calls if self._answer else 0,
+            )
+
+    def start_trace(self, tracing: Tracing, path: str) -> None:
+        """It has spans from now on."""
+        self.trace = RequestTrace(tracing, path, self.request_id, self.traceparent)
+
+    def end_trace(self, trace: RequestTrace, status: int) -> None:
+        """It has ended."""
+        prompt, completion = self._tokens
+        cached = self._answer.cached_tokens if self._answer else 0
+        trace.end(status, tokens=(prompt, cached, completion), ttft=self._timer.ttft)
+
+    @property
+    def _tokens(self) -> tuple[int, int]:
+        """Of prompts and answer, as far as they are known."""
+        return self._answer.tokens if self._answer is not None else (self.embedded, 0)
+
+    def begin(self, queue: ModelQueue, answer: BaseAnswer | None = None, asked: str = "") -> None:
+        """The request is valid and its model is known. Without an answer nothing is generated.
+
+        `asked`: the model as the client named it.
+        """
+        if self.trace is not None:
+            self.trace.begin(asked or queue.view.model, queue.view.model)
         self._queue = queue
         self._answer = answer
         self.reply.headers["x-modelfleet-model"] = queue.view.model

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 
 from modelfleet_process.addresses import join_address, split_address
+from modelfleet_process.tracing import start_tracing
 
 from ..errors import StartupError
 from ..metrics import Metrics
@@ -88,7 +89,8 @@ class Gateway:
         self._metrics_listener = metrics_listener
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(self.metrics)
-        self.app = App(self.dispatcher, self.metrics, options)
+        self._tracing = start_tracing("modelfleet-gateway", options.gateway_id)
+        self.app = App(self.dispatcher, self.metrics, options, self._tracing)
         drain_timeout = int(options.drain_timeout) + ERROR_GRACE
         config = HttpConfig(self.app.api, options.limits, drain_timeout=drain_timeout)
         self._server = HttpServer(config)
@@ -110,6 +112,8 @@ class Gateway:
             if probing is not None:
                 await probing
             await self.dispatcher.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
     def drain(self) -> None:
         """Serves on for `linger` seconds, then takes no new requests and finishes running ones.

@@ -53,6 +53,7 @@ class BaseAnswer(ABC):
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
+        self.failed_calls = 0
 
     @abstractmethod
     def chunks(self, index: int, event: Event) -> list[str]:
@@ -83,8 +84,14 @@ class BaseAnswer(ABC):
         """Of the prompt and the answer, of the choices that are finished."""
         return self._prompt_tokens, self._completion_tokens
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompts, those that workers found in their prefix caches."""
+        return self._cached_tokens
+
     def _count_usage(self, index: int, finished: worker_pb2.Finished) -> None:
         self._completion_tokens += finished.completion_tokens
+        self.failed_calls += finished.failed_calls
         if index % self.choices_per_prompt == 0:  # a prompt counts once, whatever n is
             self._prompt_tokens += finished.prompt_tokens
             self._cached_tokens += min(finished.cached_tokens, finished.prompt_tokens)

@@ -12,9 +12,11 @@ import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2
+from modelfleet_proto.refusals import FORMAT_FAILED
 
 from ..errors import WorkerProtocolError
 from ..metrics import ModelMeter
+from ..tracing import RequestTrace
 from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
@@ -44,24 +46,29 @@ class ChoiceRequest:
     request_id: str
     choice: int
     shared: bytes  # serialized: all that choices of one prompt have in common
+    traceparent: str = ""  # the client's
 
     def serialize(
         self,
         received: Sequence[int] = (),
         digest: str = "",
         weights: str = "",
+        traceparent: str = "",
         *,
         prepares: bool = False,
     ) -> list[bytes]:
         """For the wire, in pieces; with a digest it resumes after the `received` token ids.
 
-        With `prepares` it asks for one token more, which is not used: when it comes, the worker
-        has all before it in its cache.
+        `traceparent`: of a span of ours, instead of the client's. With `prepares` it asks for one
+        token more, which is not used: when it comes, the worker has all before it in its cache.
         Serialized messages that follow each other are one message with the fields of both
         (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
         """
         own = worker_pb2.GenerateRequest(
-            model=self.model, request_id=self.request_id, choice=self.choice
+            model=self.model,
+            request_id=self.request_id,
+            choice=self.choice,
+            traceparent=traceparent or self.traceparent,
         )
         if digest:
             own.resume.token_ids.extend(received)
@@ -73,7 +80,12 @@ class ChoiceRequest:
 
 
 def choice_requests(
-    prompts: Sequence[bytes], choices_per_prompt: int, *, model: str, request_id: str
+    prompts: Sequence[bytes],
+    choices_per_prompt: int,
+    *,
+    model: str,
+    request_id: str,
+    traceparent: str = "",
 ) -> list[ChoiceRequest]:
     """All choices of the first prompt, then all of the second, ...; `model` is its full name.
 
@@ -86,6 +98,7 @@ def choice_requests(
             request_id=f"{request_id}.{number}",
             choice=number % choices_per_prompt,
             shared=prompt,
+            traceparent=traceparent,
         )
         for number, prompt in enumerate(each)
     ]
@@ -96,11 +109,12 @@ def answer_events(
     claim: SlotClaim,
     meter: ModelMeter,
     count_unread: CountUnread,
+    trace: RequestTrace | None = None,
 ) -> Events:
     """The events of all choices of one request as they come; close it when done."""
     sending = asyncio.Lock()
     streams = [
-        Choice(request, index, claim, meter, sending, count_unread).events()
+        Choice(request, index, claim, meter, sending, count_unread, trace).events()
         for index, request in enumerate(requests)
     ]
     return streams[0] if len(streams) == 1 else interleave(streams)
@@ -117,7 +131,9 @@ class Choice:
         meter: ModelMeter,
         sending: asyncio.Lock,
         count_unread: CountUnread,
+        trace: RequestTrace | None = None,
     ) -> None:
+        self._trace = trace.choice(index) if trace is not None else None
         self.request = request
         self.index = index
         self._claim = claim
@@ -141,6 +157,8 @@ class Choice:
         """
         while True:
             slot = await self._claim.slot(self.index)
+            if self._trace is not None:
+                self._trace.on_slot(slot.worker.worker_id)
             try:
                 call = await self._start_call(slot)
                 while True:
@@ -200,6 +218,8 @@ class Choice:
             if event.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
             self._on_first_token(slot)
+            if self._trace is not None:
+                self._trace.on_finished(event.completion_tokens)
             return event
         if not event.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
@@ -221,6 +241,8 @@ class Choice:
         exact = exactness(before, worker.stats) if self._received else Exactness.EXACT
         continued = Continued(worker.worker_id, self._digest, exact)
         self._meter.count_continued(continued.exactness)
+        if self._trace is not None:
+            self._trace.on_continued(worker.worker_id, exact, len(self._received))
         log.info(
             "a stream goes on",
             model=self.request.model,
@@ -252,11 +274,15 @@ class Choice:
         return True
 
     def _serialize(self) -> list[bytes]:
-        return self.request.serialize(self._received, self._digest, self._weights)
+        traceparent = self._trace.traceparent if self._trace is not None else ""
+        return self.request.serialize(self._received, self._digest, self._weights, traceparent)
 
     def _retry(self, slot: Slot, failure: Failure) -> None:
         """Queues the choice again, or raises the error that the client gets."""
         worker = slot.worker
+        if self._trace is not None:
+            kind, tokens = failure.mark or failure.code.name, len(self._received)
+            self._trace.on_failure(worker.worker_id, kind, tokens)
         if failure.moved:
             log.info(
                 "a stream is moved off a worker that is about to go",
@@ -265,6 +291,8 @@ class Choice:
                 worker=worker.worker_id,
                 tokens=len(self._received),
             )
+        if failure.mark == FORMAT_FAILED:
+            self._meter.count_format_failure()
         verdict = judge(slot, failure, self._attempts, self._claim, self.index)
         if verdict.blame is not Blame.FULL and not failure.moved:
             log.warning(
@@ -284,6 +312,8 @@ class Choice:
         if preparation is not None and (following := preparation.finish()) is not None:
             self._claim.go_on(self.index, following)
             return
+        if self._trace is not None:
+            self._trace.on_queued()
         self._claim.requeue(
             self.index,
             digest=self._digest,

@@ -104,6 +104,13 @@ class ClusterApi:
         with translated(f"changing poddisruptionbudget {namespace}/{name}"), gone_is_success():
             await self._send("PATCH", f"{_budgets(namespace)}/{name}", patch, MANAGED, MERGE)
 
+    async def apply_policy(self, policy: dict[str, Any]) -> None:
+        """Server-side apply of a NetworkPolicy: all that it says is ours."""
+        name, namespace = policy["metadata"]["name"], policy["metadata"]["namespace"]
+        path = f"{path_of('apis/networking.k8s.io/v1', namespace, 'networkpolicies')}/{name}"
+        with translated(f"writing networkpolicy {namespace}/{name}"):
+            await self._send("PATCH", path, policy, {**MANAGED, "force": "true"}, APPLY)
+
     async def annotate_pod(self, worker: Worker, annotations: dict[str, str | None]) -> bool:
         """As `label_pod`."""
         return await self._patch_metadata(worker, {"annotations": annotations})

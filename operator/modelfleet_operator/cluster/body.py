@@ -45,11 +45,12 @@ from .known_pod import KnownPod, is_pool, read_pod
 from .labels import LabelKeeper
 from .nodes import KnownNode
 from .packing import arranged
-from .pods import UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
+from .pods import DEPLOYMENT, UNROUTED_AT, PodSettings, protection, template_refusal, worker_pod
 from .pools import ClusterPools
 from .refusals import Refusals
 from .revisions import KnownRevision
 from .status_writer import StatusWriter
+from .worker_policies import WorkerPolicies
 
 log = structlog.get_logger()
 
@@ -79,6 +80,7 @@ class ClusterBody:
         self.history = History(api, settings, clock, self._statuses.post_event)
         self.budgets = DisruptionBudgets(api, clock, self._statuses.post_event)
         self.evictions = Evictions(api, clock)
+        self._policies = WorkerPolicies(api, clock, settings.ingress_from)
         self._labels = LabelKeeper(api, self._statuses.post_event)
         self._refusals = Refusals(clock)
 
@@ -129,6 +131,7 @@ class ClusterBody:
             self._labels.forget(key)
             self.history.forget_all(key)
             self.budgets.forget(key)
+            self._policies.forget(key, DEPLOYMENT)
             self.pools.claims.forget_deployment(key)
             return None
         workers = self.cache.workers(key, known.uid)
@@ -156,6 +159,8 @@ class ClusterBody:
         known = self.cache.known(key)
         if known is not None:
             await self._labels.restore(key, known, self.cache.broken(key, known.uid))
+            if seen.workers:
+                await self._policies.keep(known.metadata, KIND, DEPLOYMENT)
         await self.evictions.beat(seen.workers)
         return await self._statuses.write(seen.deployment, status, memory, known)
 
@@ -217,6 +222,7 @@ class ClusterBody:
             revision=action.revision,
             ordinal=action.ordinal,
             log_level=self._settings.log_level,
+            tracing=self._settings.tracing,
         )
         if refusal := template_refusal(template, self._settings):
             raise RejectedError(f"revision {action.revision} is not allowed any more: {refusal}")
@@ -231,6 +237,7 @@ class ClusterBody:
         pod = rather_elsewhere(pod, HOST, action.avoid_nodes)
         if self.evictions.are_answered:
             pod = with_responder(pod)
+        await self._policies.keep(known.metadata, KIND, DEPLOYMENT)
         try:
             made, is_new = await self._api.create_pod(pod, known.uid)
         except RejectedError as error:
@@ -258,6 +265,7 @@ class ClusterBody:
         """A pod is created where no standby is left, or the one that was got cannot be used."""
         if self.history.template(action.create.revision, key, known) is None:
             return ""  # it changed since: the next reconcile decides anew
+        await self._policies.keep(known.metadata, KIND, DEPLOYMENT)
         taken = await self.pools.claims.claim(action, known)
         if taken is None:
             return await self._create(action.create, known, key)

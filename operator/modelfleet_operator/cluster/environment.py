@@ -27,6 +27,11 @@ _ENDPOINTS = frozenset(
     {"HF_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
 )
+# Of the operator's own environment, for its workers: where their traces go, and how many.
+_TRACING = (
+    *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    *("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
+)
 # Shorter values (true, cpu, 16) hide nothing, and stand in messages by chance.
 _SHORTEST_SECRET = 4
 # How the API server quotes a wrong field: spec.containers[0].env[3].name: Invalid value: "x": ...
@@ -51,6 +56,11 @@ def read_variables(text: str, flag: str) -> tuple[Variable, ...]:
         if entry["name"] in OWN:
             raise StartError(f"{flag}: {entry['name']} is set by Modelfleet: remove it")
     return tuple(found)
+
+
+def tracing_variables(environment: Mapping[str, str]) -> tuple[Variable, ...]:
+    """What workers get of the operator's environment; empty: no traces."""
+    return tuple({"name": n, "value": environment[n]} for n in _TRACING if environment.get(n))
 
 
 def _is_variable(entry: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,9 @@ class PodSettings:
     env: tuple[Variable, ...] = ()  # of every worker, where its podTemplate says nothing else
     resources: Layer = field(default_factory=dict)  # the same
     log_level: LogLevel = LogLevel.INFO  # the operator's own; no part of a revision
+    tracing: tuple[Variable, ...] = ()  # OpenTelemetry's, the operator's own; the same
     disruption_budgets: bool = True  # each deployment has a PodDisruptionBudget of ours
+    ingress_from: tuple[Mapping[str, Any], ...] = ()  # NetworkPolicyPeers; empty: no policies
 
     @property
     def host_folders(self) -> HostFolders:
@@ -124,11 +126,12 @@ def worker_pod(
     revision: str,
     ordinal: int,
     log_level: LogLevel = LogLevel.INFO,
+    tracing: Iterable[Variable] = (),
 ) -> dict[str, Any]:
     """The whole pod. Created twice, or by two leaders, it is still one: the name is its content.
 
-    `owner` is the metadata of the ModelDeployment. The level of the logs is no part of the
-    template, so another level replaces no worker: the next ones have it.
+    `owner` is the metadata of the ModelDeployment. The level of the logs and where traces go are no
+    part of the template, so others replace no worker: the next ones have them.
     """
     given = template["metadata"]
     return {
@@ -150,7 +153,7 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": leaving_silent_nodes(logging_at(log_level, read_only(template["spec"]))),
+        "spec": leaving_silent_nodes(observed_by(log_level, tracing, read_only(template["spec"]))),
     }
 
 
@@ -174,15 +177,19 @@ def leaving_silent_nodes(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**spec, "tolerations": [*given, *ours]}
 
 
-def logging_at(level: LogLevel, spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The spec with the level in its worker's environment; one of the podTemplate's own stays."""
-    if level is LogLevel.INFO:  # the worker's default
-        return spec
+def observed_by(
+    level: LogLevel, tracing: Iterable[Variable], spec: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The spec with these in its worker's environment; the podTemplate's own variables stay."""
     worker, *others = spec["containers"]
-    if any(variable["name"] == LOG_LEVEL_VARIABLE for variable in worker["env"]):
+    given = {variable["name"] for variable in worker["env"]}
+    wanted = [*tracing]
+    if level is not LogLevel.INFO:  # the worker's default
+        wanted.append({"name": LOG_LEVEL_VARIABLE, "value": level.value})
+    fresh = [variable for variable in wanted if variable["name"] not in given]
+    if not fresh:
         return spec
-    variable = {"name": LOG_LEVEL_VARIABLE, "value": level.value}
-    return {**spec, "containers": [{**worker, "env": [*worker["env"], variable]}, *others]}
+    return {**spec, "containers": [{**worker, "env": [*worker["env"], *fresh]}, *others]}
 
 
 def owner_reference(owner: Mapping[str, Any], kind: str = KIND) -> dict[str, Any]:

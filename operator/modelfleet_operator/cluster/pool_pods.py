@@ -31,7 +31,7 @@ from .pods import (
     PodSettings,
     bare_pod_spec,
     leaving_silent_nodes,
-    logging_at,
+    observed_by,
     owner_reference,
     pod_template,
 )
@@ -178,7 +178,7 @@ def standby_pod(made: MadePool, name: str, settings: PodSettings) -> dict[str, A
             "ownerReferences": [owner_reference(metadata, POOL_KIND)],
         },
         "spec": leaving_silent_nodes(
-            logging_at(settings.log_level, read_only(made.template["spec"]))
+            observed_by(settings.log_level, settings.tracing, read_only(made.template["spec"]))
         ),
     }
 

@@ -20,12 +20,13 @@ from .api import IDLE_GRACE, ClusterApi
 from .applied_status import AppliedStatuses, EventKind
 from .cache import ClusterCache
 from .packing import arranged
-from .pods import PodSettings
+from .pods import POOL, PodSettings
 from .pool_cache import PoolCache
 from .pool_pods import MadePool, standby_pod
 from .refusals import REFUSAL_STANDS
 from .standby_claims import StandbyClaims
 from .standbys import read_standby
+from .worker_policies import WorkerPolicies
 
 log = structlog.get_logger()
 
@@ -46,6 +47,7 @@ class ClusterPools:
         self.ledger = PoolLedger()
         self.cache = PoolCache(settings, clock, cache)
         self.claims = StandbyClaims(api, settings, clock, self.cache, self.ledger)
+        self._policies = WorkerPolicies(api, clock, settings.ingress_from)
         self._refused: dict[str, tuple[str, float]] = {}
         self._statuses: AppliedStatuses[None] = AppliedStatuses(
             api, clock, kind=warm_pool.KIND, plural=warm_pool.PLURAL
@@ -68,6 +70,7 @@ class ClusterPools:
             self._statuses.forget(key)
             self.cache.forget(key)
             self.claims.forget(key)
+            self._policies.forget(key, POOL)
             return None
         refusal, until = self._refused.get(key, ("", 0.0))
         return PoolObserved(
@@ -119,9 +122,10 @@ class ClusterPools:
             if class_ is None:
                 return
             pod = arranged(placed(pod, class_), class_, spread=False)
+        owner = made.known.body["metadata"]
         try:
+            await self._policies.keep(owner, warm_pool.KIND, POOL)
             if class_ is not None:
-                owner = made.known.body["metadata"]
                 claims = self._api.device_claims
                 pod = await claims.claimed(pod, class_, owner, warm_pool.KIND)
             created, is_new = await self._api.create_pod(pod, made.pool.uid)
@@ -138,6 +142,10 @@ class ClusterPools:
     async def write_status(self, seen: PoolObserved, status: PoolStatus) -> None:
         """When it differs from what was written last, with an Event on what it tells."""
         pool = seen.pool
+        made = self.cache.known(pool.key) if seen.standbys else None
+        if made is not None:
+            owner = made.body["metadata"]
+            await self._policies.keep(owner, warm_pool.KIND, POOL)
         rendered = render_pool(status)
         last = self._statuses.last(pool.key, pool.uid)
         if last is not None and last.status == rendered:

@@ -118,6 +118,14 @@ def operator(
             "one only: say no where you write your own."
         ),
     ] = True,
+    worker_ingress_from: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help="Who may connect to workers, as the `from` of a NetworkPolicy's rule: a JSON "
+            "list. Each deployment and pool has a policy of ours then. Default: none has.",
+        ),
+    ] = "",
     worker_env: Annotated[
         str,
         typer.Option(
@@ -136,11 +144,12 @@ def operator(
     """Run the Kubernetes operator."""
     from modelfleet_process.logs import configure
 
-    from ..cluster.environment import read_variables
+    from ..cluster.environment import read_variables, tracing_variables
     from ..cluster.options import OperatorOptions, advertised_address
     from ..cluster.pods import PodSettings
     from ..cluster.resources import read_resources
     from ..cluster.run import run_operator
+    from ..cluster.worker_policies import read_peers
     from ..terminal import terminal_style
 
     configure(logs.format, logs.level, terminal_style())
@@ -158,7 +167,9 @@ def operator(
         env=read_variables(worker_env, "--worker-env"),
         resources=read_resources(worker_resources, "--worker-resources"),
         log_level=logs.level,
+        tracing=tracing_variables(os.environ),
         disruption_budgets=disruption_budgets,
+        ingress_from=read_peers(worker_ingress_from, "--worker-ingress-from"),
     )
     if node_cache and not pods.allows_host_path(node_cache):
         raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")

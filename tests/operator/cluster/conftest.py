@@ -22,6 +22,7 @@ from kube_cluster import (
     MODELS,
     NODES,
     PODS,
+    POLICIES,
     POOLS,
     REVISIONS,
     ApiServer,
@@ -44,6 +45,7 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
         server.resources[CLAIM_TEMPLATES] = resource("ResourceClaimTemplate", set())
+        server.resources[POLICIES] = resource("NetworkPolicy", set())
         server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from modelfleet_operator.api.model_deployment import ModelDeployment
 from modelfleet_operator.cluster import pods
+from modelfleet_operator.cluster.environment import tracing_variables
 from modelfleet_operator.cluster.observing import observed_worker
 from modelfleet_operator.cluster.pods import PodSettings, pod_template, worker_pod
 from modelfleet_process.options import LogLevel
@@ -123,6 +125,17 @@ def test_another_log_level_reaches_new_pods_and_is_no_new_revision():
     chosen = deployment(podTemplate={"spec": {"containers": [{"name": "worker", "env": [own]}]}})
     assert env(chosen, LogLevel.DEBUG) == env(chosen, LogLevel.INFO)
     assert env(chosen, LogLevel.DEBUG)[-1] == own
+
+
+def test_new_pods_send_traces_where_the_operator_was_told_and_it_is_no_new_revision():
+    told = tracing_variables(
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}
+    )
+    assert told == ({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://c:4317"},)
+    template = pod_template(deployment(), SETTINGS)
+    assert template == pod_template(deployment(), replace(SETTINGS, tracing=told))
+    built = worker_pod(OWNER, template, revision="abc", ordinal=2, tracing=told)
+    assert built["spec"]["containers"][0]["env"][-1] == told[0]
 
 
 def test_without_a_chosen_device_the_pod_may_choose_by_environment():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -144,6 +144,8 @@ class Engine:
         """One turn of the loop."""
         # Launch: plans prefill and decode, and goes on while steps may run ahead.
         while self._may_launch() and (plan := self._scheduler.schedule()).chunks:
+            if plan.admitted:
+                _note_admission(plan.admitted, time.monotonic())
             self._in_flight.append(_StepInFlight(plan, self._runner.launch(plan.chunks)))
         if not self._in_flight:
             if len(self._scheduler):
@@ -218,3 +220,9 @@ class Engine:
     def _deliver(self, now: float) -> None:
         self._stats = self._counters.snapshot(self._scheduler)
         self._outbox.flush(now, self._stats)
+
+
+def _note_admission(sequences: Iterable[Sequence], now: float) -> None:
+    for sequence in sequences:
+        if not sequence.admitted_at:  # else it was preempted meanwhile
+            sequence.admitted_at = now

@@ -49,6 +49,17 @@ class RequestOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStart:
+    """How a request came to its first token here; times are time.monotonic()'s."""
+
+    request_id: str
+    admitted_at: float  # into a step
+    first_token_at: float  # read
+    prefill_steps: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
     """Observed after a step; counters count from the engine's start."""
 
@@ -75,6 +86,7 @@ class StepOutput:
 
     outputs: tuple[RequestOutput, ...]
     stats: EngineStats
+    starts: tuple[RequestStart, ...] = ()  # of those whose first token is among them
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,16 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from .device import SampledToken
-from .messages import Add, Command, EngineFailure, EngineStats, RequestOutput, StepOutput
+from .messages import (
+    Add,
+    Command,
+    EngineFailure,
+    EngineStats,
+    RequestOutput,
+    RequestStart,
+    StepOutput,
+)
+from .request import Sequence
 from .scheduler import NewToken, Scheduler, StepPlan
 
 # A delivery takes some 0.15 ms of CPU time, here and where it is read: for 16 streams every 20 ms,
@@ -171,12 +180,15 @@ class Outbox:
         self.deliver = deliver
         self._deliver_every = deliver_every
         self._outputs: list[RequestOutput] = []
+        self._started: list[Sequence] = []  # whose first token is among them
         self._last_delivery = 0.0  # monotonic
 
     def add(self, new_tokens: Items[NewToken], sampled: Items[SampledToken]) -> None:
         """The tokens that a step has sampled, for the next delivery."""
         for new in new_tokens:
             token = sampled[new.row]
+            if new.is_first:
+                self._started.append(new.sequence)
             self._outputs.append(
                 RequestOutput(
                     request_id=new.sequence.request.request_id,
@@ -207,4 +219,18 @@ class Outbox:
     def flush(self, now: float, stats: EngineStats) -> None:
         """Delivers all."""
         outputs, self._outputs, self._last_delivery = tuple(self._outputs), [], now
-        self.deliver(StepOutput(outputs, stats))
+        starts: tuple[RequestStart, ...] = ()
+        if self._started:
+            starts = tuple(_start(sequence, now) for sequence in self._started)
+            self._started = []
+        self.deliver(StepOutput(outputs, stats, starts))
+
+
+def _start(sequence: Sequence, now: float) -> RequestStart:
+    return RequestStart(
+        request_id=sequence.request.request_id,
+        admitted_at=sequence.admitted_at,
+        first_token_at=now,  # it is delivered at once
+        prefill_steps=max(1, sequence.num_prefill_steps),  # a decode does where one token is left
+        cached_tokens=sequence.num_cached_tokens or 0,
+    )

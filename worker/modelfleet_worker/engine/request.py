@@ -148,6 +148,8 @@ class Sequence:
     block_epoch: int = 0  # grows when it gives up its blocks: what was computed in them is void
     variant: int = 0  # see ContextVariants
     num_cached_tokens: int | None = None  # prompt tokens found in the cache when first admitted
+    admitted_at: float = 0.0  # monotonic seconds; 0: not yet
+    num_prefill_steps: int = 0
     _block_hashes: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -78,6 +78,7 @@ class StepPlan:
     preempted: tuple[Sequence, ...] = ()
     has_prefill: bool = False
     constrained: tuple[Chunk, ...] = ()  # those that sample what a mask allows
+    admitted: tuple[Sequence, ...] = ()  # that waited until now
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +169,21 @@ class Scheduler:
             self._computing.update(self._filled(chunk))
         # Phase 2: prefills of waiting requests. Not if a sequence was preempted: a newcomer would
         # take the blocks that an older one has just lacked.
-        if not preempted:
-            planned.update((chunk.sequence, chunk) for chunk in self._admit(token_budget))
+        admitted: tuple[Sequence, ...] = ()
+        if not preempted and self.waiting:
+            fresh = {chunk.sequence: chunk for chunk in self._admit(token_budget)}
+            planned.update(fresh)
+            admitted = tuple(fresh)
         has_prefill = False
         for sequence, chunk in planned.items():
             sequence.num_computed = chunk.end
             sequence.num_pending += chunk.samples
-            has_prefill |= chunk.num_scheduled_tokens > 1
+            if chunk.num_scheduled_tokens > 1:
+                has_prefill = True
+                sequence.num_prefill_steps += 1
         chunks = tuple(planned.values())
         constrained = tuple(c for c in chunks if c.is_constrained)
-        return StepPlan(chunks, tuple(preempted), has_prefill, constrained)
+        return StepPlan(chunks, tuple(preempted), has_prefill, constrained, admitted)
 
     def _restart_outgrown(self, variants: ContextVariants) -> None:
         """Computes anew what has become too long for how it was computed."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from modelfleet_process.tracing import Tracing
 from modelfleet_proto import worker_pb2 as pb
 
 from ..engine.messages import Abort, Add, RequestOutput, TokenLogprobs
@@ -24,6 +25,7 @@ from .refused import log_refusal
 from .requests import GenerationRequest, build_engine_request, check_counts
 from .serving_model import ServingModel
 from .streams import Stream
+from .tracing import WorkerTrace
 
 log = structlog.get_logger()
 
@@ -40,23 +42,44 @@ _REASONS = {
 class RequestHandler:
     """Serves requests, however they came."""
 
-    def __init__(self, lifecycle: Lifecycle, worker_id: str, prompts: PromptReader) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        worker_id: str,
+        prompts: PromptReader,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
         self._prompts = prompts
         self._formats = GrammarCompiler()
+        self._tracing = tracing
 
     async def serve(self, request: pb.GenerateRequest, send: Send) -> RefusalError | None:
         """Serves a request to its end; returns why it was refused or ended early.
 
         Cancelled, or if its caller leaves, it is aborted in the engine.
         """
+        if self._tracing is None:
+            return await self._serve(request, send, None)
+        trace = WorkerTrace(self._tracing, request)
+        try:
+            error = await self._serve(request, send, trace)
+        except BaseException:
+            trace.end(None, cancelled=True)
+            raise
+        trace.end(error)
+        return error
+
+    async def _serve(
+        self, request: pb.GenerateRequest, send: Send, trace: WorkerTrace | None
+    ) -> RefusalError | None:
         lifecycle = self._lifecycle
         try:
             serving = lifecycle.serving
             if serving is None or serving.spec.model != request.model:
                 raise lifecycle.status.refusal(request.model)
-            await self._generate(request, serving, send)
+            await self._generate(request, serving, send, trace)
         except RefusalError as error:
             log_refusal(request, error)
             return error
@@ -68,7 +91,11 @@ class RequestHandler:
         return None
 
     async def _generate(
-        self, request: pb.GenerateRequest, serving: ServingModel, send: Send
+        self,
+        request: pb.GenerateRequest,
+        serving: ServingModel,
+        send: Send,
+        trace: WorkerTrace | None,
     ) -> None:
         started, request_id = time.monotonic(), request.request_id[:64]
         limits = serving.engine.limits
@@ -103,6 +130,8 @@ class RequestHandler:
             cached_tokens = 0
             if answer.ending is None:
                 serving.engine.submit(Add(engine_request))
+                if trace is not None:
+                    trace.on_submitted(stream, len(prompt_ids))
                 log.debug("admitted", request_id=request_id, prompt_tokens=len(prompt_ids))
                 try:
                     await send([accepted])
@@ -111,6 +140,8 @@ class RequestHandler:
                     if not stream.finished:  # a stop string, a client that left, or a drain
                         serving.engine.submit(Abort(stream.engine_id))
             finished = _finished(answer, len(prompt_ids), cached_tokens)
+            if trace is not None:
+                trace.on_finished(finished)
             await send([*last, finished])
             counters.finished += not prepares
             log.debug(
@@ -235,4 +266,5 @@ def _finished(answer: Answer, prompt_tokens: int, cached_tokens: int) -> pb.Fini
         completion_tokens=answer.tokens,
         cached_tokens=cached_tokens,
         parts=map(_part, parts),
+        failed_calls=answer.failed_calls if isinstance(answer, PartedAnswer) else 0,
     )

@@ -17,6 +17,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from modelfleet_process.addresses import join_address, split_address
+from modelfleet_process.tracing import start_tracing
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
@@ -61,7 +62,8 @@ class WorkerServer:
     def __init__(self, lifecycle: Lifecycle, options: ServerOptions) -> None:
         self._lifecycle = lifecycle
         self._options = options
-        self._service = WorkerService(lifecycle, options.worker_id)
+        self._tracing = start_tracing("modelfleet-worker", options.worker_id)
+        self._service = WorkerService(lifecycle, options.worker_id, self._tracing)
         self._health = HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[VersionInterceptor("worker")], options=_OPTIONS
@@ -99,6 +101,8 @@ class WorkerServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._lifecycle.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _follow_health(self) -> None:
         changed, seen = self._lifecycle.changed, -1

@@ -12,6 +12,7 @@ import grpc
 import structlog
 from typing_extensions import override
 
+from modelfleet_process.tracing import Tracing
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
 from modelfleet_proto.refusals import refusal_metadata
@@ -37,13 +38,15 @@ _CHECK = 0.1  # seconds between checks for a change of load
 class WorkerService(worker_pb2_grpc.WorkerServicer):
     """All calls of worker.proto. A RefusalError becomes the status it names."""
 
-    def __init__(self, lifecycle: Lifecycle, worker_id: str) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, worker_id: str, tracing: Tracing | None = None
+    ) -> None:
         self._lifecycle = lifecycle
         self._worker_id = worker_id
         self._instance_id = uuid.uuid4().hex
         self._closing = False
         prompts = PromptReader()
-        self._requests = RequestHandler(lifecycle, worker_id, prompts)
+        self._requests = RequestHandler(lifecycle, worker_id, prompts, tracing)
         self._tokenizing = Tokenizing(lifecycle, prompts)
         self._embedding = EmbeddingHandler(lifecycle, worker_id)
         self._shared_streams: set[SharedStream] = set()

@@ -9,7 +9,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..engine.messages import EngineFailure, RequestOutput, StepOutput, TokenLogprobs
+from ..engine.messages import (
+    EngineFailure,
+    RequestOutput,
+    RequestStart,
+    StepOutput,
+    TokenLogprobs,
+)
 from ..engine.request import FinishReason
 from ..errors import AllSlotsTakenError, FormatFailedError, RefusalError
 
@@ -23,6 +29,7 @@ class Stream:
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id  # unique in the engine, whatever callers call their requests
         self.finished = False  # the engine has forgotten the request
+        self.start: RequestStart | None = None  # once its first token has come
         self._outputs: deque[RequestOutput] = deque()
         self._packed: deque[PackedOutputs] = deque()  # what came after them
         self._error: RefusalError | None = None
@@ -152,6 +159,10 @@ class Streams:
         if isinstance(step, EngineFailure):
             self._on_failure(step)
             return
+        for start in step.starts:
+            begun = self._living.get(start.request_id)
+            if begun is not None:
+                begun.start = start
         for output in step.outputs:
             stream = self._living.get(output.request_id)
             if stream is None:  # an aborted request has none any more

@@ -110,6 +110,11 @@ class PartedAnswer(Answer):
         self._parts += self._parser.close()
         return ""
 
+    @property
+    def failed_calls(self) -> int:
+        """Calls that the model began and did not write as its format asks."""
+        return self._parser.failed_calls
+
     def take(self) -> list[Part]:
         """What came since the last time."""
         parts, self._parts = merge(self._parts), []

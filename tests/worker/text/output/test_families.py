@@ -216,6 +216,25 @@ def test_a_call_that_is_cut_off_keeps_what_it_has():
     assert parts == [Part(Kind.CALL, '{"a": [1, ', 0, "now")]
 
 
+@pytest.mark.parametrize(
+    ("family", "text", "failed"),
+    [
+        ("Hermes", '<tool_call>{"name": "now", "arguments": {}}</tool_call>', 0),
+        ("Hermes", '<tool_call>{"tool": "now"}</tool_call>', 1),
+        ("Hermes", '<tool_call>{"name": "now", "arguments": {"a": [1, ', 1),
+        ("Hermes", '{"name": "now"}', 0),
+        ("Llama", '{"answer": 42}', 0),
+        ("Gemma", "<|tool_call>call:now{a:b}<tool_call|> and <|tool_call>no<tool_call|>", 2),
+    ],
+)
+def test_calls_that_were_begun_and_are_none_are_counted(family, text, failed):
+    parser = new_parser(style_of(family), "", SCHEMAS)
+    for piece in text:
+        parser.feed(piece)
+    parser.close()
+    assert parser.failed_calls == failed
+
+
 def test_reasoning_that_the_prompt_opened_needs_no_mark():
     style = style_of("Hermes")
     opened = "<|im_start|>assistant\n<think>\n"

@@ -79,6 +79,14 @@ def test_a_call_that_cannot_be_read_is_text_and_what_follows_is_read():
     assert parsed(["<call now>[1"]) == [Part(Kind.TEXT, "[1")]
 
 
+def test_a_call_that_cannot_be_read_is_counted():
+    style = find_style(HERMES, response_template=TEMPLATE)
+    parser = new_parser(style, PROMPT, TOOLS)
+    parser.feed("<call now>{broken</call><call now>{}</call>")
+    parser.close()
+    assert parser.failed_calls == 1
+
+
 PIECES = st.lists(
     st.one_of(
         st.sampled_from(

@@ -29,14 +29,17 @@ class Answering:
     hidden: frozenset[str] = frozenset()  # marks that are special tokens, and so never text
     begin: int = 0  # where what may be a call begins
     before: int = 0  # calls that had begun there
+    is_marked: bool = False  # a mark says that it is one
 
     def begins(self, mark: str = "") -> None:
         """What comes, or came with the mark, may be a call."""
         self.begin, self.before = self.reader.position - len(mark), self.parts.calls
+        self.is_marked = bool(mark)
 
     def give_up(self) -> None:
         """It is none: it is text."""
         if self.parts.calls == self.before:
+            self.parts.given_up += self.is_marked  # else any JSON object is an attempt
             text = self.reader.since(self.begin)
             for mark in self.hidden:
                 text = text.replace(mark, "")

@@ -27,6 +27,11 @@ class OutputParser(Protocol):
         """Whether what the model writes from here on is not wanted."""
         ...
 
+    @property
+    def failed_calls(self) -> int:
+        """Calls that the model began and did not write as its format asks."""
+        ...
+
 
 def new_parser(
     style: OutputStyle,
@@ -70,6 +75,11 @@ class ScriptParser:
     def is_done(self) -> bool:
         """After the one call that was asked for."""
         return self._parts.is_full
+
+    @property
+    def failed_calls(self) -> int:
+        """Calls that were none."""
+        return self._parts.failed_calls
 
     def feed(self, text: str) -> list[Part]:
         """The parts that this text releases."""

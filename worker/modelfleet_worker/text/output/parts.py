@@ -46,6 +46,7 @@ class Parts:
         self._single = single
         self.calls = 0  # that have begun
         self.whole_calls = 0  # that have ended, too
+        self.given_up = 0  # calls whose beginning turned out to be text
         self._parts: list[Part] = []
         self._space = ""
         self._in_text = False  # it has text, so that space in front of more text counts
@@ -54,6 +55,11 @@ class Parts:
     def is_full(self) -> bool:
         """Whether nothing may follow."""
         return self._single and self.whole_calls > 0
+
+    @property
+    def failed_calls(self) -> int:
+        """Calls that the model began and did not write as its format asks."""
+        return self.given_up + self.calls - self.whole_calls
 
     def take(self) -> list[Part]:
         """What came since the last time."""

@@ -90,6 +90,11 @@ class TemplateParser:
         """After the one call that was asked for."""
         return self._parts.is_full
 
+    @property
+    def failed_calls(self) -> int:
+        """Calls that were none."""
+        return self._parts.failed_calls
+
     def feed(self, text: str) -> list[Part]:
         """The parts that this text releases."""
         self._take(self._parser.feed(text))
@@ -136,6 +141,7 @@ class TemplateParser:
             value = process_field(text, self._whole.fields[_CALLS], raw["captured"])
             calls = [self._call(each) for each in (value if isinstance(value, list) else [value])]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            self._parts.given_up += 1
             opens = self._whole.fields[_CALLS].open_literals or [""]
             self._show(opens[0] + text)
             return
