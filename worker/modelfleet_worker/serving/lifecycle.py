@@ -53,6 +53,12 @@ def _without_gc() -> Iterator[None]:
         gc.enable()
 
 
+def _collect() -> None:
+    """The memory of a model that was freed, for the next one."""
+    gc.unfreeze()
+    gc.collect()
+
+
 class Lifecycle:
     """Used from the event loop only; `changed` notifies of each new `status`."""
 
@@ -111,6 +117,7 @@ class Lifecycle:
         if before is not None:
             await before
             await self._free_engine()
+            _collect()
         begun: dict[str, float] = {}  # when each phase began
 
         def report(phase: str, share: float) -> None:
@@ -226,6 +233,7 @@ class Lifecycle:
             self.drain(deadline)
             await self.drained()
             await self._free_model()
+            _collect()
             self._become(Status())
             log.info("unloaded")
 
@@ -255,9 +263,6 @@ class Lifecycle:
             self.counters.add_engine(engine.stats)
             self.model = None
             self.memory = None
-            del engine
-            gc.unfreeze()
-            gc.collect()
 
     async def watch_engine(self, interval: float = 0.5) -> None:
         """Watches for a stalled engine; never returns."""
