@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from modelfleet_process.overload import most_admitted
@@ -244,7 +244,7 @@ def choose_worker(
     fit = continuers(list(workers), digest, weights) if digest else list(workers)
     if needs:
         fit = [worker for worker in fit if worker.has(needs)]
-    able = [
+    able: Sequence[Worker] = [
         worker
         for worker in fit
         if worker.free_slots > 0
