@@ -33,6 +33,8 @@ ONLY_SOMETIMES: dict[Right, str] = {
         for verb in ("get", "list", "create", "delete")
     },
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",
+    ("", "secrets", "update"): "for a new certificate authority: once a year",
+    ("", "configmaps", "update"): "the same",
 }
 
 

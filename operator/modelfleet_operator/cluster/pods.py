@@ -17,6 +17,7 @@ from .host_folders import HostFolders, read_only
 from .pod_problems import WORKER
 from .pod_security import annotation_findings, findings
 from .pod_template import Problem, lay_under, problems
+from .pod_tls import WorkerTls, trusting
 from .resources import Layer, guessed, with_requests
 from .storage import Storage, host_folder, storage
 
@@ -58,6 +59,7 @@ class PodSettings:
     resources: Layer = field(default_factory=dict)  # the same
     log_level: LogLevel = LogLevel.INFO  # the operator's own; no part of a revision
     disruption_budgets: bool = True  # each deployment has a PodDisruptionBudget of ours
+    tls: WorkerTls | None = None  # None: workers speak without
 
     @property
     def host_folders(self) -> HostFolders:
@@ -124,13 +126,16 @@ def worker_pod(
     revision: str,
     ordinal: int,
     log_level: LogLevel = LogLevel.INFO,
+    bundle: bytes = b"",
 ) -> dict[str, Any]:
     """The whole pod. Created twice, or by two leaders, it is still one: the name is its content.
 
     `owner` is the metadata of the ModelDeployment. The level of the logs is no part of the
-    template, so another level replaces no worker: the next ones have it.
+    template, so another level replaces no worker: the next ones have it. The same is true of the
+    `bundle` of authorities (PEM).
     """
     given = template["metadata"]
+    spec = logging_at(log_level, read_only(template["spec"]))
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -150,7 +155,7 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": leaving_silent_nodes(logging_at(log_level, read_only(template["spec"]))),
+        "spec": leaving_silent_nodes(trusting(bundle, spec, WORKER)),
     }
 
 
@@ -225,7 +230,11 @@ def bare_pod_spec(settings: PodSettings, stored: Storage, model: Sequence[str]) 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(settings, stored, model)],
-        "volumes": [*stored.volumes, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [
+            *stored.volumes,
+            {"name": "tmp", "emptyDir": {}},
+            *(settings.tls.volumes() if settings.tls else ()),
+        ],
     }
 
 
@@ -253,8 +262,15 @@ def _container(settings: PodSettings, stored: Storage, model: Sequence[str]) -> 
             *model,
         ],
         # Always said: a variable of envFrom, which users choose, would count if it were not.
-        "env": [*_identity(), *stored.environment, _allowed_endpoints(settings)],
+        "env": [
+            *_identity(),
+            *stored.environment,
+            _allowed_endpoints(settings),
+            *(settings.tls.environment() if settings.tls else ()),
+        ],
         "ports": [{"name": "grpc", "containerPort": PORT}],
+        # This port stays without TLS, which no probe of the kubelet's speaks with a certificate;
+        # with TLS it serves health alone.
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
         # worker that listens but makes no progress is drained and replaced by the plan.
@@ -285,6 +301,7 @@ def _container(settings: PodSettings, stored: Storage, model: Sequence[str]) -> 
         "volumeMounts": [
             *stored.mounts,
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
+            *(settings.tls.mounts() if settings.tls else ()),
         ],
     }
 
