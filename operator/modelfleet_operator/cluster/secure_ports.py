@@ -24,6 +24,7 @@ from .options import OperatorOptions, TlsOptions
 from .token_review import TokenReviews
 
 GRACE = 2.0  # seconds that calls get when the operator ends
+MOST_CALLS = 64  # for certificates at once; whoever is refused tries again
 
 log = structlog.get_logger()
 
@@ -87,7 +88,11 @@ class SecurePorts:
         service = CertificatesService(
             self._issuing, reviews.whose, tls.lifetimes, accepts_plaintext=tls.accepts_plaintext
         )
-        issuer = grpc.aio.server(interceptors=[VersionInterceptor("operator")])
+        issuer = grpc.aio.server(
+            interceptors=[VersionInterceptor("operator")],
+            # Each asks the API server whose a token is: strangers may not have it asked for ever.
+            maximum_concurrent_rpcs=MOST_CALLS,
+        )
         certificates_pb2_grpc.add_CertificatesServicer_to_server(service, issuer)
         try:
             server, _ = await serve(fleet, tls.fleet_listen, credentials)
