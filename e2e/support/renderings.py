@@ -42,7 +42,9 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
+        "tls": {"internal": {"mode": "Permissive", "certificateLifetime": 3600}},
         "gateway": {
+            "tls": {"secret": "door"},
             "maxHeldBytes": 268435456,
             "corsOrigins": ["https://chat.example", "http://localhost:3000"],
             "autoscaling": {"enabled": True},
@@ -62,6 +64,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "minimal": {
         "fullnameOverride": "mf",
+        "tls": {"internal": {"mode": "Disabled"}},
         "rbac": {"create": False},
         "images": {"operator": {"digest": "sha256:" + "0" * 64}, "worker": {"tag": "1.2.3"}},
         "operator": {
