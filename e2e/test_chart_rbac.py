@@ -38,6 +38,8 @@ ONLY_SOMETIMES: dict[Right, str] = {
     ("lifecycle.k8s.io", "evictions", "watch"): "the same",
     ("lifecycle.k8s.io", "evictions/status", "patch"): "the same, when a worker is asked to go",
     ("coordination.k8s.io", "leases", "create"): "once in the life of an installation",
+    ("", "secrets", "update"): "for a new certificate authority: once a year",
+    ("", "configmaps", "update"): "the same",
 }
 
 

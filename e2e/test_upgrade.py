@@ -52,20 +52,33 @@ def test_an_upgrade_from_an_earlier_version_keeps_every_model_serving(
         set_gateway(installation, installation.operator)
         traffic.wait_for_answers(8)
 
-        # An operator and gateways of today, with workers of then.
-        replace(installation, worker=old.worker).install()
+        # An operator and gateways of today, with workers of then, which know no TLS.
+        replace(installation, worker=old.worker).install(changes=tls_mode("Disabled"))
         rolled(kube, old.worker)
         traffic.wait_for_answers(8)
 
         # All of today; and gateways of then once more, with all else of today.
-        installation.install()
+        installation.install(changes=tls_mode("Permissive"))
         rolled(kube, installation.worker)
         traffic.wait_for_answers(8)
         set_gateway(installation, old.operator)
         traffic.wait_for_answers(8)
         set_gateway(installation, installation.operator)
         traffic.wait_for_answers(8)
+
+        # And at last none without a certificate; nothing is started anew for it but operators.
+        workers = {pod["metadata"]["uid"] for pod in kube.workers("steady")}
+        installation.install()
+        eventually(
+            "gateways are back", lambda: kube.condition("steady", "Ready")["status"] == "True"
+        )
+        traffic.wait_for_answers(8)
+        assert {pod["metadata"]["uid"] for pod in kube.workers("steady")} == workers
     traffic.check()
+
+
+def tls_mode(mode: str) -> dict[str, dict[str, dict[str, str]]]:
+    return {"tls": {"internal": {"mode": mode}}}
 
 
 def all_know(installation: Installation, model: str) -> bool:

@@ -46,7 +46,9 @@ VALUES: dict[str, dict[str, Any]] = {
         "tracing": {"endpoint": "http://otel.monitoring:4317", "sampleRatio": 0.1},
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
+        "tls": {"internal": {"mode": "Permissive", "certificateLifetime": 3600}},
         "gateway": {
+            "tls": {"secret": "door"},
             "maxHeldBytes": 268435456,
             "paths": ["/v1", "/api"],
             "corsOrigins": ["https://chat.example", "http://localhost:3000"],
@@ -71,6 +73,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "fullnameOverride": "mf",
         "networkPolicy": {"enabled": False},
         "admissionPolicy": {"enabled": False},
+        "tls": {"internal": {"mode": "Disabled"}},
         "rbac": {"create": False},
         "images": {"operator": {"digest": "sha256:" + "0" * 64}, "worker": {"tag": "1.2.3"}},
         "operator": {

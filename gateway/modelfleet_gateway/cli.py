@@ -15,7 +15,13 @@ from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
 from .errors import StartupError
-from .options import DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_HELD_BYTES, Options
+from .options import (
+    DEFAULT_MAX_BODY_BYTES,
+    DEFAULT_MAX_HELD_BYTES,
+    DoorCertificate,
+    Options,
+    TlsOptions,
+)
 
 app = typer.Typer(add_completion=False, **STYLE)
 
@@ -110,6 +116,52 @@ def gateway(
     keep_responses_for: Annotated[
         float, typer.Option(min=1, help="Seconds that it keeps each.")
     ] = 3600.0,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Serve HTTPS with this certificate (PEM, with its chain), read again when it "
+            "changes; with --tls-key. Default: plain HTTP.",
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of --tls-certificate (PEM).")
+    ] = None,
+    tls_operator: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_if_given,
+            envvar="MODELFLEET_TLS_OPERATOR",
+            help="Where the operator's Fleet service is with TLS, instead of --operator.",
+        ),
+    ] = "",
+    tls_issuer: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_if_given,
+            envvar="MODELFLEET_TLS_ISSUER",
+            help="Where the operator issues certificates. Default: there is no TLS to operators "
+            "and workers.",
+        ),
+    ] = "",
+    tls_authorities: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="MODELFLEET_TLS_AUTHORITIES",
+            help="PEM file of the authorities of operators.",
+        ),
+    ] = None,
+    tls_token: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="MODELFLEET_TLS_TOKEN",
+            help="The token of this pod's ServiceAccount.",
+        ),
+    ] = None,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -121,7 +173,7 @@ def gateway(
 
     try:
         options = Options(
-            operator=operator,
+            operator=tls_operator if tls_issuer and tls_operator else operator,
             listen=listen,
             gateway_id=gateway_id,
             address_file=address_file,
@@ -135,10 +187,28 @@ def gateway(
             access_log=access_log,
             keep_responses=keep_responses,
             keep_responses_for=keep_responses_for,
+            tls=_tls(tls_issuer, tls_authorities, tls_token),
+            door=_door(tls_certificate, tls_key),
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None
     raise typer.Exit(run(options, log_format=logs.format, log_level=logs.level))
+
+
+def _tls(issuer: str, authorities: Path | None, token: Path | None) -> TlsOptions | None:
+    if not issuer:
+        return None
+    if authorities is None or token is None:
+        raise StartupError("--tls-issuer: give --tls-authorities and --tls-token, too")
+    return TlsOptions(issuer=issuer, token_file=token, authorities_file=authorities)
+
+
+def _door(certificate: Path | None, key: Path | None) -> DoorCertificate | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise StartupError("--tls-certificate and --tls-key go together: give both")
+    return DoorCertificate(certificate=certificate, key=key)
 
 
 def main() -> None:

@@ -28,6 +28,23 @@ class ConnectionLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """How this gateway gets its certificate."""
+
+    issuer: str  # HOST:PORT of the operator's Certificates service
+    token_file: Path  # of the pod's ServiceAccount
+    authorities_file: Path  # PEM: whose certificate the operator must have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorCertificate:
+    """PEM files, read again when they change."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Everything that a gateway's user can choose."""
 
@@ -42,6 +59,8 @@ class Options:
     cors_origins: tuple[str, ...] = ()  # that browsers may call from; "*": any
     metrics_listen: str = ""  # HOST:PORT of /metrics; empty: nowhere
     metrics_address_file: Path | None = None  # gets the actual HOST:PORT of /metrics
+    tls: TlsOptions | None = None  # to operators and workers; None: plaintext
+    door: DoorCertificate | None = None  # that clients see; None: they speak plain HTTP
     access_log: str = ""  # file that gets a line for each request; "-": standard output
     keep_responses: int = 0  # answers of /v1/responses that later ones may go on from; 0: none
     keep_responses_for: float = 3600.0  # seconds

@@ -8,6 +8,7 @@ import grpc
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import call_metadata
+from modelfleet_proto.mtls.credentials import Credentials, target
 
 from .api.formats import parse_quantity
 from .errors import PassingError, RejectedError
@@ -66,13 +67,19 @@ def model_spec(flags: Sequence[str]) -> worker_pb2.ModelSpec:
     return spec
 
 
-async def load_model(address: str, flags: Sequence[str]) -> None:
+async def load_model(
+    address: str,
+    flags: Sequence[str],
+    credentials: Credentials | None = None,
+    server_name: str = "",
+) -> None:
     """Has the worker begin to load it; one that does already goes on.
 
+    With credentials, of this operator, the worker must have a certificate of that name.
     PassingError when it does not answer, RejectedError when it will not.
     """
     request = worker_pb2.LoadModelRequest(spec=model_spec(flags))
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with _channel(address, credentials, server_name) as channel:
         stub = worker_pb2_grpc.WorkerStub(channel)
         try:
             await stub.LoadModel(request, timeout=TIMEOUT, metadata=call_metadata("operator"))
@@ -81,3 +88,11 @@ async def load_model(address: str, flags: Sequence[str]) -> None:
             if error.code() in _PASSING:
                 raise PassingError(message) from error
             raise RejectedError(message) from error
+
+
+def _channel(address: str, credentials: Credentials | None, server_name: str) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(address)
+    # Traffic inside the fleet never goes through the proxy that the environment names.
+    options = (target(server_name), ("grpc.enable_http_proxy", 0))
+    return grpc.aio.secure_channel(address, credentials.channel, options)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
 
 import grpc
 
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+from .handlers import Handler, refusing
 
 VERSION_KEY = "modelfleet-version"
 VERSION = importlib.metadata.version("modelfleet")
@@ -64,28 +63,6 @@ class VersionInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or theirs is None:
             return handler
         reason = incompatibility(self._ours, str(theirs))
-        return handler if reason is None else _refusing(handler, reason)
-
-
-def _refusing(handler: Handler, reason: str) -> Handler:
-    """The same kind of method, so that the caller's side of the stream fits, answering only no."""
-
-    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-
-    async def refuse_stream(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason)
-        yield  # makes this an async generator, as a streaming method must be
-
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    refusing: Handler = make(
-        refuse_stream if handler.response_streaming else refuse,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
-    return refusing
+        if reason is None:
+            return handler
+        return refusing(handler, grpc.StatusCode.FAILED_PRECONDITION, reason)

@@ -12,6 +12,7 @@ from clients import openai_client, tls
 from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
 from modelfleet_proto import fleet_pb2, worker_pb2
+from modelfleet_proto.mtls.credentials import Credentials
 from operator_double import OperatorDouble
 from scripted_worker import (  # noqa: F401 - tests take what they need from here
     MODEL,
@@ -63,6 +64,8 @@ def model_view(
                 routable=w.routable,
                 revision=w.revision,
                 hand_over=w.hand_over,
+                tls_name=w.tls_name,
+                tls_address=w.address if w.tls_name else "",
             )
             for w in workers
         ],
@@ -106,7 +109,10 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def running_fleet(
-    *workers: ScriptedWorker, options: Options = DEFAULTS, **limits
+    *workers: ScriptedWorker,
+    options: Options = DEFAULTS,
+    operator_credentials: Credentials | None = None,
+    **limits,
 ) -> AsyncIterator[Fleet]:
     """Starts everything, waits until all READY workers are routable, and ends everything.
 
@@ -115,6 +121,7 @@ async def running_fleet(
     for worker in workers:
         await worker.start()
     operator = OperatorDouble()
+    operator.credentials = operator_credentials
     await operator.start()
     operator.view.models.append(model_view(*workers, **limits))
     listener = listen("127.0.0.1:0")

@@ -6,6 +6,7 @@ import grpc
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
+from modelfleet_proto.mtls.credentials import Credentials
 
 
 class OperatorDouble(fleet_pb2_grpc.FleetServicer):
@@ -20,6 +21,7 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
         self.instances: list[str] = []  # of the gateways that said hello
         self.signals: list[fleet_pb2.Signals] = []
         self.address = ""
+        self.credentials: Credentials | None = None  # with TLS
         self._changed: set[asyncio.Event] = set()
         self._server: grpc.aio.Server | None = None
 
@@ -29,7 +31,11 @@ class OperatorDouble(fleet_pb2_grpc.FleetServicer):
             options=(("grpc.http2.max_ping_strikes", 0),),
         )
         fleet_pb2_grpc.add_FleetServicer_to_server(self, server)
-        port = server.add_insecure_port(self.address or "127.0.0.1:0")
+        where = self.address or "127.0.0.1:0"
+        if self.credentials is None:
+            port = server.add_insecure_port(where)
+        else:
+            port = server.add_secure_port(where, self.credentials.server())
         self.address = f"127.0.0.1:{port}"
         await server.start()
         self._server = server

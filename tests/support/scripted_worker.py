@@ -10,6 +10,7 @@ import grpc
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
+from modelfleet_proto.mtls.credentials import Credentials
 from modelfleet_proto.refusals import FULL, read_refusal, refusal_metadata
 
 MODEL = "default/tiny"
@@ -99,6 +100,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     tokenized: list[worker_pb2.TokenizeRequest] = field(default_factory=list)
     features: tuple[str, ...] = ("output_format", "tools")  # none: the same
 
+    credentials: Credentials | None = None  # with TLS
+    tls_name: str = ""  # as the operator's view says
+
     def __post_init__(self) -> None:
         self.shared_streams = 0
         self.pauses = 0
@@ -115,7 +119,11 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             ),
         )
         worker_pb2_grpc.add_WorkerServicer_to_server(self, server)
-        port = server.add_insecure_port(self.address or "127.0.0.1:0")
+        where = self.address or "127.0.0.1:0"
+        if self.credentials is None:
+            port = server.add_insecure_port(where)
+        else:
+            port = server.add_secure_port(where, self.credentials.server())
         self.address = f"127.0.0.1:{port}"
         await server.start()
         self._server = server

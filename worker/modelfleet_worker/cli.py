@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from modelfleet_process.addresses import checked_address
+from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.command_line import STYLE, run_app
 from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
 
@@ -153,6 +153,41 @@ def worker(
     drain_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for running requests after SIGTERM.")
     ] = 30.0,
+    tls_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            envvar="MODELFLEET_TLS_LISTEN",
+            help="Where to serve gRPC with TLS, if there is a --tls-issuer.",
+        ),
+    ] = "[::]:9001",
+    tls_issuer: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_if_given,
+            envvar="MODELFLEET_TLS_ISSUER",
+            help="Where the operator issues certificates; --listen then serves health alone. "
+            "Default: no TLS.",
+        ),
+    ] = "",
+    tls_authorities: Annotated[
+        str,
+        typer.Option(
+            metavar="PEM",
+            envvar="MODELFLEET_TLS_AUTHORITIES",
+            help="The authorities of operators.",
+        ),
+    ] = "",
+    tls_token: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="MODELFLEET_TLS_TOKEN",
+            help="The token of this pod's ServiceAccount.",
+        ),
+    ] = None,
     die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""
@@ -166,6 +201,7 @@ def worker(
     from .loading.preload import fetch_ahead, preload_cpu
     from .quantities import parse_bytes
     from .serving.server import ServerOptions, serve
+    from .serving.tls import tls_options
     from .storage.cache import Cache
     from .storage.sources import parse_source
 
@@ -230,6 +266,7 @@ def worker(
         address_file=address_file,
         drain_timeout=drain_timeout,
         asleep=asleep,
+        tls=tls_options(tls_listen, tls_issuer, tls_authorities, tls_token),
     )
     configure(logs.format, logs.level, console_style(utc=False))
     bind(worker=options.worker_id)

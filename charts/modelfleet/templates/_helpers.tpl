@@ -59,6 +59,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Where gateways and workers get certificates, of any operator. */ -}}
+{{- define "modelfleet.issuer" -}}
+{{- printf "%s-operator.%s.svc:9093" (include "modelfleet.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
 {{- /* Where clients reach the gateways; a ModelDeployment's status shows it. */ -}}
 {{- define "modelfleet.gatewayURL" -}}
 {{- $ingress := .Values.gateway.ingress -}}
@@ -66,7 +71,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and $ingress.enabled $ingress.host -}}
 {{- printf "%s://%s" (ternary "http" "https" (empty $ingress.tlsSecret)) $ingress.host -}}
 {{- else -}}
-{{- printf "http://%s-gateway.%s.svc%s" (include "modelfleet.fullname" .) .Release.Namespace (ternary "" (printf ":%d" $port) (eq $port 80)) -}}
+{{- $scheme := ternary "http" "https" (empty .Values.gateway.tls.secret) -}}
+{{- $usual := ternary 80 443 (empty .Values.gateway.tls.secret) -}}
+{{- printf "%s://%s-gateway.%s.svc%s" $scheme (include "modelfleet.fullname" .) .Release.Namespace (ternary "" (printf ":%d" $port) (eq $port $usual)) -}}
 {{- end -}}
 {{- end -}}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
+import ssl
 from typing import Any, Final
 
 import httptools
@@ -51,7 +52,15 @@ class Part(enum.Enum):
 class HttpConfig(uvicorn.Config):
     """uvicorn's options, and the limits of each connection."""
 
-    def __init__(self, app: ASGIApp, limits: ConnectionLimits, *, drain_timeout: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ConnectionLimits,
+        *,
+        drain_timeout: int,
+        door: ssl.SSLContext | None = None,
+    ) -> None:
+        """`door`: of HTTPS; None: plain HTTP."""
         super().__init__(
             app,
             http=Connection,
@@ -63,9 +72,15 @@ class HttpConfig(uvicorn.Config):
             proxy_headers=False,
             timeout_graceful_shutdown=drain_timeout,
         )
+        self._door = door
         self.limits = limits
         # Connections that end, and what they send is dropped.
         self.dropping: set[Connection] = set()
+
+    @override
+    def load(self) -> None:
+        super().load()
+        self.ssl = self._door  # uvicorn would make one of files that it never reads again
 
 
 class Connection(HttpToolsProtocol):

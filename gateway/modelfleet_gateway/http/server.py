@@ -16,6 +16,8 @@ import uvicorn
 
 from modelfleet_process.addresses import join_address, split_address
 from modelfleet_process.tracing import start_tracing
+from modelfleet_proto.mtls.credentials import Credentials
+from modelfleet_proto.mtls.renewal import Issuer, Renewal
 
 from ..errors import StartupError
 from ..metrics import Metrics
@@ -25,6 +27,7 @@ from ..routing.dispatch import Dispatcher
 from ..tasks import TaskBag, supervise
 from .app import App
 from .connection import HttpConfig
+from .door import Door
 
 BACKLOG: Final = 2048
 # Bytes that the kernel holds for a client that does not read: without it these may be megabytes,
@@ -88,17 +91,35 @@ class Gateway:
         self._listener = listener
         self._metrics_listener = metrics_listener
         self.metrics = Metrics()
-        self.dispatcher = Dispatcher(self.metrics)
+        self.credentials = Credentials() if options.tls else None
+        self.dispatcher = Dispatcher(self.metrics, self.credentials)
         self._tracing = start_tracing("modelfleet-gateway", options.gateway_id)
         self.app = App(self.dispatcher, self.metrics, options, self._tracing)
         drain_timeout = int(options.drain_timeout) + ERROR_GRACE
-        config = HttpConfig(self.app.api, options.limits, drain_timeout=drain_timeout)
+        self._door = Door(options.door) if options.door else None
+        config = HttpConfig(
+            self.app.api,
+            options.limits,
+            drain_timeout=drain_timeout,
+            door=self._door.context if self._door else None,
+        )
         self._server = HttpServer(config)
 
     async def run(self) -> None:
         """Serves until `drain` is called and the last request has ended."""
-        link = OperatorLink(self._options.operator, self._options.gateway_id, self.dispatcher)
+        options = self._options
+        link = OperatorLink(options.operator, options.gateway_id, self.dispatcher, self.credentials)
         tasks = TaskBag()
+        if options.tls is not None and self.credentials is not None:
+            issuer = Issuer(
+                address=options.tls.issuer,
+                token_file=options.tls.token_file,
+                authorities=options.tls.authorities_file.read_bytes,
+            )
+            renewal = Renewal("gateway", issuer, self.credentials)
+            tasks.start(supervise("certificate", renewal.run))
+        if self._door is not None:
+            tasks.start(supervise("the door's certificate", self._door.follow))
         tasks.start(supervise("operator", link.run))
         probes = HttpServer(HttpConfig(self.app.probes, self._options.limits, drain_timeout=0))
         probing = None

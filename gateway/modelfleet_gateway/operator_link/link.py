@@ -12,6 +12,8 @@ import grpc
 import structlog
 
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
+from modelfleet_proto.mtls.credentials import Credentials
+from modelfleet_proto.mtls.names import OPERATOR_NAME
 
 from ..routing.channels import METADATA, open_channel
 from ..routing.dispatch import Dispatcher
@@ -31,8 +33,16 @@ log = structlog.get_logger()
 class OperatorLink:
     """Keeps a gateway connected to the operator that leads."""
 
-    def __init__(self, address: str, gateway_id: str, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        address: str,
+        gateway_id: str,
+        dispatcher: Dispatcher,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """With credentials, an operator without a certificate of its own is none."""
         self._address = address  # of any replica; it knows the leader
+        self._credentials = credentials
         self._gateway_id = gateway_id
         self._instance_id = uuid.uuid4().hex
         self._dispatcher = dispatcher
@@ -76,7 +86,9 @@ class OperatorLink:
         """
         reporter = Reporter(self._dispatcher)
         timeout: float | None = HEARTBEAT_TIMEOUT
-        async with open_channel(address) as channel:
+        if self._credentials is not None:
+            await self._credentials.wait()
+        async with open_channel(address, self._credentials, OPERATOR_NAME) as channel:
             stub = fleet_pb2_grpc.FleetStub(channel)
             call = stub.Connect(self._messages(reporter), metadata=METADATA)
             while True:

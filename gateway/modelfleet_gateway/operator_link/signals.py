@@ -61,7 +61,10 @@ def _content(queue: ModelQueue, now: float) -> object:
         (meter.prompt_tokens, meter.completion_tokens),
         (meter.first_tokens, meter.late_first_tokens, meter.answers, meter.slow_answers),
         queue.awaited_revisions,
-        [(w.worker_id, w.reachable, w.running, w.stats) for w in queue.workers.values()],
+        [
+            (w.worker_id, w.reachable, w.running, w.stats, w.tls_problem)
+            for w in queue.workers.values()
+        ],
     )
 
 
@@ -86,7 +89,10 @@ def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
     )
     for worker in queue.workers.values():
         entry = signals.workers.add(
-            worker_id=worker.worker_id, reachable=worker.reachable, running=worker.running
+            worker_id=worker.worker_id,
+            reachable=worker.reachable,
+            running=worker.running,
+            tls_problem=worker.tls_problem,
         )
         if worker.stats is not None:
             entry.stats.CopyFrom(worker.stats)

@@ -1,4 +1,4 @@
-"""gRPC channels as every part opens them: keepalive, large messages, quick reconnects."""
+"""gRPC channels to operators and workers: keepalive, large messages, quick reconnects, TLS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from modelfleet_proto.handshake import call_metadata
+from modelfleet_proto.mtls.credentials import Credentials, target
 
 MEBIBYTE: Final = 1024 * 1024
 MAX_MESSAGE: Final = 64 * MEBIBYTE
@@ -35,6 +36,14 @@ OPTIONS: Final = (
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A plaintext channel to HOST:PORT; it connects by itself when it is first used."""
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+def open_channel(
+    address: str, credentials: Credentials | None = None, server_name: str = ""
+) -> grpc.aio.Channel:
+    """A channel to HOST:PORT; it connects by itself when it is first used.
+
+    With credentials it has TLS: the other side must have a certificate of this name.
+    """
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=OPTIONS)
+    options = (*OPTIONS, target(server_name))
+    return grpc.aio.secure_channel(address, credentials.channel, options=options)

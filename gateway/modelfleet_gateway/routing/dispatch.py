@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from modelfleet_proto.mtls.credentials import Credentials
+
 from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
@@ -25,8 +27,10 @@ log = structlog.get_logger()
 class Dispatcher:
     """The view in force, and one queue for each of its models."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, credentials: Credentials | None = None) -> None:
+        """`credentials` of this gateway; None: it speaks no TLS."""
         self._metrics = metrics
+        self._credentials = credentials
         self.view: View | None = None
         self.is_current = asyncio.Event()  # an operator is connected and its view in force
         self.queues: dict[str, ModelQueue] = {}
@@ -100,12 +104,13 @@ class Dispatcher:
     def _sync_workers(self, queue: ModelQueue, model: ModelView) -> None:
         wanted = {worker.worker_id: worker for worker in model.workers}
         for worker_id, worker in list(queue.workers.items()):
-            if worker_id not in wanted or wanted[worker_id].address != worker.address:
+            if worker_id not in wanted or not worker.is_at(wanted[worker_id]):
                 del queue.workers[worker_id]
                 self._tasks.start(self._remove(worker))
         for place, (worker_id, route) in enumerate(wanted.items()):
             if worker_id not in queue.workers:
-                worker = Worker(route, model.model, queue.on_worker_change)
+                told = queue.on_worker_change
+                worker = Worker(route, model.model, told, self._credentials)
                 queue.workers[worker_id] = worker
                 self._watches[worker] = self._tasks.start(
                     supervise(worker_id, functools.partial(watch, worker))

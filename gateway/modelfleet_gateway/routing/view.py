@@ -27,6 +27,8 @@ class WorkerRoute:
     routable: bool = True  # False: send nothing new
     revision: str = ""
     hand_over: bool = False  # it is about to go: what runs there goes on elsewhere
+    tls_name: str = ""  # that its certificate must have; empty: it speaks no TLS
+    tls_address: str = ""  # host:port where it speaks TLS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,8 @@ def parse_model(message: fleet_pb2.ModelView) -> ModelView:
                 routable=worker.routable,
                 revision=worker.revision,
                 hand_over=worker.hand_over,
+                tls_name=worker.tls_name,
+                tls_address=worker.tls_address,
             )
             for worker in message.workers
         ),

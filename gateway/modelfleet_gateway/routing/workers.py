@@ -24,6 +24,7 @@ The usual order: in the view, loading, ready, not routable, draining, removed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,7 @@ import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
+from modelfleet_proto.mtls.credentials import Credentials
 
 from .balance import Candidate, share_of
 from .calls import Call, CountUnread, Serialize, SharedStream
@@ -60,7 +62,14 @@ StatsCall = grpc.aio.UnaryStreamCall[worker_pb2.StatsRequest, worker_pb2.Stats]
 class Worker:
     """One worker of the view: watched for as long as it is there or has calls."""
 
-    def __init__(self, route: WorkerRoute, model: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        route: WorkerRoute,
+        model: str,
+        on_change: Callable[[], None],
+        credentials: Credentials | None = None,
+    ) -> None:
+        """`credentials` of this gateway, for a worker that speaks TLS."""
         self.worker_id = route.worker_id
         self.address = route.address
         self.revision = route.revision
@@ -71,8 +80,12 @@ class Worker:
         self.stats: worker_pb2.Stats | None = None
         self.first_digest = ""  # the model_digest that this process was READY with first
         self._instance_id = ""  # of the process
-        self._channel = open_channel(route.address)
-        self.stub = worker_pb2_grpc.WorkerStub(self._channel)
+        self._route = route
+        self._credentials = credentials if route.tls_name else None
+        self._version = 0  # of the credentials that the channel was opened with
+        self._channel = self._open_channel()
+        self._old_channel: grpc.aio.Channel | None = None  # what runs on it goes on
+        self.tls_problem = ""  # why no certificate was agreed upon
         self._shared_stream: SharedStream | None = None  # of all requests; made with the first
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -280,10 +293,49 @@ class Worker:
         if self._shared_stream is not None:
             self._shared_stream.close()
         await self._channel.close()
+        if self._old_channel is not None:
+            await self._old_channel.close()
+
+    def is_at(self, route: WorkerRoute) -> bool:
+        """Whether the view still has it where it is; else it is another process."""
+        here = self._route
+        return (route.address, route.tls_name) == (here.address, here.tls_name)
+
+    async def renew_channel(self) -> None:
+        """Opens another channel if the certificate was renewed since: call it when this one failed.
+
+        A channel keeps the certificate that it was opened with, and would try with an expired one
+        for ever. Calls that still run go on where they are.
+        """
+        if self._credentials is None or self._credentials.version == self._version:
+            return
+        if self._old_channel is not None:
+            await self._old_channel.close()
+        self._old_channel, self._channel = self._channel, self._open_channel()
+
+    @property
+    def own_problem(self) -> str:
+        """What is wrong with this gateway's own certificate; empty: nothing."""
+        ours = self._credentials
+        if ours is None or ours.expires_at > time.time():
+            return ""
+        return "the gateway's certificate has expired"
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return open_channel(self._route.address)
+        self._version = self._credentials.version
+        return open_channel(self._route.tls_address, self._credentials, self._route.tls_name)
 
     def watch_stats(self) -> StatsCall:
         """Begins to read its Stats; use `stats_watch.watch`."""
-        return self.stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
+        stub = worker_pb2_grpc.WorkerStub(self._channel)
+        return stub.WatchStats(worker_pb2.StatsRequest(), metadata=METADATA)
+
+    @property
+    def stub(self) -> worker_pb2_grpc.WorkerAsyncStub:
+        """For its other calls."""
+        return worker_pb2_grpc.WorkerStub(self._channel)
 
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats."""
@@ -302,6 +354,7 @@ class Worker:
         self._connected, self._suspect, self._full = True, False, False
         if stats.running:
             self.health = after_stats(self.health, stats.step_seconds, now)
+        self.tls_problem = ""
         if stats.state != before:
             self._ready_since = now
             if stats.state not in RUNNING_STATES:

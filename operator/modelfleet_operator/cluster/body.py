@@ -30,6 +30,7 @@ from ..decisions.placement import place_name
 from ..decisions.pool_observed import PoolCounts
 from ..decisions.status import Status
 from ..errors import PassingError, RejectedError
+from ..fleet.issuing import Issuing
 from ..worker_client import load_model
 from .accelerators import KnownClass, placed
 from .api import IDLE_GRACE, ClusterApi
@@ -65,17 +66,20 @@ class ClusterBody:
         clock: Callable[[], float],
         endpoint: str = "",
         may_act: Callable[[], None] = lambda: None,
+        issuing: Issuing | None = None,
     ) -> None:
         """`endpoint` is the gateways' URL for clients; empty: not known.
 
         `may_act` raises when this operator leads no more; it is asked before workers are called.
+        `issuing` has the authorities that workers trust, and this operator's certificate.
         """
         self._may_act = may_act
+        self._issuing = issuing
         self._api = api
         self._settings = settings
         self._clock = clock
         self.cache = ClusterCache(settings, clock)
-        self.pools = ClusterPools(api, settings, clock, self.cache)
+        self.pools = ClusterPools(api, settings, clock, self.cache, self._bundle)
         self._statuses = StatusWriter(api, clock, endpoint)
         self.history = History(api, settings, clock, self._statuses.post_event)
         self.budgets = DisruptionBudgets(api, clock, self._statuses.post_event)
@@ -223,6 +227,7 @@ class ClusterBody:
             ordinal=action.ordinal,
             log_level=self._settings.log_level,
             tracing=self._settings.tracing,
+            bundle=self._bundle(),
         )
         if refusal := template_refusal(template, self._settings):
             raise RejectedError(f"revision {action.revision} is not allowed any more: {refusal}")
@@ -253,6 +258,13 @@ class ClusterBody:
         note = f"started {action.name}{where}: {action.reason}"
         await self._statuses.post_event(known, "Normal", "WorkerStarted", note)
         return "worker started"
+
+    def _bundle(self) -> bytes:
+        """PEM of the authorities that a new worker trusts; empty: there is no TLS. PassingError."""
+        bundle = self._issuing.bundle if self._issuing else b""
+        if self._settings.tls is not None and not bundle:
+            raise PassingError("there is no certificate authority yet, which a worker must know")
+        return bundle
 
     async def _of_class(
         self, pod: dict[str, Any], class_: KnownClass, known: Known
@@ -287,7 +299,9 @@ class ClusterBody:
             return ""  # the spec changed since: it is an old worker without a model, and goes
         self._may_act()
         try:
-            await load_model(worker.address, model_flags_of(template))
+            address = worker.tls_address or worker.address
+            credentials = self._issuing.credentials if self._issuing and worker.tls_name else None
+            await load_model(address, model_flags_of(template), credentials, worker.tls_name)
         except (PassingError, RejectedError) as error:
             self.pools.claims.loaded(worker.claimed_from, str(error))
             await self._api.delete_pod(worker, IDLE_GRACE)

@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from ..decisions.observed import Signals
 from ..errors import StartError
 from ..reconciler import Gateways
+from .pod_tls import VARIABLES as TLS_VARIABLES
 
 ALLOWED_ENDPOINTS = "MODELFLEET_ALLOWED_ENDPOINTS"
 # Set by Modelfleet, in pods of some sources or of all: not the podTemplate's, not the chart's.
 OWN = frozenset(
     {"POD_NAMESPACE", "POD_NAME", "MODELFLEET_CACHE", "HF_HOME", "HOME", ALLOWED_ENDPOINTS}
-    | {"MODELFLEET_PULL_SECRETS"}
+    | {"MODELFLEET_PULL_SECRETS", *TLS_VARIABLES}
 )
 # The administrator's own choice of where models come from, and through what, allows it.
 _ENDPOINTS = frozenset(

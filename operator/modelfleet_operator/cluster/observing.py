@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from modelfleet_process.addresses import join_address
+
 from ..api.model_deployment import KIND
 from ..decisions.autoscale import ScalingPolicy
 from ..decisions.interruption import notice_of
@@ -15,7 +17,9 @@ from ..decisions.rendering import parse_time
 from ..decisions.signs import EMPTY
 from .accelerators import ACCELERATOR, ACCELERATOR_GENERATION
 from .capacity import CAPACITY
-from .pod_problems import failure_of, placed_at, started_at, startup_problem_of
+from .pod_problems import WORKER, failure_of, placed_at, started_at, startup_problem_of
+from .pod_tls import PORT as TLS_PORT
+from .pod_tls import speaks_tls, tls_name
 from .pods import (
     CLAIMED_AT,
     DEPLOYMENT,
@@ -47,6 +51,7 @@ def observed_worker(pod: Object) -> Worker | None:
     stopping = "deletionTimestamp" in metadata
     failure = None if stopping else failure_of(pod)
     claimed_at = number(labels.get(CLAIMED_AT)) if labels.get(POOL) else None
+    has_tls = speaks_tls(pod.get("spec", {}), WORKER)
     return Worker(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -55,6 +60,8 @@ def observed_worker(pod: Object) -> Worker | None:
         ordinal=ordinal,
         created=claimed_at or parse_time(metadata["creationTimestamp"]),
         address=pod_address(status.get("podIP", "")),
+        tls_name=tls_name(metadata["namespace"], metadata["uid"]) if has_tls else "",
+        tls_address=pod_address(status.get("podIP", ""), TLS_PORT) if has_tls else "",
         draining_since=number(labels.get(UNROUTED_AT)),
         stopping=stopping,
         gone_by=parse_time(metadata["deletionTimestamp"]) if stopping else None,
@@ -105,11 +112,9 @@ def controller_of(metadata: Object) -> Object:
     return next((reference for reference in references if reference.get("controller")), {})
 
 
-def pod_address(ip: str) -> str:
+def pod_address(ip: str, port: int = PORT) -> str:
     """Where the worker of a pod listens; empty: it has no address yet."""
-    if not ip:
-        return ""
-    return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
+    return join_address(ip, port) if ip else ""
 
 
 def controller_uid(found: Object) -> str:

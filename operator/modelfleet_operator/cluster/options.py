@@ -7,8 +7,23 @@ from pathlib import Path
 
 from modelfleet_process.addresses import dialled_here, join_address, split_address
 
+from ..decisions.authorities import Lifetimes
 from ..decisions.leadership import Pace
 from .pods import PodSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """Where the ports with TLS are, and who is who."""
+
+    accepts_plaintext: bool
+    gateway_account: str  # NAMESPACE/NAME of the gateways' ServiceAccount
+    objects: str = (
+        "modelfleet-tls"  # name of the Secret, and of the ConfigMap, of --lease-namespace
+    )
+    fleet_listen: str = "0.0.0.0:9092"
+    issuer_listen: str = "0.0.0.0:9093"
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +39,7 @@ class OperatorOptions:
     lease_namespace: str = "default"
     lease_name: str = "modelfleet-operator"
     lease_pace: Pace = field(default_factory=Pace)
+    tls: TlsOptions | None = None  # None: no certificates
     kubeconfig: Path | None = None  # None: the pod's service account, or else the usual places
 
 

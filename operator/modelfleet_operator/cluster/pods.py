@@ -17,6 +17,7 @@ from .host_folders import HostFolders, read_only
 from .pod_problems import WORKER
 from .pod_security import annotation_findings, findings
 from .pod_template import Problem, lay_under, problems
+from .pod_tls import WorkerTls, trusting
 from .resources import Layer, guessed, with_requests
 from .storage import Storage, host_folder, storage
 
@@ -60,6 +61,7 @@ class PodSettings:
     tracing: tuple[Variable, ...] = ()  # OpenTelemetry's, the operator's own; the same
     disruption_budgets: bool = True  # each deployment has a PodDisruptionBudget of ours
     ingress_from: tuple[Mapping[str, Any], ...] = ()  # NetworkPolicyPeers; empty: no policies
+    tls: WorkerTls | None = None  # None: workers speak without
 
     @property
     def host_folders(self) -> HostFolders:
@@ -127,13 +129,16 @@ def worker_pod(
     ordinal: int,
     log_level: LogLevel = LogLevel.INFO,
     tracing: Iterable[Variable] = (),
+    bundle: bytes = b"",
 ) -> dict[str, Any]:
     """The whole pod. Created twice, or by two leaders, it is still one: the name is its content.
 
-    `owner` is the metadata of the ModelDeployment. The level of the logs and where traces go are no
-    part of the template, so others replace no worker: the next ones have them.
+    `owner` is the metadata of the ModelDeployment. The level of the logs, where traces go and the
+    `bundle` of authorities (PEM) are no part of the template, so others replace no worker: the next
+    ones have them.
     """
     given = template["metadata"]
+    spec = observed_by(log_level, tracing, read_only(template["spec"]))
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -153,7 +158,7 @@ def worker_pod(
             },
             "ownerReferences": [owner_reference(owner)],
         },
-        "spec": leaving_silent_nodes(observed_by(log_level, tracing, read_only(template["spec"]))),
+        "spec": leaving_silent_nodes(trusting(bundle, spec, WORKER)),
     }
 
 
@@ -232,7 +237,11 @@ def bare_pod_spec(settings: PodSettings, stored: Storage, model: Sequence[str]) 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(settings, stored, model)],
-        "volumes": [*stored.volumes, {"name": "tmp", "emptyDir": {}}],
+        "volumes": [
+            *stored.volumes,
+            {"name": "tmp", "emptyDir": {}},
+            *(settings.tls.volumes() if settings.tls else ()),
+        ],
     }
 
 
@@ -260,8 +269,15 @@ def _container(settings: PodSettings, stored: Storage, model: Sequence[str]) -> 
             *model,
         ],
         # Always said: a variable of envFrom, which users choose, would count if it were not.
-        "env": [*_identity(), *stored.environment, _allowed_endpoints(settings)],
+        "env": [
+            *_identity(),
+            *stored.environment,
+            _allowed_endpoints(settings),
+            *(settings.tls.environment() if settings.tls else ()),
+        ],
         "ports": [{"name": "grpc", "containerPort": PORT}],
+        # This port stays without TLS, which no probe of the kubelet's speaks with a certificate;
+        # with TLS it serves health alone.
         # Loading takes minutes and answers NOT_SERVING all the while, so only readiness asks for
         # health. The others ask whether the process listens, which it does before it loads. A
         # worker that listens but makes no progress is drained and replaced by the plan.
@@ -292,6 +308,7 @@ def _container(settings: PodSettings, stored: Storage, model: Sequence[str]) -> 
         "volumeMounts": [
             *stored.mounts,
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  the container's own
+            *(settings.tls.mounts() if settings.tls else ()),
         ],
     }
 

@@ -21,6 +21,7 @@ from .known import Known
 from .observing import Object
 from .pod_problems import WORKER
 from .pod_template import lay_under
+from .pod_tls import trusting
 from .pods import (
     CLAIMED_AT,
     DEPLOYMENT,
@@ -155,10 +156,15 @@ def standby_template(
     return {**template, "spec": with_requests(spec, *layers)}
 
 
-def standby_pod(made: MadePool, name: str, settings: PodSettings) -> dict[str, Any]:
+def standby_pod(
+    made: MadePool, name: str, settings: PodSettings, bundle: bytes = b""
+) -> dict[str, Any]:
     """The whole pod; created twice, it is still one."""
     metadata = made.known.body["metadata"]
     given = made.template["metadata"]
+    spec = observed_by(
+        settings.log_level, settings.tracing, read_only(made.template["spec"])
+    )
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -177,9 +183,7 @@ def standby_pod(made: MadePool, name: str, settings: PodSettings) -> dict[str, A
             },
             "ownerReferences": [owner_reference(metadata, POOL_KIND)],
         },
-        "spec": leaving_silent_nodes(
-            observed_by(settings.log_level, settings.tracing, read_only(made.template["spec"]))
-        ),
+        "spec": leaving_silent_nodes(trusting(bundle, spec, WORKER)),
     }
 
 

@@ -40,8 +40,11 @@ class ClusterPools:
         settings: PodSettings,
         clock: Callable[[], float],
         cache: ClusterCache,
+        bundle: Callable[[], bytes],
     ) -> None:
+        """`bundle`: see ClusterBody."""
         self._api = api
+        self._bundle = bundle
         self._settings = settings
         self._clock = clock
         self.ledger = PoolLedger()
@@ -115,7 +118,7 @@ class ClusterPools:
     async def _add(self, action: AddStandby, made: MadePool, key: str) -> None:
         if action.name != standby_name(made.pool.name, made.pool.template, action.ordinal):
             return  # it changed since: the next reconcile decides anew
-        pod = standby_pod(made, action.name, self._settings)
+        pod = standby_pod(made, action.name, self._settings, self._bundle())
         class_ = None
         if made.pool.accelerator:
             class_ = self.cache.cluster.accelerator_class(made.pool.accelerator)

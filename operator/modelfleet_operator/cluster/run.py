@@ -19,6 +19,7 @@ from modelfleet_process.addresses import join_address, split_address
 
 from ..api.model_deployment import GROUP
 from ..errors import ModelfleetError, StartError
+from ..fleet.issuing import Issuing
 from ..fleet.service import FleetService, serve
 from ..metrics import Metrics
 from ..pools import PoolKeeper
@@ -34,6 +35,7 @@ from .lease import Elector, Fence, raise_lost
 from .memo import OperatorMemo
 from .options import OperatorOptions
 from .probes import probes
+from .secure_ports import SecurePorts
 from .sweep import Sweeper
 
 FIRST_LOOK = 2.0  # seconds between asking whether there is anything to wait for
@@ -85,8 +87,9 @@ async def operate(
         connect = _Connections(configuration, metrics, stack)
         api_client = await connect(fence.check)
         discovery = Discovery(api_client)
+        issuing = Issuing(options.tls.lifetimes) if options.tls else None
         body = ClusterBody(
-            ClusterApi(api_client), options.pods, time.time, options.endpoint, fence.check
+            ClusterApi(api_client), options.pods, time.time, options.endpoint, fence.check, issuing
         )
         fleet = FleetService(
             time.time,
@@ -113,7 +116,8 @@ async def operate(
         watching = asyncio.create_task(_watch(options, memo, handlers, ready, kopf_stop))
         try:
             await _first_of(ready.wait(), watching)
-            async with _serving(fleet, options.fleet_listen) as address:
+            plaintext = options.tls is None or options.tls.accepts_plaintext
+            async with _serving(fleet, options.fleet_listen, plaintext=plaintext) as address:
                 started(address)
                 log.info("watching", fleet=address, namespaces=options.namespaces or "all")
                 elector = Elector(
@@ -129,7 +133,15 @@ async def operate(
                 sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
                 work = _work(discovery, options, memo, fleet, elector, sweeper, is_warm)
-                await _first_of(stop.wait(), watching, work, collect_rarely())
+                ends = [stop.wait(), watching, work, collect_rarely()]
+                if options.tls is not None and issuing is not None:
+                    ports = SecurePorts(
+                        options, options.tls, issuing, lambda: fence.leads, time.time
+                    )
+                    # Any replica asks whose a token is, whether it leads or not.
+                    reviewer = await connect(lambda: None)
+                    ends.append(ports.run(api_client, reviewer, fleet))
+                await _first_of(*ends)
         finally:
             # Last, because kopf ends by cancelling every task that was started after it.
             kopf_stop.set()
@@ -280,7 +292,11 @@ async def _first_of(*awaitables: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _serving(fleet: FleetService, listen: str) -> AsyncIterator[str]:
+async def _serving(fleet: FleetService, listen: str, *, plaintext: bool) -> AsyncIterator[str]:
+    """Without plaintext there is no port: gateways come to those of SecurePorts."""
+    if not plaintext:
+        yield listen
+        return
     host, _ = split_address(listen)
     try:
         server, port = await serve(fleet, listen)

@@ -11,7 +11,7 @@ import typer
 from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.options import LogOptions, takes_log_options
 
-from .options import Device
+from .options import Device, TlsMode
 
 
 @takes_log_options()
@@ -140,16 +140,79 @@ def operator(
             "resources. Default: requests by the model's size.",
         ),
     ] = "",
+    tls: Annotated[
+        TlsMode,
+        typer.Option(
+            envvar="MODELFLEET_TLS",
+            help="Certificates between operator, gateways and workers; Permissive serves those "
+            "without, too, while an installation is upgraded.",
+        ),
+    ] = TlsMode.DISABLED,
+    tls_fleet_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            envvar="MODELFLEET_TLS_FLEET_LISTEN",
+            help="Where gateways connect with TLS.",
+        ),
+    ] = "0.0.0.0:9092",
+    tls_issuer_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_address,
+            envvar="MODELFLEET_TLS_ISSUER_LISTEN",
+            help="Where gateways and workers get certificates.",
+        ),
+    ] = "0.0.0.0:9093",
+    tls_issuer: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=checked_if_given,
+            envvar="MODELFLEET_TLS_ISSUER",
+            help="Where workers reach --tls-issuer-listen of any replica: a Service.",
+        ),
+    ] = "",
+    tls_gateway_account: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE/NAME",
+            envvar="MODELFLEET_TLS_GATEWAY_ACCOUNT",
+            help="The gateways' ServiceAccount, which nothing else has.",
+        ),
+    ] = "",
+    tls_objects: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            envvar="MODELFLEET_TLS_OBJECTS",
+            help="The Secret of the authorities, and the ConfigMap of their certificates, in "
+            "--lease-namespace; both must exist.",
+        ),
+    ] = "modelfleet-tls",
+    certificate_lifetime: Annotated[
+        float,
+        typer.Option(
+            min=60,
+            envvar="MODELFLEET_CERTIFICATE_LIFETIME",
+            help="Seconds that certificates of gateways and workers hold; a third of it before "
+            "they are renewed.",
+        ),
+    ] = 86400.0,
 ) -> None:
     """Run the Kubernetes operator."""
     from modelfleet_process.logs import configure
 
     from ..cluster.environment import read_variables, tracing_variables
-    from ..cluster.options import OperatorOptions, advertised_address
+    from ..cluster.options import OperatorOptions, TlsOptions, advertised_address
+    from ..cluster.pod_tls import WorkerTls
     from ..cluster.pods import PodSettings
     from ..cluster.resources import read_resources
     from ..cluster.run import run_operator
     from ..cluster.worker_policies import read_peers
+    from ..decisions.authorities import Lifetimes
     from ..terminal import terminal_style
 
     configure(logs.format, logs.level, terminal_style())
@@ -170,7 +233,10 @@ def operator(
         tracing=tracing_variables(os.environ),
         disruption_budgets=disruption_budgets,
         ingress_from=read_peers(worker_ingress_from, "--worker-ingress-from"),
+        tls=None if tls is TlsMode.DISABLED else WorkerTls(tls_issuer),
     )
+    if tls is not TlsMode.DISABLED and not (tls_issuer and tls_gateway_account):
+        raise typer.BadParameter("give --tls-issuer and --tls-gateway-account", param_hint="--tls")
     if node_cache and not pods.allows_host_path(node_cache):
         raise typer.BadParameter("it must be under a --host-path", param_hint="--node-cache")
     run_operator(
@@ -184,5 +250,15 @@ def operator(
             lease_namespace=lease_namespace,
             lease_name=lease_name,
             kubeconfig=kubeconfig,
+            tls=None
+            if tls is TlsMode.DISABLED
+            else TlsOptions(
+                accepts_plaintext=tls is TlsMode.PERMISSIVE,
+                gateway_account=tls_gateway_account,
+                objects=tls_objects,
+                fleet_listen=tls_fleet_listen,
+                issuer_listen=tls_issuer_listen,
+                lifetimes=Lifetimes(leaf=certificate_lifetime),
+            ),
         )
     )

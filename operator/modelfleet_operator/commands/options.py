@@ -23,6 +23,14 @@ class Device(enum.StrEnum):
     PACED = "paced"
 
 
+class TlsMode(enum.StrEnum):
+    """Whether operator, gateways and workers show each other certificates."""
+
+    DISABLED = "Disabled"
+    PERMISSIVE = "Permissive"  # those without are served as well: for an upgrade
+    STRICT = "Strict"
+
+
 def complete_model(incomplete: str) -> list[str]:
     """Names of the deployments that run on this machine, for the shell."""
     return [name for name in state_directory(None).names() if name.startswith(incomplete)]

@@ -32,6 +32,19 @@ def up(
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds that running requests may take to finish.", min=0)
     ] = 30.0,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve HTTPS with this certificate (PEM, with its chain), read again when it "
+            "changes; with --tls-key. Default: plain HTTP.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(help="The key of --tls-certificate (PEM).", exists=True, dir_okay=False),
+    ] = None,
     show_logs: Annotated[
         bool, typer.Option("--show-logs", help="Also print what gateway and workers log.")
     ] = False,
@@ -50,6 +63,8 @@ def up(
         if device is not Device.PACED:
             raise typer.BadParameter("it is for --device paced only", param_hint="--calibration")
         flags += ["--calibration", str(calibration.resolve())]
+    if (tls_certificate is None) != (tls_key is None):
+        raise typer.BadParameter("give both or none", param_hint="--tls-certificate, --tls-key")
     options = UpOptions(
         files=tuple(files),
         host=host,
@@ -59,5 +74,6 @@ def up(
         worker_flags=tuple(flags),
         logs=logs,
         show_logs=show_logs,
+        door=(tls_certificate, tls_key) if tls_certificate and tls_key else None,
     )
     raise typer.Exit(asyncio.run(run_fleet(options)))

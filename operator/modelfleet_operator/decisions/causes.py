@@ -44,6 +44,7 @@ def find_cause(context: PlanContext) -> Cause | None:
         return Cause(reason=refusal.reason, message=refusal.message, is_lasting=True)
     cause = (
         _startup_problem(context)
+        or _refused_certificate(context)
         or _given_up(context)
         or _failures(context)
         or _minimum_above_budget(context)
@@ -249,6 +250,22 @@ def _message(context: PlanContext, worker: Worker, problem: StartupProblem) -> s
     ]
     wanted = f"{worker.name} waits for accelerator class {worker.accelerator}"
     return f"{wanted}: {problem.message}{''.join(others)}"
+
+
+def _refused_certificate(context: PlanContext) -> Cause | None:
+    """None of its workers can be spoken to without it, and another try needs the operator only."""
+    message = certificate_problem(context)
+    if not message:
+        return None
+    return Cause(reason=Reason.CERTIFICATE_REFUSED, message=message, is_lasting=False)
+
+
+def certificate_problem(context: PlanContext) -> str:
+    """Of the first worker that a gateway reaches and does not trust, or is not trusted by."""
+    for worker in context.groups.serving:
+        if problem := context.signals.tls_problem(worker.id):
+            return f"{worker.name}: no connection with TLS: {problem}"
+    return ""
 
 
 def _given_up(context: PlanContext) -> Cause | None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .capacity import SPOT
-from .causes import SCALED_TO_ZERO, Cause, budget_limits, placement_limits
+from .causes import (
+    SCALED_TO_ZERO,
+    Cause,
+    budget_limits,
+    certificate_problem,
+    placement_limits,
+)
 from .cold_start import deadline_of, expected_cold_start, typical_wake, wake_phases
 from .cost import cost_per_hour, currency_of
 from .load_estimate import PHASES, estimate_load
@@ -136,6 +142,8 @@ def _ready(context: PlanContext, cold: ColdStartProgress | None, cause: Cause | 
             waits = f"of revision {old} until revision {new} is ready"
             return "True", Reason.SERVING_OLD_REVISION, f"{count} ready at every gateway, {waits}"
         return "True", Reason.SERVING, f"{count} ready at every gateway{_computed_by(context)}"
+    if problem := certificate_problem(context):
+        return "False", Reason.CERTIFICATE_REFUSED, problem
     if any(_says_ready(context, worker.id) for worker in context.groups.serving):
         return "False", Reason.UNREACHABLE, f"{', '.join(unserved)} reaches no ready worker"
     if cause is not None:

@@ -81,6 +81,8 @@ class Worker:
     ordinal: int
     created: float
     address: str = ""  # host:port of its gRPC server; empty: not known yet
+    tls_name: str = ""  # that its certificate must have; empty: it speaks no TLS
+    tls_address: str = ""  # host:port where it speaks TLS
     draining_since: float | None = None  # when `Unroute` was carried out; None: it was not
     stopping: bool = False  # `Stop` was carried out, or another client deleted the pod
     gone_by: float | None = None  # when a stopping one must be gone, Unix seconds; None: unknown
@@ -164,6 +166,8 @@ class GatewayReport:
     """Requests of this gateway that a worker has, by the worker's id; none: 0."""
     awaited_revisions: frozenset[str] = frozenset()
     """Revisions that began streams which wait here, while no routable worker can resume them."""
+    tls_problems: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Why no certificate was agreed upon with a worker, by its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +215,11 @@ class Signals:
     def awaited_revisions(self) -> frozenset[str]:
         """Revisions of which a worker is needed for streams that wait to be resumed."""
         return frozenset().union(*(gateway.awaited_revisions for gateway in self.gateways))
+
+    def tls_problem(self, worker_id: str) -> str:
+        """What some gateway says of its certificate; empty: nothing."""
+        said = (gateway.tls_problems.get(worker_id, "") for gateway in self.gateways)
+        return next(filter(None, said), "")
 
     def hears(self, worker_id: str) -> bool:
         """Whether any gateway hears of it."""

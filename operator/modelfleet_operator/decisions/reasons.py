@@ -17,6 +17,7 @@ class Reason(enum.StrEnum):
     NO_GATEWAY = "NoGateway"
     GATEWAY_BEHIND = "GatewayBehind"
     UNREACHABLE = "Unreachable"
+    CERTIFICATE_REFUSED = "CertificateRefused"
     SCALED_TO_ZERO = "ScaledToZero"
 
     # Reconciling

@@ -25,6 +25,8 @@ class WorkerRoute:
     routable: bool
     revision: str
     hand_over: bool = False  # what runs on it goes on elsewhere, now
+    tls_name: str = ""  # that its certificate must have; empty: it has none
+    tls_address: str = ""  # where it takes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
                 routable=w.uid in serving,
                 revision=w.revision,
                 hand_over=w.uid not in serving and hands_over(w, context),
+                tls_name=w.tls_name,
+                tls_address=w.tls_address,
             )
             # In the order in which a smaller fleet keeps them (worker_changes.py): gateways use the
             # first ones at low load.

@@ -50,6 +50,7 @@ class WorkerSaid:
     running: int
     slots: int  # as its Stats say; 0: there were none
     stats: WorkerStats | None
+    tls_problem: str = ""
 
 
 def read_model(said: fleet_pb2.ModelSignals) -> ModelSaid:
@@ -75,6 +76,7 @@ def read_worker(said: fleet_pb2.WorkerSignals) -> WorkerSaid:
         running=said.running,
         slots=min(said.stats.slots, MOST_SLOTS) if has_stats else 0,
         stats=worker_stats(said.stats) if has_stats else None,
+        tls_problem=said.tls_problem[:LONGEST_TEXT],
     )
 
 

@@ -13,8 +13,12 @@ from typing import Any
 import grpc
 import structlog
 
+from modelfleet_process.addresses import join_address, split_address
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
+from modelfleet_proto.mtls.access import RoleInterceptor, caller
+from modelfleet_proto.mtls.credentials import Credentials
+from modelfleet_proto.mtls.names import Role
 
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
@@ -37,6 +41,9 @@ OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),  # a port in use is an error; it is not shared
 ]
 
+# By the certificate of the caller, where there is TLS: no one else has a view to get.
+RULES = {"/modelfleet.v1alpha1.Fleet/Connect": {Role.GATEWAY}}
+
 log = structlog.get_logger()
 
 
@@ -58,6 +65,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._wake_all = wake_all
         self._view = FleetView()
         self._leader: str | None = ""
+        self.secure_port: int | None = None  # with TLS, of every replica; None: there is none
         self._has_ended = False
         self._unpublished: set[str] = set()
         self.streams: list[GatewayStream] = []  # open ones, oldest first
@@ -129,11 +137,19 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                 f"expected hello with a gateway_id of 1 to {LONGEST_ID} characters first",
             )
             return
+        peer = caller(context)
+        if peer is not None and peer.pod != first.hello.gateway_id:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the certificate is gateway {peer.pod}'s: it may not say hello as another",
+            )
+            return
         gateway = GatewayStream(
             id=first.hello.gateway_id,
             takes_changes=first.hello.takes_changes,
             heard_at=self._clock(),
             instance_id=first.hello.instance_id[:LONGEST_ID],
+            is_secure=peer is not None,
         )
         self._begin(gateway)
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
@@ -218,7 +234,10 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     def _message(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
         if self._leader:
-            return fleet_pb2.OperatorMessage(redirect=fleet_pb2.Redirect(address=self._leader))
+            leader = self._leader
+            if gateway.is_secure and self.secure_port is not None:
+                leader = join_address(split_address(leader)[0], self.secure_port)
+            return fleet_pb2.OperatorMessage(redirect=fleet_pb2.Redirect(address=leader))
         view = self._view
         if self._leader is not None or self._unpublished or gateway.sent == view.version:
             return None
@@ -231,10 +250,19 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         return fleet_pb2.OperatorMessage(view=view.whole())
 
 
-async def serve(fleet: FleetService, listen: str) -> tuple[grpc.aio.Server, int]:
-    """Starts a server for it; returns the server and its port. RuntimeError if it cannot listen."""
-    server = grpc.aio.server(interceptors=[VersionInterceptor("operator")], options=OPTIONS)
+async def serve(
+    fleet: FleetService, listen: str, credentials: Credentials | None = None
+) -> tuple[grpc.aio.Server, int]:
+    """Starts a server for it; returns the server and its port. RuntimeError if it cannot listen.
+
+    With credentials it has TLS, and serves only those whose certificate is a gateway's.
+    """
+    rules = [RoleInterceptor(RULES)] if credentials is not None else []
+    server = grpc.aio.server(interceptors=[VersionInterceptor("operator"), *rules], options=OPTIONS)
     fleet_pb2_grpc.add_FleetServicer_to_server(fleet, server)
-    port = server.add_insecure_port(listen)
+    if credentials is None:
+        port = server.add_insecure_port(listen)
+    else:
+        port = server.add_secure_port(listen, credentials.server())
     await server.start()
     return server, port

@@ -26,6 +26,7 @@ class GatewayStream:
     takes_changes: bool
     heard_at: float
     instance_id: str = ""  # of the gateway's process; empty: an older version
+    is_secure: bool = False  # its connection has TLS, and its certificate names it
     is_silent: bool = False
     sent: int | None = None  # version of the view that it was sent last; None: none of this term
     changed: asyncio.Event = field(default_factory=asyncio.Event)  # there is something to send
@@ -131,6 +132,9 @@ class GatewayStream:
                 for worker, told in heard
                 if told.running
             },
+            tls_problems={
+                worker.id: told.tls_problem for worker, told in heard if told.tls_problem
+            },
             awaited_revisions=said.awaited_revisions
             & {*published.revisions, *(worker.revision for worker in workers)},
         )
@@ -149,6 +153,7 @@ class GatewayStream:
             report.hears,
             tuple(sorted(report.taken.items())),
             report.awaited_revisions,
+            tuple(sorted(report.tls_problems.items())),
             tuple(self.stats(model, view)),
         )
 

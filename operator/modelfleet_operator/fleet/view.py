@@ -151,6 +151,8 @@ def _message(view: ModelView) -> fleet_pb2.ModelView:
                 routable=worker.routable,
                 revision=worker.revision,
                 hand_over=worker.hand_over,
+                tls_name=worker.tls_name,
+                tls_address=worker.tls_address,
             )
             for worker in view.workers
         ],

@@ -37,8 +37,14 @@ class Gateway:
         log_file: Path,
         show: Callable[[str], None],
         on_ready: Callable[[str], None],
+        *,
+        has_tls: bool = False,
     ) -> None:
-        """`port` 0 picks one, kept over restarts; `on_ready` gets the endpoint's URL each time."""
+        """`port` 0 picks one, kept over restarts; `on_ready` gets the endpoint's URL each time.
+
+        `has_tls`: the flags give it a certificate.
+        """
+        self._scheme = "https" if has_tls else "http"
         self._host = host
         self._port = port
         self._flags = flags
@@ -105,11 +111,13 @@ class Gateway:
         if address is None:
             return False
         _, self._port = split_address(address)
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        # Only whether it answers: its certificate is for other names than this machine's.
+        url = f"{self._scheme}://{address}"
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as client:  # noqa: S501
             while child.is_running:
                 try:
                     if (await client.get("/readyz")).is_success:
-                        self._on_ready(f"http://{dialled_here(address)}")
+                        self._on_ready(f"{self._scheme}://{dialled_here(address)}")
                         return True
                 except httpx.TransportError:
                     pass  # it does not accept yet

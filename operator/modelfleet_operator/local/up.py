@@ -53,6 +53,7 @@ class UpOptions:
     worker_flags: tuple[str, ...] = ()
     logs: LogOptions = field(default_factory=LogOptions)  # ours and the children's
     show_logs: bool = False
+    door: tuple[Path, Path] | None = None  # certificate and key of HTTPS; None: plain HTTP
 
     @property
     def child_log_format(self) -> LogFormat:
@@ -224,17 +225,23 @@ class _LocalFleet:
 
     def _make_gateway(self, operator: str) -> Gateway:
         options = self._options
+        door: list[str] = []
+        if options.door is not None:
+            certificate, key = (str(file.absolute()) for file in options.door)
+            door = ["--tls-certificate", certificate, "--tls-key", key]
         return Gateway(
             options.host,
             options.port,
             [
                 *("--operator", operator, "--drain-timeout", f"{options.drain_timeout:g}"),
                 *("--log-format", options.child_log_format, "--log-level", options.logs.level),
+                *door,
             ],
             self._state.run,
             self._state.logs / "gateway.log",
             lambda line: self._show("gateway", line),
             self._gateway_ready,
+            has_tls=bool(door),
         )
 
     def _gateway_ready(self, endpoint: str) -> None:

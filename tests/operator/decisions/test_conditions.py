@@ -66,6 +66,20 @@ def test_ready_means_that_every_connected_gateway_can_route_to_it(gateways, expe
     assert (ready.status, ready.reason) == expected
 
 
+def test_says_that_a_certificate_is_refused():
+    why = "certificate has expired"
+    signals = Signals(gateways=(report("a", tls_problems={ONE.id: why}),), stats={})
+    status = status_of(ONE, signals=signals)
+    ready = status.condition("Ready")
+    assert (ready.status, ready.reason) == ("False", "CertificateRefused")
+    assert ready.message == f"{ONE.name}: no connection with TLS: {why}"
+    other = Signals(
+        gateways=(report("a", reachable=[TWO.id], tls_problems={ONE.id: why}),), stats=UP
+    )
+    served = status_of(ONE, TWO, signals=other, scaling=policy(min_replicas=2)).condition("Ready")
+    assert served.status == "True"
+
+
 def test_the_status_says_how_many_workers_are_wanted_though_none_exists():
     exited = worker(0, failure="exit code 1")
     signals = Signals(gateways=(report(),))

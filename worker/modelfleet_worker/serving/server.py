@@ -20,6 +20,7 @@ from modelfleet_process.addresses import join_address, split_address
 from modelfleet_process.tracing import start_tracing
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
+from modelfleet_proto.mtls.access import PlaintextInterceptor
 
 from ..errors import UsageError
 from ..loading.device_loaders import Loader
@@ -29,12 +30,13 @@ from ..spec import ModelSpec
 from .lifecycle import Lifecycle
 from .service import WorkerService
 from .state import State
+from .tls import TlsOptions, TlsPort
 
 log = structlog.get_logger()
 
 SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
 _MAX_MESSAGE = 64 * 2**20
-_OPTIONS = (
+OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.http2.max_ping_strikes", 0),  # no GOAWAY too_many_pings: gateways ping every 5 s
@@ -54,6 +56,7 @@ class ServerOptions:
     address_file: Path | None = None  # gets HOST:PORT once calls are taken
     drain_timeout: float = 30.0  # seconds
     asleep: bool = False  # load the model, and take requests only after LoadModel
+    tls: TlsOptions | None = None  # None: everything without TLS
 
 
 class WorkerServer:
@@ -62,17 +65,22 @@ class WorkerServer:
     def __init__(self, lifecycle: Lifecycle, options: ServerOptions) -> None:
         self._lifecycle = lifecycle
         self._options = options
+        self._tls = TlsPort(options.tls, OPTIONS) if options.tls else None
+        credentials = self._tls.credentials if self._tls else None
         self._tracing = start_tracing("modelfleet-worker", options.worker_id)
-        self._service = WorkerService(lifecycle, options.worker_id, self._tracing)
+        self._service = WorkerService(lifecycle, options.worker_id, self._tracing, credentials)
         self._health = HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=[VersionInterceptor("worker")], options=_OPTIONS
-        )
+        interceptors: list[grpc.aio.ServerInterceptor] = [VersionInterceptor("worker")]
+        if credentials is not None:
+            # The kubelet's probes know no TLS, and ask for nothing but health.
+            interceptors += [PlaintextInterceptor([health.SERVICE_NAME], credentials)]
+        self._server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         worker_pb2_grpc.add_WorkerServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        if self._tls is None:
+            reflection.enable_server_reflection(
+                (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+            )
         self._tasks: list[asyncio.Task[None]] = []
         self.address = ""
 
@@ -91,12 +99,15 @@ class WorkerServer:
             asyncio.create_task(self._lifecycle.watch_engine()),
             asyncio.create_task(self._follow_health()),
         ]
+        if self._tls is not None:
+            self._tasks += [asyncio.create_task(self._tls.run(self._service))]
 
     async def stop(self) -> None:
         """Ends all calls and the engine."""
         self._service.close()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(_CLOSE_SECONDS)
+        ends = [self._tls.stop(_CLOSE_SECONDS)] if self._tls is not None else []
+        await asyncio.gather(self._server.stop(_CLOSE_SECONDS), *ends)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

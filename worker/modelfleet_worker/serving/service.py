@@ -15,6 +15,7 @@ from typing_extensions import override
 from modelfleet_process.tracing import Tracing
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
+from modelfleet_proto.mtls.credentials import Credentials
 from modelfleet_proto.refusals import refusal_metadata
 
 from ..errors import CallerLeftError, InvalidRequestError, RefusalError
@@ -39,8 +40,13 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
     """All calls of worker.proto. A RefusalError becomes the status it names."""
 
     def __init__(
-        self, lifecycle: Lifecycle, worker_id: str, tracing: Tracing | None = None
+        self,
+        lifecycle: Lifecycle,
+        worker_id: str,
+        tracing: Tracing | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
+        self._credentials = credentials  # Stats say when they expire
         self._lifecycle = lifecycle
         self._worker_id = worker_id
         self._instance_id = uuid.uuid4().hex
@@ -173,7 +179,10 @@ class WorkerService(worker_pb2_grpc.WorkerServicer):
                         break
 
     def _stats(self) -> pb.Stats:
-        return build_stats(self._lifecycle, self._worker_id, self._instance_id)
+        stats = build_stats(self._lifecycle, self._worker_id, self._instance_id)
+        if self._credentials is not None:
+            stats.certificate_expires = self._credentials.expires_at
+        return stats
 
 
 def _load_key(stats: pb.Stats) -> tuple[int, int, str, float]:
