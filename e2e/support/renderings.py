@@ -42,6 +42,7 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
+        "batches": {"enabled": True, "storageClass": "fast", "size": "50Gi"},
         "gateway": {
             "maxHeldBytes": 268435456,
             "corsOrigins": ["https://chat.example", "http://localhost:3000"],

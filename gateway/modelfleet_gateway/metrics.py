@@ -78,6 +78,25 @@ class Metrics:
             "time_per_output_token_seconds", "Mean of a choice after its first token", TOKEN_TIMES
         )
 
+        self.batch_lines = counter("batch_lines", "Lines of batches that have a result", "outcome")
+        self.batch_lines_waiting = gauge(
+            "batch_lines_waiting", "Lines that wait in batches which this gateway runs"
+        )
+        self.batch_lines_running = gauge("batch_lines_running", "Lines of batches in work")
+
+    def set_batches(self, counts: Iterable[tuple[str, int, int]]) -> None:
+        """By model, how many lines wait and run now: call it before Prometheus reads."""
+        self.batch_lines_waiting.clear()
+        self.batch_lines_running.clear()
+        for model, waiting, running in counts:
+            self.batch_lines_waiting.labels(model).set(waiting)
+            self.batch_lines_running.labels(model).set(running)
+
+    def count_batch_line(self, model: str, *, succeeded: bool) -> None:
+        """A line of a batch has its result."""
+        if model in self._with_series:
+            self.batch_lines.labels(model, "completed" if succeeded else "failed").inc()
+
     def set_workers(self, workers: Iterable[tuple[str, worker_pb2.Stats]]) -> None:
         """These serve now, by model: call it before Prometheus reads."""
         self.worker_info.clear()
@@ -108,6 +127,7 @@ class Metrics:
             self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
             self.continued, self.lost, self.queue_depth, self.in_flight, self.ready_workers,
             self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft, self.tpot,
+            self.batch_lines, self.batch_lines_waiting, self.batch_lines_running,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 
