@@ -85,7 +85,7 @@ def pod_specs(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_every_pod_meets_the_restricted_standard_on_a_read_only_root(tmp_path: Path):
     pods = pod_specs(objects(VALUES["everything"], tmp_path))
-    assert len(pods) == 3  # operator, gateway, `helm test`
+    assert len(pods) == 4  # operator, gateways with and without batches, `helm test`
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -273,3 +273,50 @@ def test_refuses_wrong_values(setting: str, named: str):
     done = helm(*TEMPLATE, "--set", f"images.registry={REGISTRY}", "--set", setting)
     assert done.returncode != 0
     assert named in done.stderr
+
+
+def test_batches_are_one_gateway_more_with_a_volume_and_the_routes_lead_there(tmp_path: Path):
+    rendered = objects(VALUES["everything"], tmp_path)
+    deployments = {
+        each["metadata"]["name"]: each for each in rendered if each["kind"] == "Deployment"
+    }
+    batches, gateway = deployments["modelfleet-batches"], deployments["modelfleet-gateway"]
+    assert (batches["spec"]["replicas"], batches["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in (batches, gateway)]
+    assert [each["app.kubernetes.io/component"] for each in selectors] == ["batches", "gateway"]
+    pod = batches["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {each["name"]: each.get("value", "") for each in container["env"]}
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "batches"]
+    assert env["MODELFLEET_GATEWAY_BATCH_DIR"].startswith(mount["mountPath"])
+    assert pod["securityContext"]["fsGroup"] == 65532
+    assert container["args"] == gateway["spec"]["template"]["spec"]["containers"][0]["args"]
+    (claim,) = [each for each in rendered if each["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "50Gi"
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    (ingress,) = [each for each in rendered if each["kind"] == "Ingress"]
+    leads = {
+        path["path"]: path["backend"]["service"]["name"]
+        for path in ingress["spec"]["rules"][0]["http"]["paths"]
+    }
+    assert leads == {
+        "/v1/files": "modelfleet-batches",
+        "/v1/batches": "modelfleet-batches",
+        "/v1": "modelfleet-gateway",
+    }
+    (route,) = [each for each in rendered if each["kind"] == "HTTPRoute"]
+    backends = [rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]]
+    assert backends == ["modelfleet-batches", "modelfleet-gateway"]
+
+
+def test_batches_use_a_claim_that_is_there(tmp_path: Path):
+    rendered = objects({"batches": {"enabled": True, "existingClaim": "mine"}}, tmp_path)
+    assert not [each for each in rendered if each["kind"] == "PersistentVolumeClaim"]
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for pod in pod_specs(rendered)
+        for volume in pod.get("volumes", [])
+        if "persistentVolumeClaim" in volume
+    ]
+    assert claims == ["mine"]

@@ -40,6 +40,8 @@ FIRST = (
 # Folders and files of tests that only compute: nobody waits for them with a clock, so that none is
 # late when it gets what processors have left. `.ci/run` runs them beside all others.
 UNTIMED = (
+    "gateway/batches/test_batch_lines.py",
+    "gateway/batches/test_batch_window.py",
     "gateway/openai_api",
     "operator/api",
     "operator/decisions",

@@ -47,6 +47,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "argocd": {"healthCheck": {"enabled": True}},
         "example": {"enabled": True},
         "tls": {"internal": {"mode": "Permissive", "certificateLifetime": 3600}},
+        "batches": {"enabled": True, "storageClass": "fast", "size": "50Gi"},
         "gateway": {
             "tls": {"secret": "door"},
             "maxHeldBytes": 268435456,

@@ -16,8 +16,10 @@ from modelfleet_process.options import DieWithParentOption, LogOptions, takes_lo
 
 from .errors import StartupError
 from .options import (
+    DEFAULT_BATCHES,
     DEFAULT_MAX_BODY_BYTES,
     DEFAULT_MAX_HELD_BYTES,
+    BatchLimits,
     DoorCertificate,
     Options,
     TlsOptions,
@@ -162,6 +164,34 @@ def gateway(
             help="The token of this pod's ServiceAccount.",
         ),
     ] = None,
+    batch_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            envvar="MODELFLEET_GATEWAY_BATCH_DIR",
+            help="Keeps what /v1/files and /v1/batches are given, and what comes of it; on a local "
+            "disk, or a volume that one machine mounts. Default: neither is served.",
+        ),
+    ] = None,
+    batch_store_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="MODELFLEET_GATEWAY_BATCH_STORE_BYTES",
+            help="All files and results there; more get a 507.",
+        ),
+    ] = DEFAULT_BATCHES.store_bytes,
+    batch_file_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest file that is taken.")
+    ] = DEFAULT_BATCHES.file_bytes,
+    batch_lease: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="Seconds after which another gateway with this folder goes on with the batches of "
+            "one that is gone.",
+        ),
+    ] = DEFAULT_BATCHES.lease,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -189,6 +219,13 @@ def gateway(
             keep_responses_for=keep_responses_for,
             tls=_tls(tls_issuer, tls_authorities, tls_token),
             door=_door(tls_certificate, tls_key),
+            batch_dir=batch_dir,
+            batches=BatchLimits(
+                store_bytes=batch_store_bytes,
+                file_bytes=batch_file_bytes,
+                line_bytes=max_body_bytes,
+                lease=batch_lease,
+            ),
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

@@ -116,6 +116,61 @@ class BodyTooLargeError(InvalidRequestError):
     code = "body_too_large"
 
 
+class KeyGoneError(InvalidRequestError):
+    """The key that a batch was made with is revoked, or has expired."""
+
+    status = 401
+    code = "key_gone"
+
+
+class CrossOriginError(InvalidRequestError):
+    """A page of an origin that is not listed sent what browsers send unasked."""
+
+    status = 403
+    code = "cross_origin"
+
+
+class FileTooLargeError(InvalidRequestError):
+    """The file is larger than this gateway keeps."""
+
+    status = 413
+    code = "file_too_large"
+
+
+class TooManyFilesError(InvalidRequestError):
+    """The key has as many files as it may have."""
+
+    code = "too_many_files"
+
+
+class UnknownFileError(InvalidRequestError):
+    """No such file, or it is another key's."""
+
+    status = 404
+    code = "file_not_found"
+
+
+class UnknownBatchError(InvalidRequestError):
+    """No such batch, or it is another key's."""
+
+    status = 404
+    code = "batch_not_found"
+
+
+class FileInUseError(InvalidRequestError):
+    """A batch that has not ended reads the file."""
+
+    status = 409
+    code = "file_in_use"
+
+
+class BatchEndedError(InvalidRequestError):
+    """The batch has ended: it cannot be cancelled any more."""
+
+    status = 409
+    code = "batch_ended"
+
+
 class UnknownModelError(InvalidRequestError):
     """No deployment has this name."""
 
@@ -162,6 +217,28 @@ class QueueFullError(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class TooManyBatchesError(GatewayError):
+    """The key has as many unfinished batches as it may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_batches"
+
+
+class StoreFullError(GatewayError):
+    """The store of files and batches has no room for this."""
+
+    status = 507
+    code = "store_full"
+
+
+class StoreUnavailableError(GatewayError):
+    """The store of files and batches cannot be read or written; all else is served."""
+
+    status = 503
+    code = "store_unavailable"
 
 
 class NotReadyError(GatewayError):

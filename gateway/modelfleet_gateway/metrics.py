@@ -112,6 +112,25 @@ class Metrics:
             "request_completion_tokens", "Tokens of the answer to a request with status 200", TOKENS
         )
 
+        self.batch_lines = counter("batch_lines", "Lines of batches that have a result", "outcome")
+        self.batch_lines_waiting = gauge(
+            "batch_lines_waiting", "Lines that wait in batches which this gateway runs"
+        )
+        self.batch_lines_running = gauge("batch_lines_running", "Lines of batches in work")
+
+    def set_batches(self, counts: Iterable[tuple[str, int, int]]) -> None:
+        """By model, how many lines wait and run now: call it before Prometheus reads."""
+        self.batch_lines_waiting.clear()
+        self.batch_lines_running.clear()
+        for model, waiting, running in counts:
+            self.batch_lines_waiting.labels(model).set(waiting)
+            self.batch_lines_running.labels(model).set(running)
+
+    def count_batch_line(self, model: str, *, succeeded: bool) -> None:
+        """A line of a batch has its result."""
+        if model in self._with_series:
+            self.batch_lines.labels(model, "completed" if succeeded else "failed").inc()
+
     def set_workers(self, workers: Iterable[tuple[str, worker_pb2.Stats]]) -> None:
         """These serve now, by model: call it before Prometheus reads."""
         for metric in (
@@ -156,6 +175,7 @@ class Metrics:
             self.cached_tokens, self.tool_failures, self.format_failures,
             self.duration, self.request_prompt, self.request_completion,
             self.worker_running, self.worker_waiting, self.kv_cache_usage,
+            self.batch_lines, self.batch_lines_waiting, self.batch_lines_running,
         ):  # fmt: skip
             metric.remove_by_labels({"model": name})
 

@@ -22,6 +22,7 @@ class ConnectionLimits:
     header_bytes: int = 32 * 1024  # of one request's line and headers
     header_time: float = 10.0  # until they are complete
     body_time: float = 60.0  # until the body is complete
+    upload_time: float = 600.0  # the same, of a file
     idle_time: float = 75.0  # without a request; longer than load balancers', which close first
     stall_time: float = 30.0  # in which the client reads nothing of what is to be written
     linger_time: float = 30.0  # in which what still comes is dropped, so that an error arrives
@@ -45,6 +46,25 @@ class DoorCertificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """What files and batches may take."""
+
+    file_bytes: int = 200 * MEBIBYTE  # of one uploaded file, as OpenAI
+    lines: int = 50_000  # of one batch, as OpenAI
+    line_bytes: int = DEFAULT_MAX_BODY_BYTES
+    store_bytes: int = 10 * 1024 * MEBIBYTE  # of all files and results; more get a 507
+    files_per_key: int = 1000  # that were uploaded
+    batches_per_key: int = 100  # that have not ended
+    file_seconds: int = 30 * 86_400  # that files are kept which have no time of their own
+    uploads: int = 8  # at the same time; more get a 503
+    lines_at_once: int = 64  # that one gateway runs
+    lease: float = 20.0  # seconds after which another gateway goes on with the batches of one
+
+
+DEFAULT_BATCHES: Final = BatchLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Everything that a gateway's user can choose."""
 
@@ -64,6 +84,8 @@ class Options:
     access_log: str = ""  # file that gets a line for each request; "-": standard output
     keep_responses: int = 0  # answers of /v1/responses that later ones may go on from; 0: none
     keep_responses_for: float = 3600.0  # seconds
+    batch_dir: Path | None = None  # of files and batches; None: there are none
+    batches: BatchLimits = DEFAULT_BATCHES
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:

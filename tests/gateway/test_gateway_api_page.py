@@ -34,7 +34,8 @@ def test_the_limits_are_those_described():
         f"{options.max_body_bytes >> 20} MiB",
         f"{options.max_held_bytes >> 20} MiB",
         f"{limits.header_bytes >> 10} KiB",
-        f"{limits.header_time:g} s for headers, {limits.body_time:g} s for the body",
+        f"{limits.header_time:g} s for headers, {limits.body_time:g} s for the body "
+        f"({limits.upload_time:g} s for a file's)",
         f"{limits.idle_time:g} s without a request",
         f"{limits.stall_time:g} s in which it reads nothing",
         f"{chat.MAX_MESSAGES:,} messages",

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 from modelfleet_process.tracing import Tracing
 
 from ..anthropic_api.request import MessagesRequest
+from ..batches.runner import Runner
+from ..batches.storage import Storage
 from ..errors import (
     BUG,
     GatewayError,
@@ -41,11 +43,14 @@ from ..responses_api.store import ResponseStore
 from ..routing.dispatch import Dispatcher
 from .access_log import AccessLog
 from .asgi import CloseOnDrain, request_id
+from .batches import BatchEndpoints
 from .body import BodyReader
 from .cors import with_cors
 from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .embeddings import EmbeddingEndpoint
+from .files import FileEndpoints
 from .generation import GenerationEndpoint, Surroundings
+from .in_process import InProcess
 from .json_endpoint import JsonEndpoint
 from .ollama import OllamaEndpoints
 from .openapi import document
@@ -106,13 +111,37 @@ class App:
             **token_endpoints(dispatcher, responses, make),
             **ollama.direct(make),
         }
+        self.runner: Runner | None = None
+        self.lines = InProcess(self.direct)  # of batches
+        batches = [
+            Route(f"/v1/{name}{rest}", _no_batches, methods=["GET", "POST", "DELETE"])
+            for name in ("files", "batches")
+            for rest in ("", "/{rest:path}")
+        ]
+        if options.batch_dir is not None:
+            storage = Storage(options.batch_dir, options.batches)
+            self.runner = Runner(
+                storage,
+                dispatcher,
+                self.lines,
+                metrics,
+                options.batches,
+                gateway_id=options.gateway_id,
+                draining=self.draining,
+            )
+            origins = frozenset(origin.lower() for origin in options.cors_origins)
+            batches = [
+                *FileEndpoints(storage, origins).routes(),
+                *BatchEndpoints(storage, self.runner, self.bodies, origins).routes(),
+            ]
         health = [Route("/healthz", self._healthz), Route("/readyz", self._readyz)]
         api = _application(
             *(Route(path, app, methods=["POST"]) for path, app in self.direct.items()),
             Route("/v1/responses/{rest:path}", _unsupported, methods=["GET", "POST", "DELETE"]),
+            *batches,
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
-            Route("/openapi.json", _openapi),
+            Route("/openapi.json", self._openapi),
             *ollama.routes(),
             *health,
         )
@@ -128,6 +157,10 @@ class App:
         name = request.path_params["name"]
         card = model_card(name, await self._dispatcher.find(name))
         return JSONResponse(card, headers={"x-request-id": request_id(request)})
+
+    async def _openapi(self, request: Request) -> Response:
+        described = document(batches=self.runner is not None)
+        return JSONResponse(described, headers={"x-request-id": request_id(request)})
 
     async def _healthz(self, _: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -153,6 +186,7 @@ class App:
             queue.meter.queue_depth.set(len(queue.requests))
             queue.meter.in_flight.set(queue.running)
             queue.meter.ready_workers.set(queue.ready_workers)
+        self._metrics.set_batches(self.runner.counts() if self.runner is not None else ())
         self._metrics.set_workers(
             (name, worker.stats)
             for name, queue in self._dispatcher.queues.items()
@@ -176,8 +210,11 @@ def _application(*routes: Route) -> Starlette:
     return application
 
 
-async def _openapi(request: Request) -> Response:
-    return JSONResponse(document(), headers={"x-request-id": request_id(request)})
+async def _no_batches(request: Request) -> Response:
+    raise UnsupportedEndpointError(
+        f"{quoted(request.scope['path'])} is not served here: this gateway keeps no files and "
+        "batches (--batch-dir)."
+    )
 
 
 async def _unsupported(request: Request) -> Response:

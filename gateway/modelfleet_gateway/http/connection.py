@@ -39,6 +39,7 @@ DROP_PAUSE: Final = 0.001
 # Bytes of an answer that wait for its reader while its worker goes on: most answers are shorter, so
 # that an answer that is finished and not read holds no slot.
 MAX_UNREAD: Final = 256 * 1024
+UPLOADS: Final = b"/v1/files"
 
 
 class Part(enum.Enum):
@@ -145,7 +146,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._headers_too_large())
         elif self._late is None:
             is_headers = self._part is Part.HEADERS
-            limit = self._limits.header_time if is_headers else self._limits.body_time
+            limit = self._limits.header_time if is_headers else self._body_time
             self._late = self.loop.call_later(limit, self._on_late)
 
     @override
@@ -245,8 +246,14 @@ class Connection(HttpToolsProtocol):
             limit = self._limits.header_time
             self._refuse(RequestTimeoutError(f"The headers were not complete within {limit:g} s."))
         else:
-            limit = self._limits.body_time
+            limit = self._body_time
             self._refuse(RequestTimeoutError(f"The body was not complete within {limit:g} s."))
+
+    @property
+    def _body_time(self) -> float:
+        """Seconds until the body has to be complete."""
+        is_upload = self.url.partition(b"?")[0] == UPLOADS
+        return self._limits.upload_time if is_upload else self._limits.body_time
 
     def _answers_another(self) -> bool:
         """Whether an earlier request of this connection than the one received is not answered."""

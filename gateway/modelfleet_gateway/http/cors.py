@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PREFLIGHT: Final = (
-    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-methods", b"GET, POST, DELETE"),
     # "*" stands for every header but this one.
     (b"access-control-allow-headers", b"authorization, *"),
     (b"access-control-max-age", b"600"),

@@ -13,6 +13,7 @@ from typing_extensions import override
 from modelfleet_proto.handshake import VERSION
 
 from ..anthropic_api.request import CountTokensRequest, MessagesRequest
+from ..batches.request import BatchRequest
 from ..ollama_api.embed import EmbedRequest, OldEmbeddingsRequest
 from ..ollama_api.request import ChatRequest as OllamaChat
 from ..ollama_api.request import GenerateRequest as OllamaGenerate
@@ -48,6 +49,15 @@ GETS: Final = {
     "/api/ps": "Ollama: those that workers serve now",
     "/api/version": "Ollama: the version of its API that this one is like",
 }
+# Where the gateway keeps batches. Only one of them has a body of JSON.
+BATCHES: Final = {
+    "/v1/files": {"get": "OpenAI: all files", "post": "OpenAI: a file (multipart/form-data)"},
+    "/v1/files/{id}": {"get": "OpenAI: one of them", "delete": "OpenAI: deletes it"},
+    "/v1/files/{id}/content": {"get": "OpenAI: what it contains"},
+    "/v1/batches": {"get": "OpenAI: all batches", "post": "OpenAI: a batch"},
+    "/v1/batches/{id}": {"get": "OpenAI: one of them"},
+    "/v1/batches/{id}/cancel": {"post": "OpenAI: ends it, and keeps what is done"},
+}
 TEXT: Final = {"type": "string"}
 OR_NULL: Final = {"type": ["string", "null"]}
 
@@ -63,9 +73,10 @@ class Schemas(GenerateJsonSchema):
 
 
 @functools.cache
-def document() -> Json:
+def document(*, batches: bool = False) -> Json:
     """All paths, with the schemas of their bodies and of their errors."""
-    models = list(dict.fromkeys(model for _, model in POSTS.values()))
+    bodies: list[type[BaseModel]] = [*(model for _, model in POSTS.values()), BatchRequest]
+    models = list(dict.fromkeys(bodies))
     refs, schemas = models_json_schema(
         [(model, "validation") for model in models],
         ref_template="#/components/schemas/{model}",
@@ -76,6 +87,8 @@ def document() -> Json:
         schema = refs[model, "validation"]
         body = {"required": True, "content": {"application/json": {"schema": schema}}}
         paths[path] = {"post": _operation(path, summary) | {"requestBody": body}}
+    if batches:
+        paths |= _batch_paths(refs[BatchRequest, "validation"])
     return {
         "openapi": "3.1.0",
         "info": {"title": "Modelfleet", "version": VERSION},
@@ -84,12 +97,23 @@ def document() -> Json:
     }
 
 
+def _batch_paths(schema: JsonSchemaValue) -> Json:
+    paths: Json = {
+        path: {method: _get(path, summary) for method, summary in methods.items()}
+        for path, methods in BATCHES.items()
+    }
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    paths["/v1/batches"]["post"]["requestBody"] = body
+    return paths
+
+
 def _get(path: str, summary: str) -> Json:
     operation = _operation(path, summary)
-    if "{model}" in path:
-        operation["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "schema": TEXT}
-        ]
+    for name in ("model", "id"):
+        if f"{{{name}}}" in path:
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": TEXT}
+            ]
     return operation
 
 

@@ -121,15 +121,22 @@ class Gateway:
         if self._door is not None:
             tasks.start(supervise("the door's certificate", self._door.follow))
         tasks.start(supervise("operator", link.run))
+        runner = self.app.runner
+        if runner is not None:
+            tasks.start(supervise("batches", runner.run))
         probes = HttpServer(HttpConfig(self.app.probes, self._options.limits, drain_timeout=0))
         probing = None
         if self._metrics_listener is not None:
             probing = asyncio.create_task(probes.serve(sockets=[self._metrics_listener]))
         try:
             await self._server.serve(sockets=[self._listener])
+            if runner is not None:
+                await runner.finish(self.app.stop)
         finally:
             probes.should_exit = True
             await tasks.close()
+            if runner is not None:
+                await runner.close()
             if probing is not None:
                 await probing
             await self.dispatcher.close()

@@ -49,12 +49,20 @@ class Reporter:
         return signals
 
 
+def load_of(queue: ModelQueue) -> int:
+    """Running choices, as the operator counts them for replicas.
+
+    Batches use what is idle: together they count as one, which keeps their worker and adds none.
+    """
+    return queue.running - max(min(queue.idle_work, queue.running) - 1, 0)
+
+
 def _content(queue: ModelQueue, now: float) -> object:
     """All values in a model's signals, to compare with the last ones: cheaper than messages."""
     meter = queue.meter
     return (
         len(queue.requests),
-        queue.running,
+        load_of(queue),
         meter.last_request,
         queue.requests.oldest_wait(now),
         (meter.requests, meter.refusals, meter.resumed),
@@ -73,7 +81,7 @@ def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
     signals.models.add(
         model=queue.view.model,
         waiting=len(queue.requests),
-        running=queue.running,
+        running=load_of(queue),
         last_request=meter.last_request,
         oldest_wait=queue.requests.oldest_wait(now),
         requests=meter.requests,

@@ -30,6 +30,7 @@ class ModelQueue:
         self._most: int | None = None  # new requests that one worker gets at once; None: its slots
         self.workers: dict[str, Worker] = {}
         self.meter = meter
+        self.idle_work = 0  # running choices of batches, on slots that no one else wants
         self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
         self._deleted = False

@@ -27,7 +27,7 @@ def default_directory() -> Path:
 
 
 class StateDirectory:
-    """`logs/` and `learned.json`; while it runs also `run/`, `lock` and what there is.
+    """`logs/`, `batches/` and `learned.json`; while it runs also `run/`, `lock` and what there is.
 
     That is `status/NAMESPACE/NAME.yaml` for deployments, `pools/NAMESPACE/NAME.yaml` for pools.
     """
@@ -40,6 +40,7 @@ class StateDirectory:
         self._pools = path / "pools"
         self._lock = path / "lock"
         self.learned = path / "learned.json"
+        self.batches = path / "batches"  # files and batches, over restarts; the gateway's
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Self]:

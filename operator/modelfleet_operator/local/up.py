@@ -236,6 +236,7 @@ class _LocalFleet:
                 *("--operator", operator, "--drain-timeout", f"{options.drain_timeout:g}"),
                 *("--log-format", options.child_log_format, "--log-level", options.logs.level),
                 *door,
+                *("--batch-dir", str(self._state.batches)),
             ],
             self._state.run,
             self._state.logs / "gateway.log",

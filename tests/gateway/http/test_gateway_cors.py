@@ -43,7 +43,7 @@ async def test_pages_of_listed_origins_may_call():
         unread = await fleet.http.post("/v1/completions", json=TEXT, headers=stranger)
     assert (preflight.status_code, preflight.content) == (204, b"")
     assert preflight.headers["access-control-allow-origin"] == CHAT
-    assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST, DELETE"
     assert preflight.headers["access-control-allow-headers"] == "authorization, *"
     assert [answer.status_code for answer in answers] == [200, 200, 400]
     for answer in answers:

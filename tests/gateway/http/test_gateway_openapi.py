@@ -1,11 +1,13 @@
 """The OpenAPI document describes what is there, and what is sent and answered."""
 
+import dataclasses
 import random
+from pathlib import Path
 
 import jsonschema
 import pytest
 
-from gateway_doubles import ScriptedWorker, running_fleet
+from gateway_doubles import DEFAULTS, ScriptedWorker, running_fleet
 from nearly_right import RIGHT, right_body
 
 
@@ -37,3 +39,23 @@ async def test_what_clients_send_and_get_fits_its_schemas(path: str):
     content = "application/json"
     check(body, operation["requestBody"]["content"][content]["schema"])
     check(wrong.json(), operation["responses"]["default"]["content"][content]["schema"])
+
+
+async def test_files_and_batches_are_described_where_they_are_served(tmp_path: Path):
+    options = dataclasses.replace(DEFAULTS, batch_dir=tmp_path)
+    async with running_fleet(ScriptedWorker(), options=options) as fleet:
+        document = (await fleet.http.get("/openapi.json")).json()
+        served = {path for path in document["paths"] if path.startswith(("/v1/files", "/v1/b"))}
+        assert served == {
+            "/v1/files",
+            "/v1/files/{id}",
+            "/v1/files/{id}/content",
+            "/v1/batches",
+            "/v1/batches/{id}",
+            "/v1/batches/{id}/cancel",
+        }
+        for path in served:
+            for method in document["paths"][path]:
+                answer = await fleet.http.request(method, path.replace("{id}", "none"))
+                assert answer.status_code != 405, (method, path)
+                assert answer.json().get("error", {}).get("code") != "unknown_url"
