@@ -110,6 +110,14 @@ def gateway(
     keep_responses_for: Annotated[
         float, typer.Option(min=1, help="Seconds that it keeps each.")
     ] = 3600.0,
+    require_keys: Annotated[
+        bool,
+        typer.Option(
+            "--require-keys",
+            envvar="MODELFLEET_GATEWAY_REQUIRE_KEYS",
+            help="Answer only requests with an API key. Default: only where the operator says so.",
+        ),
+    ] = False,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -135,6 +143,7 @@ def gateway(
             access_log=access_log,
             keep_responses=keep_responses,
             keep_responses_for=keep_responses_for,
+            require_keys=require_keys,
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

@@ -45,6 +45,7 @@ class Options:
     access_log: str = ""  # file that gets a line for each request; "-": standard output
     keep_responses: int = 0  # answers of /v1/responses that later ones may go on from; 0: none
     keep_responses_for: float = 3600.0  # seconds
+    require_keys: bool = False  # no API key, no access; else only where the operator says so
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:

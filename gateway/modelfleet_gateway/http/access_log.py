@@ -41,8 +41,11 @@ class AccessLog:
         seconds: float,
         ttft: float | None,
         tokens: tuple[int, int] | None,
+        key: str = "",
     ) -> None:
         """`arrival` in Unix seconds; `tokens` of prompt and answer, None where they are not known.
+
+        `key`: the key's id (Caller.key_id), empty for none.
 
         `ttft`: seconds until the first token; None: there was none.
         """
@@ -57,6 +60,7 @@ class AccessLog:
             "ttft": None if ttft is None else round(ttft, 4),
             "prompt_tokens": prompt,
             "completion_tokens": completion,
+            "key": key or None,
         }
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
         if self._file is sys.stdout:

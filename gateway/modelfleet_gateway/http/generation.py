@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from modelfleet_proto import worker_pb2
 
+from ..access.caller import Caller, caller_of
 from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import BaseAnswer, Json
@@ -32,7 +33,7 @@ from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
-from .body import BodyReader, Hold, Read
+from .body import BodyReader, ByOwner, Hold, Read, read_for
 from .dialects import Dialect
 
 CLOSE: Final = {"connection": "close"}
@@ -75,6 +76,7 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
+            caller=caller_of(scope),
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
@@ -115,16 +117,20 @@ class QueuedEndpoint(ABC):
 class GenerationEndpoint(QueuedEndpoint):
     """For one kind of request that generates."""
 
-    def __init__(self, read: Read[Asked], dialect: Dialect, gateway: Surroundings) -> None:
+    def __init__(
+        self, read: Read[Asked] | ByOwner[Asked], dialect: Dialect, gateway: Surroundings
+    ) -> None:
         super().__init__(dialect, gateway)
         self.read = read
 
     @override
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
-        asked = await self.bodies.understand(self.read, body, time.time())
+        caller = exchange.caller
+        read = read_for(self.read, caller.tenant)
+        asked = await self.bodies.understand(read, body, time.time())
         body.clear()
         hold.resize(asked.size)
-        model = await self.dispatcher.find(asked.model)
+        model = await self.dispatcher.find(asked.model, caller)
         queue = self.dispatcher.queues[model.model]
         exchange.begin(queue, asked.answer)
         queue.check_task(Task.GENERATE)
@@ -134,6 +140,7 @@ class GenerationEndpoint(QueuedEndpoint):
             model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
+            cache_salt=caller.cache_salt,
         )
         with SlotClaim(queue, len(requests), asked.needs) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
@@ -148,8 +155,9 @@ class GenerationEndpoint(QueuedEndpoint):
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    def __init__(self, reply: Reply, *, progress: bool) -> None:
+    def __init__(self, reply: Reply, *, progress: bool, caller: Caller) -> None:
         self.reply = reply
+        self.caller = caller
         self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
         self._answer: BaseAnswer | None = None
@@ -194,6 +202,7 @@ class Exchange:
             seconds=seconds,
             ttft=self._timer.ttft,
             tokens=tokens if any(tokens) else None,
+            key=self.caller.key_id,
         )
 
     def begin(self, queue: ModelQueue, answer: BaseAnswer | None = None) -> None:

@@ -16,6 +16,7 @@ import uvicorn
 
 from modelfleet_process.addresses import join_address, split_address
 
+from ..access.keys import KeyRing
 from ..errors import StartupError
 from ..metrics import Metrics
 from ..operator_link.link import OperatorLink
@@ -87,7 +88,7 @@ class Gateway:
         self._listener = listener
         self._metrics_listener = metrics_listener
         self.metrics = Metrics()
-        self.dispatcher = Dispatcher(self.metrics)
+        self.dispatcher = Dispatcher(self.metrics, KeyRing(required=options.require_keys))
         self.app = App(self.dispatcher, self.metrics, options)
         drain_timeout = int(options.drain_timeout) + ERROR_GRACE
         config = HttpConfig(self.app.api, options.limits, drain_timeout=drain_timeout)

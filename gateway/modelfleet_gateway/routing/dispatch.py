@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from ..access.caller import ANONYMOUS, Caller
+from ..access.keys import KeyRing
 from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
@@ -25,8 +27,9 @@ log = structlog.get_logger()
 class Dispatcher:
     """The view in force, and one queue for each of its models."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, keys: KeyRing | None = None) -> None:
         self._metrics = metrics
+        self.keys = keys or KeyRing()  # of the view, too
         self.view: View | None = None
         self.is_current = asyncio.Event()  # an operator is connected and its view in force
         self.queues: dict[str, ModelQueue] = {}
@@ -56,17 +59,17 @@ class Dispatcher:
             )
         return self.view
 
-    async def find(self, name: str) -> ModelView:
-        """The model that answers to this name.
+    async def find(self, name: str, caller: Caller = ANONYMOUS) -> ModelView:
+        """The model that answers this caller to this name.
 
         While no operator is connected, the view may be too old to have the model: waits for a new
         one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
         """
         view = self.view_in_force()
-        if name in view.names:
-            return view.models[view.names[name]]
+        if (model := view.find(name, caller)) is not None:
+            return model
         if self.is_current.is_set():
-            raise view.unknown(name)
+            raise view.unknown(name, caller)
         try:
             async with asyncio.timeout(UNKNOWN_MODEL_TIMEOUT):
                 await self.is_current.wait()
@@ -76,7 +79,7 @@ class Dispatcher:
                 "it, is away. Try again later.",
                 retry_after=UNKNOWN_MODEL_TIMEOUT,
             ) from None
-        return self.view_in_force().resolve(name)
+        return self.view_in_force().resolve(name, caller)
 
     async def close(self) -> None:
         """Stops watching workers and closes their channels."""

@@ -41,6 +41,7 @@ class ChoiceRequest:
     request_id: str
     choice: int
     shared: bytes  # serialized: all that choices of one prompt have in common
+    cache_salt: str = ""
 
     def serialize(
         self, received: Sequence[int] = (), digest: str = "", weights: str = ""
@@ -51,7 +52,10 @@ class ChoiceRequest:
         (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
         """
         own = worker_pb2.GenerateRequest(
-            model=self.model, request_id=self.request_id, choice=self.choice
+            model=self.model,
+            request_id=self.request_id,
+            choice=self.choice,
+            cache_salt=self.cache_salt,
         )
         if digest:
             own.resume.token_ids.extend(received)
@@ -60,7 +64,12 @@ class ChoiceRequest:
 
 
 def choice_requests(
-    prompts: Sequence[bytes], choices_per_prompt: int, *, model: str, request_id: str
+    prompts: Sequence[bytes],
+    choices_per_prompt: int,
+    *,
+    model: str,
+    request_id: str,
+    cache_salt: str = "",
 ) -> list[ChoiceRequest]:
     """All choices of the first prompt, then all of the second, ...; `model` is its full name.
 
@@ -73,6 +82,7 @@ def choice_requests(
             request_id=f"{request_id}.{number}",
             choice=number % choices_per_prompt,
             shared=prompt,
+            cache_salt=cache_salt,
         )
         for number, prompt in enumerate(each)
     ]
