@@ -24,6 +24,7 @@ class OperatorOptions:
     lease_namespace: str = "default"
     lease_name: str = "modelfleet-operator"
     lease_pace: Pace = field(default_factory=Pace)
+    key_namespaces: tuple[str, ...] = ()  # of API keys, beside `lease_namespace`
     kubeconfig: Path | None = None  # None: the pod's service account, or else the usual places
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any
 
 import grpc
@@ -16,8 +16,10 @@ import structlog
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import VersionInterceptor
 
+from ..decisions.api_keys import ApiKey
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
+from .keys import keys_message
 from .signals import GatewayStream
 from .view import FleetView
 
@@ -60,6 +62,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader: str | None = ""
         self._has_ended = False
         self._unpublished: set[str] = set()
+        self._keys: fleet_pb2.ApiKeys | None = None  # None: not known
         self.streams: list[GatewayStream] = []  # open ones, oldest first
         self._gateways: list[GatewayStream] = []  # of these the latest of each process
 
@@ -71,6 +74,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader = None
         self._unpublished = set(models)
         self._view = FleetView(term)
+        if self._keys is not None:
+            self._view.put_keys(self._keys)
         for gateway in self.streams:
             gateway.sent = None
         self._tell_gateways()
@@ -85,6 +90,17 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         """Ends every stream: gateways search for the next leader at once."""
         self._has_ended = True
         self._tell_gateways()
+
+    def publish_keys(self, keys: Iterable[ApiKey], *, required: bool = False) -> None:
+        """Tells gateways which API keys are valid; call it before `lead`, then on each change.
+
+        `required`: also gateways that were not told to ask for one.
+        """
+        message = keys_message(keys, required=required)
+        if message != self._keys:
+            self._keys = message
+            self._view.put_keys(message)
+            self._tell_gateways()
 
     def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""

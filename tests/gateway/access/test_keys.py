@@ -16,9 +16,10 @@ from modelfleet_proto import fleet_pb2
 KEY, OTHER = "mf-one-of-some-length", "mf-another-of-some-length"
 
 
-def key(*keys: str, id: str = "team-a/alice", **more: object) -> fleet_pb2.ApiKey:
+def key(*keys: str, **more: object) -> fleet_pb2.ApiKey:
     hashes = [hashlib.sha256(k.encode()).digest() for k in keys]
-    return fleet_pb2.ApiKey(id=id, hashes=hashes, **{"any_model": True, **more})
+    grants = {"any_model": True, **more}
+    return fleet_pb2.ApiKey(id="team-a/alice", hashes=hashes, **grants)
 
 
 def ring(*keys: fleet_pb2.ApiKey, required: bool = True) -> KeyRing:
