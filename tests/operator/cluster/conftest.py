@@ -24,6 +24,7 @@ from kube_cluster import (
     PODS,
     POOLS,
     REVISIONS,
+    SECRETS,
     ApiServer,
     Cluster,
 )
@@ -44,6 +45,7 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[EVENTS] = resource("Event", set())
         server.resources[LEASES] = resource("Lease", set())
         server.resources[CLAIM_TEMPLATES] = resource("ResourceClaimTemplate", set())
+        server.resources[SECRETS] = resource("Secret", set())
         server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),
