@@ -31,7 +31,7 @@ _TENANT = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._/@:]{0,199}")
 _TAG = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._/@:=]{0,62}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _COUNT = re.compile(r"[1-9][0-9]{0,12}")
-_SHARE = re.compile(r"(0?\.[0-9]{1,6}|1(\.0{1,6})?)")
+_SHARE = re.compile(r"(0?\.[0-9]{1,9}|1(\.0{1,9})?)")
 
 Value = TypeVar("Value")
 
