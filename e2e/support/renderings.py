@@ -13,7 +13,11 @@ REGISTRY = "registry.example/team"  # where a set of values names none
 NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
-    "one-namespace": {"scope": {"namespaces": ["team-a"]}, "networkPolicy": {"enabled": True}},
+    "one-namespace": {
+        "scope": {"namespaces": ["team-a"]},
+        "networkPolicy": {"enabled": True},
+        "gateway": {"auth": {"required": False, "keyNamespaces": ["team-a"]}},
+    },
     "air-gapped": {
         "images": {"registry": "mirror.example/models/", "pullSecrets": ["mirror"]},
         "worker": {

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from modelfleet_proto import worker_pb2
 
-from ..access.caller import Caller, caller_of
+from ..access.caller import ANONYMOUS, CALLER, Caller
 from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import BaseAnswer, Json
@@ -76,7 +76,7 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
-            caller=caller_of(scope),
+            caller=scope.get(CALLER, ANONYMOUS),
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
@@ -140,7 +140,7 @@ class GenerationEndpoint(QueuedEndpoint):
             model=model.model,
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
-            cache_salt=caller.cache_salt,
+            cache_salt=caller.tenant,
         )
         with SlotClaim(queue, len(requests), asked.needs) as claim:
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))

@@ -66,8 +66,10 @@ class Dispatcher:
         one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
         """
         view = self.view_in_force()
-        if (model := view.find(name, caller)) is not None:
-            return model
+        if (full_name := view.names.get(name)) is not None:
+            model = view.models[full_name]
+            if caller.models is None or caller.may_use(model):
+                return model
         if self.is_current.is_set():
             raise view.unknown(name, caller)
         try:

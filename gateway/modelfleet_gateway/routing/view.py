@@ -74,17 +74,10 @@ class View:
     models: Mapping[str, ModelView]  # by full name
     names: Mapping[str, str]  # every name that answers, to the full name; served names first
 
-    def find(self, name: str, caller: Caller = ANONYMOUS) -> ModelView | None:
-        """The model that answers to this name; None: none that this caller may use."""
+    def resolve(self, name: str, caller: Caller = ANONYMOUS) -> ModelView:
+        """The model that answers this caller; UnknownModelError says which names there are."""
         full_name = self.names.get(name)
         if full_name is None or not caller.may_use(model := self.models[full_name]):
-            return None
-        return model
-
-    def resolve(self, name: str, caller: Caller = ANONYMOUS) -> ModelView:
-        """The same; UnknownModelError says which names there are for this caller."""
-        model = self.find(name, caller)
-        if model is None:
             raise self.unknown(name, caller)
         return model
 

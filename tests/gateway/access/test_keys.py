@@ -9,7 +9,7 @@ import pytest
 
 from modelfleet_gateway.access.caller import ANONYMOUS, Caller
 from modelfleet_gateway.access.keys import KeyRing, sent_key
-from modelfleet_gateway.errors import NotReadyError, UnauthorizedError
+from modelfleet_gateway.errors import NotReadyError, UnauthorizedError, UnknownModelError
 from modelfleet_gateway.routing.view import ModelView, View, make_view
 from modelfleet_proto import fleet_pb2
 
@@ -132,13 +132,14 @@ def test_models_are_allowed_by_any_of_their_names(
 def test_a_foreign_model_is_as_unknown_as_one_that_is_not_there():
     caller = Caller(key_id="x", models=("team-a/*",))
     view = three_models()
-    assert view.find("team-b/tiny", caller) is None
-    foreign = view.unknown("team-b/tiny", caller).message
-    assert foreign.replace("team-b/tiny", "team-b/none") == (
-        view.unknown("team-b/none", caller).message
-    )
-    assert "Models: tiny, team-a/big" in view.unknown("none", caller).message
-    assert view.find("team-b/tiny", replace(caller, models=None)) is not None
+    said = []
+    for name in ("team-b/tiny", "team-b/none"):
+        with pytest.raises(UnknownModelError) as unknown:
+            view.resolve(name, caller)
+        said.append(unknown.value.message.replace(name, "NAME"))
+    assert said[0] == said[1]
+    assert "Models: tiny, team-a/big" in said[0]
+    assert view.resolve("team-b/tiny", replace(caller, models=None))
 
 
 def three_models() -> View:
