@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_one_namespace_is_all_it_looks_at(
     other_namespace.wait("Ready", "modeldeployment/scoped")
 
 
+def test_a_key_opens_the_door_and_a_revoked_one_does_not(installation: Installation, kube: Kube):
+    gateway = installation.values()["gateway"]
+    try:
+        installation.install(changes={"gateway": {**gateway, "auth": {"required": True}}})
+        door = installation.endpoint()
+        assert status_of(door, "") == status_of(door, "mf-not-a-key") == httpx.codes.UNAUTHORIZED
+        key = modelfleet_key(installation, "create", "e2e").strip()
+        eventually("the key works", lambda: status_of(door, key) == httpx.codes.OK, 10)
+        secrets = installation.kube.within(installation.namespace)(
+            "get", "secret", "e2e", "-o=yaml"
+        )
+        assert key not in secrets
+        modelfleet_key(installation, "revoke", "e2e")
+        eventually("it is revoked", lambda: status_of(door, key) == httpx.codes.UNAUTHORIZED, 10)
+        for component in ("operator", "gateway"):
+            for pod in installation.pods(component):
+                name = pod["metadata"]["name"]
+                logs = installation.kube.within(installation.namespace)("logs", name)
+                assert key not in logs
+    finally:
+        installation.install()
+
+
 def test_uninstalled_it_leaves_what_users_made_and_comes_back_to_it(
     installation: Installation, kube: Kube
 ):
@@ -130,6 +154,22 @@ def ask(endpoint: str, model: str) -> str:
     body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello!"}]}
     answer = httpx.post(f"{endpoint}/v1/chat/completions", json=body, timeout=30).raise_for_status()
     return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def status_of(gateway: str, key: str) -> int:
+    """Of a request for the list of models, on a connection of its own."""
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.get(f"{gateway}/v1/models", headers=headers, timeout=10).status_code
+
+
+def modelfleet_key(installation: Installation, *arguments: str) -> str:
+    done = subprocess.run(
+        ["modelfleet", "key", *arguments, "--namespace", installation.namespace,
+         "--kubeconfig", str(installation.kube.kubeconfig)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def uids(installation: Installation) -> set[str]:

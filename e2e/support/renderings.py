@@ -13,7 +13,10 @@ REGISTRY = "registry.example/team"  # where a set of values names none
 NO_CRDS = {"crds": {"install": False}}  # they are the project's own files, tested by themselves
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
-    "one-namespace": {"scope": {"namespaces": ["team-a"]}},
+    "one-namespace": {
+        "scope": {"namespaces": ["team-a"]},
+        "gateway": {"auth": {"required": False, "keyNamespaces": ["team-a"]}},
+    },
     "air-gapped": {
         "images": {"registry": "mirror.example/models/", "pullSecrets": ["mirror"]},
         "worker": {

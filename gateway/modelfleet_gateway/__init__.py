@@ -20,6 +20,7 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
   requests over one stream each (`single_call`: to earlier versions), `stream` reads a choice's
   tokens and continues on another worker as `failover` decides; `merge` reads several choices;
   `tokenizing` asks a worker for token ids.
+- `access`: who may ask: `keys` finds the `caller` of a request by the hash of its key. Pure.
 - `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
 
 Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,

@@ -192,6 +192,14 @@ def gateway(
             "one that is gone.",
         ),
     ] = DEFAULT_BATCHES.lease,
+    require_keys: Annotated[
+        bool,
+        typer.Option(
+            "--require-keys",
+            envvar="MODELFLEET_GATEWAY_REQUIRE_KEYS",
+            help="Answer only requests with an API key. Default: only where the operator says so.",
+        ),
+    ] = False,
     die_with_parent: DieWithParentOption = False,
 ) -> None:
     """The HTTP endpoint for clients: OpenAI's API, queue, routing, failover, metering."""
@@ -226,6 +234,7 @@ def gateway(
                 line_bytes=max_body_bytes,
                 lease=batch_lease,
             ),
+            require_keys=require_keys,
         )
     except StartupError as error:
         raise typer.BadParameter(str(error)) from None

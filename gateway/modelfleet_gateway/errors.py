@@ -70,6 +70,17 @@ class InvalidRequestError(GatewayError):
     code = "invalid_value"
 
 
+class UnauthorizedError(InvalidRequestError):
+    """No valid API key came with the request."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """With the challenge that a 401 must have (RFC 9110, 15.5.2)."""
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
 class UnsupportedFieldError(InvalidRequestError):
     """A field that would change the answer and is not implemented."""
 

@@ -86,6 +86,7 @@ class Options:
     keep_responses_for: float = 3600.0  # seconds
     batch_dir: Path | None = None  # of files and batches; None: there are none
     batches: BatchLimits = DEFAULT_BATCHES
+    require_keys: bool = False  # no API key, no access; else only where the operator says so
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
 
     def __post_init__(self) -> None:

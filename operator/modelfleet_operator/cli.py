@@ -12,6 +12,7 @@ from modelfleet_process.command_line import STYLE, run_app
 from .commands import (
     chat,
     explain,
+    key,
     logs,
     models,
     operator,
@@ -35,6 +36,7 @@ for _panel, _commands in (
 ):
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)
+app.add_typer(key.app, name="key", rich_help_panel=_MODELS)
 for _part in (parts.gateway, parts.worker):
     app.command(rich_help_panel=_PARTS, context_settings=parts.PASS_ON)(_part)
 app.command(rich_help_panel="Checkpoints", context_settings=parts.PASS_ON)(parts.quantize)

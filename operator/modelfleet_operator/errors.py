@@ -53,3 +53,7 @@ class TraceError(ModelfleetError):
 
 class ScenarioError(ModelfleetError):
     """What a simulation is told of cold starts, nodes or calibrations does not fit."""
+
+
+class ApiKeyError(ModelfleetError):
+    """An API key that cannot be made, listed, changed or revoked as it was asked."""

@@ -49,7 +49,7 @@ def test_decisions_import_nothing_that_acts():
 
 COMMANDS = (
     *("up", "status", "simulate", "chat", "models", "logs", "explain", "validate"),
-    *("operator", "gateway", "worker", "quantize"),
+    *("operator", "gateway", "worker", "quantize", "key"),
 )
 
 

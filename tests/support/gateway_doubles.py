@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,13 @@ def model_view(
     )
 
 
+def api_key(*keys: str, name: str = "default/alice", **grants: object) -> fleet_pb2.ApiKey:
+    """As the operator tells it: all models, unless `models` says which."""
+    hashes = [hashlib.sha256(key.encode()).digest() for key in keys]
+    more = {"any_model": "models" not in grants, "tenant": name, **grants}
+    return fleet_pb2.ApiKey(id=name, name=name, hashes=hashes, **more)
+
+
 @dataclass
 class Fleet:
     """A gateway with its operator, its workers and clients."""
@@ -86,6 +94,15 @@ class Fleet:
     def push(self, *models: fleet_pb2.ModelView, term: int = 1) -> None:
         version = self.operator.view.version + 1
         self.operator.push(fleet_pb2.View(term=term, version=version, models=models))
+
+    async def push_keys(self, *keys: fleet_pb2.ApiKey) -> None:
+        """These are the keys from now on; returns when the gateway knows."""
+        change = fleet_pb2.ViewChange(
+            version=self.operator.view.version + 1, keys=fleet_pb2.ApiKeys(keys=keys)
+        )
+        before = self.gateway.dispatcher.keys.callers
+        self.operator.change(change)
+        await eventually(lambda: self.gateway.dispatcher.keys.callers is not before)
 
     async def ready(self, workers: int, model: str = MODEL) -> None:
         """Waits until the gateway would route to so many workers."""
@@ -112,11 +129,12 @@ async def running_fleet(
     *workers: ScriptedWorker,
     options: Options = DEFAULTS,
     operator_credentials: Credentials | None = None,
+    keys: fleet_pb2.ApiKeys | None = None,
     **limits,
 ) -> AsyncIterator[Fleet]:
     """Starts everything, waits until all READY workers are routable, and ends everything.
 
-    `limits` are the model's; `options` the gateway's, but for its operator.
+    `limits` are the model's; `options` the gateway's, but for its operator; `keys` of the view.
     """
     for worker in workers:
         await worker.start()
@@ -124,6 +142,8 @@ async def running_fleet(
     operator.credentials = operator_credentials
     await operator.start()
     operator.view.models.append(model_view(*workers, **limits))
+    if keys is not None:
+        operator.view.keys.CopyFrom(keys)
     listener = listen("127.0.0.1:0")
     gateway = Gateway(replace(options, operator=operator.address, gateway_id="gw-1"), listener)
     url = f"http://{address_of(listener)}"

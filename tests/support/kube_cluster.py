@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import datetime
 import itertools
@@ -32,6 +33,7 @@ EVICTIONS = "lifecycle.k8s.io/v1alpha1/evictions"
 EVICTIONS_PATH = "/apis/lifecycle.k8s.io/v1alpha1/namespaces/default/evictions"
 EVICTOR = "imperative-eviction.k8s.io/evictor"  # the API's own responder, the last one
 POLICIES = "networking.k8s.io/v1/networkpolicies"
+SECRETS = "v1/secrets"
 LEASES = "coordination.k8s.io/v1/leases"
 KUBELET = "test/kubelet"  # a finalizer: a running pod ends when the kubelet says so
 TEST = "x-test"  # header of the requests that are not the operator's
@@ -447,6 +449,17 @@ class Cluster:
             "/apis/coordination.k8s.io/v1/namespaces/default/leases/modelfleet-operator",
             {"metadata": {"annotations": annotations}},
         )
+
+    async def apply_secret(self, secret: dict[str, Any]) -> None:
+        """As the API server keeps it: `data`, as base64."""
+        texts = secret.pop("stringData", {})
+        data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        namespace = secret["metadata"]["namespace"]
+        path = f"/api/v1/namespaces/{namespace}/secrets"
+        await self._send("POST", path, {**secret, "data": data})
+
+    async def delete_secret(self, name: str, namespace: str = "default") -> None:
+        await self._send("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
 
     async def create_pod(self, pod: dict[str, Any]) -> None:
         await self._send("POST", "/api/v1/namespaces/default/pods", pod)

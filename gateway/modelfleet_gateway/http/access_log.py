@@ -42,11 +42,12 @@ class AccessLog:
         seconds: float,
         ttft: float | None,
         tokens: tuple[int, int] | None,
+        key: str = "",
     ) -> None:
         """`arrival` in Unix seconds; `tokens` of prompt and answer, None where they are not known.
 
-        `trace`: the id of its trace; empty: it is part of none. `ttft`: seconds until the first
-        token; None: there was none.
+        `key`: the key's id (Caller.key_id), empty for none. `trace`: the id of its trace; empty: it
+        is part of none. `ttft`: seconds until the first token; None: there was none.
         """
         prompt, completion = tokens or (None, None)
         line = {
@@ -60,6 +61,7 @@ class AccessLog:
             "ttft": None if ttft is None else round(ttft, 4),
             "prompt_tokens": prompt,
             "completion_tokens": completion,
+            "key": key or None,
         }
         self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
         if self._file is sys.stdout:

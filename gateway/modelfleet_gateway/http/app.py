@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from modelfleet_process.tracing import Tracing
 
+from ..access.caller import caller_of
 from ..anthropic_api.request import MessagesRequest
 from ..batches.runner import Runner
 from ..batches.storage import Storage
@@ -42,9 +43,9 @@ from ..responses_api.reader import ResponsesReader
 from ..responses_api.store import ResponseStore
 from ..routing.dispatch import Dispatcher
 from .access_log import AccessLog
-from .asgi import CloseOnDrain, request_id
+from .asgi import CloseOnDrain, KeyCheck, request_id
 from .batches import BatchEndpoints
-from .body import BodyReader
+from .body import BodyReader, ByOwner
 from .cors import with_cors
 from .dialects import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, dialect_of
 from .embeddings import EmbeddingEndpoint
@@ -98,7 +99,7 @@ class App:
             "/v1/embeddings": embedding(
                 functools.partial(read_embeddings, EmbeddingsRequest), OPENAI
             ),
-            "/v1/responses": endpoint(responses.read, RESPONSES),
+            "/v1/responses": endpoint(ByOwner(responses.read), RESPONSES),
             "/v1/messages": endpoint(
                 functools.partial(read_translated, MessagesRequest), ANTHROPIC
             ),
@@ -146,16 +147,23 @@ class App:
             *health,
         )
         told = CloseOnDrain(api, self.draining, direct=self.direct)
-        self.api: ASGIApp = with_cors(told, options.cors_origins)
+        checked = KeyCheck(
+            told,
+            dispatcher.keys,
+            self.draining,
+            on_refused=functools.partial(metrics.count_response, ""),
+        )
+        self.api: ASGIApp = with_cors(checked, options.cors_origins)
         self.probes: ASGIApp = _application(Route("/metrics", self._serve_metrics), *health)
 
     async def _models(self, request: Request) -> Response:
-        models = model_list(self._dispatcher.view_in_force())
+        models = model_list(self._dispatcher.view_in_force(), caller_of(request.scope))
         return JSONResponse(models, headers={"x-request-id": request_id(request)})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        card = model_card(name, await self._dispatcher.find(name))
+        model = await self._dispatcher.find(name, caller_of(request.scope))
+        card = model_card(name, model)
         return JSONResponse(card, headers={"x-request-id": request_id(request)})
 
     async def _openapi(self, request: Request) -> Response:

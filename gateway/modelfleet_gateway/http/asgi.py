@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
@@ -11,14 +12,17 @@ from typing import Any, Final, TypeVar
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..access.caller import CALLER
+from ..access.keys import HEADERS, KeyRing
 from ..errors import GatewayError, ShuttingDownError
 from ..openai_api.answer import Json, encode
-from .dialects import Dialect
+from .dialects import Dialect, dialect_of
 
 Result = TypeVar("Result")
 
 REQUEST_ID: Final = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 CLOSE: Final = (b"connection", b"close")
+KEYLESS: Final = frozenset({"/healthz", "/readyz"})  # for probes, which have no key
 CUT: Final = "modelfleet.cut"  # the server's extension that ends a response without its end
 
 
@@ -52,6 +56,48 @@ class CloseOnDrain:
             await send(message)
 
         await self._app(scope, receive, send_with_close)
+
+
+class KeyCheck:
+    """An ASGI application that answers only requests with a key, before their bodies are read.
+
+    It puts the Caller into the scope. `on_refused` gets the status of each that is refused.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        draining: asyncio.Event,
+        *,
+        on_refused: Callable[[int], None],
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._draining = draining
+        self._on_refused = on_refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or answers it with a 401."""
+        if scope["path"] not in KEYLESS:
+            try:
+                scope[CALLER] = self._keys.admit(scope["headers"], time.time())
+            except GatewayError as error:
+                await self._refuse(error, scope, send)
+                return
+            finally:
+                # What is not there can show neither in a log nor in a traceback.
+                scope["headers"] = [one for one in scope["headers"] if one[0] not in HEADERS]
+        await self._app(scope, receive, send)
+
+    async def _refuse(self, error: GatewayError, scope: Scope, send: Send) -> None:
+        request = Request(scope)
+        dialect = dialect_of(scope["path"])
+        reply = Reply(scope, send, dialect, request_id(request), self._draining)
+        if "content-length" in request.headers or "transfer-encoding" in request.headers:
+            reply.headers["connection"] = "close"  # its body was not read
+        await reply.refuse(error)
+        self._on_refused(error.status)
 
 
 def request_id(request: Request) -> str:

@@ -6,8 +6,10 @@ import asyncio
 import re
 import zlib
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 from starlette.requests import Request
 
@@ -29,9 +31,32 @@ RETRY_AFTER: Final = 2.0  # seconds
 ANY_WRAPPER: Final = 32 + zlib.MAX_WBITS  # zlib's: finds out whether it is gzip or zlib
 
 Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
 
 # What a body asks for: given its JSON, when it came (seconds since the epoch) and what was cut out.
 Read = Callable[[bytearray, float, Bulk | None], Result]
+
+
+class OwnedRead(Protocol[Result_co]):
+    """The same where it depends on whose request it is: `owner` is the tenant."""
+
+    def __call__(
+        self, body: bytearray, created: float, bulk: Bulk | None = None, *, owner: str
+    ) -> Result_co:
+        """As Read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByOwner(Generic[Result]):
+    """Marks an OwnedRead."""
+
+    read: OwnedRead[Result]
+
+
+def read_for(read: Read[Result] | ByOwner[Result], owner: str) -> Read[Result]:
+    """What reads a body of this tenant's."""
+    return partial(read.read, owner=owner) if isinstance(read, ByOwner) else read
 
 
 class ByteBudget:

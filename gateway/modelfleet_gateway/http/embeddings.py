@@ -34,7 +34,7 @@ class EmbeddingEndpoint(QueuedEndpoint):
         asked = await self.bodies.understand(self.read, body, time.time())
         body.clear()
         hold.resize(asked.size)
-        model = await self.dispatcher.find(asked.model)
+        model = await self.dispatcher.find(asked.model, exchange.caller)
         queue = self.dispatcher.queues[model.model]
         exchange.begin(queue, asked=asked.model)
         queue.check_task(Task.EMBED)

@@ -19,6 +19,7 @@ from typing_extensions import override
 from modelfleet_process.tracing import Tracing, read_traceparent, trace_id
 from modelfleet_proto import worker_pb2
 
+from ..access.caller import ANONYMOUS, CALLER, Caller
 from ..errors import BUG, GatewayError, InternalError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import BaseAnswer, Json
@@ -35,7 +36,7 @@ from ..routing.view import describe_eta
 from ..tracing import RequestTrace
 from .access_log import AccessLog
 from .asgi import Reply, request_id, run_while_connected
-from .body import BodyReader, Hold, Read
+from .body import BodyReader, ByOwner, Hold, Read, read_for
 from .dialects import Dialect
 
 CLOSE: Final = {"connection": "close"}
@@ -83,6 +84,7 @@ class QueuedEndpoint(ABC):
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
             session=request.headers.get(SESSION_HEADER, ""),
             traceparent=read_traceparent(request.headers.get("traceparent")),
+            caller=scope.get(CALLER, ANONYMOUS),
         )
         if self._tracing is not None:
             exchange.start_trace(self._tracing, scope["path"])
@@ -128,16 +130,20 @@ class QueuedEndpoint(ABC):
 class GenerationEndpoint(QueuedEndpoint):
     """For one kind of request that generates."""
 
-    def __init__(self, read: Read[Asked], dialect: Dialect, gateway: Surroundings) -> None:
+    def __init__(
+        self, read: Read[Asked] | ByOwner[Asked], dialect: Dialect, gateway: Surroundings
+    ) -> None:
         super().__init__(dialect, gateway)
         self.read = read
 
     @override
     async def _serve(self, body: bytearray, hold: Hold, exchange: Exchange) -> Json | None:
-        asked = await self.bodies.understand(self.read, body, time.time())
+        caller = exchange.caller
+        read = read_for(self.read, caller.tenant)
+        asked = await self.bodies.understand(read, body, time.time())
         body.clear()
         hold.resize(asked.size)
-        model = await self.dispatcher.find(asked.model)
+        model = await self.dispatcher.find(asked.model, caller)
         queue = self.dispatcher.queues[model.model]
         exchange.begin(queue, asked.answer, asked.model)
         queue.check_task(Task.GENERATE)
@@ -148,10 +154,14 @@ class GenerationEndpoint(QueuedEndpoint):
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
             traceparent=exchange.traceparent,
+            cache_salt=caller.tenant,
         )
         keys = (
             choice_keys(
-                asked.prompts, asked.choices_per_prompt, session=exchange.session or asked.session
+                asked.prompts,
+                asked.choices_per_prompt,
+                session=exchange.session or asked.session,
+                salt=caller.tenant,
             )
             if model.by_prefix
             else ()
@@ -170,10 +180,17 @@ class Exchange:
     """One request and its response, with what is known of them so far."""
 
     def __init__(
-        self, reply: Reply, *, progress: bool, session: str = "", traceparent: str = ""
+        self,
+        reply: Reply,
+        *,
+        progress: bool,
+        caller: Caller,
+        session: str = "",
+        traceparent: str = "",
     ) -> None:
         """`session`: as a header names it. `traceparent`: the client's."""
         self.reply = reply
+        self.caller = caller
         self.session = session
         self.request_id = reply.request_id
         self.traceparent = traceparent  # passed on to workers where no span of ours is between
@@ -221,6 +238,7 @@ class Exchange:
             seconds=seconds,
             ttft=self._timer.ttft,
             tokens=tokens if any(tokens) else None,
+            key=self.caller.key_id,
         )
 
     def observe_answered(self) -> None:

@@ -11,10 +11,11 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..access.caller import Caller, caller_of
 from ..errors import BUG, GatewayError, InternalError
 from ..openai_api.answer import Json
 from .asgi import Reply, request_id
-from .body import BodyReader, Read
+from .body import BodyReader, ByOwner, Read, read_for
 from .dialects import Dialect
 
 CLOSE: Final = {"connection": "close"}
@@ -27,19 +28,25 @@ class MakeEndpoint(Protocol):
     """Makes a JsonEndpoint of this gateway."""
 
     def __call__(
-        self, read: Read[Any], answer: Callable[[Any], Awaitable[Json]], dialect: Dialect
+        self,
+        read: Read[Any] | ByOwner[Any],
+        answer: Callable[[Any, Caller], Awaitable[Json]],
+        dialect: Dialect,
     ) -> ASGIApp:
         """Of what it reads, what it answers, and how."""
         ...
 
 
 class JsonEndpoint(Generic[Question]):
-    """An ASGI application: `read` understands the body, `answer` is what comes of it."""
+    """An ASGI application: `read` understands the body, `answer` is what comes of it.
+
+    `answer` is told who asks.
+    """
 
     def __init__(
         self,
-        read: Read[Question],
-        answer: Callable[[Question], Awaitable[Json]],
+        read: Read[Question] | ByOwner[Question],
+        answer: Callable[[Question, Caller], Awaitable[Json]],
         dialect: Dialect,
         *,
         bodies: BodyReader,
@@ -61,8 +68,10 @@ class JsonEndpoint(Generic[Question]):
                 any_type = self._dialect.any_content_type
                 body = await self._bodies.read(request, hold, any_content_type=any_type)
                 del reply.headers["connection"]
-                question = await self._bodies.understand(self.read, body, time.time())
-                answer = await self._answer(question)
+                caller = caller_of(scope)
+                read = read_for(self.read, caller.tenant)
+                question = await self._bodies.understand(read, body, time.time())
+                answer = await self._answer(question, caller)
             await reply.json(200, answer)
         except ClientDisconnect:
             return

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from modelfleet_proto import worker_pb2
 from modelfleet_proto.handshake import VERSION
 
+from ..access.caller import Caller, caller_of
 from ..errors import UnsupportedEndpointError
 from ..ollama_api.models import API_VERSION, running, shown, tag, without_tag
 from ..openai_api.answer import Json
@@ -64,7 +65,8 @@ class OllamaEndpoints:
     async def _tags(self, request: Request) -> Response:
         view = self._dispatcher.view_in_force()
         models = [
-            tag(name, view.resolve(name), self._stats(view.names[name])) for name in view.names
+            tag(name, view.resolve(name), self._stats(view.names[name]))
+            for name in view.names_for(caller_of(request.scope))
         ]
         return _written(request, {"models": models})
 
@@ -72,8 +74,8 @@ class OllamaEndpoints:
         view = self._dispatcher.view_in_force()
         models = [
             running(name, stats)
-            for name, model in view.names.items()
-            if (stats := self._stats(model)) is not None
+            for name in view.names_for(caller_of(request.scope))
+            if (stats := self._stats(view.names[name])) is not None
         ]
         return _written(request, {"models": models})
 
@@ -84,8 +86,8 @@ class OllamaEndpoints:
         path = request.scope["path"]
         raise UnsupportedEndpointError(f"{path} is not served here: {REFUSED[path]}")
 
-    async def _show(self, asked: Named) -> Json:
-        model = await self._dispatcher.find(without_tag(asked.model))
+    async def _show(self, asked: Named, caller: Caller) -> Json:
+        model = await self._dispatcher.find(without_tag(asked.model), caller)
         return shown(model, self._stats(model.model))
 
     def _stats(self, model: str) -> worker_pb2.Stats | None:

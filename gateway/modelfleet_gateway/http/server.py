@@ -19,6 +19,7 @@ from modelfleet_process.tracing import start_tracing
 from modelfleet_proto.mtls.credentials import Credentials
 from modelfleet_proto.mtls.renewal import Issuer, Renewal
 
+from ..access.keys import KeyRing
 from ..errors import StartupError
 from ..metrics import Metrics
 from ..operator_link.link import OperatorLink
@@ -92,7 +93,8 @@ class Gateway:
         self._metrics_listener = metrics_listener
         self.metrics = Metrics()
         self.credentials = Credentials() if options.tls else None
-        self.dispatcher = Dispatcher(self.metrics, self.credentials)
+        keys = KeyRing(required=options.require_keys)
+        self.dispatcher = Dispatcher(self.metrics, keys, self.credentials)
         self._tracing = start_tracing("modelfleet-gateway", options.gateway_id)
         self.app = App(self.dispatcher, self.metrics, options, self._tracing)
         drain_timeout = int(options.drain_timeout) + ERROR_GRACE

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ..access.caller import Caller
 from ..routing.view import ModelView, View
 from .answer import Json
 
 
-def model_list(view: View) -> Json:
-    """Every name that answers."""
-    return {"object": "list", "data": [model_card(name, view.resolve(name)) for name in view.names]}
+def model_list(view: View, caller: Caller) -> Json:
+    """Every name that answers this caller."""
+    names = view.names_for(caller)
+    return {"object": "list", "data": [model_card(name, view.resolve(name)) for name in names]}
 
 
 def model_card(name: str, model: ModelView) -> Json:

@@ -116,11 +116,15 @@ class OperatorLink:
         self._connected = True
         self._in_force = self._dispatcher.apply(view)
         if self._in_force:
+            if message.HasField("keys"):
+                self._dispatcher.keys.take(message.keys)
             self._dispatcher.is_current.set()
         reporter.begin_again(takes_partial=message.takes_partial)
 
     def _take_change(self, message: fleet_pb2.ViewChange, reporter: Reporter) -> None:
         if self._in_force and self._dispatcher.view is not None:
+            if message.HasField("keys"):
+                self._dispatcher.keys.take(message.keys)
             view = apply_change(self._dispatcher.view, message)
             changed = {*message.removed, *(m.model for m in message.models)}
             self._dispatcher.apply(view, changed)

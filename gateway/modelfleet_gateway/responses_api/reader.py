@@ -18,30 +18,36 @@ class ResponsesReader:
     def __init__(self, store: ResponseStore | None) -> None:
         self._store = store
 
-    def read(self, body: bytearray, created: float, bulk: Bulk | None = None) -> Asked:
-        """A request from its JSON; InvalidRequestError names the field and what was expected."""
+    def read(
+        self, body: bytearray, created: float, bulk: Bulk | None = None, *, owner: str = ""
+    ) -> Asked:
+        """A request from its JSON; InvalidRequestError names the field and what was expected.
+
+        `owner`: the tenant, who goes on from its own responses only.
+        """
         request = read_fields(ResponsesRequest, body, created, bulk)
-        history = self._history(request, created)
+        history = self._history(request, created, owner)
         store = self._store
         if store is not None and request.store is not False:
             messages = [*history, *expanded(request.own_messages(bulk), bulk)]
 
             def keep(response_id: str, output: list[Json]) -> None:
-                store.put(response_id, [*messages, *messages_of(output, None)], created)
+                kept = [*messages, *messages_of(output, None)]
+                store.put(response_id, kept, created, owner)
 
             request.keep_with(keep)
         return ask(request, created, bulk)
 
     def read_input(
-        self, body: bytearray, created: float, bulk: Bulk | None = None
+        self, body: bytearray, created: float, bulk: Bulk | None = None, *, owner: str = ""
     ) -> tuple[InputFields, str, bytes]:
         """A request to count its tokens, its model as the client named it, and its prompt."""
         request = read_fields(InputFields, body, created, bulk)
-        self._history(request, created)
+        self._history(request, created, owner)
         (prompt,) = prompts_of(request, created, bulk)
         return request, expanded(request.model, bulk), prompt
 
-    def _history(self, request: InputFields, now: float) -> list[Json]:
+    def _history(self, request: InputFields, now: float, owner: str) -> list[Json]:
         """The messages before its input, which it is told, too."""
         previous = request.previous_response_id
         if previous is None:
@@ -52,7 +58,7 @@ class ResponsesReader:
                 "(--keep-responses). Send the whole conversation as 'input'.",
                 param="previous_response_id",
             )
-        history = self._store.get(previous, now)
+        history = self._store.get(previous, now, owner)
         if history is None:
             raise UnknownResponseError(
                 f"The response {quoted(previous)} is not kept here, or not any more. Send the "

@@ -22,29 +22,32 @@ class ResponseStore:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._seconds = seconds
-        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def put(self, response_id: str, messages: list[Json], now: float) -> None:
-        """Keeps the messages of a conversation; the oldest go if they are too many."""
+    def put(self, response_id: str, messages: list[Json], now: float, owner: str = "") -> None:
+        """Keeps the messages of a conversation; the oldest go if they are too many.
+
+        `owner`: the tenant, who alone gets them again.
+        """
         kept = json.dumps(messages, separators=(",", ":"))
         if len(kept) > self._max_bytes:
             return
         with self._lock:
-            self._kept[response_id] = (now, kept)
+            self._kept[owner, response_id] = (now, kept)
             self._bytes += len(kept)
             while len(self._kept) > self._max_count or self._bytes > self._max_bytes:
                 self._forget_oldest()
 
-    def get(self, response_id: str, now: float) -> list[Json] | None:
+    def get(self, response_id: str, now: float, owner: str = "") -> list[Json] | None:
         """Those messages; None if they are not kept, or not any more."""
         with self._lock:
             while self._kept and now - next(iter(self._kept.values()))[0] > self._seconds:
                 self._forget_oldest()
-            if response_id not in self._kept:
+            if (owner, response_id) not in self._kept:
                 return None
-            kept = self._kept[response_id][1]
+            kept = self._kept[owner, response_id][1]
         messages: list[Json] = json.loads(kept)
         return messages
 

@@ -11,6 +11,8 @@ import structlog
 
 from modelfleet_proto.mtls.credentials import Credentials
 
+from ..access.caller import ANONYMOUS, Caller
+from ..access.keys import KeyRing
 from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
@@ -27,9 +29,15 @@ log = structlog.get_logger()
 class Dispatcher:
     """The view in force, and one queue for each of its models."""
 
-    def __init__(self, metrics: Metrics, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        keys: KeyRing | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """`credentials` of this gateway; None: it speaks no TLS."""
         self._metrics = metrics
+        self.keys = keys or KeyRing()  # of the view, too
         self._credentials = credentials
         self.view: View | None = None
         self.is_current = asyncio.Event()  # an operator is connected and its view in force
@@ -60,17 +68,19 @@ class Dispatcher:
             )
         return self.view
 
-    async def find(self, name: str) -> ModelView:
-        """The model that answers to this name.
+    async def find(self, name: str, caller: Caller = ANONYMOUS) -> ModelView:
+        """The model that answers this caller to this name.
 
         While no operator is connected, the view may be too old to have the model: waits for a new
         one. UnknownModelError: a current view lacks the model. NotReadyError: no current view came.
         """
         view = self.view_in_force()
-        if name in view.names:
-            return view.models[view.names[name]]
+        if (full_name := view.names.get(name)) is not None:
+            model = view.models[full_name]
+            if caller.models is None or caller.may_use(model):
+                return model
         if self.is_current.is_set():
-            raise view.unknown(name)
+            raise view.unknown(name, caller)
         try:
             async with asyncio.timeout(UNKNOWN_MODEL_TIMEOUT):
                 await self.is_current.wait()
@@ -80,7 +90,7 @@ class Dispatcher:
                 "it, is away. Try again later.",
                 retry_after=UNKNOWN_MODEL_TIMEOUT,
             ) from None
-        return self.view_in_force().resolve(name)
+        return self.view_in_force().resolve(name, caller)
 
     async def close(self) -> None:
         """Stops watching workers and closes their channels."""

@@ -47,6 +47,7 @@ class ChoiceRequest:
     choice: int
     shared: bytes  # serialized: all that choices of one prompt have in common
     traceparent: str = ""  # the client's
+    cache_salt: str = ""
 
     def serialize(
         self,
@@ -69,6 +70,7 @@ class ChoiceRequest:
             request_id=self.request_id,
             choice=self.choice,
             traceparent=traceparent or self.traceparent,
+            cache_salt=self.cache_salt,
         )
         if digest:
             own.resume.token_ids.extend(received)
@@ -86,6 +88,7 @@ def choice_requests(
     model: str,
     request_id: str,
     traceparent: str = "",
+    cache_salt: str = "",
 ) -> list[ChoiceRequest]:
     """All choices of the first prompt, then all of the second, ...; `model` is its full name.
 
@@ -99,6 +102,7 @@ def choice_requests(
             choice=number % choices_per_prompt,
             shared=prompt,
             traceparent=traceparent,
+            cache_salt=cache_salt,
         )
         for number, prompt in enumerate(each)
     ]

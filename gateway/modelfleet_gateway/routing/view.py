@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from modelfleet_process.overload import DEFAULT_TARGET, OverloadPolicy
 from modelfleet_proto import fleet_pb2
 
+from ..access.caller import ANONYMOUS, Caller
 from ..errors import NotReadyError, QueueFullError, UnknownModelError, quoted
 
 NAMES_SHOWN = 20
@@ -80,17 +81,24 @@ class View:
     models: Mapping[str, ModelView]  # by full name
     names: Mapping[str, str]  # every name that answers, to the full name; served names first
 
-    def resolve(self, name: str) -> ModelView:
-        """The model that answers to this name; UnknownModelError says which names there are."""
-        if name not in self.names:
-            raise self.unknown(name)
-        return self.models[self.names[name]]
+    def resolve(self, name: str, caller: Caller = ANONYMOUS) -> ModelView:
+        """The model that answers this caller; UnknownModelError says which names there are."""
+        full_name = self.names.get(name)
+        if full_name is None or not caller.may_use(model := self.models[full_name]):
+            raise self.unknown(name, caller)
+        return model
 
-    def unknown(self, name: str) -> UnknownModelError:
-        """The error for a name that no model answers to."""
-        known = ", ".join(list(self.names)[:NAMES_SHOWN]) or "none"
-        if len(self.names) > NAMES_SHOWN:
-            known += f" and {len(self.names) - NAMES_SHOWN} more"
+    def names_for(self, caller: Caller) -> list[str]:
+        """Every name that answers this caller."""
+        models = self.models
+        return [name for name, model in self.names.items() if caller.may_use(models[model])]
+
+    def unknown(self, name: str, caller: Caller = ANONYMOUS) -> UnknownModelError:
+        """The error for a name that no model answers to; that of a foreign model is the same."""
+        names = self.names_for(caller)
+        known = ", ".join(names[:NAMES_SHOWN]) or "none"
+        if len(names) > NAMES_SHOWN:
+            known += f" and {len(names) - NAMES_SHOWN} more"
         return UnknownModelError(
             f"The model {quoted(name)} does not exist here. Models: {known}.", param="model"
         )

@@ -12,12 +12,14 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ..decisions.api_keys import ApiKey, keys_in_force
 from ..decisions.cost import two_currencies
 from ..errors import ManifestError
 from . import accelerator_class, warm_pool
 from .accelerator_class import AcceleratorClass
 from .api_model import ApiModel, Metadata
 from .documents import read_documents
+from .key_secret import is_key_secret, read_key_secret
 from .model_deployment import API_VERSION, KIND, ModelDeployment
 from .other_kinds import Reference, Values, describe, expand_list, is_other_kind, read_values
 from .warm_pool import WarmPool
@@ -37,6 +39,7 @@ class Manifests:
     others: tuple[str, ...] = ()  # objects of other kinds, like "Job default/fill"
     values: Values = dataclasses.field(default_factory=Values)
     """Of the Secrets and ConfigMaps among them."""
+    keys: tuple[ApiKey, ...] = ()  # of the Secrets that are API keys
     problems: tuple[str, ...] = ()  # file, document, field, what was expected and what was found
 
 
@@ -74,6 +77,8 @@ def read_manifests(paths: Iterable[Path]) -> Manifests:
             f"{', '.join(dict.fromkeys(found)) or 'none'} only"
         )
     reading.check_currencies()
+    keys, conflicts = keys_in_force(reading.keys)
+    reading.problems += [f"Secret {conflict.id}: {conflict.message}" for conflict in conflicts]
     return Manifests(
         deployments=tuple(reading.deployments),
         homes=reading.homes,
@@ -81,6 +86,7 @@ def read_manifests(paths: Iterable[Path]) -> Manifests:
         pools=tuple(reading.pools),
         others=tuple(reading.others),
         values=Values(reading.values),
+        keys=keys,
         problems=tuple(reading.problems),
     )
 
@@ -96,6 +102,7 @@ class _Reading:
         self.others: list[str] = []
         self.kinds: list[str] = []  # of `others`
         self.values: dict[Reference, Mapping[str, str]] = {}
+        self.keys: list[ApiKey] = []
         self.problems: list[str] = []
 
     def add(self, document: Any, where: str) -> None:
@@ -110,6 +117,11 @@ class _Reading:
             self._complain(where, problems)
             if pool is not None:
                 self._add_pool(pool, where)
+        elif is_key_secret(document):
+            problems, key = read_key_secret(document)
+            self._complain(where, (f"{describe(document)}: {problem}" for problem in problems))
+            if key is not None:
+                self.keys.append(key)
         elif is_other_kind(document):
             self.others.append(describe(document))
             self.kinds.append(document["kind"])

@@ -59,10 +59,11 @@ def normalize(endpoint: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def connect(endpoint: str) -> httpx.Client:
+def connect(endpoint: str, key: str = "") -> httpx.Client:
     """A client for it; a proxy of the environment is for other machines only."""
     return httpx.Client(
         base_url=endpoint,
+        headers={"authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
         trust_env=not _is_here(urlsplit(endpoint).hostname or ""),
     )

@@ -7,6 +7,7 @@ import functools
 import json
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from kubernetes.aio import client
@@ -203,12 +204,13 @@ class ClusterApi:
 
     async def post_event(
         self,
-        regarding: Object,
+        regarding: Mapping[str, Any],
         *,
         kind: Literal["Normal", "Warning"],
         reason: str,
         note: str,
         object_kind: str = KIND,
+        api_version: str = API_VERSION,
     ) -> None:
         """An Event that `kubectl describe` shows; `reason` is one CamelCase word."""
         metadata = regarding["metadata"]
@@ -226,7 +228,7 @@ class ClusterApi:
             "type": kind,
             "note": note[:1024],
             "regarding": {
-                "apiVersion": API_VERSION,
+                "apiVersion": api_version,
                 "kind": object_kind,
                 "name": name,
                 "namespace": namespace,

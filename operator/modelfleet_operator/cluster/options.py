@@ -40,6 +40,7 @@ class OperatorOptions:
     lease_name: str = "modelfleet-operator"
     lease_pace: Pace = field(default_factory=Pace)
     tls: TlsOptions | None = None  # None: no certificates
+    key_namespaces: tuple[str, ...] = ()  # of API keys, beside `lease_namespace`
     kubeconfig: Path | None = None  # None: the pod's service account, or else the usual places
 
 

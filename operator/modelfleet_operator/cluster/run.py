@@ -25,6 +25,7 @@ from ..metrics import Metrics
 from ..pools import PoolKeeper
 from ..reconciler import Reconcilers
 from .api import ClusterApi
+from .api_keys import KeyWatch
 from .body import ClusterBody
 from .connection import Client, load_configuration
 from .discovery import Discovery
@@ -88,9 +89,8 @@ async def operate(
         api_client = await connect(fence.check)
         discovery = Discovery(api_client)
         issuing = Issuing(options.tls.lifetimes) if options.tls else None
-        body = ClusterBody(
-            ClusterApi(api_client), options.pods, time.time, options.endpoint, fence.check, issuing
-        )
+        api = ClusterApi(api_client)
+        body = ClusterBody(api, options.pods, time.time, options.endpoint, fence.check, issuing)
         fleet = FleetService(
             time.time,
             wake=lambda key: reconcilers.wake(key),  # noqa: PLW0108  it is made below
@@ -132,8 +132,14 @@ async def operate(
                 )
                 sweeper = Sweeper(api_client, options.namespaces, body.uids, memo.deletion_missed)
                 memo.listed_anew = sweeper.ask
-                work = _work(discovery, options, memo, fleet, elector, sweeper, is_warm)
-                ends = [stop.wait(), watching, work, collect_rarely()]
+                keys = KeyWatch(
+                    api_client,
+                    api,
+                    (options.lease_namespace, *options.key_namespaces),
+                    fleet.publish_keys,
+                )
+                work = _work(discovery, options, memo, fleet, elector, sweeper, is_warm, keys)
+                ends = [stop.wait(), watching, work, keys.run(), collect_rarely()]
                 if options.tls is not None and issuing is not None:
                     ports = SecurePorts(
                         options, options.tls, issuing, lambda: fence.leads, time.time
@@ -217,9 +223,11 @@ async def _work(
     elector: Elector,
     sweeper: Sweeper,
     is_warm: asyncio.Event,
+    keys: KeyWatch,
 ) -> None:
     """Stands by with all that it needs to know, then decides for the cluster."""
     await _indices_are_complete(discovery, options.namespaces, memo.first_event)
+    await keys.is_known.wait()  # a view without them would refuse everybody
     is_warm.set()
     term = await elector.acquire()
     memo.reconcilers.inherit_names(elector.inherited)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Endpoint, ModelName, StateDir, find_endpoint
+from .options import Endpoint, ModelName, StateDir, api_key, find_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -37,7 +37,8 @@ def chat(
 ) -> None:
     """Chat with a model, on this machine or at a cluster's gateway.
 
-    /clear forgets what was said, Ctrl-C stops an answer, Ctrl-D ends.
+    /clear forgets what was said, Ctrl-C stops an answer, Ctrl-D ends. A gateway that asks for an
+    API key gets the one in $MODELFLEET_API_KEY.
     """
     from ..client.chat import HELP, STOPPED, Conversation, Screen, answer, talk
     from ..client.gateway import connect, stream_chat
@@ -46,7 +47,7 @@ def chat(
     given = {name: value for name, value in options.items() if value is not None}
     screen = Screen(sys.stdout, sys.stderr)
     conversation = Conversation(system=system)
-    with connect(find_endpoint(endpoint, state_dir)) as gateway:
+    with connect(find_endpoint(endpoint, state_dir), api_key()) as gateway:
         name = model or _only_model(gateway)
 
         def ask(messages: Sequence[Mapping[str, str]]) -> Generator[Event, None, None]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Endpoint, StateDir, find_endpoint
+from .options import Endpoint, StateDir, api_key, find_endpoint
 
 
 class Output(enum.StrEnum):
@@ -25,11 +25,14 @@ def models(
         Output, typer.Option("--output", "-o", help="json is the gateway's own answer.")
     ] = Output.TABLE,
 ) -> None:
-    """List the names that a gateway answers to, of the fleet on this machine or of a cluster."""
+    """List the names that a gateway answers to, of the fleet on this machine or of a cluster.
+
+    A gateway that asks for an API key gets the one in $MODELFLEET_API_KEY.
+    """
     from ..client.gateway import connect, list_models
     from ..terminal import printable
 
-    with connect(find_endpoint(endpoint, state_dir)) as gateway:
+    with connect(find_endpoint(endpoint, state_dir), api_key()) as gateway:
         listed = list_models(gateway)
     if output is Output.JSON:
         typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))

@@ -49,6 +49,14 @@ def operator(
     lease_name: Annotated[
         str, typer.Option(help="Operators with the same Lease: one leads, the others stand by.")
     ] = "modelfleet-operator",
+    key_namespaces: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE,...",
+            envvar="MODELFLEET_KEY_NAMESPACES",
+            help="Where Secrets of API keys are read, beside --lease-namespace.",
+        ),
+    ] = "",
     kubeconfig: Annotated[
         Path | None,
         typer.Option(
@@ -249,6 +257,7 @@ def operator(
             namespaces=tuple(namespace or ()),
             lease_namespace=lease_namespace,
             lease_name=lease_name,
+            key_namespaces=tuple(filter(None, map(str.strip, key_namespaces.split(",")))),
             kubeconfig=kubeconfig,
             tls=None
             if tls is TlsMode.DISABLED

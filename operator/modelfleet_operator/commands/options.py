@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from ..local.state import StateDirectory
 
+API_KEY = "MODELFLEET_API_KEY"  # variable with the key for a gateway
 _KEY = re.compile(r"[a-z0-9][-a-z0-9.]{0,252}/[a-z0-9][-a-z0-9.]{0,252}")  # NAMESPACE/NAME
 
 
@@ -123,6 +125,11 @@ def full_name(name: str, namespace: str) -> str:
             f"expected NAME or NAMESPACE/NAME of a ModelDeployment, found {key[:80]!r}"
         )
     return key
+
+
+def api_key() -> str:
+    """What the environment has: on a command line everybody on this machine could read it."""
+    return os.environ.get(API_KEY, "")
 
 
 def find_endpoint(endpoint: str, state_dir: Path | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Any
 
 import grpc
@@ -20,8 +20,10 @@ from modelfleet_proto.mtls.access import RoleInterceptor, caller
 from modelfleet_proto.mtls.credentials import Credentials
 from modelfleet_proto.mtls.names import Role
 
+from ..decisions.api_keys import ApiKey
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
+from .keys import keys_message
 from .signals import GatewayStream
 from .view import FleetView
 
@@ -68,6 +70,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self.secure_port: int | None = None  # with TLS, of every replica; None: there is none
         self._has_ended = False
         self._unpublished: set[str] = set()
+        self._keys: fleet_pb2.ApiKeys | None = None  # None: not known
         self.streams: list[GatewayStream] = []  # open ones, oldest first
         self._gateways: list[GatewayStream] = []  # of these the latest of each process
 
@@ -79,6 +82,8 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader = None
         self._unpublished = set(models)
         self._view = FleetView(term)
+        if self._keys is not None:
+            self._view.put_keys(self._keys)
         for gateway in self.streams:
             gateway.sent = None
         self._tell_gateways()
@@ -93,6 +98,17 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         """Ends every stream: gateways search for the next leader at once."""
         self._has_ended = True
         self._tell_gateways()
+
+    def publish_keys(self, keys: Iterable[ApiKey], *, required: bool = False) -> None:
+        """Tells gateways which API keys are valid; call it before `lead`, then on each change.
+
+        `required`: also gateways that were not told to ask for one.
+        """
+        message = keys_message(keys, required=required)
+        if message != self._keys:
+            self._keys = message
+            self._view.put_keys(message)
+            self._tell_gateways()
 
     def publish(self, view: ModelView) -> None:
         """Puts a model into the view; gateways hear of it if it changed."""

@@ -29,6 +29,8 @@ class FleetView:
         self._workers: set[str] = set()  # ids of all models' workers
         self._changed: dict[str, int] = {}  # model, removed ones too -> version, oldest first
         self._floor = 0  # of versions before this one the changes are not known any more
+        self._keys: fleet_pb2.ApiKeys | None = None  # None: they are not known
+        self._keys_since = 0  # version that brought them
         self._whole: fleet_pb2.View | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -72,6 +74,11 @@ class FleetView:
                 self._floor = self._changed.pop(name)
         return True
 
+    def put_keys(self, keys: fleet_pb2.ApiKeys) -> None:
+        """Publishes the API keys."""
+        self.version += 1
+        self._keys, self._keys_since = keys, self.version
+
     def since(self, model: str, what: object) -> int | None:
         """The version that brought it; None: it is not in the view."""
         published = self._models.get(model)
@@ -92,6 +99,7 @@ class FleetView:
                 version=self.version,
                 models=[self._models[model].message for model in sorted(self._models)],
                 takes_partial=True,
+                keys=self._keys,
             )
         return self._whole
 
@@ -104,6 +112,7 @@ class FleetView:
             version=self.version,
             models=[self._models[model].message for model in models if model in self._models],
             removed=[model for model in models if model not in self._models],
+            keys=self._keys if self._keys_since > version else None,
         )
 
     def _advance(self, model: str) -> None:

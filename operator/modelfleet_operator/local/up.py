@@ -91,6 +91,7 @@ class _LocalFleet:
         self._loading: set[str] = set()
         self._bars = LoadBars(ERRORS, time.time) if options.shows_bars else None
         self._is_first_ready = True
+        self._asks_for_keys = False
         self._stop, self._force = asyncio.Event(), asyncio.Event()
         self._has_gateway = asyncio.Event()
         self._deployments = LocalDeployments(options.worker_flags, options.drain_timeout)
@@ -118,6 +119,9 @@ class _LocalFleet:
         """What `kubectl apply` and `kubectl delete` do on a cluster, for all that differs."""
         change = self._deployments.apply(manifests, time.time())
         self._body.pools.apply(manifests)
+        # Once there were keys, an edit that removes the last one opens nothing.
+        self._asks_for_keys = self._asks_for_keys or bool(manifests.keys)
+        self._fleet.publish_keys(manifests.keys, required=self._asks_for_keys)
         tell_what_is_ignored(manifests, self._notes)
         for key in change.deleted:
             self._body.delete(key)
@@ -251,17 +255,28 @@ class _LocalFleet:
         self._wake_all()  # the statuses name it
         log.info(f"the gateway is ready: {endpoint}/v1")
         if self._is_first_ready:
+            self._tell_of_keys()
             model = self._name_to_try()
             ask = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
             is_usual = self._state.path == default_directory().absolute()
             place = "" if is_usual else f" --state-dir {self._state.path}"
             log.info(f"try: modelfleet chat {model}{place}")
+            key = " -H 'authorization: Bearer KEY'" if self._asks_for_keys else ""
             log.info(
                 f"or: curl {endpoint}/v1/chat/completions "
-                f"-H 'content-type: application/json' -d '{ask}'"
+                f"-H 'content-type: application/json'{key} -d '{ask}'"
             )
         self._is_first_ready = False
         self._has_gateway.set()
+
+    def _tell_of_keys(self) -> None:
+        if self._asks_for_keys:
+            log.info("clients need one of the API keys in the files")
+        else:
+            log.info(
+                f"no API key is asked for: whoever reaches {self._options.host} may use every "
+                "model (docs/keys.md)"
+            )
 
     def _name_to_try(self) -> str:
         """Of the first deployment: its short names are its own."""

@@ -8,6 +8,7 @@ import pytest
 
 from gateway_doubles import ScriptedWorker, eventually, running_fleet
 from modelfleet_gateway.errors import GatewayError
+from modelfleet_gateway.http.body import read_for
 from modelfleet_gateway.openai_api.bulk import cut
 from nearly_right import RIGHT, nearly_right
 
@@ -34,7 +35,7 @@ async def test_is_read_or_refused_in_one_piece_and_cut_alike(path: str):
     chance = random.Random(path)
     async with running_fleet() as fleet:
         app = fleet.gateway.app.direct[path]
-    read = app.read
+    read = read_for(app.read, "")
     results, statuses = Counter[bool](), set[int]()
     for _ in range(MANY):
         body = json.dumps(nearly_right(path, chance)).encode()

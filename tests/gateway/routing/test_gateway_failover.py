@@ -9,6 +9,7 @@ from gateway_doubles import (
     MODEL,
     EndEarlyError,
     ScriptedWorker,
+    api_key,
     eventually,
     expected_text,
     model_view,
@@ -16,7 +17,7 @@ from gateway_doubles import (
 )
 from gateway_streams import ask, hand_over, undisturbed
 from modelfleet_gateway.routing import workers as gateway_workers
-from modelfleet_proto import worker_pb2
+from modelfleet_proto import fleet_pb2, worker_pb2
 
 DRAINING = worker_pb2.WORKER_STATE_DRAINING
 FAILED = worker_pb2.WORKER_STATE_FAILED
@@ -27,7 +28,8 @@ READY = worker_pb2.WORKER_STATE_READY
 async def test_a_stream_that_is_handed_over_goes_on_elsewhere(stream):
     first = ScriptedWorker("w-0", before_token=hand_over)
     second = ScriptedWorker("w-1")
-    async with running_fleet(first, second) as fleet:
+    mine = fleet_pb2.ApiKeys(keys=[api_key("none", tenant="team-a")])
+    async with running_fleet(first, second, keys=mine) as fleet:  # its clients send this key
         assert await ask(fleet, stream=stream) == expected_text("p", 8)
         await undisturbed(fleet)
         assert await fleet.metric("modelfleet_gateway_resumed_total") == 1
@@ -35,6 +37,7 @@ async def test_a_stream_that_is_handed_over_goes_on_elsewhere(stream):
     assert len(resumed.resume.token_ids) == 3
     assert resumed.resume.model_digest == "digest-1"
     assert (resumed.seed, resumed.created) == (first.requests[0].seed, first.requests[0].created)
+    assert resumed.cache_salt == first.requests[0].cache_salt == "team-a"
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])

@@ -25,6 +25,7 @@ from kube_cluster import (
     POLICIES,
     POOLS,
     REVISIONS,
+    SECRETS,
     ApiServer,
     Cluster,
 )
@@ -46,6 +47,7 @@ async def api() -> AsyncIterator[ApiServer]:
         server.resources[LEASES] = resource("Lease", set())
         server.resources[CLAIM_TEMPLATES] = resource("ResourceClaimTemplate", set())
         server.resources[POLICIES] = resource("NetworkPolicy", set())
+        server.resources[SECRETS] = resource("Secret", set())
         server.resources[BUDGETS] = resource("PodDisruptionBudget", {"status"})
         for plural, kind in [
             (CLASSES, "AcceleratorClass"),

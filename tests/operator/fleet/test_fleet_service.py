@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from fleet_streams import MODEL, a_model, at, connected, service
+from modelfleet_operator.decisions.api_keys import ApiKey
 from modelfleet_operator.fleet.view import REMOVALS_KEPT, FleetView
 from modelfleet_proto import fleet_pb2, fleet_pb2_grpc
 from modelfleet_proto.handshake import call_metadata
@@ -135,3 +136,26 @@ async def test_a_gateway_of_a_far_version_is_refused_by_name():
                 await gateway.receive()
         assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "gateway/7.0.0" in refused.value.details()
+
+
+async def test_a_gateway_hears_of_keys_with_its_view_and_whenever_they_change():
+    alice, bob = (ApiKey(id=f"default/{name}", hashes=(name.encode(),)) for name in ("a", "b"))
+    async with service(MODEL) as served:
+        served.fleet.publish_keys([alice])
+        served.fleet.lead(3, [MODEL])  # a new leader tells them, too
+        served.fleet.publish(a_model())
+        async with (
+            connected(served, takes_changes=True) as gateway,
+            connected(served, "old") as old,
+        ):
+            assert [key.id for key in (await gateway.view()).keys.keys] == ["default/a"]
+            assert [key.id for key in (await old.view()).keys.keys] == ["default/a"]
+            served.fleet.publish_keys([alice])  # nothing changed: nothing is sent
+            served.fleet.publish_keys([bob], required=True)
+            change = await gateway.change()
+            assert [key.id for key in change.keys.keys] == ["default/b"]
+            assert change.keys.required
+            assert not change.models
+            assert [key.id for key in (await old.view()).keys.keys] == ["default/b"]
+            served.fleet.publish(a_model(at("127.0.0.1:7000")))
+            assert not (await gateway.change()).HasField("keys")

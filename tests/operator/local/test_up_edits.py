@@ -170,3 +170,30 @@ def test_a_newcomer_tries_a_model_without_curl(fleet):
     both = modelfleet("status", "none", "smollm2", *place)
     assert both.returncode == 1
     assert "smollm2" in both.stdout
+
+
+def test_a_key_among_the_files_is_asked_for_until_the_end(fleet, file: Path):
+    key = "mf-a-secret-of-some-length"
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "me", "labels": {"modelfleet.dev/api-key": ""}},
+        "stringData": {"key": key},
+    }
+    up = fleet(manifest(), secret)
+    eventually("the gateway is ready", up.gateway_is_ready)
+    state = ("--state-dir", str(up.state), "-o", "json")
+    listed = modelfleet("models", *state, MODELFLEET_API_KEY=key)
+    assert listed.returncode == 0, listed.stderr
+    refused = modelfleet("models", *state)
+    assert (refused.returncode, "asks for an API key" in refused.stderr) == (1, True)
+    assert "clients need one of the API keys in the files" in up.log.read_text()
+
+    write(file, manifest())  # the last key is gone: nobody may ask, and not everybody
+    eventually(
+        "the key is revoked",
+        lambda: "not valid here" in modelfleet("models", *state, MODELFLEET_API_KEY=key).stderr,
+    )
+    assert modelfleet("models", *state).returncode == 1
+    logs = (path.read_text() for path in up.state.rglob("*") if path.is_file())
+    assert key not in "".join([up.log.read_text(), *logs])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
+from array import array
 
 from modelfleet_worker.engine.block_manager import BlockManager
 from modelfleet_worker.engine.request import ContextVariants, FinishReason, Request, Sequence
@@ -11,7 +13,12 @@ from modelfleet_worker.engine.scheduler import Scheduler, StepPlan
 
 
 def sequence(
-    name: str, prompt: int | tuple[int, ...] = 4, *, max_tokens: int = 8, resumed: int = 0
+    name: str,
+    prompt: int | tuple[int, ...] = 4,
+    *,
+    max_tokens: int = 8,
+    resumed: int = 0,
+    salt: bytes = b"",
 ) -> Sequence:
     ids = tuple(range(prompt)) if isinstance(prompt, int) else prompt
     return Sequence(
@@ -21,6 +28,7 @@ def sequence(
             resumed_ids=(9,) * resumed,
             max_tokens=max_tokens,
             stop_token_ids=frozenset({99}),
+            cache_salt=salt,
         )
     )
 
@@ -139,6 +147,22 @@ def test_a_newcomer_finds_the_blocks_of_a_shared_prefix():
     assert step(made) == [("a", 40, 41), ("b", 32, 40)]
     assert b.num_cached_tokens == 32
     assert a.block_table[:2] == b.block_table[:2]
+
+
+def test_a_newcomer_with_another_salt_finds_nothing_and_waits_for_nobody():
+    a, b, c = (sequence(n, 40, salt=s) for n, s in (("a", b"x"), ("b", b"y"), ("c", b"x")))
+    made = scheduler(a, b, budget=128)
+    assert step(made) == [("a", 0, 40), ("b", 0, 40)]
+    made.add(c)
+    assert step(made) == [("a", 40, 41), ("b", 40, 41), ("c", 32, 40)]
+
+
+def test_without_a_salt_hashes_are_those_of_the_tokens_alone():
+    first, second = sequence("a", 32).block_hashes(2, 16)
+    tokens = [array("I", range(start, start + 16)).tobytes() for start in (0, 16)]
+    assert first == hashlib.sha256(tokens[0]).digest()
+    assert second == hashlib.sha256(first + tokens[1]).digest()
+    assert sequence("a", 32, salt=b"x").block_hashes(2, 16)[0] not in (first, second)
 
 
 def test_one_computes_a_shared_prefix_for_all_who_came_with_it():

@@ -33,6 +33,7 @@ def sampling(**fields) -> pb.Sampling:
     ("wrong", "message"),
     [
         pytest.param({"prompt": ""}, "prompt is empty", id="empty prompt"),
+        pytest.param({"cache_salt": "s" * 257}, "cache_salt is longer", id="cache salt"),
         pytest.param({"prompt_token_ids": pb.TokenIds()}, "at least one id", id="no ids"),
         pytest.param(
             {"prompt_token_ids": pb.TokenIds(ids=[1, 100])},

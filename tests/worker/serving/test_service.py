@@ -319,3 +319,20 @@ async def test_a_tokenizer_that_knows_more_tokens_than_the_model_fails_no_worker
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert "of the tokenizer, but the model knows 2 tokens" in details
     assert (await worker.stats()).state == pb.WORKER_STATE_READY
+
+
+async def test_tenants_share_no_cached_prompt(start_worker):
+    worker = await (await start_worker()).ready()
+    prompt = " ".join(f"word-{i}" for i in range(40))
+
+    async def cached(salt: str) -> int:
+        reply = await worker.generate(prompt, cache_salt=salt, stop=limits(max_tokens=2))
+        return reply.finished.cached_tokens
+
+    assert [await cached(salt) for salt in ("a", "b", "", "a", "b", "")] == [0, 0, 0, 32, 32, 32]
+
+
+async def test_a_salt_changes_no_token(start_worker):
+    worker = await (await start_worker()).ready()
+    plain = await worker.generate(stop=limits(max_tokens=8))
+    assert (await worker.generate(stop=limits(max_tokens=8), cache_salt="a")).ids == plain.ids

@@ -57,6 +57,7 @@ class Request:
     max_tokens: int  # resumed ones included; at least len(resumed_ids) + 1
     stop_token_ids: frozenset[int] = frozenset()  # with the end-of-sequence ids, if obeyed
     constraint: Constraint | None = None  # it has taken the resumed ids; None: any token may come
+    cache_salt: bytes = b""  # blocks are shared only by requests that have the same
 
 
 class FinishReason(enum.Enum):
@@ -195,7 +196,8 @@ class Sequence:
 
     @property
     def _salt(self) -> bytes:
-        return self.variant.to_bytes(8, "little") if self.variant else b""
+        variant = self.variant.to_bytes(8, "little") if self.variant else b""
+        return variant + self.request.cache_salt
 
     def block_hashes(self, count: int, block_size: int) -> list[bytes]:
         """The hashes of the first `count` full blocks, each of its tokens and the hash before it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 4096  # of one stop string
 MAX_STOP_TOKEN_IDS = 1024
 MAX_REQUEST_ID = 256
+MAX_CACHE_SALT = 256  # bytes
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 100.0  # either way
 MAX_BIASED_TOKENS = 300
@@ -53,6 +55,7 @@ class GenerationRequest:
     new_parser: NewParser | None = None  # of an answer that comes in parts
     grammar: Grammar | None = None  # what the answer is held to
     reasoning: ReasoningMarks | None = None  # what may come before
+    cache_salt: bytes = b""
 
 
 def check_counts(request: pb.GenerateRequest, limits: EngineLimits) -> None:
@@ -98,7 +101,16 @@ def read_request(
         created=request.created,
         resumed_ids=_checked_ids(request.resume.token_ids, vocab_size, "resume.token_ids"),
         grammar=(read_format(request.output_format) if request.HasField("output_format") else None),
+        cache_salt=_read_cache_salt(request.cache_salt),
     )
+
+
+def _read_cache_salt(salt: str) -> bytes:
+    """As hashes begin with it: always as long, so that no salt is the beginning of another."""
+    said = salt.encode()
+    if len(said) > MAX_CACHE_SALT:
+        raise InvalidRequestError(f"cache_salt is longer than {MAX_CACHE_SALT} bytes")
+    return hashlib.sha256(b"cache_salt " + said).digest() if said else b""
 
 
 def _read_prompt(request: pb.GenerateRequest, vocab_size: int) -> Prompt:
@@ -239,4 +251,5 @@ def build_engine_request(
         max_tokens=max_tokens,
         stop_token_ids=asked.stop_token_ids | (frozenset() if asked.ignore_eos else eos_ids),
         constraint=constraint,
+        cache_salt=asked.cache_salt,
     )
