@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -113,7 +114,9 @@ class App:
             **ollama.direct(make),
         }
         self.runner: Runner | None = None
-        self.lines = InProcess(self.direct)  # of batches
+        self.lines = InProcess(  # of batches
+            self.direct, lambda key_id: dispatcher.keys.by_id(key_id, time.time())
+        )
         batches = [
             Route(f"/v1/{name}{rest}", _no_batches, methods=["GET", "POST", "DELETE"])
             for name in ("files", "batches")

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Scope
 
+from ..access.caller import CALLER, Caller
 from ..batches.submission import Answered
 from ..errors import KeyGoneError
 from ..openai_api.answer import encode
 from .generation import CLIENT_DISCONNECTED
 
-CALLER: Final = "modelfleet.caller"  # keys of a scope: for whom it is asked,
-PRIORITY: Final = "modelfleet.priority"  # and after whom
+PRIORITY: Final = "modelfleet.priority"  # where a scope has it
 GONE: Final = KeyGoneError("The key that this batch was made with is revoked, or has expired.")
 
 
@@ -28,10 +28,10 @@ class InProcess:
     def __init__(
         self,
         endpoints: Mapping[str, ASGIApp],
-        caller_of: Callable[[str], object | None] | None = None,
+        caller_of: Callable[[str], Caller | None],
     ) -> None:
         self._endpoints = endpoints
-        self.caller_of = caller_of
+        self._caller_of = caller_of
 
     async def __call__(
         self,
@@ -55,11 +55,10 @@ class InProcess:
 
         scope = _scope(url, len(body), request_id)
         scope[PRIORITY] = "batch"
-        if self.caller_of is not None:
-            caller = self.caller_of(key_id)
-            if caller is None:
-                return Answered(status=KeyGoneError.status, body=encode(GONE.body()).encode())
-            scope[CALLER] = caller
+        caller = self._caller_of(key_id)
+        if caller is None:
+            return Answered(status=KeyGoneError.status, body=encode(GONE.body()).encode())
+        scope[CALLER] = caller
         await self._endpoints[url](scope, receive, answer.send)
         return answer.answered()
 

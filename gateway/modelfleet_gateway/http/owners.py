@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
+from ..access.caller import caller_of
 from ..errors import CrossOriginError
-from .in_process import CALLER
 
 
 def owner_of(request: Request) -> str:
     """The tenant of its key; empty where there are no keys: then all share."""
-    return getattr(request.scope.get(CALLER), "tenant", "")
+    return caller_of(request.scope).tenant
 
 
 def key_id_of(request: Request) -> str:
     """The id of its key; empty where there are no keys."""
-    return getattr(request.scope.get(CALLER), "key_id", "")
+    return caller_of(request.scope).key_id
 
 
 def refuse_pages(request: Request, origins: frozenset[str]) -> None:

@@ -162,9 +162,7 @@ def standby_pod(
     """The whole pod; created twice, it is still one."""
     metadata = made.known.body["metadata"]
     given = made.template["metadata"]
-    spec = observed_by(
-        settings.log_level, settings.tracing, read_only(made.template["spec"])
-    )
+    spec = observed_by(settings.log_level, settings.tracing, read_only(made.template["spec"]))
     return {
         "apiVersion": "v1",
         "kind": "Pod",

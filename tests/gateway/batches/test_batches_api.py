@@ -6,23 +6,23 @@ import json
 import time
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 
 from batch_files import COMPLETIONS, create, ended, jsonl, lines_of, prompts, request_line
-from clients import tls
 from embedding_worker import EmbeddingWorker, vector_of
 from gateway_doubles import (
     DEFAULTS,
+    Fleet,
     ScriptedWorker,
+    api_key,
     eventually,
     expected_text,
     model_view,
     running_fleet,
 )
 from modelfleet_gateway.options import BatchLimits, Options
-from modelfleet_proto import worker_pb2
+from modelfleet_proto import fleet_pb2, worker_pb2
 
 
 def options(folder: Path, **limits) -> Options:
@@ -253,28 +253,19 @@ async def test_without_a_folder_both_are_unsupported(tmp_path: Path):
             assert response.json()["error"]["code"] == "unsupported_endpoint"
 
 
+def client_of(fleet: Fleet, key: str) -> openai.AsyncOpenAI:
+    return fleet.client.with_options(api_key=key)
+
+
 async def test_keys_do_not_see_each_other(tmp_path: Path):
-    """Whoever checks keys puts the caller into the scope before these endpoints see it."""
-    async with running_fleet(ScriptedWorker(), options=options(tmp_path)) as fleet:
-        app = fleet.gateway.app.api
-
-        def of(key: str) -> openai.AsyncOpenAI:
-            async def keyed(scope, receive, send):
-                caller = Caller(key)
-                await app({**scope, "modelfleet.caller": caller}, receive, send)
-
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(keyed), verify=tls())
-            return openai.AsyncOpenAI(
-                base_url="http://gateway/v1", api_key="none", http_client=http, max_retries=0
-            )
-
-        mine, theirs = of("mine"), of("theirs")
-        asked: list[str] = []
-        fleet.gateway.app.lines.caller_of = lambda key_id: asked.append(key_id) or Caller(key_id)
-        made = await create(mine, prompts(1))
-        batch = await ended(mine, made.id)
+    keys = fleet_pb2.ApiKeys(keys=[api_key("mine", name="a/mine"), api_key("theirs", name="a/b")])
+    asks = dataclasses.replace(options(tmp_path), require_keys=True)
+    worker = ScriptedWorker()
+    async with running_fleet(worker, options=asks, keys=keys) as fleet:
+        mine, theirs = client_of(fleet, "mine"), client_of(fleet, "theirs")
+        batch = await ended(mine, (await create(mine, prompts(1))).id)
         assert batch.status == "completed"
-        assert asked == ["mine"]  # whose limits are those of its lines
+        assert [request.cache_salt for request in worker.requests] == ["a/mine"]
         assert [one async for one in theirs.batches.list()] == []
         assert [one async for one in theirs.files.list()] == []
         for refused in (
@@ -292,20 +283,25 @@ async def test_keys_do_not_see_each_other(tmp_path: Path):
             with pytest.raises(openai.NotFoundError):
                 await refused
         assert (await mine.files.content(batch.output_file_id or "")).text
-        fleet.gateway.app.lines.caller_of = lambda key_id: None
-        batch = await ended(mine, (await create(mine, prompts(1))).id)
-        (line,) = await lines_of(mine, batch.error_file_id)
+
+
+async def test_lines_of_a_key_that_is_gone_are_refused(tmp_path: Path):
+    def key(name: str) -> fleet_pb2.ApiKey:
+        return api_key(name, name=f"a/{name}", tenant="a")
+
+    asks = dataclasses.replace(options(tmp_path), require_keys=True)
+    keys = fleet_pb2.ApiKeys(keys=[key("old"), key("new")])
+    worker = ScriptedWorker()
+    async with running_fleet(worker, options=asks, keys=keys) as fleet:
+        fleet.push(model_view())  # nothing runs yet
+        made = await create(client_of(fleet, "old"), prompts(1))
+        await fleet.push_keys(key("new"))
+        fleet.push(model_view(worker))
+        new = client_of(fleet, "new")
+        batch = await ended(new, made.id)
+        (line,) = await lines_of(new, batch.error_file_id)
         assert line["response"]["status_code"] == 401
         assert line["response"]["body"]["error"]["code"] == "key_gone"
-
-
-@dataclasses.dataclass
-class Caller:
-    key_id: str
-
-    @property
-    def tenant(self) -> str:
-        return f"tenant of {self.key_id}"
 
 
 async def test_idle_slots_are_used_and_others_go_first(tmp_path: Path):
