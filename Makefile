@@ -130,6 +130,10 @@ bench: install model ## The engine beside its peers, an hour on an idle machine 
 clients: install model ## Clients that teams use, the newest of each, and docs/clients.md; ONLY="NAME...": of clients/checks
 	@$(BIN)/python clients/run.py $(if $(ONLY),--only $(ONLY),--write docs/clients.md)
 
+.PHONY: fuzz-api
+fuzz-api: install ## schemathesis against the OpenAPI document of a gateway: no 5xx, no answer that it does not name
+	@$(BIN)/python tools/fuzz_api.py
+
 .PHONY: structured
 structured: install ## 10,000 answers of random weights, held to schemas of every kind: each is valid
 	ANSWERS=10000 $(PYTEST) --timeout 3000 tests/worker/devices/test_constrained_answers.py -k every_finished

@@ -46,8 +46,9 @@ class GrammarCompiler:
 
     async def compile(self, grammars: Grammars, key: Key) -> CompiledGrammar:
         """Raises InvalidRequestError, also if it takes too long; it then goes on for the cache."""
-        found = grammars.cached(key)
-        return found or await self.run(lambda: grammars.compile(key))
+        if (found := grammars.cached(key)) is not None:
+            return found
+        return await self.run(lambda: grammars.compile(key))
 
     async def run(self, work: Callable[[], T]) -> T:
         """In its turn. Raises what the work does, and InvalidRequestError if it takes too long."""

@@ -81,8 +81,7 @@ class ValueRules:
         """What is valid by the schema."""
         if schema is False:
             raise self._cannot("false")
-        keywords = set() if schema is True else schema.keys() - _NO_ASSERTIONS
-        if not keywords:
+        if schema is True or not (keywords := schema.keys() - _NO_ASSERTIONS):
             return self._any(_ANY_DEPTH)
         for keyword in ("$ref", "allOf", "anyOf", "oneOf"):
             if keyword in keywords:
