@@ -105,6 +105,10 @@ class ApiServer(kmock.KubernetesEmulator):
             raise kmock.KubernetesError(
                 status=self.claims_status, reason="Refused", message=self.refuse_claims
             )
+        if request.resource.plural == "secrets":
+            texts = data.pop("stringData", {})
+            encoded = {k: base64.b64encode(v.encode()).decode() for k, v in texts.items()}
+            data.setdefault("data", {}).update(encoded)
         if request.resource.plural == "leases":
             self._complete_lease(request)
         if request.resource.plural == "pods" and request.action in (
@@ -453,12 +457,8 @@ class Cluster:
         )
 
     async def apply_secret(self, secret: dict[str, Any]) -> None:
-        """As the API server keeps it: `data`, as base64."""
-        texts = secret.pop("stringData", {})
-        data = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
         namespace = secret["metadata"]["namespace"]
-        path = f"/api/v1/namespaces/{namespace}/secrets"
-        await self._send("POST", path, {**secret, "data": data})
+        await self._send("POST", f"/api/v1/namespaces/{namespace}/secrets", secret)
 
     async def delete_secret(self, name: str, namespace: str = "default") -> None:
         await self._send("DELETE", f"/api/v1/namespaces/{namespace}/secrets/{name}")
