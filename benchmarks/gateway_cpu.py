@@ -3,9 +3,9 @@
 python benchmarks/gateway_cpu.py [--checkout DIR ...] [--rounds 3] [--chats 500]
 
 Each checkout brings its own `.venv`; the others are compared with the first. Worker and operator
-are doubles in this process. The worker is paced: in each step all requests get one token, so that
-of a gateway that calls Generate each token is a message of its own, and of one that calls
-GenerateMany all tokens of a step are one message.
+are doubles in this process; the worker stands in the view four times, with routing by prefix. It is
+paced: in each step all requests get one token, so that of a gateway that calls Generate each token
+is a message of its own, and of one that calls GenerateMany all tokens of a step are one message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ STREAMS = 16  # at once
 TOKENS = 32  # of each answer
 STEP = 0.01  # seconds
 WARMING = 50  # chats before those that count
-BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+ROUTES = 4  # in the view: the worker, as if it were several
+SAID = [("system", "You are a helpful assistant. " * 40), ("user", "Hello")]
+BODY = {
+    "model": MODEL,
+    "messages": [{"role": role, "content": content} for role, content in SAID],
+    "stream": True,
+}
 
 
 class Worker(worker_pb2_grpc.WorkerServicer):
@@ -107,9 +113,19 @@ class Operator(fleet_pb2_grpc.FleetServicer):
     """Sends one view, and heartbeats."""
 
     def __init__(self, worker_address: str) -> None:
-        route = fleet_pb2.WorkerRoute(worker_id="w-0", address=worker_address, routable=True)
-        model = fleet_pb2.ModelView(model=MODEL, max_queue=100, hold_timeout=30, workers=[route])
-        self.serve(model)
+        routes = [
+            fleet_pb2.WorkerRoute(worker_id=f"w-{n}", address=worker_address, routable=True)
+            for n in range(ROUTES)
+        ]
+        self.serve(
+            fleet_pb2.ModelView(
+                model=MODEL,
+                max_queue=100,
+                hold_timeout=30,
+                workers=routes,
+                routing_policy="PrefixAware",
+            )
+        )
 
     def serve(self, model: fleet_pb2.ModelView) -> None:
         """This is the one model of the view from the next gateway on."""

@@ -126,7 +126,7 @@ async def fleet(policy: str) -> AsyncIterator[str]:
                 max_queue=1000,
                 hold_timeout=60,
                 routing_policy=policy,
-                pack_in_flight=4,
+                pack_in_flight=1,
                 workers=[
                     fleet_pb2.WorkerRoute(worker_id=f"w-{n}", address=address, routable=True)
                     for n, address in enumerate(addresses)

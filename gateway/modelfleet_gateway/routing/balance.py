@@ -60,16 +60,14 @@ def share_of(age: float) -> float:
     return min(max(age / RAMP, FIRST_SHARE), 1.0)
 
 
-def load_bounds(candidates: Sequence[Candidate], pack: int) -> list[int]:
+def load_bounds(candidates: Sequence[Candidate]) -> list[float]:
     """Requests from which on each one gets none while another has fewer than its own.
 
-    4 workers with 19 requests together -> 7 each; one that is new, with a share of 0.1 -> 1 at
-    most beside 8, were it not for the 4 that never are too many.
+    4 workers with 19 requests together -> 6.25 each; of which one is new, with a share of 0.1 ->
+    0.8 beside 8.1.
     """
-    total = sum(c.load for c in candidates) + 1
-    shares = sum(c.share for c in candidates)
-    least = max(NEVER_HOT, pack)
-    return [max(math.ceil(BOUND * total * c.share / shares), least) for c in candidates]
+    each = BOUND * (sum(c.load for c in candidates) + 1) / sum(c.share for c in candidates)
+    return [each * c.share for c in candidates]
 
 
 def choose(candidates: Sequence[Candidate], keys: PromptKeys, pack: int = 0) -> Choice:
@@ -83,24 +81,28 @@ def choose(candidates: Sequence[Candidate], keys: PromptKeys, pack: int = 0) -> 
     """
     if len(candidates) == 1 or not (keys.opening or keys.session):
         return Choice(min(candidates, key=lambda c: (c.load, c.place)), RoutedBy.LOAD)
-    bounds = load_bounds(candidates, pack)
-    below = [c for c, bound in zip(candidates, bounds, strict=True) if c.load < bound]
+    never_hot = max(NEVER_HOT, pack)
+    bounded = list(zip(candidates, load_bounds(candidates), strict=True))
+    below = [(c, bound) for c, bound in bounded if c.load < max(bound, never_hot)]
     # Never empty: the bounds together are more than the load.
-    able = [c for c in below if c.cache_use < FULL_CACHE] or below
-    nearest = min(c.unread - c.cached for c in able) + CLOSE
-    near = [c for c in able if c.unread - c.cached <= nearest]
-    read = max(c.cached for c in near) - CLOSE
-    near = [c for c in near if c.cached >= read]  # what is read twice makes others wait
+    able = [(c, bound) for c, bound in below if c.cache_use < FULL_CACHE] or below
+    nearest = min(c.unread - c.cached for c, _ in able) + CLOSE
+    near = [(c, bound) for c, bound in able if c.unread - c.cached <= nearest]
+    read = max(c.cached for c, _ in near) - CLOSE  # what is read twice makes others wait
+    near = [(c, bound) for c, bound in near if c.cached >= read]
+    calm = max(min(c.load for c, _ in near) + 1, pack)  # a few requests more gain nothing here
+    best = [c for c, bound in near if c.load < max(math.floor(bound), calm)]
+
     all_cached = [c.cached for c in candidates]
     most = max(all_cached)
     preferred = _order(candidates, keys, pack)
     if most > min(all_cached) + CLOSE:
-        chosen = near[0] if len(near) == 1 else min(near, key=preferred)
-        is_best = chosen.cached >= most - CLOSE
-        return Choice(chosen, RoutedBy.PREFIX if is_best else RoutedBy.OVERFLOW)
+        chosen = best[0] if len(best) == 1 else min(best, key=preferred)
+        has_most = chosen.cached >= most - CLOSE
+        return Choice(chosen, RoutedBy.PREFIX if has_most else RoutedBy.OVERFLOW)
     first = min(candidates, key=preferred)
-    if not any(c is first for c in near):
-        return Choice(min(near, key=preferred), RoutedBy.OVERFLOW)
+    if not any(c is first for c in best):
+        return Choice(min(best, key=preferred), RoutedBy.OVERFLOW)
     return Choice(first, RoutedBy.SESSION if keys.session else RoutedBy.HASH)
 
 

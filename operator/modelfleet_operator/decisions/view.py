@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .autoscale import FIRST_IN_FLIGHT
 from .causes import Cause, why_nothing_comes
 from .cold_start import WakePhase
 from .notices import hands_over
@@ -13,7 +12,7 @@ from .reasons import Reason
 from .status import Status
 
 LONGEST_CAUSE = 600  # characters
-PACKED = 0.25  # of the requests in flight that a worker should have
+PACKED = 0.25  # of the requests in flight with which a worker keeps its latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +105,16 @@ def make_view(context: PlanContext, status: Status, cause: Cause | None) -> Mode
 
 
 def _pack_in_flight(context: PlanContext) -> int:
-    """A quarter of what one worker should have, where the fleet may shrink.
+    """Where the fleet may shrink: a quarter of those with which a worker keeps spec.scaling.slo.
 
-    targetQueueDepth 16 -> 4: of 3 requests on 4 workers all are on the first, and the others may go
-    without having to hand anything over. minReplicas 4, maxReplicas 4 -> 0.
+    It keeps it with 16 -> 4: of 3 requests on 4 workers all are on the first, and the others may go
+    without having to hand anything over. No latency is asked for, or none learned yet -> 1: more
+    would make it worse. minReplicas 4, maxReplicas 4 -> 0.
     """
     policy = context.seen.deployment.scaling
     if policy.mode == "Auto" and policy.min_replicas >= policy.max_replicas:
         return 0
-    wanted = policy.target_queue_depth or context.memory.scaling.told or FIRST_IN_FLIGHT
-    return max(int(wanted * PACKED), 1)
+    return max(int(context.memory.scaling.told * PACKED), 1)
 
 
 def _phase(context: PlanContext, status: Status, cause: Cause | None) -> str:

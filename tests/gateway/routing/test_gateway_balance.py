@@ -114,9 +114,18 @@ def test_packing_makes_no_one_wait():
 def test_a_new_worker_begins_with_little():
     assert (share_of(0), share_of(15), share_of(1000)) == (0.1, 0.5, 1.0)
     workers = [Candidate(id=f"w-{n}", load=20, share=1.0 if n else share_of(0)) for n in range(4)]
-    new, *old = load_bounds(workers, 0)
-    assert new < old[0] / 5
-    assert load_bounds([replace(w, share=0.1) for w in workers], 0)[0] == math.ceil(1.25 * 81 / 4)
+    new, *old = load_bounds(workers)
+    assert new == pytest.approx(old[0] / 10)
+    all_new = load_bounds([replace(w, share=0.1) for w in workers])
+    assert all_new[0] == pytest.approx(1.25 * 81 / 4)
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=8), st.integers(0, 1000))
+def test_where_no_one_has_read_more_no_idle_worker_is_passed_over(loads, number):
+    workers = fleet(**{f"w-{n}": {"load": load} for n, load in enumerate(loads)})
+    chosen = choose(workers, keys(number), pack=1).worker
+    mean = (sum(loads) + 1) / len(loads)
+    assert chosen.load <= max(min(loads), 1.25 * mean - 1)
 
 
 candidates = st.lists(
@@ -138,9 +147,9 @@ packs = st.integers(0, 8)
 def test_no_worker_is_above_its_bound_while_another_is_below(workers, pack, number):
     chosen = choose(workers, keys(number), pack).worker
     if len(workers) > 1:
-        bounds = load_bounds(workers, pack)
+        bounds = load_bounds(workers)
         assert any(w.load < bound for w, bound in zip(workers, bounds, strict=True))
-        assert chosen.load < bounds[workers.index(chosen)]
+        assert chosen.load < max(bounds[workers.index(chosen)], NEVER_HOT, pack)
 
 
 @given(candidates, packs, st.integers(0, 1000))

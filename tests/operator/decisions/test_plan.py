@@ -171,14 +171,14 @@ def test_the_view_has_the_workers_in_the_order_in_which_a_smaller_fleet_keeps_th
 @pytest.mark.parametrize(
     ("scaling", "packed"),
     [
-        ({"max_replicas": 8, "target_queue_depth": 16}, 4),
-        ({"max_replicas": 8, "target_queue_depth": 2}, 1),
-        ({"max_replicas": 8, "target_queue_depth": None}, 4),
-        ({"min_replicas": 4, "max_replicas": 4, "target_queue_depth": 16}, 0),
-        ({"mode": "External", "target_queue_depth": 16}, 4),
+        ({"max_replicas": 8}, 1),
+        ({"min_replicas": 4, "max_replicas": 4}, 0),
+        ({"mode": "External", "min_replicas": 4}, 1),
     ],
 )
 def test_the_view_says_how_requests_are_routed(scaling, packed):
+    learned = replace(PROVEN, scaling=replace(PROVEN.scaling, told=33))
+    assert plan_for(worker(0), memory=learned).view.pack_in_flight == 8
     view = plan_for(worker(0), scaling=policy(**scaling)).view
     assert (view.routing_policy, view.pack_in_flight) == ("PrefixAware", packed)
     other = plan_for(worker(0), routing_policy="LeastOutstanding").view
