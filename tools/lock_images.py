@@ -18,7 +18,7 @@ FOLDER = ROOT / "requirements"
 # A worker never talks to Kubernetes and serves no HTTP: its image holds nothing that does.
 NOT_IN_WORKERS = frozenset(
     {"kopf", "kubernetes", "aiohttp", "pyyaml", "rich", "starlette", "uvicorn", "uvloop"}
-    | {"httptools", "prometheus-client", "httpx"}
+    | {"httptools", "prometheus-client", "python-multipart", "httpx"}
 )
 # torch has a layer of its own (5 GB): everything else is rebuilt without touching it.
 TORCH = "torch"

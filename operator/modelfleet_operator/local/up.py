@@ -240,7 +240,8 @@ class _LocalFleet:
                 *("--operator", operator, "--drain-timeout", f"{options.drain_timeout:g}"),
                 *("--log-format", options.child_log_format, "--log-level", options.logs.level),
                 *door,
-                *("--batch-dir", str(self._state.batches)),
+                # No other gateway has the folder: after a crash its successor need not wait long.
+                *("--batch-dir", str(self._state.batches), "--batch-lease", "5"),
             ],
             self._state.run,
             self._state.logs / "gateway.log",

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import httpx
+import openai
 import psutil
 import pytest
 
 from clients import tls
-from gateway_doubles import DEFAULTS, eventually, running_fleet
+from gateway_doubles import DEFAULTS, ScriptedWorker, eventually, expected_text, running_fleet
 from gateway_processes import gateway_process, operator_of
 from modelfleet_gateway.options import BatchLimits, ConnectionLimits, Options
 from raw_http import ask
@@ -190,3 +191,23 @@ async def test_large_uploads_take_no_memory(tmp_path: Path):
             assert len({*await asyncio.gather(*(upload() for _ in range(4)))}) == 4
             watching.cancel()
             assert highest - before < 24 * MEBIBYTE
+
+
+async def test_a_full_disk_is_a_507_and_serving_goes_on(tmp_path: Path):
+    """A limit of the process stands for the disk's: no file may grow beyond 1 MiB."""
+    worker = ScriptedWorker()
+    async with operator_of(worker) as operator:
+        flags = ("--batch-dir", str(tmp_path / "store"))
+        async with gateway_process(operator, tmp_path, *flags) as gateway:
+            small = await gateway.client.files.create(file=("f", b"x"), purpose="user_data")
+            process = psutil.Process(gateway.process.pid)
+            process.rlimit(psutil.RLIMIT_FSIZE, (MEBIBYTE, MEBIBYTE))
+            with pytest.raises(openai.APIStatusError) as full:
+                await gateway.client.files.create(
+                    file=("f", b"x" * 3 * MEBIBYTE), purpose="user_data"
+                )
+            assert (full.value.status_code, full.value.code) == (507, "store_full")
+            answer = await gateway.client.completions.create(model="tiny", prompt="p", seed=7)
+            assert answer.choices[0].text == expected_text("p", 8)
+            assert (await gateway.client.files.content(small.id)).read() == b"x"
+            assert len(contents(tmp_path / "store")) == 1

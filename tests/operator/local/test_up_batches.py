@@ -1,8 +1,10 @@
-"""`modelfleet up` runs batches, and keeps them in its state directory."""
+"""`modelfleet up` runs batches, and keeps them in its state directory whatever is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def up(folder: Path) -> Fleet:
     """On the paced device; the same state directory each time."""
     calibration, file, port = folder / "calibration.json", folder / "fleet.yaml", free_port()
     calibration.write_text('{"load_seconds": 0.2}')
-    file.write_text(yaml.safe_dump(manifest()))
+    file.write_text(yaml.safe_dump(manifest(engine={"maxSequences": 2})))
     state, log = folder / "state", folder / "log"
     with log.open("ab") as output:
         process = psutil.Popen(
@@ -48,41 +50,54 @@ def client_of(fleet: Fleet) -> openai.OpenAI:
     )
 
 
-def test_a_batch_runs_and_is_there_after_a_restart(tmp_path: Path):
-    lines = [
-        {
-            "custom_id": f"c{number}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {
-                "model": "smollm2",
-                "max_tokens": 4,
-                "messages": [{"role": "user", "content": f"Hi {number}"}],
-            },
-        }
-        for number in range(3)
-    ]
-    content = "\n".join(map(json.dumps, lines)).encode()
+def lines(count: int, **body: object) -> bytes:
+    messages = [{"role": "user", "content": "Hi"}]
+    return b"".join(
+        json.dumps(
+            {
+                "custom_id": f"c{number}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {"model": "smollm2", "messages": messages, **body},
+            }
+        ).encode()
+        + b"\n"
+        for number in range(count)
+    )
+
+
+def written(fleet: Fleet) -> dict[str, bytes]:
+    """Results that are on the disk, by custom_id."""
+    with contextlib.closing(sqlite3.connect(fleet.state / "batches/batches.sqlite3")) as store:
+        return dict(store.execute("SELECT custom_id, result FROM lines WHERE succeeded").fetchall())
+
+
+def test_every_process_is_killed_and_the_batch_goes_on_where_it_was(tmp_path: Path):
     first = up(tmp_path)
     try:
         client = client_of(first)
-        file = client.files.create(file=("in.jsonl", content), purpose="batch")
+        file = client.files.create(file=("in.jsonl", lines(16, max_tokens=4)), purpose="batch")
         made = client.batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
-        eventually(
-            "it is completed", lambda: client.batches.retrieve(made.id).status == "completed"
-        )
-        assert first.stop() == 0
+        eventually("some lines are done", lambda: len(written(first)) >= 4)
     finally:
-        first.end_for_good()
+        first.end_for_good()  # the gateway and the worker end with it, as they stand
+    before = written(first)
+    assert 4 <= len(before) < 16
     second = up(tmp_path)
     try:
         client = client_of(second)
+        eventually(
+            "it is completed", lambda: client.batches.retrieve(made.id).status == "completed"
+        )
         batch = client.batches.retrieve(made.id)
         assert batch.output_file_id is not None
-        output = client.files.content(batch.output_file_id).text.splitlines()
-        assert [json.loads(line)["custom_id"] for line in output] == ["c0", "c1", "c2"]
+        output = client.files.content(batch.output_file_id).content.splitlines(keepends=True)
+        found = {json.loads(line)["custom_id"]: line for line in output}
+        assert list(found) == [f"c{number}" for number in range(16)]
+        # Each answer has an id of its own: what was computed before the kill is what is here.
+        assert {name: found[name] for name in before} == before
         assert second.stop() == 0
     finally:
         second.end_for_good()
