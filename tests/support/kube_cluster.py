@@ -365,7 +365,9 @@ class Cluster:
             "apiVersion": "lifecycle.k8s.io/v1alpha1",
             "kind": "Eviction",
             "metadata": {"name": f"{pod}-eviction"},
-            "spec": {"target": {"pod": {"name": pod, "uid": self.api.pods()[pod]["metadata"]["uid"]}}},
+            "spec": {
+                "target": {"pod": {"name": pod, "uid": self.api.pods()[pod]["metadata"]["uid"]}}
+            },
             "status": {
                 "targetResponders": [
                     {"name": mine, "priority": 10_000, "state": state},
