@@ -14,9 +14,9 @@ import kopf
 
 from ..api import accelerator_class, warm_pool
 from ..api.model_deployment import GROUP, PLURAL, VERSION
+from . import evictions as evictions_api
 from .accelerators import KnownClass, read_class
 from .connection import connection_info
-from . import evictions as evictions_api
 from .disruption import KnownBudget, read_budget
 from .evictions import KnownEviction, read_eviction
 from .known import Known

@@ -1,4 +1,4 @@
-"""A stream that moves goes on where it is until its next worker has computed what there is of it."""
+"""A long stream goes on where it is until the worker that it moves to has computed it so far."""
 
 from __future__ import annotations
 
