@@ -1,6 +1,6 @@
 """Dynamic resource allocation on a real API server and scheduler: templates, claims, and refusals.
 
-No driver runs here: nothing publishes a device, so a claim stays pending.
+Where a claim is to stay pending, nothing publishes a device; else Kubernetes' own test driver does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.cluster import Cluster
 from kube import Kube, Object, eventually, model_deployment
 
 CLASS, DEVICES = "e2e-claimed", "e2e.modelfleet.test"
@@ -84,3 +85,45 @@ def test_a_selector_that_does_not_compile_is_said_in_the_api_servers_words_and_h
     assert "compilation failed" in stalled["message"]
     kube.apply(accelerator_class('device.driver == "x"'))
     eventually("it heals by itself", lambda: unschedulable(kube), 60)
+
+
+@pytest.fixture
+def published(machine: Cluster, administrator: Kube) -> Iterator[str]:
+    """Two devices on node-1, and an AcceleratorClass of them; the driver's name."""
+    driver = machine.start_devices("node-1", 2)
+    administrator.apply(
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceClass",
+            "metadata": {"name": DEVICES},
+            "spec": {"selectors": [{"cel": {"expression": f'device.driver == "{driver}"'}}]},
+        },
+        accelerator_class("true"),
+    )
+    yield driver
+    machine.stop_devices("node-1")
+    administrator("delete", "acceleratorclass", CLASS, "--ignore-not-found")
+    administrator("delete", "deviceclass", DEVICES, "--ignore-not-found")
+
+
+def test_a_claim_is_allocated_prepared_and_given_back(machine: Cluster, kube: Kube, published: str):
+    """Containerd 1.6 knows no CDI, so the container gets nothing of its device."""
+    kube.apply(model_deployment(placement={"accelerators": [CLASS]}))
+    kube.wait("Ready", "modeldeployment/model", 60)
+    (pod,) = kube.workers("model")
+    assert pod["spec"]["nodeName"] == "node-1", "that is where the devices are"
+    (claim,) = kube.items("resourceclaims.resource.k8s.io")
+    (result,) = claim["status"]["allocation"]["devices"]["results"]
+    assert (result["driver"], result["pool"]) == (published, "node-1")
+    assert [user["uid"] for user in claim["status"]["reservedFor"]] == [pod["metadata"]["uid"]]
+    uid = claim["metadata"]["uid"]
+    assert [name for name in machine.prepared_claims("node-1") if uid in name]
+    kube("delete", "modeldeployment", "model")
+    eventually(
+        "the device is given back",
+        lambda: (
+            not [name for name in machine.prepared_claims("node-1") if uid in name]
+            and not kube.items("resourceclaims.resource.k8s.io")
+        ),
+        SHOWN,
+    )

@@ -5,7 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import control_plane, down, node, up
+from . import control_plane, devices, down, node, up
 from .components import COMPONENTS, program
 from .kubectl import kubectl
 from .layout import KUBECONFIG, NODES, Node
@@ -58,6 +58,21 @@ class Cluster:
             *("patch", "node", node_name, "--subresource=status", "--type=merge"),
             *("--patch", json.dumps({"status": status})),
         )
+
+    def start_devices(self, node_name: str, count: int) -> str:
+        """A DRA driver on the node publishes so many devices; returns the driver's name."""
+        self.program("dra-test-driver")
+        devices.start_driver(named(node_name), count)
+        return devices.DRIVER
+
+    def stop_devices(self, node_name: str) -> None:
+        """The driver ends; its devices go."""
+        devices.stop_driver(named(node_name))
+        kubectl("delete", "resourceslices", f"--field-selector=spec.nodeName={node_name}")
+
+    def prepared_claims(self, node_name: str) -> set[str]:
+        """What the driver has prepared for pods there; each name has the claim's uid."""
+        return devices.prepared_claims(named(node_name))
 
     def stop_apiserver(self) -> None:
         """The API is away until `start_apiserver`; everything else goes on."""

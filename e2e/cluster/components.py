@@ -122,6 +122,13 @@ COMPONENTS = {
             programs=("metrics-server",),
         ),
         Component(
+            name="dra-driver",
+            built_in="kubernetes",
+            module="k8s.io/kubernetes",
+            package="./dra-driver",
+            programs=("dra-test-driver",),
+        ),
+        Component(
             name="kwok",
             built_in="others",
             module="sigs.k8s.io/kwok",

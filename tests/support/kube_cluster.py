@@ -135,15 +135,7 @@ class ApiServer(kmock.KubernetesEmulator):
         if asked not in (None, raw["metadata"]["uid"]):
             raise conflict(f"uid {asked} was asked for, uid is {raw['metadata']['uid']}")
         if request.action == kmock.action.UPDATE:
-            if request.resource.plural == "evictions" and request.subresource == "status":
-                # Server-side apply of a list that is a map by name: others' entries stay.
-                _merge_responders(data["status"], raw.get("status", {}))
-            elif request.subresource == "status":
-                status = replacing(raw.get("status", {}), data["status"])
-                data.clear()
-                data["status"] = status
-            elif "spec" in data:
-                data.setdefault("metadata", {})["generation"] = raw["metadata"]["generation"] + 1
+            _complete_update(request, raw)
 
     def _complete_version(self, request: kmock.Request) -> None:
         """A write that names another version than the pod's is refused."""
@@ -258,6 +250,19 @@ class ApiServer(kmock.KubernetesEmulator):
             and r.resource is not None
             and (r.resource.plural, r.subresource) == (plural, subresource)
         ]
+
+
+def _complete_update(request: kmock.Request, raw: dict[str, Any]) -> None:
+    data = request.data
+    if request.resource.plural == "evictions" and request.subresource == "status":
+        # Server-side apply of a list that is a map by name: others' entries stay.
+        _merge_responders(data["status"], raw.get("status", {}))
+    elif request.subresource == "status":
+        status = replacing(raw.get("status", {}), data["status"])
+        data.clear()
+        data["status"] = status
+    elif "spec" in data:
+        data.setdefault("metadata", {})["generation"] = raw["metadata"]["generation"] + 1
 
 
 def _merge_responders(applied: dict[str, Any], before: dict[str, Any]) -> None:

@@ -82,6 +82,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
     slots: int = 8
     tokens: int = 8  # that an answer has, unless max_tokens is less
     pace: float = 0.0  # seconds a token
+    prompt_tokens: int = 5
     heartbeat: float = 0.2
     before_accept: Fault | None = None
     before_token: Fault | None = None
@@ -183,7 +184,9 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
         try:
             yield worker_pb2.GenerateResponse(
                 accepted=worker_pb2.Accepted(
-                    model_digest=self.digest, worker_id=self.worker_id, prompt_tokens=5
+                    model_digest=self.digest,
+                    worker_id=self.worker_id,
+                    prompt_tokens=self.prompt_tokens,
                 )
             )
             done = list(request.resume.token_ids)
@@ -205,7 +208,7 @@ class ScriptedWorker(worker_pb2_grpc.WorkerServicer):
             yield worker_pb2.GenerateResponse(
                 finished=worker_pb2.Finished(
                     reason=reason,
-                    prompt_tokens=5,
+                    prompt_tokens=self.prompt_tokens,
                     completion_tokens=count,
                     cached_tokens=2,
                     stop_string=self.stop_string,

@@ -1,8 +1,10 @@
-"""How a stream moves to another worker without a pause: that one has its tokens in its cache first.
+"""How a long stream moves to another worker: that one has its tokens in its cache first.
 
 The stream goes on where it is while the next worker computes what there is of it. Then it moves,
 and what the next worker still has to compute are the few tokens that came meanwhile. Of many
-streams a few are computed at once, so that what runs there already does not wait for all of them.
+streams few are computed at once, so that what runs there already does not wait for all of them.
+
+A short stream moves at once: it is computed in a moment, and would be computed almost twice.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from .calls import CallEndedError, CountUnread, Serialize
 from .failover import NO_FAILURES, Blame, Failure, Retry, after_failure
 from .slots import Slot
 
+SHORT: Final = 256  # tokens of prompt and answer below which a stream moves at once
 # Seconds that it may take once it has begun; below the operator's margin (decisions/notices.py).
 LONGEST: Final = 4.0
+ARRIVAL: Final = 1.0  # seconds that the next one waits for the first token of this one, at most
 
 log = structlog.get_logger()
 
@@ -36,7 +40,8 @@ class Preparation:
     ) -> None:
         self._present = present
         self._following = following
-        self._has_slot = True
+        self._is_pending = True  # the stream runs on its present slot, and this has the next one
+        self._has_turn = False  # among those that are computed there at once
         present.has_next = True
         following.worker.preparing += 1
         self._task = asyncio.create_task(self._run(request, count_unread))
@@ -45,28 +50,48 @@ class Preparation:
         """Ends it; returns the next slot, on which no call runs. None: it is of no use any more."""
         slot = self._following
         if self._end() and not (slot.was_aborted or slot.was_moved):
+            asyncio.get_running_loop().call_later(ARRIVAL, self._end_turn)
             return slot
         slot.release()
+        self._end_turn()
         return None
+
+    def note_token(self, slot: Slot) -> None:
+        """The stream has its first token of this slot; if it is the next one, it has arrived."""
+        if slot is self._following:
+            self._end_turn()
+
+    def note_release(self, slot: Slot) -> None:
+        """This slot was released: nothing goes on that began with it."""
+        if slot is self._following or self._is_pending:
+            self.close()
 
     def close(self) -> None:
         """Ends it, with its slot; no-op the second time."""
         if self._end():
             self._following.release()
+        self._end_turn()
 
     def _end(self) -> bool:
-        """Whether it had its slot until now."""
-        had_slot, self._has_slot = self._has_slot, False
-        if had_slot:
+        """Whether it was pending until now."""
+        was_pending, self._is_pending = self._is_pending, False
+        if was_pending:
             self._task.cancel()
             self._present.has_next = False
             self._following.worker.preparing -= 1
             self._following.end_call()
-        return had_slot
+        return was_pending
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._following.worker.preparations.release()
 
     async def _run(self, request: Serialize, count_unread: CountUnread) -> None:
+        await self._following.worker.preparations.acquire()
+        self._has_turn = True
         try:
-            async with self._following.worker.preparations, asyncio.timeout(LONGEST):
+            async with asyncio.timeout(LONGEST):
                 call = self._following.start_call(request, count_unread)
                 while not any(map(_is_computed, await call.read())):
                     pass

@@ -21,7 +21,7 @@ from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
 from .failover import NO_FAILURES, Blame, Failure
-from .hand_over import Preparation
+from .hand_over import SHORT, Preparation
 from .merge import interleave
 from .retries import judge
 from .slots import Slot
@@ -152,6 +152,7 @@ class Choice:
         claim.received.append(self._received)
         self._attempts = NO_FAILURES
         self._next: Preparation | None = None  # of the worker that it moves to
+        self._prompt_tokens = 0
 
     async def events(self) -> Events:
         """First Accepted, then Tokens, then Finished, each id exactly once; close it when done.
@@ -182,8 +183,8 @@ class Choice:
                 self._retry(slot, ended.failure)
             finally:
                 slot.release()
-                if self._next is not None:  # it has ended
-                    self._next.close()
+                if self._next is not None:
+                    self._next.note_release(slot)
 
     async def _start_call(self, slot: Slot) -> Call:
         """Of a large request one choice after the other: each is copied while it is sent."""
@@ -237,7 +238,7 @@ class Choice:
     ) -> worker_pb2.Accepted | Continued:
         before, self._stats = self._stats, worker.stats
         self._digest, self._weights = event.model_digest, worker.weights_digest
-        self._revision = worker.revision
+        self._revision, self._prompt_tokens = worker.revision, event.prompt_tokens
         if before is None or worker.stats is None:
             self._claim.on_accepted()
             return event
@@ -261,11 +262,18 @@ class Choice:
         """The first of this worker, or its answer had none: the request does not break it."""
         slot.mark_served()
         slot.prepare = self._prepare_move
+        if self._next is not None:
+            self._next.note_token(slot)
         self._attempts = NO_FAILURES
         self._claim.on_served(self.index)
 
     def _prepare_move(self, slot: Slot) -> bool:
-        """Has another worker compute what there is, while the stream goes on; False: none can."""
+        """Has another worker compute what there is, while the stream goes on; False: none can.
+
+        False also for a short stream.
+        """
+        if self._prompt_tokens + len(self._received) < SHORT:
+            return False
         following = self._claim.take_next_slot(
             self.index, digest=self._digest, weights=self._weights, avoid=slot.worker.worker_id
         )
@@ -312,10 +320,11 @@ class Choice:
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
             slot.release()
         self._attempts = verdict.attempts
-        preparation, self._next = self._next, None
-        if preparation is not None and (following := preparation.finish()) is not None:
-            self._claim.go_on(self.index, following)
-            return
+        if self._next is not None:
+            if (following := self._next.finish()) is not None:
+                self._claim.go_on(self.index, following)
+                return
+            self._next = None
         if self._trace is not None:
             self._trace.on_queued()
         self._claim.requeue(

@@ -49,7 +49,7 @@ STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts 
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
 LONGEST_PAUSE: Final = 1.0
 # Streams that move here, whose tokens it computes at once: what runs here waits for each step.
-PREPARED_AT_ONCE: Final = 4
+PREPARED_AT_ONCE: Final = 2
 # In these states running calls continue: a draining worker hands them over itself.
 RUNNING_STATES: Final = (worker_pb2.WORKER_STATE_READY, worker_pb2.WORKER_STATE_DRAINING)
 

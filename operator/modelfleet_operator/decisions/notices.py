@@ -12,6 +12,7 @@ from .status import Interruption
 from .worker_groups import Reasoned
 
 MOST_SHOWN = 16  # interruptions in the status
+MOVES_FIRST = 1.0  # seconds that streams get to go on elsewhere before a replacement starts
 MARGIN = 5.0  # seconds before its end at which nothing may run on a worker any more
 
 
@@ -88,6 +89,23 @@ def most_replacements(context: PlanContext) -> int:
     told = sum(w.notice is not None and w.failure is None for w in context.seen.workers)
     wanted = context.target.replicas
     return max(3 * wanted + 2 - told, 0) if told else wanted
+
+
+def replacements_at(context: PlanContext) -> float:
+    """When replacements may start, Unix seconds: streams that move at once do so first.
+
+    A start takes what the others compute them with, where all is on one machine. 2 ready, one of
+    them told at 100 that it has 15 s -> 101. None other ready -> at once.
+    """
+    groups = context.groups
+    if not any(w.uid in groups.ready and w.notice is None for w in groups.serving):
+        return 0.0
+    moving = [
+        context.memory.noticed.get(worker.uid, context.now)
+        for worker in (*groups.leaving, *groups.draining)
+        if worker.notice is not None and hands_over(worker, context)
+    ]
+    return max(moving) + MOVES_FIRST if moving else 0.0
 
 
 def nodes_that_go(context: PlanContext) -> tuple[str, ...]:

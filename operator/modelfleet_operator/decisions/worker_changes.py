@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .notices import choose_leaves, most_replacements
+from .notices import choose_leaves, most_replacements, replacements_at
 from .observed import Worker
 from .placement import count_mix
 from .plan_context import PlanContext, WorkerChanges
@@ -71,7 +71,7 @@ def decide_worker_changes(context: PlanContext) -> WorkerChanges:
         reroute=reroute,
         rescued=rescue.revisions,
         start_new=start_new,
-        start_new_at=max(not_before, context.memory.failures.retry_at),
+        start_new_at=max(not_before, context.memory.failures.retry_at, replacements_at(context)),
         start_old=start_old,
         start_old_at=max(not_before, context.memory.old_failures.retry_at),
         unpaid=unpaid,

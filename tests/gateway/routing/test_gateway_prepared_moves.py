@@ -1,4 +1,4 @@
-"""A stream that moves goes on where it is until its next worker has computed what there is of it."""
+"""A long stream goes on where it is until the worker that it moves to has computed it so far."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from gateway_doubles import (
     running_fleet,
 )
 from gateway_streams import ask, undisturbed
+from modelfleet_gateway.routing.hand_over import SHORT
 from modelfleet_gateway.routing.workers import PREPARED_AT_ONCE
 from modelfleet_proto import worker_pb2
 from scripted_worker import Fault
@@ -59,7 +60,9 @@ async def moving(before_accept: Fault | None = None) -> AsyncIterator[Move]:
         if position == 5:
             started.set()
 
-    going = ScriptedWorker("w-0", tokens=TOKENS, pace=0.01, before_token=note_token)
+    going = ScriptedWorker(
+        "w-0", tokens=TOKENS, pace=0.01, before_token=note_token, prompt_tokens=SHORT
+    )
     following = ScriptedWorker(
         "w-1",
         tokens=TOKENS,
@@ -182,7 +185,7 @@ async def test_of_many_streams_a_few_are_prepared_at_once():
             finally:
                 preparing -= 1
 
-    going = ScriptedWorker("w-0", slots=16, tokens=TOKENS, pace=0.01)
+    going = ScriptedWorker("w-0", slots=16, tokens=TOKENS, pace=0.01, prompt_tokens=SHORT)
     following = ScriptedWorker("w-1", slots=16, tokens=TOKENS, pace=0.01, before_token=prepare)
     following.state = worker_pb2.WORKER_STATE_LOADING
     async with running_fleet(going, following) as fleet:

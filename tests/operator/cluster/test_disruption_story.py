@@ -194,7 +194,7 @@ def told(api: ApiServer) -> dict[str, Any]:
 async def test_an_operator_that_ends_in_the_middle_of_a_notice_loses_and_doubles_no_worker(
     api: ApiServer, start_operator: StartOperator, at_once: bool
 ):
-    """The replacement is on its way: the successor waits for it, and counts the notice from then."""
+    """The replacement is on its way: the successor waits for it, and counts from the notice."""
     async with two_operators(start_operator, at_once) as (cluster, succeed):
         await cluster.apply_node("n1")
         await cluster.apply(scaling={"minReplicas": 1, "maxReplicas": 1})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from modelfleet_operator.decisions.actions import Create, Reroute, Unroute
 from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.notices import MOVES_FIRST
 from modelfleet_operator.decisions.observed import Accelerator, Observed
 from modelfleet_operator.decisions.plan import Plan
 from modelfleet_operator.decisions.signs import NoticeKind
@@ -78,6 +79,21 @@ def test_a_short_notice_moves_streams_at_once_and_a_long_one_after_the_drain_tim
     long.run(40)
     assert [19 <= at - began <= 22 for at, _ in long.moved] == [True]
     assert long.cut == 0
+
+
+def test_streams_that_move_at_once_do_so_before_a_replacement_starts():
+    seen = fleet(2)
+    seen.streams["tiny-aaaa-0"] = 16
+    seen.notice("tiny-aaaa-0", SHORT)
+    plan = seen.reconcile()
+    assert [type(a) for a in plan.actions if isinstance(a, Unroute | Create)] == [Unroute]
+    assert plan.wake_at == seen.now + MOVES_FIRST
+    seen.now = plan.wake_at
+    assert [a.name for a in seen.reconcile().actions if isinstance(a, Create)] == ["tiny-aaaa-2"]
+
+    alone = fleet(1)
+    alone.notice("tiny-aaaa-0", SHORT)
+    assert [a for a in alone.reconcile().actions if isinstance(a, Create)], "none can take them"
 
 
 def test_the_last_ready_one_serves_until_its_replacement_is_ready():

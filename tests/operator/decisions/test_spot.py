@@ -14,6 +14,7 @@ from modelfleet_operator.decisions.actions import Action, Create
 from modelfleet_operator.decisions.capacity import ON_DEMAND, SPOT, Mix, SpotPolicy, capacity_of
 from modelfleet_operator.decisions.interruption import Notice
 from modelfleet_operator.decisions.memory import Memory
+from modelfleet_operator.decisions.notices import MOVES_FIRST
 from modelfleet_operator.decisions.observed import Accelerator, Observed, Worker
 from modelfleet_operator.decisions.plan import Plan
 from modelfleet_operator.decisions.reasons import Reason
@@ -218,7 +219,10 @@ def test_a_zone_that_was_reclaimed_is_avoided_for_a_while():
     name = seen.wanted()[0]
     seen.workers[name] = replace(seen.workers[name], notice=RECLAIM)
     plan = seen.reconcile()
-    (create,) = [a for a in plan.actions if isinstance(a, Create)]
+    assert not [a for a in plan.actions if isinstance(a, Create)], "streams move first"
+    assert plan.wake_at == seen.now + MOVES_FIRST
+    seen.now = plan.wake_at
+    (create,) = [a for a in seen.reconcile().actions if isinstance(a, Create)]
     assert (create.capacity, create.avoid_zones) == (SPOT, ("eu-1a",))
     seen.memory = Memory.load(seen.memory.dump())
     seen.run(620, step=5)
