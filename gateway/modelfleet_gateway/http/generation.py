@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,9 @@ from typing_extensions import override
 
 from modelfleet_proto import worker_pb2
 
-from ..errors import BUG, GatewayError, InternalError
+from ..access.caller import caller_of
+from ..access.quotas import Quotas
+from ..errors import BUG, GatewayError, InternalError, QueueFullError, RateLimitError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import BaseAnswer, Json
 from ..openai_api.fields import Asked
@@ -31,6 +33,7 @@ from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from .access_log import AccessLog
+from .admission import Admitted, Standing, asked_priority
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, Hold, Read
 from .dialects import Dialect
@@ -41,6 +44,8 @@ FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests 
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
 QUIET: Final = 15.0  # seconds without a token after which a comment keeps proxies from cutting it
 FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads slowly
+
+UNLIMITED: Final = nullcontext()  # for requests whose key has no limits
 
 log = structlog.get_logger()
 
@@ -75,6 +80,7 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
+            standing=Standing(caller_of(scope), asked_priority(request)),
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
@@ -135,7 +141,13 @@ class GenerationEndpoint(QueuedEndpoint):
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
-        with SlotClaim(queue, len(requests), asked.needs) as claim:
+        share = exchange.standing.share(asked.service_tier, asked.size, len(asked.prompts))
+        most = None if asked.max_tokens is None else asked.max_tokens * len(requests)
+        with (
+            exchange.admit(self.dispatcher.quotas, size=asked.size, completion=most),
+            SlotClaim(queue, len(requests), asked.needs, share) as claim,
+        ):
+            exchange.generates(claim)
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             stream = answer_events(requests, claim, queue.meter, hold.add_unread)
             async with aclosing(stream) as events:
@@ -148,8 +160,10 @@ class GenerationEndpoint(QueuedEndpoint):
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    def __init__(self, reply: Reply, *, progress: bool) -> None:
+    def __init__(self, reply: Reply, *, progress: bool, standing: Standing) -> None:
         self.reply = reply
+        self.standing = standing
+        self._admitted: Admitted | None = None  # within its key's limits, if there are any
         self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
         self._answer: BaseAnswer | None = None
@@ -202,6 +216,22 @@ class Exchange:
         self._answer = answer
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
+
+    def admit(
+        self, quotas: Quotas, *, size: int, completion: int | None
+    ) -> AbstractContextManager[Admitted | None]:
+        """Counts it among what its key uses, or raises RateLimitError (Standing.admit)."""
+        admitted = self.standing.admit(quotas, self.model, size=size, completion=completion)
+        if admitted is None:
+            return UNLIMITED
+        self._admitted = admitted
+        self.reply.headers |= admitted.headers()
+        return admitted
+
+    def generates(self, claim: SlotClaim) -> None:
+        """Its key is charged for what comes of this claim, whole or not."""
+        if self._admitted is not None:
+            self._admitted.claim = claim
 
     async def stream(self, events: Events, queue: ModelQueue, claim: SlotClaim, hold: Hold) -> None:
         """Writes the answer as it comes; the status line once a worker has accepted the request."""
@@ -263,6 +293,8 @@ class Exchange:
             log.error("a request is lost", reason=error.message, **self.context)
         elif self._queue is not None and error.status in (429, 503):
             self._queue.meter.count_refusal(error.status)
+            if isinstance(error, RateLimitError | QueueFullError):
+                self._queue.meter.count_limited(self.standing.caller.key_id, error.reason)
         return error.status
 
     def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
@@ -270,6 +302,8 @@ class Exchange:
             self.debug("dispatched", choice=index, worker=event.worker_id)
             if index % self.answer.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
+                if self._admitted is not None:
+                    self._admitted.count_prompt(event.prompt_tokens)
             if not self._accepted:
                 self._accepted = True
                 self.answer.fingerprint = event.model_digest or None

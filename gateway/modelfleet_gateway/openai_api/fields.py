@@ -157,6 +157,11 @@ class GenerationFields(BaseModel):
         return self.n or 1
 
     @property
+    def most_tokens(self) -> int | None:
+        """Of each choice; None: not said."""
+        return self.max_tokens
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -270,6 +275,8 @@ class Asked:
     choices_per_prompt: int
     prompts: list[bytes]  # serialized, without what differs by choice
     needs: frozenset[str] = frozenset()  # of the worker that serves it: see Stats.features
+    service_tier: Any = None  # as the client named it, whatever that is
+    max_tokens: int | None = None  # of each choice; None: not said
 
     @property
     def size(self) -> int:
@@ -292,6 +299,8 @@ def read_request(
         choices_per_prompt=fields.choices_per_prompt,
         prompts=fields.prompts(created, bulk),
         needs=fields.needs,
+        service_tier=(fields.model_extra or {}).get("service_tier"),
+        max_tokens=fields.most_tokens,
     )
 
 

@@ -8,6 +8,7 @@ from modelfleet_proto import fleet_pb2
 
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
+from .limits import limits_said
 
 
 class Reporter:
@@ -38,6 +39,8 @@ class Reporter:
         if dispatcher.view is not None:
             signals.term = dispatcher.view.term
             signals.version = dispatcher.view.version
+        if (said := limits_said(dispatcher.quotas, now)) is not None:
+            signals.limits.CopyFrom(said)
         for model in self._last_sent.keys() - dispatcher.queues.keys():
             del self._last_sent[model]
         for model, queue in dispatcher.queues.items():

@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from ..access.quotas import Quotas
 from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
@@ -30,6 +31,7 @@ class Dispatcher:
         self.view: View | None = None
         self.is_current = asyncio.Event()  # an operator is connected and its view in force
         self.queues: dict[str, ModelQueue] = {}
+        self.quotas = Quotas()  # what keys use of their limits
         self.urgent = asyncio.Event()  # the operator should get signals at once
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}

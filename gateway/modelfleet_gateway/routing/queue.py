@@ -10,10 +10,12 @@ from modelfleet_process.overload import most_admitted
 from ..errors import UnknownModelError, UpstreamLostError, WrongTaskError
 from ..metrics import ModelMeter
 from .continuation import continuers
-from .request_queue import Pace, QueuedChoice, RequestQueue
+from .queued_choice import Pace, QueuedChoice
+from .request_queue import RequestQueue
 from .tasks import INSTEAD, Task
 from .view import ModelView, cannot_serve
 from .workers import Slot, Worker
+from .yielding import Reserve, slots_to_yield
 
 
 class ModelQueue:
@@ -28,6 +30,8 @@ class ModelQueue:
         self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
         self._deleted = False
+        self._reserve = Reserve()
+        self._may_yield = False  # a batch request has, or had, a slot
         self._judge_by_targets()
 
     @property
@@ -84,7 +88,9 @@ class ModelQueue:
         """Gives free slots to queued choices. Call it after each change; it is cheap."""
         if self.requests:
             now = asyncio.get_running_loop().time()
-            self.requests.assign_slots(self._take_slot, now=now, pace=self._pace)
+            self.requests.assign_slots(self._take_slot, now=now, pace=self.pace)
+            if self._may_yield and self.requests.interactive:
+                self._yield_slots(now)
             self._reject_unresumable()
 
     def requeue(self, choice: QueuedChoice) -> None:
@@ -132,9 +138,24 @@ class ModelQueue:
                 free = sum(other.free_slots for other in able)
                 worker.move_calls(free - len(self.requests.streams_to_resume()))
 
+    def _yield_slots(self, now: float) -> None:
+        """Hands batch streams back, so that what is interactive and waits has their slots."""
+        workers = list(self.workers.values())
+        running = [slot for worker in workers for slot in worker.batch_slots]
+        self._may_yield = bool(running)
+        for slot in slots_to_yield(self.requests.interactive, running, workers):
+            slot.make_room()
+            self.meter.count_yielded()
+            self._reserve.note(now)
+            asyncio.get_running_loop().call_later(self._reserve.seconds, self.assign_slots)
+
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         if choice.must_wait:
             return None
+        if choice.is_batch and (reserved := self._reserve.count(asyncio.get_running_loop().time())):
+            free = sum(worker.free_slots for worker in self.workers.values())
+            if free <= reserved:
+                return None
         worker = choose_worker(
             self.workers.values(),
             digest=choice.digest,
@@ -148,9 +169,10 @@ class ModelQueue:
             return None
         loop = asyncio.get_running_loop()
         self.meter.observe_wait(loop.time() - choice.queued_at)
-        return worker.take_slot(len(choice.lost_with))
+        self._may_yield |= choice.is_batch
+        return worker.take_slot(len(choice.lost_with), choice if choice.is_batch else None)
 
-    def _pace(self) -> Pace:
+    def pace(self) -> Pace:
         """Slots that requests of this gateway can have, and how long one has a slot."""
         slots, per_second = 0, 0.0
         for worker in self.workers.values():

@@ -18,6 +18,7 @@ from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
 from .failover import NO_FAILURES, Blame, Failure
+from .fairness import COMPLETION_WEIGHT
 from .merge import interleave
 from .retries import judge
 from .workers import Slot, Worker
@@ -116,6 +117,7 @@ class Choice:
         self._weights = ""  # its weights_digest
         self._revision = ""  # its revision
         self._received: list[int] = []
+        self._account = claim.account(index)
         claim.received.append(self._received)
         self._attempts = NO_FAILURES
 
@@ -179,11 +181,13 @@ class Choice:
                 if not slot.served:
                     self._on_first_token(slot)
                 self._meter.count_completion(len(ids))
+                self._account.served += COMPLETION_WEIGHT * len(ids)
             return event
         if isinstance(event, worker_pb2.Finished):
             if event.reason not in KNOWN_REASONS:
                 raise WorkerProtocolError("it finished for no known reason")
             self._on_first_token(slot)
+            self._account.served -= event.cached_tokens
             return event
         if not event.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
@@ -200,6 +204,7 @@ class Choice:
         self._revision = worker.revision
         if before is None or worker.stats is None:
             self._claim.on_accepted()
+            self._claim.count_prompt(self.index, event.prompt_tokens)
             return event
         # An answer that has no token yet is all this worker's.
         exact = exactness(before, worker.stats) if self._received else Exactness.EXACT
@@ -229,7 +234,9 @@ class Choice:
         worker = slot.worker
         if failure.moved:
             log.info(
-                "a stream is moved off a worker that is about to go",
+                "a batch stream makes room"
+                if failure.yielded
+                else "a stream is moved off a worker that is about to go",
                 model=self.request.model,
                 request=self.request.request_id,
                 worker=worker.worker_id,
@@ -245,7 +252,7 @@ class Choice:
                 tokens=len(self._received),
                 reason=f"{failure.code.name}: {failure.details}",
             )
-        if slot.accepted:
+        if slot.accepted and not failure.yielded:
             self._meter.count_resumed()
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
             slot.release()
@@ -255,5 +262,6 @@ class Choice:
             digest=self._digest,
             weights=self._weights,
             revision=self._revision,
-            avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
+            # One that made room goes back to its blocks in the worker's cache, if it can.
+            avoid="" if failure.yielded or verdict.blame is Blame.FULL else worker.worker_id,
         )

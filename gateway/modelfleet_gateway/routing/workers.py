@@ -24,20 +24,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
 
 from modelfleet_proto import worker_pb2, worker_pb2_grpc
 
-from .calls import MOVED, Call, CountUnread, Serialize, SharedStream
+from .calls import MOVED, YIELDED, Call, CountUnread, Serialize, SharedStream
 from .channels import METADATA, open_channel
 from .embed_call import EmbedCall
 from .failover import LostCall, may_be_cause
 from .single_call import SingleCall
 from .tasks import Task
 from .view import WorkerRoute
+
+if TYPE_CHECKING:
+    from .queued_choice import QueuedChoice
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
@@ -55,11 +58,13 @@ StatsCall = grpc.aio.UnaryStreamCall[worker_pb2.StatsRequest, worker_pb2.Stats]
 class Slot:
     """One slot of a worker, taken by one choice until released."""
 
-    def __init__(self, worker: Worker, losses: int = 0) -> None:
+    def __init__(self, worker: Worker, losses: int = 0, batch: QueuedChoice | None = None) -> None:
         self.worker = worker
+        self.batch = batch  # who has it, if that is a batch request
         self.losses = losses  # workers that its request was lost with before (failover.LostCall)
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
         self.was_moved = False  # the same, since its worker is about to go
+        self.was_yielded = False  # the same, since an interactive request waits
         self.accepted = False
         self.served = False  # it had a token of this worker, so it is not what breaks it
         self.is_excused = False  # another call is why the worker is lost, if it is
@@ -88,7 +93,7 @@ class Slot:
 
     def _end_if_lost(self) -> None:
         if self._call is not None and self.was_moved:
-            self._call.cancel(MOVED)
+            self._call.cancel(YIELDED if self.was_yielded else MOVED)
         elif self._call is not None and self.was_aborted:
             self._call.cancel()
 
@@ -116,6 +121,14 @@ class Slot:
         self.was_moved = True
         if self._call is not None:
             self._call.cancel(MOVED)
+
+    def make_room(self) -> None:
+        """Ends the call of a batch request, which goes on when there is a slot for it again."""
+        if self.batch is not None and not self.served:
+            self.batch.yielded_unserved = True
+        self.was_moved = self.was_yielded = True
+        if self._call is not None:
+            self._call.cancel(YIELDED)
 
     def release(self) -> None:
         """Gives the slot back and ends its call if it still runs; no-op the second time."""
@@ -242,9 +255,14 @@ class Worker:
             if not slot.was_moved:
                 slot.move()
 
-    def take_slot(self, losses: int = 0) -> Slot:
+    @property
+    def batch_slots(self) -> list[Slot]:
+        """Those that batch requests have."""
+        return [slot for slot in self._taken_slots if slot.batch is not None]
+
+    def take_slot(self, losses: int = 0, batch: QueuedChoice | None = None) -> Slot:
         """Takes a slot for a request that was lost with so many workers before."""
-        slot = Slot(self, losses)
+        slot = Slot(self, losses, batch)
         self._taken_slots.add(slot)
         self._peak = max(self._peak, len(self._taken_slots))
         return slot
@@ -255,7 +273,8 @@ class Worker:
             self._taken_slots.remove(slot)
             if slot.accepted:  # a refused request had no slot in the worker
                 self._full = False
-                self._note_service(slot.seconds(self._loop.time()))
+                if not slot.was_moved:
+                    self._note_service(slot.seconds(self._loop.time()))
             self._idle.set()
             self._on_change()
 

@@ -18,6 +18,7 @@ from modelfleet_proto.handshake import VersionInterceptor
 
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
+from .limits import LimitShares
 from .signals import GatewayStream
 from .view import FleetView
 
@@ -62,6 +63,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._unpublished: set[str] = set()
         self.streams: list[GatewayStream] = []  # open ones, oldest first
         self._gateways: list[GatewayStream] = []  # of these the latest of each process
+        self._limits = LimitShares()
 
     def lead(self, term: int, models: Collection[str]) -> None:
         """Serves views of this term, once all these models were published or withdrawn.
@@ -71,6 +73,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._leader = None
         self._unpublished = set(models)
         self._view = FleetView(term)
+        self._limits.begin(self._clock())
         for gateway in self.streams:
             gateway.sent = None
         self._tell_gateways()
@@ -136,15 +139,17 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             instance_id=first.hello.instance_id[:LONGEST_ID],
         )
         self._begin(gateway)
+        if gateway.instance_id and first.hello.HasField("limits"):
+            self._limits.join(gateway.instance_id, gateway, first.hello.limits, self._clock())
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
         listening.add_done_callback(lambda _: gateway.changed.set())
         minding = asyncio.create_task(self._mind_silence(gateway))
         try:
             while not (listening.done() or self._has_ended):
                 gateway.changed.clear()  # before reading: what changes from here on is sent, too
-                message = self._message(gateway)
-                if message is not None:
-                    yield message
+                for message in (self._shares(gateway), self._message(gateway)):
+                    if message is not None:
+                        yield message
                 try:
                     async with asyncio.timeout(HEARTBEAT):
                         await gateway.changed.wait()
@@ -158,6 +163,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             with contextlib.suppress(asyncio.CancelledError, grpc.RpcError):
                 await listening
             self.streams.remove(gateway)
+            self._limits.leave(gateway.instance_id, gateway, self._clock())
             self._count_gateways()
             self._wake_all()
 
@@ -190,6 +196,10 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             if message.HasField("signals") and not self._leader:
                 for model in gateway.take(message.signals, self._view):
                     self._wake(model)
+                if message.signals.HasField("limits"):
+                    said, now = message.signals.limits, self._clock()
+                    self._limits.take(gateway.instance_id, gateway, said, now)
+                    self._tell_shares()
 
     async def _mind_silence(self, gateway: GatewayStream) -> None:
         """Wakes every deployment when the gateway falls silent, since no message says so."""
@@ -215,6 +225,19 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     def _tell_gateways(self) -> None:
         for gateway in self.streams:
             gateway.changed.set()
+
+    def _tell_shares(self) -> None:
+        for stream in self._limits.with_news():
+            if isinstance(stream, GatewayStream):
+                stream.changed.set()
+
+    def _shares(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
+        if self._leader is not None:
+            return None
+        self._limits.mind(self._clock())
+        self._tell_shares()
+        shares = self._limits.message(gateway.instance_id, gateway)
+        return fleet_pb2.OperatorMessage(shares=shares) if shares is not None else None
 
     def _message(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
         if self._leader:
