@@ -1,4 +1,4 @@
-"""Two real gateways and a real Fleet service: a key's limits hold for both together."""
+"""Two real gateways and a real Fleet service: limits and priorities hold for both together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from callers import Callers
 from clients import tls
-from gateway_doubles import DEFAULTS, MODEL, ScriptedWorker, eventually
-from modelfleet_gateway.access.caller import Caller, Limits
+from gateway_doubles import DEFAULTS, MODEL, ScriptedWorker, eventually, expected_text
+from modelfleet_gateway.access.caller import UNLIMITED, Caller, Limits
 from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_operator.decisions.view import ModelView, WorkerRoute
 from modelfleet_operator.fleet.service import FleetService, serve
@@ -53,8 +53,10 @@ class Door:
 
 
 @contextlib.asynccontextmanager
-async def two_doors(limits: Limits) -> AsyncIterator[list[Door]]:
-    worker = ScriptedWorker(slots=64)
+async def two_doors(
+    limits: Limits = UNLIMITED, *, worker: ScriptedWorker | None = None
+) -> AsyncIterator[list[Door]]:
+    worker = worker or ScriptedWorker(slots=64)
     await worker.start()
     fleet = FleetService(time.monotonic, wake=lambda _: None, wake_all=lambda: None)
     fleet.lead(1, [MODEL])
@@ -140,3 +142,18 @@ async def test_so_many_run_at_once_at_both_together(doors_asked):
         assert await taken(doors[:doors_asked], at_least=2.0) > 6
         watching.cancel()
         assert most <= 6
+
+
+async def test_a_batch_stream_of_one_gateway_makes_room_for_what_waits_in_the_other():
+    worker = ScriptedWorker(slots=1, tokens=400, pace=0.02)
+    async with two_doors(worker=worker) as (first, second):
+        queue = first.gateway.dispatcher.queues[MODEL]
+        flex = BODY | {"prompt": "batch", "max_tokens": 300, "service_tier": "flex"}
+        batch = asyncio.create_task(first.http.post("/v1/completions", json=flex))
+        await eventually(lambda: queue.meter.completion_tokens > 5)
+        answer = await second.http.post("/v1/completions", json=BODY)
+        assert answer.json()["choices"][0]["text"] == expected_text("p", 8)
+        assert not batch.done(), "it was not waited for"
+        await eventually(lambda: not queue.waiting_elsewhere)
+        assert (await batch).json()["choices"][0]["text"] == expected_text("batch", 300)
+        assert [len(r.resume.token_ids) > 0 for r in worker.requests][-1]

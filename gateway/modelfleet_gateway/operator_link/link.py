@@ -55,6 +55,7 @@ class OperatorLink:
             except TimeoutError:
                 reason = f"no message for {HEARTBEAT_TIMEOUT:g} s"
             self._dispatcher.is_current.clear()
+            self._dispatcher.make_room({})
             if self._connected and not leader:
                 pause = FIRST_PAUSE
             if self._connected or self._logged != (address, reason):
@@ -93,6 +94,10 @@ class OperatorLink:
                     case "shares":
                         take_shares(self._dispatcher.quotas, message.shares)
                         self._dispatcher.urgent.set()  # what others get depends on it
+                    case "make_room":
+                        self._dispatcher.make_room(
+                            {m.model: m.requests for m in message.make_room.models}
+                        )
                     case "view":
                         if not self._connected:
                             timeout = None  # until its first heartbeat: older versions send none

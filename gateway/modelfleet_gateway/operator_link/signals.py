@@ -57,7 +57,9 @@ def _content(queue: ModelQueue, now: float) -> object:
     meter = queue.meter
     return (
         len(queue.requests),
+        len(queue.requests.interactive),
         queue.running,
+        queue.batch_running,
         meter.last_request,
         queue.requests.oldest_wait(now),
         (meter.requests, meter.refusals, meter.resumed),
@@ -86,6 +88,8 @@ def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
         late_first_tokens=meter.late_first_tokens,
         answers=meter.answers,
         slow_answers=meter.slow_answers,
+        interactive_waiting=len(queue.requests.interactive),
+        batch_running=queue.batch_running,
     )
     for worker in queue.workers.values():
         entry = signals.workers.add(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import structlog
@@ -49,6 +49,12 @@ class Dispatcher:
             self._sync(name, view.models.get(name))
         self.urgent.set()  # the operator waits for its view to be in force
         return True
+
+    def make_room(self, waiting: Mapping[str, int]) -> None:
+        """So many interactive requests wait in other gateways, by model."""
+        for name, queue in self.queues.items():
+            if queue.waiting_elsewhere or name in waiting:
+                queue.on_waiting_elsewhere(waiting.get(name, 0))
 
     def view_in_force(self) -> View:
         """The view, or NotReadyError before the first."""

@@ -15,7 +15,7 @@ from .request_queue import RequestQueue
 from .tasks import INSTEAD, Task
 from .view import ModelView, cannot_serve
 from .workers import Slot, Worker
-from .yielding import Reserve, slots_to_yield
+from .yielding import Reserve, slots_to_yield, youngest
 
 
 class ModelQueue:
@@ -32,6 +32,8 @@ class ModelQueue:
         self._deleted = False
         self._reserve = Reserve()
         self._may_yield = False  # a batch request has, or had, a slot
+        self.waiting_elsewhere = 0  # interactive requests in other gateways, while batch runs here
+        self._elsewhere_timer: asyncio.TimerHandle | None = None
         self._judge_by_targets()
 
     @property
@@ -47,6 +49,13 @@ class ModelQueue:
     def running(self) -> int:
         """Choices that have a worker's slot."""
         return sum(worker.running for worker in self.workers.values())
+
+    @property
+    def batch_running(self) -> int:
+        """Choices of batch requests that have a worker's slot."""
+        if not self._may_yield:
+            return 0
+        return sum(len(worker.batch_slots) for worker in self.workers.values())
 
     @property
     def awaited_revisions(self) -> set[str]:
@@ -144,13 +153,39 @@ class ModelQueue:
         running = [slot for worker in workers for slot in worker.batch_slots]
         self._may_yield = bool(running)
         for slot in slots_to_yield(self.requests.interactive, running, workers):
-            slot.make_room()
-            self.meter.count_yielded()
-            self._reserve.note(now)
-            asyncio.get_running_loop().call_later(self._reserve.seconds, self.assign_slots)
+            self._yield_slot(slot, now)
+
+    def on_waiting_elsewhere(self, requests: int) -> None:
+        """So many interactive requests wait in other gateways: they get slots of batch streams."""
+        self.waiting_elsewhere = requests
+        self._yield_elsewhere()
+        if not requests:
+            self.assign_slots()
+
+    def _yield_elsewhere(self) -> None:
+        """What was handed back lately is on its way to them, and looked at again later."""
+        if self._elsewhere_timer is not None:
+            self._elsewhere_timer.cancel()
+            self._elsewhere_timer = None
+        if not self.waiting_elsewhere:
+            return
+        loop = asyncio.get_running_loop()
+        self._elsewhere_timer = loop.call_later(self._reserve.seconds, self._yield_elsewhere)
+        more = max(self.waiting_elsewhere - self._reserve.count(loop.time()), 0)
+        running = [slot for worker in self.workers.values() for slot in worker.batch_slots]
+        for slot in youngest(running)[:more]:
+            self._yield_slot(slot, loop.time())
+
+    def _yield_slot(self, slot: Slot, now: float) -> None:
+        slot.make_room()
+        self.meter.count_yielded()
+        self._reserve.note(now)
+        asyncio.get_running_loop().call_later(self._reserve.seconds, self.assign_slots)
 
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         if choice.must_wait:
+            return None
+        if choice.is_batch and self.waiting_elsewhere:
             return None
         if choice.is_batch and (reserved := self._reserve.count(asyncio.get_running_loop().time())):
             free = sum(worker.free_slots for worker in self.workers.values())

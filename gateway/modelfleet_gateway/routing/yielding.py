@@ -40,6 +40,12 @@ def slots_to_yield(
     return chosen
 
 
+def youngest(running: Iterable[Slot]) -> list[Slot]:
+    """Batch slots that may be handed back, the youngest request first."""
+    able = [slot for slot in running if not slot.was_yielded and _may_yield(slot)]
+    return sorted(able, key=_arrival, reverse=True)
+
+
 def _slot_for(choice: QueuedChoice, able: Sequence[Slot], workers: Sequence[Worker]) -> Slot | None:
     digest = choice.digest
     fitting = continuers(workers, digest, choice.weights) if digest else workers

@@ -19,6 +19,7 @@ from modelfleet_proto.handshake import VersionInterceptor
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
 from .limits import LimitShares
+from .room import waiting_elsewhere
 from .signals import GatewayStream
 from .view import FleetView
 
@@ -147,7 +148,11 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         try:
             while not (listening.done() or self._has_ended):
                 gateway.changed.clear()  # before reading: what changes from here on is sent, too
-                for message in (self._shares(gateway), self._message(gateway)):
+                for message in (
+                    self._shares(gateway),
+                    self._message(gateway),
+                    self._room(gateway),
+                ):
                     if message is not None:
                         yield message
                 try:
@@ -196,6 +201,11 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             if message.HasField("signals") and not self._leader:
                 for model in gateway.take(message.signals, self._view):
                     self._wake(model)
+                if gateway.room.has_changed:
+                    gateway.room.has_changed = False
+                    for other in self._gateways:
+                        if self._waiting_elsewhere(other) != other.room.told:
+                            other.changed.set()
                 if message.signals.HasField("limits"):
                     said, now = message.signals.limits, self._clock()
                     self._limits.take(gateway.instance_id, gateway, said, now)
@@ -238,6 +248,20 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._tell_shares()
         shares = self._limits.message(gateway.instance_id, gateway)
         return fleet_pb2.OperatorMessage(shares=shares) if shares is not None else None
+
+    def _waiting_elsewhere(self, gateway: GatewayStream) -> dict[str, int]:
+        others = (other.room for other in self._gateways if other is not gateway)
+        return waiting_elsewhere(gateway.room, others)
+
+    def _room(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
+        waiting = self._waiting_elsewhere(gateway)
+        if self._leader is not None or waiting == gateway.room.told:
+            return None
+        gateway.room.told = waiting
+        message = fleet_pb2.MakeRoom()
+        for model, requests in waiting.items():
+            message.models.add(model=model, requests=requests)
+        return fleet_pb2.OperatorMessage(make_room=message)
 
     def _message(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
         if self._leader:
