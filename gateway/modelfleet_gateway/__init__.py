@@ -14,13 +14,16 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
   `tools` and `chat_answer`) and `completions` are the two kinds of both, `models` lists the models;
   `bulk` cuts large bodies; `translated`, `pieces` and `tokenize` are for the other APIs. Pure.
 - `routing`: `dispatch` puts the operator's `view` in force, `queue` decides which request gets the
-  next free slot of its `claim`, and `balance` of which worker: by its prompt's `prefixes`, within
-  bounds of load, without those that `health` leaves out. `workers` (over `channels`, told by
-  `stats_watch`) knows the workers' states, `slots` what they have of us, `calls` sends them
-  requests over one stream each (`single_call`: to earlier versions), `stream` reads a choice's
-  tokens and continues on another worker as `failover` decides; `merge` reads several choices;
-  `tokenizing` asks a worker for token ids.
-- `access`: who may ask: `keys` finds the `caller` of a request by the hash of its key. Pure.
+  next free slot of its `claim` (`request_queue`: two of `priority_queue`, of a `key_line` a key, by
+  `fairness`; `yielding`: which batch streams make room), and `balance` of which worker: by its
+  prompt's `prefixes`, within bounds of load, without those that `health` leaves out. `workers`
+  (over `channels`, told by `stats_watch`) knows the workers' states, `slots` what they have of us,
+  `calls` sends them requests over one stream each (`single_call`: to earlier versions), `stream`
+  reads a choice's tokens and continues on another worker as `failover` decides; `merge` reads
+  several choices; `tokenizing` asks a worker for token ids.
+- `access`: who may ask: `keys` finds the `caller` of a request by the hash of its key; at which
+  `priority`, and what keys used of their limits: `quotas` over `windows`, within this gateway's
+  `shares`. Pure.
 - `operator_link`: `link` keeps the Fleet stream: views come in, `signals` go out.
 
 Beside them: `metrics`, `errors` (what clients see), `tasks` (loops that are restarted), and `cli`,

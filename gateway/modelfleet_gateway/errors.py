@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
+
+from typing_extensions import override
 
 # Seconds. Beyond it openai's Python client does not come back at all (and its JavaScript client
 # waits without a limit), so a longer time is in the message only.
 MAX_RETRY_AFTER: Final = 120
 RETRY_SPREAD: Final = 0.25  # clients wait exactly as long as they are told: each is told another
+SHORTEST_RETRY: Final = 0.05  # seconds
+SHORTEST_SPREAD: Final = 0.5  # seconds
 
 BUG: Final = "Internal error; the gateway's log has the details."
 MAX_QUOTED: Final = 100  # characters of what clients send that an error repeats
@@ -47,10 +52,15 @@ class GatewayError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After` in whole seconds, where coming back makes sense."""
+        """`Retry-After` in whole seconds, where coming back makes sense, and in milliseconds."""
         if self.retry_after is None:
             return {}
-        return {"retry-after": str(retry_after(self.retry_after, random.random()))}
+        chance = random.random()
+        return {
+            "retry-after": str(retry_after(self.retry_after, chance)),
+            # openai's clients read this one first.
+            "retry-after-ms": str(retry_after_ms(self.retry_after, chance)),
+        }
 
 
 def retry_after(seconds: float, chance: float) -> int:
@@ -60,6 +70,15 @@ def retry_after(seconds: float, chance: float) -> int:
     """
     base = min(max(seconds, 1.0), MAX_RETRY_AFTER / (1 + RETRY_SPREAD))
     return math.floor(math.ceil(base) + chance * (max(base * RETRY_SPREAD, 1.0) + 1))
+
+
+def retry_after_ms(seconds: float, chance: float) -> int:
+    """The same in milliseconds, for clients that come back sooner than in a second.
+
+    0.2 s -> 200 to 700; 8 s -> 8,000 to 10,000; 600 s -> 96,000 to 120,000.
+    """
+    base = min(max(seconds, SHORTEST_RETRY), MAX_RETRY_AFTER / (1 + RETRY_SPREAD))
+    return math.floor(1000 * (base + chance * max(base * RETRY_SPREAD, SHORTEST_SPREAD)))
 
 
 class InvalidRequestError(GatewayError):
@@ -228,6 +247,33 @@ class QueueFullError(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+    reason = "queue_full"  # in metrics
+
+
+class RateLimitError(GatewayError):
+    """A limit of the API key is reached; nothing was started."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, limit: str, retry_after: float, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = limit  # in metrics: requests, tokens or concurrent
+        self._headers = headers
+
+    @override
+    def headers(self) -> dict[str, str]:
+        return super().headers() | dict(self._headers)
+
+
+class QueueShareError(QueueFullError):
+    """The key has as many requests in the queue as it may."""
+
+    code = "rate_limit_exceeded"
+    reason = "queue_share"
 
 
 class TooManyBatchesError(GatewayError):

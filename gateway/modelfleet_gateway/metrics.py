@@ -21,6 +21,7 @@ TOKEN_TIMES: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  #
 
 DIGEST_LENGTH: Final = 12  # characters of a model_digest, as in logs
 LONGEST_LABEL: Final = 64  # characters
+MOST_KEYS: Final = 200  # that have a label of their own
 _COMPUTATION: Final = ("path", "instruction_set", "dtype", "threads", "arithmetic")
 
 
@@ -50,6 +51,13 @@ class Metrics:
             "requests", "Requests answered, by HTTP status; 499: the client went away", "code"
         )
         self.refusals = counter("refusals", "Requests refused before a worker had them", "code")
+        self.limited = counter(
+            "limited",
+            "Requests refused with 429, by the API key (200 of them, then other) and the reason",
+            "key",
+            "reason",
+        )
+        self._keys: set[str] = set()  # that are labels
         self.prompt_tokens = counter("prompt_tokens", "Tokens of accepted prompts")
         self.completion_tokens = counter("completion_tokens", "Tokens generated for clients")
         self.cached_tokens = counter(
@@ -68,6 +76,9 @@ class Metrics:
             "continued", "Choices that another worker continued, by how exactly", "exactness"
         )
         self.routed = counter("routed", "Choices that got a worker, by what decided which", "by")
+        self.yielded = counter(
+            "yielded", "Batch choices that made room for interactive ones, to go on later"
+        )
         self.lost = counter("lost", "Accepted requests that ended with an error")
         self.queue_depth = gauge("queue_depth", "Choices that wait, streams to resume included")
         self.in_flight = gauge("in_flight", "Choices that have a worker's slot")
@@ -154,6 +165,16 @@ class Metrics:
         if not model or model in self._with_series:
             self.requests.labels(model, str(code)).inc()
 
+    def key_label(self, key: str) -> str:
+        """A key's id, or what stands for it where there are too many."""
+        if not key:
+            return "none"
+        if key not in self._keys:
+            if len(self._keys) >= MOST_KEYS:
+                return "other"
+            self._keys.add(key)
+        return key
+
     def model(self, name: str) -> ModelMeter:
         """The meter of a model in the view; the same one when a deleted model comes back."""
         self._with_series.add(name)
@@ -168,8 +189,8 @@ class Metrics:
         """Ends the series of a deleted model. The meter keeps its counts, in case it comes back."""
         self._with_series.discard(name)
         for metric in (
-            self.requests, self.refusals, self.prompt_tokens, self.completion_tokens, self.resumed,
-            self.continued, self.routed, self.lost, self.queue_depth, self.in_flight,
+            self.requests, self.refusals, self.limited, self.prompt_tokens, self.completion_tokens,
+            self.resumed, self.yielded, self.continued, self.routed, self.lost, self.queue_depth, self.in_flight,
             self.ready_workers, self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft,
             self.tpot,
             self.cached_tokens, self.tool_failures, self.format_failures,
@@ -202,11 +223,13 @@ class ModelMeter:
         """Creates its time series, again if the model came back."""
         model = self._model
         self._refusals = metrics.refusals
+        self._metrics = metrics
         self._resumed = metrics.resumed.labels(model)
         self._continued = metrics.continued
         self._all_routed = metrics.routed
         self._routed: dict[str, Counter] = {}  # by what decided; made when it did
         self._lost = metrics.lost.labels(model)
+        self._yielded = metrics.yielded.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
         self._completion_tokens = metrics.completion_tokens.labels(model)
         self._published_tokens = self.completion_tokens
@@ -266,6 +289,11 @@ class ModelMeter:
         self.refusals += 1
         self._refusals.labels(self._model, str(code)).inc()
 
+    def count_limited(self, key: str, reason: str) -> None:
+        """A request of this key was refused with 429."""
+        label = self._metrics.key_label(key)
+        self._metrics.limited.labels(self._model, label, reason).inc()
+
     def count_resumed(self) -> None:
         """A choice continues on another worker."""
         self.resumed += 1
@@ -281,6 +309,10 @@ class ModelMeter:
         if counter is None:
             counter = self._routed[by] = self._all_routed.labels(self._model, by)
         counter.inc()
+
+    def count_yielded(self) -> None:
+        """A batch choice makes room."""
+        self._yielded.inc()
 
     def count_lost(self) -> None:
         """A request that a worker had accepted ended with an error."""

@@ -16,7 +16,10 @@ PREFLIGHT: Final = (
 )
 EXPOSED: Final = (
     b"access-control-expose-headers",
-    b"retry-after, x-request-id, x-modelfleet-model, x-modelfleet-worker, x-modelfleet-continued",
+    b"retry-after, retry-after-ms, x-request-id, "
+    b"x-modelfleet-model, x-modelfleet-worker, x-modelfleet-continued, "
+    b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
 )
 
 

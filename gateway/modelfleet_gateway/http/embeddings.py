@@ -53,13 +53,19 @@ class EmbeddingEndpoint(QueuedEndpoint):
             ]
             tokens[part.first] = sum(one.tokens for one in response.embeddings)
 
-        with SlotClaim(queue, len(parts)) as claim:
+        share = exchange.standing.share(None, asked.size, max(len(parts), 1))
+        with (
+            exchange.admit(self.dispatcher.quotas, size=asked.size, completion=0) as admitted,
+            SlotClaim(queue, len(parts), share=share) as claim,
+        ):
             exchange.debug("queued", calls=len(parts), waiting=len(queue.requests))
             embedding = Embedding(
                 parts, claim, queue.meter, model=model.model, request_id=request_id
             )
             await embedding.run(on_response)
-        exchange.embedded = sum(tokens.values())
+            exchange.embedded = sum(tokens.values())
+            if admitted is not None:
+                admitted.count_prompt(exchange.embedded)
         queue.meter.count_prompt(exchange.embedded)
         ones = [one for part in parts for one in written[part.first]]
         seconds = time.monotonic() - began

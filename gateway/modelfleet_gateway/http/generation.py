@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,8 +19,9 @@ from typing_extensions import override
 from modelfleet_process.tracing import Tracing, read_traceparent, trace_id
 from modelfleet_proto import worker_pb2
 
-from ..access.caller import ANONYMOUS, CALLER, Caller
-from ..errors import BUG, GatewayError, InternalError
+from ..access.caller import ANONYMOUS, CALLER
+from ..access.quotas import Quotas
+from ..errors import BUG, GatewayError, InternalError, QueueFullError, RateLimitError
 from ..metrics import Metrics, ModelMeter, RequestTimer
 from ..openai_api.answer import BaseAnswer, Json
 from ..openai_api.fields import Asked
@@ -35,6 +36,7 @@ from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from ..tracing import RequestTrace
 from .access_log import AccessLog
+from .admission import Admitted, Standing, asked_priority
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, ByOwner, Hold, Read, read_for
 from .dialects import Dialect
@@ -46,6 +48,8 @@ FIRST_PROGRESS: Final = 0.05  # seconds before the first comment: most requests 
 PROGRESS_PAUSE: Final = 1.0  # seconds between comments while a stream waits
 QUIET: Final = 15.0  # seconds without a token after which a comment keeps proxies from cutting it
 FAIL_TIMEOUT: Final = 5.0  # seconds for sending an error to a client that reads slowly
+
+UNLIMITED: Final = nullcontext()  # for requests whose key has no limits
 
 log = structlog.get_logger()
 
@@ -84,7 +88,7 @@ class QueuedEndpoint(ABC):
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
             session=request.headers.get(SESSION_HEADER, ""),
             traceparent=read_traceparent(request.headers.get("traceparent")),
-            caller=scope.get(CALLER, ANONYMOUS),
+            standing=Standing(scope.get(CALLER, ANONYMOUS), asked_priority(request)),
         )
         if self._tracing is not None:
             exchange.start_trace(self._tracing, scope["path"])
@@ -166,7 +170,13 @@ class GenerationEndpoint(QueuedEndpoint):
             if model.by_prefix
             else ()
         )
-        with SlotClaim(queue, len(requests), asked.needs, keys) as claim:
+        share = exchange.standing.share(asked.service_tier, asked.size, len(asked.prompts))
+        most = None if asked.max_tokens is None else asked.max_tokens * len(requests)
+        with (
+            exchange.admit(self.dispatcher.quotas, size=asked.size, completion=most),
+            SlotClaim(queue, len(requests), asked.needs, keys, share) as claim,
+        ):
+            exchange.generates(claim)
             exchange.debug("queued", choices=len(requests), waiting=len(queue.requests))
             stream = answer_events(requests, claim, queue.meter, hold.add_unread, exchange.trace)
             async with aclosing(stream) as events:
@@ -184,14 +194,16 @@ class Exchange:
         reply: Reply,
         *,
         progress: bool,
-        caller: Caller,
+        standing: Standing,
         session: str = "",
         traceparent: str = "",
     ) -> None:
         """`session`: as a header names it. `traceparent`: the client's."""
         self.reply = reply
-        self.caller = caller
+        self.standing = standing
+        self.caller = standing.caller
         self.session = session
+        self._admitted: Admitted | None = None  # within its key's limits, if there are any
         self.request_id = reply.request_id
         self.traceparent = traceparent  # passed on to workers where no span of ours is between
         self.trace: RequestTrace | None = None
@@ -280,6 +292,22 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 
+    def admit(
+        self, quotas: Quotas, *, size: int, completion: int | None
+    ) -> AbstractContextManager[Admitted | None]:
+        """Counts it among what its key uses, or raises RateLimitError (Standing.admit)."""
+        admitted = self.standing.admit(quotas, self.model, size=size, completion=completion)
+        if admitted is None:
+            return UNLIMITED
+        self._admitted = admitted
+        self.reply.headers |= admitted.headers()
+        return admitted
+
+    def generates(self, claim: SlotClaim) -> None:
+        """Its key is charged for what comes of this claim, whole or not."""
+        if self._admitted is not None:
+            self._admitted.claim = claim
+
     async def stream(self, events: Events, queue: ModelQueue, claim: SlotClaim, hold: Hold) -> None:
         """Writes the answer as it comes; the status line once a worker has accepted the request."""
         keep_alive = KeepAlive(self.reply, claim)
@@ -340,6 +368,8 @@ class Exchange:
             log.error("a request is lost", reason=error.message, **self.context)
         elif self._queue is not None and error.status in (429, 503):
             self._queue.meter.count_refusal(error.status)
+            if isinstance(error, RateLimitError | QueueFullError):
+                self._queue.meter.count_limited(self.standing.caller.key_id, error.reason)
         return error.status
 
     def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
@@ -347,6 +377,8 @@ class Exchange:
             self.debug("dispatched", choice=index, worker=event.worker_id)
             if index % self.answer.choices_per_prompt == 0:
                 meter.count_prompt(event.prompt_tokens)
+                if self._admitted is not None:
+                    self._admitted.count_prompt(event.prompt_tokens)
             if not self._accepted:
                 self._accepted = True
                 self.answer.fingerprint = event.model_digest or None

@@ -12,9 +12,9 @@ from ..access.caller import CALLER, Caller
 from ..batches.submission import Answered
 from ..errors import KeyGoneError
 from ..openai_api.answer import encode
+from .admission import PRIORITY
 from .generation import CLIENT_DISCONNECTED
 
-PRIORITY: Final = "modelfleet.priority"  # where a scope has it
 GONE: Final = KeyGoneError("The key that this batch was made with is revoked, or has expired.")
 
 

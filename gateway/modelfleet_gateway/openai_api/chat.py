@@ -137,6 +137,11 @@ class ChatRequest(GenerationFields):
         return self
 
     @property
+    def most_tokens(self) -> int | None:
+        """By either of the names of the field."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
     def needs(self) -> frozenset[str]:
         """Also what a worker of the version before would leave out."""
         needs = super().needs
@@ -151,8 +156,7 @@ class ChatRequest(GenerationFields):
 
     def prompts(self, created: float, bulk: Bulk | None) -> list[bytes]:
         """One: the conversation."""
-        max_tokens = self.max_completion_tokens or self.max_tokens or 0
-        base = self.base_request(created, max_tokens=max_tokens, bulk=bulk)
+        base = self.base_request(created, max_tokens=self.most_tokens or 0, bulk=bulk)
         base.chat.add_generation_prompt = base.chat.takes_parts = True
         if self.tools is not None:
             choice = read_choice(self.tool_choice, self.tools, parallel=self.parallel_tool_calls)

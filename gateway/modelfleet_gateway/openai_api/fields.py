@@ -160,6 +160,11 @@ class GenerationFields(BaseModel):
         return self.n or 1
 
     @property
+    def most_tokens(self) -> int | None:
+        """Of each choice; None: not said."""
+        return self.max_tokens
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -276,6 +281,8 @@ class Asked:
     prompts: list[bytes]  # serialized, without what differs by choice
     needs: frozenset[str] = frozenset()  # of the worker that serves it: see Stats.features
     session: str = ""  # what it belongs to, as the client says: requests of one go to one worker
+    service_tier: Any = None  # as the client named it, whatever that is
+    max_tokens: int | None = None  # of each choice; None: not said
 
     @property
     def size(self) -> int:
@@ -299,6 +306,8 @@ def read_request(
         prompts=fields.prompts(created, bulk),
         needs=fields.needs,
         session=session_of(fields.model_extra, bulk),
+        service_tier=(fields.model_extra or {}).get("service_tier"),
+        max_tokens=fields.most_tokens,
     )
 
 

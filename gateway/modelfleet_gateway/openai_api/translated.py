@@ -115,6 +115,7 @@ def ask(request: AnsweredRequest, created: float, bulk: Bulk | None) -> Asked:
     with named_as(request.names):
         target = _target(request, bulk)
         prompts, needs = target.prompts(created, bulk), target.needs
+        most_tokens = target.most_tokens
     return Asked(
         model=expanded(request.model, bulk),
         stream=request.streams,
@@ -123,6 +124,8 @@ def ask(request: AnsweredRequest, created: float, bulk: Bulk | None) -> Asked:
         prompts=prompts,
         needs=needs,
         session=session_of(request.model_extra, bulk),
+        service_tier=(request.model_extra or {}).get("service_tier"),
+        max_tokens=most_tokens,
     )
 
 

@@ -18,6 +18,7 @@ from modelfleet_proto.mtls.names import OPERATOR_NAME
 from ..routing.channels import METADATA, open_channel
 from ..routing.dispatch import Dispatcher
 from ..routing.view import apply_change, parse_view
+from .limits import all_limits_said, take_shares
 from .signals import Reporter
 
 SIGNAL_PAUSE: Final = 0.5  # seconds between signals when nothing is urgent
@@ -64,6 +65,7 @@ class OperatorLink:
             except TimeoutError:
                 reason = f"no message for {HEARTBEAT_TIMEOUT:g} s"
             self._dispatcher.is_current.clear()
+            self._dispatcher.make_room({})
             if self._connected and not leader:
                 pause = FIRST_PAUSE
             if self._connected or self._logged != (address, reason):
@@ -101,6 +103,13 @@ class OperatorLink:
                         timeout = HEARTBEAT_TIMEOUT
                     case "redirect":
                         return message.redirect.address
+                    case "shares":
+                        take_shares(self._dispatcher.quotas, message.shares)
+                        self._dispatcher.urgent.set()  # what others get depends on it
+                    case "make_room":
+                        self._dispatcher.make_room(
+                            {m.model: m.requests for m in message.make_room.models}
+                        )
                     case "view":
                         if not self._connected:
                             timeout = None  # until its first heartbeat: older versions send none
@@ -134,8 +143,9 @@ class OperatorLink:
         hello = fleet_pb2.GatewayHello(
             gateway_id=self._gateway_id, takes_changes=True, instance_id=self._instance_id
         )
-        yield fleet_pb2.GatewayMessage(hello=hello)
         loop = asyncio.get_running_loop()
+        hello.limits.CopyFrom(all_limits_said(self._dispatcher.quotas, loop.time()))
+        yield fleet_pb2.GatewayMessage(hello=hello)
         while True:
             self._dispatcher.urgent.clear()
             yield fleet_pb2.GatewayMessage(signals=reporter.signals(loop.time()))

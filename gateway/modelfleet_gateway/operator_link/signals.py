@@ -8,6 +8,7 @@ from modelfleet_proto import fleet_pb2
 
 from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
+from .limits import limits_said
 
 
 class Reporter:
@@ -38,6 +39,8 @@ class Reporter:
         if dispatcher.view is not None:
             signals.term = dispatcher.view.term
             signals.version = dispatcher.view.version
+        if (said := limits_said(dispatcher.quotas, now)) is not None:
+            signals.limits.CopyFrom(said)
         for model in self._last_sent.keys() - dispatcher.queues.keys():
             del self._last_sent[model]
         for model, queue in dispatcher.queues.items():
@@ -62,7 +65,9 @@ def _content(queue: ModelQueue, now: float) -> object:
     meter = queue.meter
     return (
         len(queue.requests),
+        len(queue.requests.interactive),
         load_of(queue),
+        queue.batch_running,
         meter.last_request,
         queue.requests.oldest_wait(now),
         (meter.requests, meter.refusals, meter.resumed),
@@ -94,6 +99,8 @@ def _add(signals: fleet_pb2.Signals, queue: ModelQueue, now: float) -> None:
         late_first_tokens=meter.late_first_tokens,
         answers=meter.answers,
         slow_answers=meter.slow_answers,
+        interactive_waiting=len(queue.requests.interactive),
+        batch_running=queue.batch_running,
     )
     for worker in queue.workers.values():
         entry = signals.workers.add(

@@ -230,7 +230,7 @@ class ResponsesRequest(InputFields, AnsweredRequest):
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "previous_response_id": self.previous_response_id,
             "reasoning": {"effort": effort, "summary": None},
-            "service_tier": "default",
+            "service_tier": "flex" if extra.get("service_tier") == "flex" else "default",
             "store": self._keep is not None,
             "text": {"format": text},
             "tool_choice": "auto" if self.tool_choice is None else self.tool_choice,

@@ -28,6 +28,9 @@ MAX_UNREAD: Final = 64 * 1024  # bytes that wait for a slow reader before its re
 STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 GIVEN_UP: Final = Failure(grpc.StatusCode.UNAVAILABLE, "disconnected or failed")
 MOVED: Final = Failure(grpc.StatusCode.UNAVAILABLE, "its worker is about to go", moved=True)
+YIELDED: Final = Failure(
+    grpc.StatusCode.UNAVAILABLE, "an interactive request needs its slot", moved=True, yielded=True
+)
 
 Event = worker_pb2.Accepted | worker_pb2.Tokens | worker_pb2.Finished
 Serialize = Callable[[], list[bytes]]  # a GenerateRequest, in pieces

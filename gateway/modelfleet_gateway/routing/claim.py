@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import QueueFullError
+from .fairness import ANYBODY, Account, Share
 from .prefixes import PromptKeys
 from .queue import ModelQueue
-from .request_queue import QueuedChoice
+from .queued_choice import QueuedChoice
 from .slots import Slot
 from .view import not_ready, queue_full
 
@@ -30,6 +31,7 @@ class SlotClaim:
         choices: int,
         needs: frozenset[str] = frozenset(),
         keys: Sequence[PromptKeys] = (),
+        share: Share = ANYBODY,
     ) -> None:
         queue.check_can_serve()
         self._queue = queue
@@ -37,7 +39,12 @@ class SlotClaim:
         self._since = self._loop.time()
         try:
             self._choices = queue.requests.add_request(
-                choices, limit=queue.view.max_queue, now=self._since, needs=needs
+                choices,
+                limit=queue.view.max_queue,
+                now=self._since,
+                needs=needs,
+                share=share,
+                pace=queue.pace,
             )
         except QueueFullError as error:
             raise queue_full(error, queue.view, queue.ready_workers, time.time()) from None
@@ -109,6 +116,16 @@ class SlotClaim:
         for choice in self._choices:
             self._queue.requests.hold(choice)
 
+    def account(self, index: int) -> Account:
+        """What the choice's tokens are counted on."""
+        return self._choices[index].account
+
+    def count_prompt(self, index: int, tokens: int) -> None:
+        """A worker has counted the choice's prompt, which was an estimate."""
+        choice = self._choices[index]
+        choice.account.served += tokens - choice.prompt_tokens
+        choice.prompt_tokens = tokens
+
     def charge(self, index: int, slot: Slot) -> int:
         """A choice's worker was lost: how many the request may have broken; 0: not this one."""
         if not slot.worker.may_be_lost_by(slot):
@@ -120,6 +137,9 @@ class SlotClaim:
         """A choice had its first token from a worker: what waits to be tried alone may go on."""
         if any(choice.lost_with for choice in self._choices):
             self._choices[index].lost_with = frozenset()
+            self._queue.assign_slots()
+        if (choice := self._choices[index]).yielded_unserved:
+            choice.yielded_unserved = False
             self._queue.assign_slots()
 
     def _on_hold_timeout(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import structlog
@@ -13,6 +13,7 @@ from modelfleet_proto.mtls.credentials import Credentials
 
 from ..access.caller import ANONYMOUS, Caller
 from ..access.keys import KeyRing
+from ..access.quotas import Quotas
 from ..errors import NotReadyError, quoted
 from ..metrics import Metrics
 from ..tasks import TaskBag, supervise
@@ -42,6 +43,7 @@ class Dispatcher:
         self.view: View | None = None
         self.is_current = asyncio.Event()  # an operator is connected and its view in force
         self.queues: dict[str, ModelQueue] = {}
+        self.quotas = Quotas()  # what keys use of their limits
         self.urgent = asyncio.Event()  # the operator should get signals at once
         self._tasks = TaskBag()
         self._watches: dict[Worker, asyncio.Task[None]] = {}
@@ -59,6 +61,12 @@ class Dispatcher:
             self._sync(name, view.models.get(name))
         self.urgent.set()  # the operator waits for its view to be in force
         return True
+
+    def make_room(self, waiting: Mapping[str, int]) -> None:
+        """So many interactive requests wait in other gateways, by model."""
+        for name, queue in self.queues.items():
+            if queue.waiting_elsewhere or name in waiting:
+                queue.on_waiting_elsewhere(waiting.get(name, 0))
 
     def view_in_force(self) -> View:
         """The view, or NotReadyError before the first."""

@@ -104,7 +104,7 @@ class Embedding:
             # A worker of an earlier version: it generates, if it serves anything.
             failure = replace(failure, code=grpc.StatusCode.NOT_FOUND)
         verdict = judge(slot, failure, attempts, self._claim, index)
-        if verdict.blame is not Blame.FULL:
+        if verdict.blame is not Blame.FULL and not failure.moved:
             self._meter.count_resumed()
             log.warning(
                 "a worker failed a request, which continues on another",

@@ -40,7 +40,8 @@ class Failure:
     mark: str = ""  # of the worker's refusal; empty: the status is gRPC's, or of an old version
     accepted: bool = False  # the worker had the request in its engine
     draining: bool = False  # the worker was handing its requests over, which is no fault
-    moved: bool = False  # we ended the call ourselves, since its worker is about to go
+    moved: bool = False  # we ended the call ourselves, so that it goes on elsewhere or later
+    yielded: bool = False  # the same, since an interactive request waits
     lost: bool = False  # the worker went silent, exited or failed, with all its calls
     losses: int = 0  # workers that this request may have broken so far; 0: this loss is not its
 

@@ -14,11 +14,13 @@ from .balance import RoutedBy, choose
 from .continuation import continuers
 from .health import without_outliers
 from .prefixes import PromptKeys
-from .request_queue import Pace, QueuedChoice, RequestQueue
+from .queued_choice import Pace, QueuedChoice
+from .request_queue import RequestQueue
 from .slots import Slot
 from .tasks import INSTEAD, Task
 from .view import ModelView, cannot_serve
 from .workers import Worker
+from .yielding import Reserve, slots_to_yield, youngest
 
 
 class ModelQueue:
@@ -34,6 +36,10 @@ class ModelQueue:
         self._urgent = urgent  # set: the operator should get signals at once
         self._ready_before = 0
         self._deleted = False
+        self._reserve = Reserve()
+        self._may_yield = False  # a batch request has, or had, a slot
+        self.waiting_elsewhere = 0  # interactive requests in other gateways, while batch runs here
+        self._elsewhere_timer: asyncio.TimerHandle | None = None
         self._judge_by_targets()
 
     @property
@@ -49,6 +55,13 @@ class ModelQueue:
     def running(self) -> int:
         """Choices that have a worker's slot; one that is about to move has two."""
         return sum(worker.running - worker.preparing for worker in self.workers.values())
+
+    @property
+    def batch_running(self) -> int:
+        """Choices of batch requests that have a worker's slot."""
+        if not self._may_yield:
+            return 0
+        return sum(len(worker.batch_slots) for worker in self.workers.values())
 
     @property
     def awaited_revisions(self) -> set[str]:
@@ -90,7 +103,9 @@ class ModelQueue:
         """Gives free slots to queued choices. Call it after each change; it is cheap."""
         if self.requests:
             now = asyncio.get_running_loop().time()
-            self.requests.assign_slots(self._take_slot, now=now, pace=self._pace)
+            self.requests.assign_slots(self._take_slot, now=now, pace=self.pace)
+            if self._may_yield and self.requests.interactive:
+                self._yield_slots(now)
             self._reject_unresumable()
 
     def requeue(self, choice: QueuedChoice) -> None:
@@ -138,12 +153,53 @@ class ModelQueue:
                 free = sum(other.free_slots for other in able)
                 worker.move_calls(free - len(self.requests.streams_to_resume()))
 
+    def _yield_slots(self, now: float) -> None:
+        """Hands batch streams back, so that what is interactive and waits has their slots."""
+        workers = list(self.workers.values())
+        running = [slot for worker in workers for slot in worker.batch_slots]
+        self._may_yield = bool(running)
+        for slot in slots_to_yield(self.requests.interactive, running, workers):
+            self._yield_slot(slot, now)
+
+    def on_waiting_elsewhere(self, requests: int) -> None:
+        """So many interactive requests wait in other gateways: they get slots of batch streams."""
+        self.waiting_elsewhere = requests
+        self._yield_elsewhere()
+        if not requests:
+            self.assign_slots()
+
+    def _yield_elsewhere(self) -> None:
+        """What was handed back lately is on its way to them, and looked at again later."""
+        if self._elsewhere_timer is not None:
+            self._elsewhere_timer.cancel()
+            self._elsewhere_timer = None
+        if not self.waiting_elsewhere:
+            return
+        loop = asyncio.get_running_loop()
+        self._elsewhere_timer = loop.call_later(self._reserve.seconds, self._yield_elsewhere)
+        more = max(self.waiting_elsewhere - self._reserve.count(loop.time()), 0)
+        running = [slot for worker in self.workers.values() for slot in worker.batch_slots]
+        for slot in youngest(running)[:more]:
+            self._yield_slot(slot, loop.time())
+
+    def _yield_slot(self, slot: Slot, now: float) -> None:
+        slot.make_room()
+        self.meter.count_yielded()
+        self._reserve.note(now)
+        asyncio.get_running_loop().call_later(self._reserve.seconds, self.assign_slots)
+
     def _take_slot(self, choice: QueuedChoice) -> Slot | None:
         if choice.must_wait:
             return None
+        now = asyncio.get_running_loop().time()
+        if choice.is_batch and self.waiting_elsewhere:
+            return None
+        if choice.is_batch and (reserved := self._reserve.count(now)):
+            free = sum(worker.free_slots for worker in self.workers.values())
+            if free <= reserved:
+                return None
         slot = self.take_slot(choice)
         if slot is not None:
-            now = asyncio.get_running_loop().time()
             self.meter.observe_wait(now - choice.queued_at)
         return slot
 
@@ -165,9 +221,11 @@ class ModelQueue:
         if chosen is None:
             return None
         self.meter.count_routed(chosen.by)
-        return chosen.worker.take_slot(len(choice.lost_with), keys)
+        self._may_yield |= choice.is_batch
+        batch = choice if choice.is_batch else None
+        return chosen.worker.take_slot(len(choice.lost_with), keys, batch)
 
-    def _pace(self) -> Pace:
+    def pace(self) -> Pace:
         """Slots that requests of this gateway can have, and how long one has a slot."""
         slots, per_second = 0, 0.0
         for worker in self.workers.values():

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from .calls import MOVED, Call, CountUnread, Serialize
+from .calls import MOVED, YIELDED, Call, CountUnread, Serialize
 from .embed_call import EmbedCall
 from .failover import LostCall, may_be_cause
 
 if TYPE_CHECKING:
+    from .queued_choice import QueuedChoice
     from .workers import Worker
 
 SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that one takes
@@ -19,12 +20,20 @@ SMOOTHING: Final = 1 / 16  # weight of the latest request in the mean time that 
 class Slot:
     """One slot of a worker, taken by one choice until released."""
 
-    def __init__(self, worker: Worker, losses: int = 0, unread: int = 0) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        losses: int = 0,
+        unread: int = 0,
+        batch: QueuedChoice | None = None,
+    ) -> None:
         self.worker = worker
+        self.batch = batch  # who has it, if that is a batch request
         self.unread = unread  # bytes of its prompt that the worker has not read before
         self.losses = losses  # workers that its request was lost with before (failover.LostCall)
         self.was_aborted = False  # we cancelled the call: its worker disconnected or failed
         self.was_moved = False  # the same, since its worker is about to go
+        self.was_yielded = False  # the same, since an interactive request waits
         self.accepted = False
         self.served = False  # it had a token of this worker, so it is not what breaks it
         self.is_excused = False  # another call is why the worker is lost, if it is
@@ -55,7 +64,7 @@ class Slot:
 
     def _end_if_lost(self) -> None:
         if self._call is not None and self.was_moved:
-            self._call.cancel(MOVED)
+            self._call.cancel(YIELDED if self.was_yielded else MOVED)
         elif self._call is not None and self.was_aborted:
             self._call.cancel()
 
@@ -95,6 +104,14 @@ class Slot:
         if self._call is not None:
             self._call.cancel(MOVED)
 
+    def make_room(self) -> None:
+        """Ends the call of a batch request, which goes on when there is a slot for it again."""
+        if self.batch is not None and not self.served:
+            self.batch.yielded_unserved = True
+        self.was_moved = self.was_yielded = True
+        if self._call is not None:
+            self._call.cancel(YIELDED)
+
     def end_call(self) -> None:
         """Ends its call if it still runs; another one may follow."""
         if self._call is not None:
@@ -131,6 +148,10 @@ class TakenSlots:
         """Whether a request that may have broken another worker has no token here yet."""
         return any(slot.is_on_trial for slot in self._taken)
 
+    def of_batches(self) -> list[Slot]:
+        """Those that batch requests have."""
+        return [slot for slot in self._taken if slot.batch is not None]
+
     def take(self, slot: Slot) -> None:
         """It is taken."""
         self._taken.add(slot)
@@ -149,7 +170,8 @@ class TakenSlots:
         self._taken.remove(slot)
         if not slot.served:
             self.unread -= slot.unread
-        if slot.accepted:  # a refused request had no slot in the worker
+        # A refused request had no slot in the worker, and one that is moved has not ended.
+        if slot.accepted and not slot.was_moved:
             mean, seconds = self.service_seconds, slot.seconds(now)
             self.service_seconds = mean + SMOOTHING * (seconds - mean) if mean else seconds
         self._idle.set()

@@ -21,6 +21,7 @@ from .calls import Call, CallEndedError, CountUnread, Event
 from .claim import SlotClaim
 from .continuation import Continued, Exactness, exactness
 from .failover import NO_FAILURES, Blame, Failure
+from .fairness import COMPLETION_WEIGHT
 from .hand_over import SHORT, Preparation
 from .merge import interleave
 from .retries import judge
@@ -149,6 +150,7 @@ class Choice:
         self._weights = ""  # its weights_digest
         self._revision = ""  # its revision
         self._received: list[int] = []
+        self._account = claim.account(index)
         claim.received.append(self._received)
         self._attempts = NO_FAILURES
         self._next: Preparation | None = None  # of the worker that it moves to
@@ -218,6 +220,7 @@ class Choice:
                 if not slot.served:
                     self._on_first_token(slot)
                 self._meter.count_completion(len(ids))
+                self._account.served += COMPLETION_WEIGHT * len(ids)
             return event
         if isinstance(event, worker_pb2.Finished):
             if event.reason not in KNOWN_REASONS:
@@ -225,6 +228,7 @@ class Choice:
             self._on_first_token(slot)
             if self._trace is not None:
                 self._trace.on_finished(event.completion_tokens)
+            self._account.served -= event.cached_tokens
             return event
         if not event.model_digest:
             raise WorkerProtocolError("it accepted without a model_digest")
@@ -241,6 +245,7 @@ class Choice:
         self._revision, self._prompt_tokens = worker.revision, event.prompt_tokens
         if before is None or worker.stats is None:
             self._claim.on_accepted()
+            self._claim.count_prompt(self.index, event.prompt_tokens)
             return event
         # An answer that has no token yet is all this worker's.
         exact = exactness(before, worker.stats) if self._received else Exactness.EXACT
@@ -297,7 +302,9 @@ class Choice:
             self._trace.on_failure(worker.worker_id, kind, tokens)
         if failure.moved:
             log.info(
-                "a stream is moved off a worker that is about to go",
+                "a batch stream makes room"
+                if failure.yielded
+                else "a stream is moved off a worker that is about to go",
                 model=self.request.model,
                 request=self.request.request_id,
                 worker=worker.worker_id,
@@ -315,7 +322,7 @@ class Choice:
                 tokens=len(self._received),
                 reason=f"{failure.code.name}: {failure.details}",
             )
-        if slot.accepted:
+        if slot.accepted and not failure.yielded:
             self._meter.count_resumed()
         if not failure.moved:  # else it takes its new slot first, so that no other one moves for it
             slot.release()
@@ -332,5 +339,6 @@ class Choice:
             digest=self._digest,
             weights=self._weights,
             revision=self._revision,
-            avoid="" if verdict.blame is Blame.FULL else worker.worker_id,
+            # One that made room goes back to its blocks in the worker's cache, if it can.
+            avoid="" if failure.yielded or verdict.blame is Blame.FULL else worker.worker_id,
         )

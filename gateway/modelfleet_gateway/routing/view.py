@@ -238,7 +238,7 @@ def queue_full(
     if ready_workers or model.eta <= now:
         return error
     message = f"{error.message} No worker is ready ({describe_eta(model, now)})."
-    return QueueFullError(message, retry_after=model.eta - now)
+    return type(error)(message, retry_after=model.eta - now)
 
 
 def cannot_serve(model: ModelView) -> NotReadyError:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
@@ -44,6 +44,9 @@ from .single_call import SingleCall
 from .slots import Slot, TakenSlots
 from .tasks import Task
 from .view import WorkerRoute
+
+if TYPE_CHECKING:
+    from .queued_choice import QueuedChoice
 
 STATS_TIMEOUT: Final = 5.0  # seconds without Stats after which a worker counts as disconnected
 FIRST_PAUSE: Final = 0.05  # seconds of a back-off, doubled up to the longest
@@ -204,13 +207,23 @@ class Worker:
         """Has its calls go on elsewhere, as many as have room there; those under way count."""
         self._taken_slots.move(room)
 
-    def take_slot(self, losses: int = 0, keys: PromptKeys | None = None) -> Slot:
-        """Takes a slot for a request that was lost with so many workers before."""
+    @property
+    def batch_slots(self) -> list[Slot]:
+        """Those that batch requests have."""
+        return self._taken_slots.of_batches()
+
+    def take_slot(
+        self, losses: int = 0, keys: PromptKeys | None = None, batch: QueuedChoice | None = None
+    ) -> Slot:
+        """Takes a slot for a request that was lost with so many workers before.
+
+        `batch`: who asks, if that is a batch request.
+        """
         unread = 0
         if keys is not None:
             unread = keys.size - self.prefixes.matched(keys)
             self.prefixes.note(keys)
-        slot = Slot(self, losses, unread)
+        slot = Slot(self, losses, unread, batch)
         self._taken_slots.take(slot)
         return slot
 

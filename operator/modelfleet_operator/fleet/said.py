@@ -126,7 +126,7 @@ def most_slots(said: WorkerSaid | None) -> int:
 
 def most_requests(max_queue: int) -> int:
     """New requests that one gateway can have in its queue."""
-    return max(max_queue, MOST_CHOICES)
+    return 2 * max(max_queue, MOST_CHOICES)  # interactive and batch ones
 
 
 def _squares(number: float) -> float:

@@ -24,6 +24,8 @@ from ..decisions.api_keys import ApiKey
 from ..decisions.observed import GatewayReport, Signals, WorkerStats
 from ..decisions.view import ModelView
 from .keys import keys_message
+from .limits import LimitShares
+from .room import waiting_elsewhere
 from .signals import GatewayStream
 from .view import FleetView
 
@@ -73,6 +75,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._keys: fleet_pb2.ApiKeys | None = None  # None: not known
         self.streams: list[GatewayStream] = []  # open ones, oldest first
         self._gateways: list[GatewayStream] = []  # of these the latest of each process
+        self._limits = LimitShares()
 
     def lead(self, term: int, models: Collection[str]) -> None:
         """Serves views of this term, once all these models were published or withdrawn.
@@ -84,6 +87,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self._view = FleetView(term)
         if self._keys is not None:
             self._view.put_keys(self._keys)
+        self._limits.begin(self._clock())
         for gateway in self.streams:
             gateway.sent = None
         self._tell_gateways()
@@ -168,15 +172,21 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             is_secure=peer is not None,
         )
         self._begin(gateway)
+        if gateway.instance_id and first.hello.HasField("limits"):
+            self._limits.join(gateway.instance_id, gateway, first.hello.limits, self._clock())
         listening = asyncio.create_task(self._listen(gateway, request_iterator))
         listening.add_done_callback(lambda _: gateway.changed.set())
         minding = asyncio.create_task(self._mind_silence(gateway))
         try:
             while not (listening.done() or self._has_ended):
                 gateway.changed.clear()  # before reading: what changes from here on is sent, too
-                message = self._message(gateway)
-                if message is not None:
-                    yield message
+                for message in (
+                    self._shares(gateway),
+                    self._message(gateway),
+                    self._room(gateway),
+                ):
+                    if message is not None:
+                        yield message
                 try:
                     async with asyncio.timeout(HEARTBEAT):
                         await gateway.changed.wait()
@@ -190,6 +200,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             with contextlib.suppress(asyncio.CancelledError, grpc.RpcError):
                 await listening
             self.streams.remove(gateway)
+            self._limits.leave(gateway.instance_id, gateway, self._clock())
             self._count_gateways()
             self._wake_all()
 
@@ -222,6 +233,15 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             if message.HasField("signals") and not self._leader:
                 for model in gateway.take(message.signals, self._view):
                     self._wake(model)
+                if gateway.room.has_changed:
+                    gateway.room.has_changed = False
+                    for other in self._gateways:
+                        if self._waiting_elsewhere(other) != other.room.told:
+                            other.changed.set()
+                if message.signals.HasField("limits"):
+                    said, now = message.signals.limits, self._clock()
+                    self._limits.take(gateway.instance_id, gateway, said, now)
+                    self._tell_shares()
 
     async def _mind_silence(self, gateway: GatewayStream) -> None:
         """Wakes every deployment when the gateway falls silent, since no message says so."""
@@ -247,6 +267,33 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     def _tell_gateways(self) -> None:
         for gateway in self.streams:
             gateway.changed.set()
+
+    def _tell_shares(self) -> None:
+        for stream in self._limits.with_news():
+            if isinstance(stream, GatewayStream):
+                stream.changed.set()
+
+    def _shares(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
+        if self._leader is not None:
+            return None
+        self._limits.mind(self._clock())
+        self._tell_shares()
+        shares = self._limits.message(gateway.instance_id, gateway)
+        return fleet_pb2.OperatorMessage(shares=shares) if shares is not None else None
+
+    def _waiting_elsewhere(self, gateway: GatewayStream) -> dict[str, int]:
+        others = (other.room for other in self._gateways if other is not gateway)
+        return waiting_elsewhere(gateway.room, others)
+
+    def _room(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
+        waiting = self._waiting_elsewhere(gateway)
+        if self._leader is not None or waiting == gateway.room.told:
+            return None
+        gateway.room.told = waiting
+        message = fleet_pb2.MakeRoom()
+        for model, requests in waiting.items():
+            message.models.add(model=model, requests=requests)
+        return fleet_pb2.OperatorMessage(make_room=message)
 
     def _message(self, gateway: GatewayStream) -> fleet_pb2.OperatorMessage | None:
         if self._leader:

@@ -10,6 +10,7 @@ from modelfleet_proto import fleet_pb2
 
 from ..decisions.observed import GatewayReport, WorkerStats
 from ..decisions.view import ModelView, WorkerRoute
+from .room import Room
 from .said import ModelSaid, WorkerSaid, most_requests, most_slots, read_model, read_worker
 from .view import FleetView, identity, routability
 
@@ -34,6 +35,7 @@ class GatewayStream:
     models: dict[str, ModelSaid] = field(default_factory=dict)
     workers: dict[str, WorkerSaid] = field(default_factory=dict)
     digests: dict[str, object] = field(default_factory=dict)  # of what decisions read, by model
+    room: Room = field(default_factory=Room)
 
     def replaces(self, older: GatewayStream) -> bool:
         """Whether both are of one process, which has one stream at a time."""
@@ -49,9 +51,11 @@ class GatewayStream:
         if not signals.partial:
             self.models.clear()
             self.workers.clear()
+            self.room.forget_all()
         for said in signals.models:
             if view.model(said.model) or self._may_come(said.model, self.models):
                 self.models[said.model] = read_model(said)
+                self.room.take(said)
         for told in signals.workers:
             if view.has_worker(told.worker_id) or self._may_come(told.worker_id, self.workers):
                 self.workers[told.worker_id] = read_worker(told)
@@ -80,6 +84,7 @@ class GatewayStream:
         """The model left the view."""
         self.digests.pop(model, None)
         self.models.pop(model, None)
+        self.room.forget(model)
 
     def forget_workers(self, workers: Iterable[WorkerRoute]) -> None:
         """These left the view."""

@@ -272,7 +272,9 @@ async def test_numbers_are_no_larger_than_what_a_live_gateway_can_hold():
             )
             await served.until(lambda: served.fleet.signals(MODEL).complete)
             signals = served.fleet.signals(MODEL)
-            assert signals.waiting == 128 + 8, "a request of 128 choices, and 8 streams to resume"
+            assert signals.waiting == 2 * 128 + 8, (
+                "a request of 128 choices each, 8 streams to resume"
+            )
             assert signals.running == 8
             assert signals.gateways[0].taken == {WORKER: 8}
             assert signals.last_request == signals.gateways[0].oldest_wait == 0
