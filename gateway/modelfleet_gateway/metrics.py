@@ -190,9 +190,9 @@ class Metrics:
         self._with_series.discard(name)
         for metric in (
             self.requests, self.refusals, self.limited, self.prompt_tokens, self.completion_tokens,
-            self.resumed, self.yielded, self.continued, self.routed, self.lost, self.queue_depth, self.in_flight,
-            self.ready_workers, self.queue_wait, self.queue_wait_p99, self.oldest_wait, self.ttft,
-            self.tpot,
+            self.resumed, self.yielded, self.continued, self.routed, self.lost, self.queue_depth,
+            self.in_flight, self.ready_workers, self.queue_wait, self.queue_wait_p99,
+            self.oldest_wait, self.ttft, self.tpot,
             self.cached_tokens, self.tool_failures, self.format_failures,
             self.duration, self.request_prompt, self.request_completion,
             self.worker_running, self.worker_waiting, self.kv_cache_usage,
