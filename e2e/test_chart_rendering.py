@@ -304,6 +304,7 @@ def test_batches_are_one_gateway_more_with_a_volume_and_the_routes_lead_there(tm
         "/v1/files": "modelfleet-batches",
         "/v1/batches": "modelfleet-batches",
         "/v1": "modelfleet-gateway",
+        "/api": "modelfleet-gateway",
     }
     (route,) = [each for each in rendered if each["kind"] == "HTTPRoute"]
     backends = [rule["backendRefs"][0]["name"] for rule in route["spec"]["rules"]]
