@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -36,12 +37,12 @@ class Caller:
 
     key_id: str = ""  # "namespace/name" of the Secret, never the key; empty: anonymous
     name: str = ""  # for people
-    tenant: str = ""  # whom the prefix cache and stored things belong to
+    tenant: str = ""  # the salt of cached prompts, and the owner of what is stored
     tags: tuple[str, ...] = ()
     models: tuple[str, ...] | None = None  # names, or beginnings that end in "*"; None: all
     limits: Limits = UNLIMITED
     priority: str = "interactive"  # or "batch"
-    expires: float = 0.0  # seconds since the epoch; 0: never
+    expires: float = math.inf  # seconds since the epoch
 
     def may_use(self, model: Named) -> bool:
         """Whether one of the model's names is among those of `models`.
@@ -56,15 +57,6 @@ class Caller:
             for allowed in self.models
             for name in names
         )
-
-    def is_valid(self, now: float) -> bool:
-        """Whether it has not expired; `now` in seconds since the epoch."""
-        return not self.expires or now < self.expires
-
-    @property
-    def cache_salt(self) -> str:
-        """GenerateRequest.cache_salt: tenants share no cached prompts (docs/keys.md)."""
-        return self.tenant
 
 
 ANONYMOUS: Final = Caller()

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from modelfleet_proto import worker_pb2
 
-from ..access.caller import caller_of
+from ..access.caller import ANONYMOUS, CALLER, Caller
 from ..access.quotas import Quotas
 from ..errors import BUG, GatewayError, InternalError, QueueFullError, RateLimitError
 from ..metrics import Metrics, ModelMeter, RequestTimer
@@ -28,12 +28,13 @@ from ..routing.calls import Event
 from ..routing.claim import SlotClaim
 from ..routing.continuation import Continued, Exactness
 from ..routing.dispatch import Dispatcher
+from ..routing.fairness import Share
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
 from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from .access_log import AccessLog
-from .admission import Admitted, Standing, asked_priority
+from .admission import Admitted, admit, asked_priority, share_of
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, Hold, Read
 from .dialects import Dialect
@@ -80,7 +81,8 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
-            standing=Standing(caller_of(scope), asked_priority(request)),
+            caller=scope.get(CALLER, ANONYMOUS),
+            priority=asked_priority(request),
         )
         exchange.reply.headers |= CLOSE  # an error now comes before the end of the body
         try:
@@ -141,7 +143,7 @@ class GenerationEndpoint(QueuedEndpoint):
             # A client may send the same id twice; workers may not see it twice.
             request_id=f"{exchange.request_id}-{secrets.token_hex(3)}",
         )
-        share = exchange.standing.share(asked.service_tier, asked.size, len(asked.prompts))
+        share = exchange.share(asked.service_tier, asked.size, len(asked.prompts))
         most = None if asked.max_tokens is None else asked.max_tokens * len(requests)
         with (
             exchange.admit(self.dispatcher.quotas, size=asked.size, completion=most),
@@ -160,9 +162,12 @@ class GenerationEndpoint(QueuedEndpoint):
 class Exchange:
     """One request and its response, with what is known of them so far."""
 
-    def __init__(self, reply: Reply, *, progress: bool, standing: Standing) -> None:
+    def __init__(
+        self, reply: Reply, *, progress: bool, caller: Caller, priority: str | None = None
+    ) -> None:
         self.reply = reply
-        self.standing = standing
+        self.caller = caller
+        self._priority = priority  # as it was said beside the body
         self._admitted: Admitted | None = None  # within its key's limits, if there are any
         self.request_id = reply.request_id
         self._progress = progress  # the client asked for comments while it waits
@@ -217,11 +222,15 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 
+    def share(self, service_tier: object, size: int, choices: int) -> Share:
+        """How its choices wait (admission.share_of)."""
+        return share_of(self.caller, self._priority, service_tier, size=size, choices=choices)
+
     def admit(
         self, quotas: Quotas, *, size: int, completion: int | None
     ) -> AbstractContextManager[Admitted | None]:
-        """Counts it among what its key uses, or raises RateLimitError (Standing.admit)."""
-        admitted = self.standing.admit(quotas, self.model, size=size, completion=completion)
+        """Counts it among what its key uses, or raises RateLimitError (admission.admit)."""
+        admitted = admit(self.caller, quotas, self.model, size=size, completion=completion)
         if admitted is None:
             return UNLIMITED
         self._admitted = admitted
@@ -294,7 +303,7 @@ class Exchange:
         elif self._queue is not None and error.status in (429, 503):
             self._queue.meter.count_refusal(error.status)
             if isinstance(error, RateLimitError | QueueFullError):
-                self._queue.meter.count_limited(self.standing.caller.key_id, error.reason)
+                self._queue.meter.count_limited(self.caller.key_id, error.reason)
         return error.status
 
     def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
