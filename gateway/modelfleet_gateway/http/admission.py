@@ -23,43 +23,38 @@ def asked_priority(request: Request) -> str | None:
     return said or request.headers.get(HEADER)
 
 
-class Standing:
-    """Who asks, and at which priority."""
+def share_of(
+    caller: Caller, said: str | None, service_tier: object, *, size: int, choices: int
+) -> Share:
+    """How a request's choices wait; `size`: bytes of the prompts of all."""
+    priority = priority_of(caller.priority, said, service_tier)
+    return Share(
+        key=caller.key_id,
+        is_batch=priority == "batch",
+        queue_share=caller.limits.queue_share,
+        prompt_tokens=estimated_tokens(size // choices),
+    )
 
-    def __init__(self, caller: Caller, said: str | None) -> None:
-        self.caller = caller
-        self._said = said
 
-    def share(self, service_tier: object, size: int, choices: int) -> Share:
-        """How its choices wait; `size`: bytes of the prompts of all."""
-        caller = self.caller
-        priority = priority_of(caller.priority, self._said, service_tier)
-        return Share(
-            key=caller.key_id,
-            is_batch=priority == "batch",
-            queue_share=caller.limits.queue_share,
-            prompt_tokens=estimated_tokens(size // choices),
-        )
+def admit(
+    caller: Caller, quotas: Quotas, model: str, *, size: int, completion: int | None
+) -> Admitted | None:
+    """RateLimitError if the key has reached a limit; None: it has none.
 
-    def admit(
-        self, quotas: Quotas, model: str, *, size: int, completion: int | None
-    ) -> Admitted | None:
-        """RateLimitError if the key has reached a limit; None: it has none.
-
-        `size`: bytes of the prompts; `completion`: tokens that may be generated, None: not said.
-        """
-        limits = self.caller.limits
-        if (
-            limits.requests_per_minute is None
-            and limits.tokens_per_minute is None
-            and limits.max_concurrent is None
-        ):
-            return None
-        prompt = estimated_tokens(size)
-        now = asyncio.get_running_loop().time()
-        key = self.caller.key_id
-        admission = quotas.admit(key, limits, model, now, prompt=prompt, completion=completion)
-        return Admitted(admission, prompt)
+    `size`: bytes of the prompts; `completion`: tokens that may be generated, None: not said.
+    """
+    limits = caller.limits
+    if (
+        limits.requests_per_minute is None
+        and limits.tokens_per_minute is None
+        and limits.max_concurrent is None
+    ):
+        return None
+    prompt, now = estimated_tokens(size), asyncio.get_running_loop().time()
+    admission = quotas.admit(
+        caller.key_id, limits, model, now, prompt=prompt, completion=completion
+    )
+    return Admitted(admission, prompt)
 
 
 class Admitted:

@@ -53,7 +53,7 @@ class EmbeddingEndpoint(QueuedEndpoint):
             ]
             tokens[part.first] = sum(one.tokens for one in response.embeddings)
 
-        share = exchange.standing.share(None, asked.size, max(len(parts), 1))
+        share = exchange.share(None, asked.size, max(len(parts), 1))
         with (
             exchange.admit(self.dispatcher.quotas, size=asked.size, completion=0) as admitted,
             SlotClaim(queue, len(parts), share=share) as claim,

@@ -19,7 +19,7 @@ from typing_extensions import override
 from modelfleet_process.tracing import Tracing, read_traceparent, trace_id
 from modelfleet_proto import worker_pb2
 
-from ..access.caller import ANONYMOUS, CALLER
+from ..access.caller import ANONYMOUS, CALLER, Caller
 from ..access.quotas import Quotas
 from ..errors import BUG, GatewayError, InternalError, QueueFullError, RateLimitError
 from ..metrics import Metrics, ModelMeter, RequestTimer
@@ -29,6 +29,7 @@ from ..routing.calls import Event
 from ..routing.claim import SlotClaim
 from ..routing.continuation import Continued, Exactness
 from ..routing.dispatch import Dispatcher
+from ..routing.fairness import Share
 from ..routing.prefixes import choice_keys
 from ..routing.queue import ModelQueue
 from ..routing.stream import Events, answer_events, choice_requests
@@ -36,7 +37,7 @@ from ..routing.tasks import Task
 from ..routing.view import describe_eta
 from ..tracing import RequestTrace
 from .access_log import AccessLog
-from .admission import Admitted, Standing, asked_priority
+from .admission import Admitted, admit, asked_priority, share_of
 from .asgi import Reply, request_id, run_while_connected
 from .body import BodyReader, ByOwner, Hold, Read, read_for
 from .dialects import Dialect
@@ -86,9 +87,10 @@ class QueuedEndpoint(ABC):
         exchange = Exchange(
             Reply(scope, send, self._dialect, request_id(request), self._draining),
             progress=request.headers.get("x-modelfleet-progress", "").lower() == "true",
+            caller=scope.get(CALLER, ANONYMOUS),
+            priority=asked_priority(request),
             session=request.headers.get(SESSION_HEADER, ""),
             traceparent=read_traceparent(request.headers.get("traceparent")),
-            standing=Standing(scope.get(CALLER, ANONYMOUS), asked_priority(request)),
         )
         if self._tracing is not None:
             exchange.start_trace(self._tracing, scope["path"])
@@ -170,7 +172,7 @@ class GenerationEndpoint(QueuedEndpoint):
             if model.by_prefix
             else ()
         )
-        share = exchange.standing.share(asked.service_tier, asked.size, len(asked.prompts))
+        share = exchange.share(asked.service_tier, asked.size, len(asked.prompts))
         most = None if asked.max_tokens is None else asked.max_tokens * len(requests)
         with (
             exchange.admit(self.dispatcher.quotas, size=asked.size, completion=most),
@@ -194,14 +196,15 @@ class Exchange:
         reply: Reply,
         *,
         progress: bool,
-        standing: Standing,
+        caller: Caller,
+        priority: str | None = None,
         session: str = "",
         traceparent: str = "",
     ) -> None:
         """`session`: as a header names it. `traceparent`: the client's."""
         self.reply = reply
-        self.standing = standing
-        self.caller = standing.caller
+        self.caller = caller
+        self._priority = priority  # as it was said beside the body
         self.session = session
         self._admitted: Admitted | None = None  # within its key's limits, if there are any
         self.request_id = reply.request_id
@@ -292,11 +295,15 @@ class Exchange:
         self.reply.headers["x-modelfleet-model"] = queue.view.model
         queue.meter.count_arrival()
 
+    def share(self, service_tier: object, size: int, choices: int) -> Share:
+        """How its choices wait (admission.share_of)."""
+        return share_of(self.caller, self._priority, service_tier, size=size, choices=choices)
+
     def admit(
         self, quotas: Quotas, *, size: int, completion: int | None
     ) -> AbstractContextManager[Admitted | None]:
-        """Counts it among what its key uses, or raises RateLimitError (Standing.admit)."""
-        admitted = self.standing.admit(quotas, self.model, size=size, completion=completion)
+        """Counts it among what its key uses, or raises RateLimitError (admission.admit)."""
+        admitted = admit(self.caller, quotas, self.model, size=size, completion=completion)
         if admitted is None:
             return UNLIMITED
         self._admitted = admitted
@@ -369,7 +376,7 @@ class Exchange:
         elif self._queue is not None and error.status in (429, 503):
             self._queue.meter.count_refusal(error.status)
             if isinstance(error, RateLimitError | QueueFullError):
-                self._queue.meter.count_limited(self.standing.caller.key_id, error.reason)
+                self._queue.meter.count_limited(self.caller.key_id, error.reason)
         return error.status
 
     def _on_event(self, index: int, event: Event, meter: ModelMeter) -> None:
