@@ -58,6 +58,7 @@ class IssuerDouble:
     issuing: Issuing
     address: str
     tokens: dict[str, Identity] = field(default_factory=dict)
+    service: CertificatesService | None = None
     asked: list[str] = field(default_factory=list)  # tokens, in order
 
     async def whose(self, token: str) -> Identity:
@@ -96,7 +97,7 @@ async def issuer(
     port = server.add_secure_port(
         "127.0.0.1:0", issuing.credentials.server(asks_for_certificate=False)
     )
-    double.address = f"127.0.0.1:{port}"
+    double.address, double.service = f"127.0.0.1:{port}", service
     await server.start()
     try:
         yield double

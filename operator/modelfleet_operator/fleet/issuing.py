@@ -87,7 +87,7 @@ class CertificatesService(certificates_pb2_grpc.CertificatesServicer):
         self._issuing = issuing
         self._whose = whose
         self._lifetimes = lifetimes
-        self._accepts_plaintext = accepts_plaintext
+        self.accepts_plaintext = accepts_plaintext
 
     @override
     async def Issue(self, request: pb.IssueRequest, context: Context) -> pb.IssueResponse:
@@ -108,12 +108,12 @@ class CertificatesService(certificates_pb2_grpc.CertificatesServicer):
         if chain is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "there is no authority yet")
         renew_after = self._lifetimes.renew_after
-        if self._accepts_plaintext:
+        if self.accepts_plaintext:
             renew_after = min(renew_after, PLAINTEXT_PAUSE)
         log.info("a certificate was issued", role=identity.role, pod=identity.pod)
         return pb.IssueResponse(
             chain=chain,
             authorities=self._issuing.bundle,
             renew_after=renew_after,
-            accepts_plaintext=self._accepts_plaintext,
+            accepts_plaintext=self.accepts_plaintext,
         )

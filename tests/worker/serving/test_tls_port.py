@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import GATEWAY, OPERATOR, WORKER, IssuerDouble, authority, credentials, issuer
+from modelfleet_operator.fleet import issuing
 from modelfleet_process.calibration import Calibration
 from modelfleet_proto import worker_pb2 as pb
 from modelfleet_proto import worker_pb2_grpc
@@ -126,3 +128,25 @@ async def test_while_plaintext_is_accepted_the_other_port_serves_everything(tmp_
             await CALLS["GetStats"](gateway)
         async with grpc.aio.insecure_channel(plain) as channel:
             assert await denied(CALLS, worker_pb2_grpc.WorkerStub(channel)) == set()
+
+
+async def test_when_plaintext_is_not_accepted_any_more_a_running_worker_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(issuing, "PLAINTEXT_PAUSE", 0.1)
+    async with (
+        issuer(SIGNER, accepts_plaintext=True) as double,
+        a_worker(double, tmp_path) as (secure, plain),
+        grpc.aio.insecure_channel(plain) as channel,
+        stub(secure, credentials(SIGNER, GATEWAY)) as gateway,
+    ):
+        await CALLS["GetStats"](gateway)
+        stats = {"GetStats": CALLS["GetStats"]}
+        anybody = worker_pb2_grpc.WorkerStub(channel)
+        assert await denied(stats, anybody) == set()
+        assert double.service is not None
+        double.service.accepts_plaintext = False
+        async with asyncio.timeout(20):
+            while await denied(stats, anybody) == set():
+                await asyncio.sleep(0.05)
+        await CALLS["GetStats"](gateway)  # what is open with TLS goes on
