@@ -97,7 +97,7 @@ class Worker:
         self.preparations = asyncio.Semaphore(PREPARED_AT_ONCE)
         self.prefixes = CachedPrefixes()
         self.health = HEALTHY
-        self._waiting = 0  # requests in its engine that it computes nothing of yet
+        self._waiting = 0  # requests in its engine that wait there
         self._cache_use = 0.0  # of the blocks of its KV cache, by requests
         self._ready_since = self._loop.time()  # READY with this model, of this process
         self._last_stats_at = self._loop.time()
@@ -353,7 +353,8 @@ class Worker:
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats."""
         self._taken_slots.on_stats(stats.running + stats.waiting)
-        self._waiting = stats.waiting
+        # What comes waits for a moment, too: only what two Stats in a row say is a queue.
+        self._waiting = min(stats.waiting, self.stats.waiting if self.stats else 0)
         self._cache_use = stats.kv_blocks_used / max(stats.kv_blocks, 1)
         before = self.stats.state if self.stats else None
         self.stats = stats
