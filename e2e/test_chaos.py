@@ -49,7 +49,7 @@ FORMATS: tuple[dict[str, Any], ...] = (
 # Few enough tokens that long prompts fill the cache.
 PACE = {"step_seconds": 0.015, "kv_tokens": 8192, "max_sequences": 24}
 
-pytestmark = pytest.mark.timeout(SECONDS + 240)
+pytestmark = pytest.mark.timeout(SECONDS + 600)
 
 
 @pytest.fixture
