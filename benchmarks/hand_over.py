@@ -75,7 +75,8 @@ async def turn(fleet: NoticedFleet, tokens: int, words: int) -> tuple[float, lis
     count, before = fleet.taken(going), await resumed(fleet)
     told = time.monotonic()
     fleet.tell(going, SHORT)
-    while await resumed(fleet) < before + count:  # noqa: ASYNC110  it is asked by HTTP
+    # Some may end there before they move.
+    while await resumed(fleet) < before + count and fleet.taken(going):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     took = time.monotonic() - told
     pauses = await asyncio.gather(*asked)
