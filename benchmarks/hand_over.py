@@ -38,6 +38,7 @@ async def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--words", type=int, default=0, help="more of each prompt, about a token")
     options = parser.parse_args()
     model = manifest(
         source=f"file://{options.model.absolute()}",
@@ -49,7 +50,7 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with noticed_fleet(Path(folder), model) as fleet:
             for _ in range(options.turns):
-                took, longest = await turn(fleet, options.tokens)
+                took, longest = await turn(fleet, options.tokens, options.words)
                 moved.append(took)
                 pauses += longest
                 print(f"{took:.2f} s, longest pause {max(longest):.2f} s", flush=True)
@@ -58,18 +59,24 @@ async def main() -> None:
     print(f"longest pause in each of {len(pauses)} streams: {quantiles(pauses)}")
 
 
-async def turn(fleet: NoticedFleet, tokens: int) -> tuple[float, list[float]]:
+async def turn(fleet: NoticedFleet, tokens: int, words: int) -> tuple[float, list[float]]:
     """Seconds until the told worker had no stream, and each stream's longest pause."""
     await until(lambda: len(fleet.ready()) == 2)
     begun = [asyncio.Event() for _ in range(STREAMS)]
-    asked = [asyncio.create_task(stream(fleet, n, tokens, begun[n])) for n in range(STREAMS)]
+    more = [" ".join(f"word{n * (i + 2) % 97}" for i in range(words)) for n in range(STREAMS)]
+    prompts = [f"Write a long story about number {n}. {more[n]}" for n in range(STREAMS)]
+    asked = [
+        asyncio.create_task(stream(fleet, prompt, tokens, event))
+        for prompt, event in zip(prompts, begun, strict=True)
+    ]
     await asyncio.gather(*(event.wait() for event in begun))
     await asyncio.sleep(SIGNALS)
     going = max(fleet.ready(), key=fleet.taken)
     count, before = fleet.taken(going), await resumed(fleet)
     told = time.monotonic()
     fleet.tell(going, SHORT)
-    while await resumed(fleet) < before + count:  # noqa: ASYNC110  it is asked by HTTP
+    # Some may end there before they move.
+    while await resumed(fleet) < before + count and fleet.taken(going):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     took = time.monotonic() - told
     pauses = await asyncio.gather(*asked)
@@ -77,11 +84,11 @@ async def turn(fleet: NoticedFleet, tokens: int) -> tuple[float, list[float]]:
     return took, list(pauses)
 
 
-async def stream(fleet: NoticedFleet, number: int, tokens: int, begun: asyncio.Event) -> float:
+async def stream(fleet: NoticedFleet, prompt: str, tokens: int, begun: asyncio.Event) -> float:
     last, longest = 0.0, 0.0
     chunks: Any = await fleet.gateway.client.completions.create(
         model="smollm2",
-        prompt=f"Write a long story about number {number}.",
+        prompt=prompt,
         max_tokens=tokens,
         temperature=0,
         stream=True,

@@ -21,8 +21,7 @@ from .failover import NO_FAILURES, Blame, Failure, Retry, after_failure
 from .slots import Slot
 
 SHORT: Final = 256  # tokens of prompt and answer below which a stream moves at once
-# Seconds that it may take once it has begun; below the operator's margin (decisions/notices.py).
-LONGEST: Final = 4.0
+LONGEST: Final = 1.5  # seconds after which a stream moves, prepared or not: notices are short
 ARRIVAL: Final = 1.0  # seconds that the next one waits for the first token of this one, at most
 
 log = structlog.get_logger()
@@ -88,10 +87,10 @@ class Preparation:
             self._following.worker.preparations.release()
 
     async def _run(self, request: Serialize, count_unread: CountUnread) -> None:
-        await self._following.worker.preparations.acquire()
-        self._has_turn = True
         try:
             async with asyncio.timeout(LONGEST):
+                await self._following.worker.preparations.acquire()
+                self._has_turn = True
                 call = self._following.start_call(request, count_unread)
                 while not any(map(_is_computed, await call.read())):
                     pass

@@ -49,16 +49,18 @@ class Move:
 
 
 @contextlib.asynccontextmanager
-async def moving(before_accept: Fault | None = None) -> AsyncIterator[Move]:
-    done, started = asyncio.Event(), asyncio.Event()
+async def moving(before_accept: Fault | None = None, after: int = 5) -> AsyncIterator[Move]:
+    """The worker is told to go after so many tokens, and waits until the next one prepares."""
+    done, started, may_go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def prepare(context, request, position):
         if request.resume.prepares:
             await done.wait()
 
     async def note_token(context, request, position):
-        if position == 5:
+        if position == after:
             started.set()
+            await may_go_on.wait()
 
     going = ScriptedWorker(
         "w-0", tokens=TOKENS, pace=0.01, before_token=note_token, prompt_tokens=SHORT
@@ -80,6 +82,7 @@ async def moving(before_accept: Fault | None = None) -> AsyncIterator[Move]:
         fleet.push(model_view(going, following))
         move = Move(fleet, going, following, asked, done)
         await eventually(lambda: move.prepares)
+        may_go_on.set()
         yield move
 
 
@@ -99,19 +102,18 @@ async def test_it_moves_when_its_tokens_are_computed_there_and_not_before():
         at = len(prepares.resume.token_ids)
         assert prepares.stop.max_tokens == at + 1
         assert (move.going.running, counted(move.fleet)) == (1, 1), "it goes on and counts once"
-        await eventually(lambda: tokens(move.fleet) > at + 10)
+        await eventually(lambda: tokens(move.fleet) > at + 2)
         move.done.set()
         assert await move.asked == expected_text("p", TOKENS)
         (resumed,) = move.resumed
-        assert len(resumed.resume.token_ids) > at + 10, "with the tokens that came meanwhile"
+        assert len(resumed.resume.token_ids) > at + 2, "with the tokens that came meanwhile"
         assert await move.fleet.metric("modelfleet_gateway_resumed_total") == 1
         await undisturbed(move.fleet)
         await eventually(lambda: counted(move.fleet) == 0)
 
 
 async def test_an_answer_that_ends_meanwhile_stays():
-    async with moving() as move:
-        move.going.pace = 0.0
+    async with moving(after=TOKENS - 2) as move:
         assert await move.asked == expected_text("p", TOKENS)
         await eventually(lambda: move.following.running == 0)
         assert move.resumed == []
