@@ -179,6 +179,8 @@ async def serve(options: Options) -> None:
         loop.add_signal_handler(number, gateway.drain)
     address = address_of(listener)
     log.info("listening", address=address, operator=options.operator, id=options.gateway_id)
+    if not options.require_keys:
+        log.info("no API key is asked for, unless the operator says so (--require-keys)")
     if options.address_file is not None:
         write_address(options.address_file, address, "--address-file")
     if metrics_listener is not None and options.metrics_address_file is not None:
