@@ -20,12 +20,15 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import httpx
+import uvloop
 
 from gateway_cpu import MODEL, Operator, serving
 from machine import processor
 from modelfleet_gateway.access.caller import CALLER, Caller
 from modelfleet_gateway.http.server import Gateway, address_of, listen
 from modelfleet_gateway.options import Options
+from modelfleet_process.logs import configure, console_style
+from modelfleet_process.options import LogLevel
 from modelfleet_proto import fleet_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 STEP = 0.01  # seconds a token
@@ -174,4 +177,5 @@ if __name__ == "__main__":
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--queued", type=int, default=80)
     options = parser.parse_args()
-    asyncio.run(main(options.requests, options.slots, options.queued))
+    configure(None, LogLevel.ERROR, console_style(utc=True))  # lines cost time
+    uvloop.run(main(options.requests, options.slots, options.queued))

@@ -166,7 +166,8 @@ class Quotas:
 
     def touch(self, quota: Quota) -> None:
         """The operator is told of it with the next signals."""
-        self._touched[quota.key, quota.model] = quota
+        if not self._is_alone:
+            self._touched[quota.key, quota.model] = quota
 
     def touch_all(self) -> None:
         """The operator knows nothing: of what was used all is told."""
@@ -178,9 +179,9 @@ class Quotas:
 
         A key that uses little is not told, so that messages grow with busy keys only.
         """
-        if self.shares.gateways == 1 and not self.shares.decided:
-            return []
         touched, self._touched = self._touched, {}
+        if self._is_alone:
+            return []
         ids = dict.fromkeys([*self._told, *self.shares.decided])
         ids |= dict.fromkeys(
             (key, model, kind)
@@ -202,6 +203,11 @@ class Quotas:
                 else:
                     self._told.pop(limit_id, None)
         return uses
+
+    @property
+    def _is_alone(self) -> bool:
+        """No other gateway has a part of any limit."""
+        return self.shares.gateways == 1 and not self.shares.decided
 
     def _use(self, limit_id: LimitId, now: float) -> Use:
         key, model, kind = limit_id
