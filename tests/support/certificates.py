@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
 
+from modelfleet_gateway.options import DoorCertificate
 from modelfleet_operator.decisions.authorities import Lifetimes
 from modelfleet_operator.errors import RejectedError
 from modelfleet_operator.fleet.authority import Authorities, Authority, new_authority
@@ -103,3 +109,25 @@ async def issuer(
         yield double
     finally:
         await server.stop(0)
+
+
+def self_signed(folder: Path, name: str) -> DoorCertificate:
+    """A certificate for this machine that signs itself; `name` tells it from others."""
+    key, now = new_key(), datetime.datetime.now(datetime.UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = DoorCertificate(certificate=folder / "tls.crt", key=folder / "tls.key")
+    files.key.write_bytes(key_pem(key))
+    files.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return files

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -12,37 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
+from certificates import self_signed
 from gateway_doubles import DEFAULTS, ScriptedWorker, eventually, expected_text, running_fleet
 from modelfleet_gateway.errors import StartupError
 from modelfleet_gateway.http import door
 from modelfleet_gateway.http.door import Door
 from modelfleet_gateway.options import DoorCertificate
 from modelfleet_proto.mtls.keys import key_pem, new_key
-
-
-def write(folder: Path, name: str) -> DoorCertificate:
-    """A certificate for this machine that signs itself; `name` tells it from others."""
-    key, now = new_key(), datetime.datetime.now(datetime.UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([here]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = DoorCertificate(certificate=folder / "tls.crt", key=folder / "tls.key")
-    files.key.write_bytes(key_pem(key))
-    files.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    return files
 
 
 def trusting(files: DoorCertificate) -> ssl.SSLContext:
@@ -66,7 +42,7 @@ async def test_a_new_certificate_is_shown_and_open_connections_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(door, "PAUSE", 0.02)
-    files = write(tmp_path, "first")
+    files = self_signed(tmp_path, "first")
     gate = asyncio.Event()
 
     async def at_the_third(_context, _request, position: int) -> None:
@@ -88,7 +64,7 @@ async def test_a_new_certificate_is_shown_and_open_connections_go_on(
             files.key.write_bytes(b"half written")
             await asyncio.sleep(0)
             assert await shown(port) == "first"
-            write(tmp_path, "second")
+            self_signed(tmp_path, "second")
             async with asyncio.timeout(10):
                 while await shown(port) != "second":
                     await asyncio.sleep(0.02)
@@ -102,7 +78,7 @@ async def test_a_new_certificate_is_shown_and_open_connections_go_on(
 
 
 def test_what_is_no_certificate_with_its_key_is_said_at_the_start(tmp_path: Path):
-    files = write(tmp_path, "first")
+    files = self_signed(tmp_path, "first")
     files.key.write_bytes(key_pem(new_key()))
     with pytest.raises(StartupError, match="--tls-certificate"):
         Door(files)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import yaml
 
+from certificates import self_signed
 from clients import tls
 from local_fleet import SMOLLM2, Fleet, eventually, free_port, manifest
 from modelfleet_proto import worker_pb2
@@ -401,3 +403,14 @@ def test_the_cheapest_class_of_the_files_is_chosen_and_explained(start: Start):
     assert "slow: " in explained.stdout
     assert "estimated from its memory bandwidth" in explained.stdout
     assert "new workers go to fast: " in fleet.log.read_text()
+
+
+def test_the_endpoint_speaks_https_with_a_certificate(start: Start, tmp_path: Path):
+    files = self_signed(tmp_path, "up")
+    flags = ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
+    fleet = start(sleepy(), *flags, wait=False)
+    url = fleet.endpoint.replace("http:", "https:")
+    eventually("the gateway is ready", lambda: f"{url}/v1" in fleet.log.read_text())
+    trusted = ssl.create_default_context(cafile=str(files.certificate))
+    models = httpx.get(f"{url}/v1/models", verify=trusted, trust_env=False).json()
+    assert [model["id"] for model in models["data"]]
