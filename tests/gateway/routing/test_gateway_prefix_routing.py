@@ -7,6 +7,10 @@ import grpc
 import pytest
 
 from gateway_doubles import MODEL, ScriptedWorker, eventually, model_view, running_fleet
+from modelfleet_gateway.routing.prefixes import PromptKeys
+from modelfleet_gateway.routing.view import WorkerRoute
+from modelfleet_gateway.routing.workers import Worker
+from modelfleet_proto import worker_pb2
 
 PREFIX_AWARE = {"routing_policy": "PrefixAware"}
 
@@ -134,3 +138,26 @@ async def test_a_worker_that_only_fails_gets_nothing_more_for_a_while():
         fleet.push(model_view(broken))
         await fleet.ready(1)
         assert await chat(fleet, "question") == "w-0", "the last one is always asked"
+
+
+async def test_a_worker_that_restarts_has_read_nothing():
+    keys = PromptKeys(4096, (b"a", b"b"), b"o")
+    worker = Worker(WorkerRoute(worker_id="w-0", address="127.0.0.1:1"), MODEL, lambda: None)
+    ready = worker_pb2.WORKER_STATE_READY
+    worker.on_stats(worker_pb2.Stats(state=ready, instance_id="1", waiting=3, kv_blocks=4))
+    slot = worker.take_slot(keys=keys)
+    seen = worker.seen_for(keys, 0.0)
+    assert (seen.cached, seen.unread, seen.load) == (512, 4096, 1 + 3)
+    slot.mark_served()
+    slot.release()
+    worker.on_stats(
+        worker_pb2.Stats(
+            state=ready, instance_id="1", waiting=2, running=1, kv_blocks=4, kv_blocks_used=3
+        )
+    )
+    seen = worker.seen_for(keys, 0.0)
+    assert (seen.unread, seen.cache_use) == (0, 0.75)
+    assert seen.load == 2 + 2, "2 of others run or wait there, and have waited before"
+    worker.on_stats(worker_pb2.Stats(state=ready, instance_id="2"))
+    assert worker.seen_for(keys, 0.0).cached == 0
+    await worker.close()
