@@ -4,6 +4,7 @@
   `window`: when a batch may run, wait or wake its model. Pure.
 - `storage`: the store, called from the event loop: an SQLite file (`schema`, `file_table`,
   `batch_table`) and a folder beside it (`contents`).
-- `runner` leases batches; each is a `job` from its validation to its files, which `output` writes.
-  `commits` writes the results of lines, those that came together at once.
+- `runner` leases batches and is the `host` of a `job` for each, from its validation to its files,
+  which `output` writes. `line_run` runs a line by a `submission` to an endpoint; `commits` writes
+  the results, those that came together at once.
 """

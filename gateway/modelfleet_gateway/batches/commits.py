@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import Final
 
 import structlog
 
 from ..errors import StoreFullError, StoreUnavailableError
 from .batch_table import LeaseLostError
 from .objects import Result
-from .storage import Storage, Tables
-
-PAUSE: Final = 2.0  # seconds before what could not be written is tried again
+from .storage import PAUSE, Storage, Tables
 
 log = structlog.get_logger()
 

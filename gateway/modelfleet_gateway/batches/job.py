@@ -6,91 +6,27 @@ import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, TypeVar
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
-from ..errors import (
-    NotReadyError,
-    StoreFullError,
-    StoreUnavailableError,
-    UnknownModelError,
-    quoted,
-)
-from ..options import BatchLimits
+from ..errors import NotReadyError, UnknownModelError, quoted
 from .batch_table import Leased, LeaseLostError
-from .commits import Commits
-from .contents import read_lines, read_part
-from .lines import InputFile, LineError, answered, body_of, read_input, request_id
+from .contents import read_lines
+from .host import Shared
+from .line_run import Again, run_line
+from .lines import InputFile, LineError, read_input
 from .objects import Batch, Line, Status
 from .output import Written, write_files
-from .storage import Storage, Tables
-from .submission import Answered, Submit
+from .storage import Tables, patiently
 from .window import Pace, PaceDecision
 
 TICK: Final = 1.0  # seconds between looks at what the model has free
 FETCHED: Final = 64  # lines that are read of the store at once
-ATTEMPTS: Final = 3  # of a line whose request workers or gateways fail
-NOT_NOW: Final = frozenset({429, 503, 507})  # nothing was started, and later it may be
-FAILED: Final = frozenset({408, 499, 500, 502, 504})  # tried again, ATTEMPTS times in all
-LONGEST_PAUSE: Final = 30.0  # seconds before a line is tried again
-STORE_PAUSE: Final = 2.0  # seconds before a store that fails is asked again
 SMOOTHING: Final = 0.2  # of the mean of lines' times: the weight of the last one
 
-Value = TypeVar("Value")
-
 log = structlog.get_logger()
-
-
-class Host(Protocol):
-    """What a job asks its runner."""
-
-    @property
-    def has_leases(self) -> bool:
-        """Whether no other gateway can have taken its batches by now."""
-        ...
-
-    @property
-    def is_draining(self) -> bool:
-        """No line is begun any more."""
-        ...
-
-    async def check_model(self, name: str) -> None:
-        """UnknownModelError, NotReadyError."""
-        ...
-
-    def allowed(self, job: Job) -> tuple[PaceDecision, int]:
-        """How it runs now, and how many lines it may have in work."""
-        ...
-
-    def count_running(self, job: Job) -> None:
-        """It has begun lines, or some have ended."""
-        ...
-
-    def count_line(self, model: str, *, succeeded: bool) -> None:
-        """A line has its result."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What all jobs of a gateway use."""
-
-    storage: Storage
-    commits: Commits
-    submit: Submit
-    limits: BatchLimits
-    runner: Host
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """A line has no result, and is to be run again."""
-
-    line: Line
-    at: float  # on the loop's clock
 
 
 class Job:
@@ -102,6 +38,7 @@ class Job:
         self.pace = Pace.WAIT
         self.seconds_per_line = 0.0  # mean of the last ones; 0: none yet
         self._shared = shared
+        self._storage = shared.storage
         self._lines: deque[Line] = deque()  # read of the store, and not begun
         self._last = -1  # number of the last line that was read
         self._again: list[Again] = []
@@ -153,7 +90,7 @@ class Job:
             await self._finish(outcome)
 
     async def _validate(self) -> None:
-        batch, limits, storage = self.batch, self._shared.limits, self._shared.storage
+        batch, limits, storage = self.batch, self._shared.limits, self._storage
         path = storage.contents.path(batch.input_file_id)
 
         def read() -> InputFile:
@@ -164,19 +101,19 @@ class Job:
                 max_line_bytes=limits.line_bytes,
             )
 
-        found = await self._patiently(lambda: storage.disk(read))
+        found = await patiently(lambda: storage.disk(read))
         if not found.errors and not await self._has_model(found.model or ""):
             message = f"The model {quoted(found.model or '')} does not exist here."
             error = LineError("model_not_found", message, "body.model")
             found.errors.append(error.body(None))
         now = int(time.time())
         if found.errors:
-            self.batch = await self._store(
+            self.batch = await self._storage.wait_for(
                 lambda t: t.batches.refuse(batch.id, self.fence, found.errors, now)
             )
             log.info("a batch is refused", first=found.errors[0], **self.context)
             return
-        self.batch = await self._store(
+        self.batch = await self._storage.wait_for(
             lambda t: t.batches.begin(batch.id, self.fence, found.lines, found.model, now)
         )
         log.info("a batch begins", lines=self.batch.total, **self.context)
@@ -251,45 +188,30 @@ class Job:
         self._again = [one for one in self._again if one.at > now]
         if not self._lines:
             batch, last = self.batch, self._last
-            lines = await self._store(lambda t: t.batches.waiting_lines(batch.id, last, FETCHED))
+            lines = await self._storage.wait_for(
+                lambda t: t.batches.waiting_lines(batch.id, last, FETCHED)
+            )
             if lines:
                 self._last = lines[-1].number
             self._lines.extend(lines)
         return bool(self._lines)
 
     async def _run_line(self, line: Line) -> Again | None:
-        batch, storage, loop = self.batch, self._shared.storage, asyncio.get_running_loop()
-        path = storage.contents.path(batch.input_file_id)
-        try:
-            body = await storage.disk(lambda: body_of(read_part(path, line.offset, line.length)))
-        except (StoreFullError, StoreUnavailableError):
-            return Again(line, loop.time() + STORE_PAUSE)
+        loop, batch = asyncio.get_running_loop(), self.batch
         began = loop.time()
-        name = request_id(batch.id, line.number)
-        answer = await self._shared.submit(
-            batch.endpoint,
-            body,
-            request_id=name,
-            key_id=batch.key_id,
-            on_queued=lambda: self._unqueued.discard(line.number),
+        came = await run_line(
+            batch, self.fence, line, self._shared, lambda: self._unqueued.discard(line.number)
         )
-        if answer.status in NOT_NOW:
-            return Again(line, loop.time() + _pause(answer))
-        if answer.status in FAILED and line.attempts + 1 < ATTEMPTS:
-            await self._store(lambda t: t.batches.count_attempt(batch.id, self.fence, line.number))
-            again = replace(line, attempts=line.attempts + 1)
-            return Again(again, loop.time() + _pause(answer))
-        result = answered(
-            batch.id, self.fence, line, status=answer.status, request_id=name, body=answer.body
-        )
+        if isinstance(came, Again):
+            return came
         self._measure(loop.time() - began)
-        await self._shared.commits.write(result)
+        await self._shared.commits.write(came)
         self.batch = replace(
             self.batch,
-            completed=self.batch.completed + result.succeeded,
-            failed=self.batch.failed + (not result.succeeded),
+            completed=self.batch.completed + came.succeeded,
+            failed=self.batch.failed + (not came.succeeded),
         )
-        self._shared.runner.count_line(batch.model or "", succeeded=result.succeeded)
+        self._shared.runner.count_line(batch.model or "", succeeded=came.succeeded)
         return None
 
     def _measure(self, seconds: float) -> None:
@@ -305,23 +227,23 @@ class Job:
         self.pace = decision.pace
         reason, batch = decision.reason, self.batch
         log.info("a batch's pace", pace=decision.pace.value, reason=reason, **self.context)
-        await self._store(lambda t: t.batches.set_reason(batch.id, self.fence, reason))
+        await self._storage.wait_for(lambda t: t.batches.set_reason(batch.id, self.fence, reason))
         self.batch = replace(self.batch, reason=reason)
 
     async def _finish(self, outcome: Status) -> None:
         """Writes its files, and ends it."""
-        storage, seconds = self._shared.storage, self._shared.limits.file_seconds
+        storage, seconds = self._storage, self._shared.limits.file_seconds
         now = int(time.time())
-        batch = self.batch = await self._store(
+        batch = self.batch = await self._storage.wait_for(
             lambda t: t.batches.finalize(self.batch.id, self.fence, outcome, now)
         )
 
         def write(tables: Tables) -> Written:
             return write_files(tables, storage.contents, batch, now=now, seconds=seconds)
 
-        written = await self._patiently(lambda: storage.beside(write))
+        written = await patiently(lambda: storage.beside(write))
         try:
-            self.batch = await self._store(
+            self.batch = await self._storage.wait_for(
                 lambda t: t.batches.finish(
                     batch.id,
                     self.fence,
@@ -340,19 +262,3 @@ class Job:
             failed=self.batch.failed,
             **self.context,
         )
-
-    async def _store(self, work: Callable[[Tables], Value]) -> Value:
-        return await self._patiently(lambda: self._shared.storage.call(work))
-
-    async def _patiently(self, work: Callable[[], Awaitable[Value]]) -> Value:
-        """What it returns, once the store works; the storage logs its failures."""
-        while True:
-            try:
-                return await work()
-            except (StoreFullError, StoreUnavailableError):
-                await asyncio.sleep(STORE_PAUSE)
-
-
-def _pause(answer: Answered) -> float:
-    """Seconds before a line is tried again."""
-    return min(max(answer.retry_after, TICK), LONGEST_PAUSE)

@@ -18,7 +18,8 @@ from ..routing.dispatch import Dispatcher
 from ..routing.queue import ModelQueue
 from .batch_table import Leased, LeaseLostError
 from .commits import Commits
-from .job import Job, Shared
+from .host import Shared
+from .job import Job
 from .storage import Storage, Tables
 from .submission import Submit
 from .window import SLOTS, Pace, PaceDecision, Work, decide_pace, lines_allowed

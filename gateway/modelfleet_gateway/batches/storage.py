@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,6 +22,7 @@ from .schema import connect
 
 DATABASE: Final = "batches.sqlite3"
 RETRY_AFTER: Final = 10.0  # seconds
+PAUSE: Final = 2.0  # seconds before a store that fails is asked again
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 Result = TypeVar("Result")
@@ -59,6 +60,10 @@ class Storage:
         """What it returns, given the tables. StoreFullError, StoreUnavailableError."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._run, work)
+
+    async def wait_for(self, work: Callable[[Tables], Result]) -> Result:
+        """As `call`, once the store works."""
+        return await patiently(lambda: self.call(work))
 
     async def beside(self, work: Callable[[Tables], Result]) -> Result:
         """As `call`, over a connection of its own: for what takes longer than a moment."""
@@ -124,6 +129,15 @@ class Storage:
         if not database.exists():
             raise FileNotFoundError(errno.ENOENT, "the store is gone", str(database))
         return database
+
+
+async def patiently(work: Callable[[], Awaitable[Result]]) -> Result:
+    """What it returns, once the store works; each failure is logged where it happens."""
+    while True:
+        try:
+            return await work()
+        except (StoreFullError, StoreUnavailableError):
+            await asyncio.sleep(PAUSE)
 
 
 @contextlib.contextmanager

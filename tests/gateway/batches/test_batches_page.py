@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modelfleet_gateway.batches import job, lines, runner, window
+from modelfleet_gateway.batches import line_run, lines, runner, window
 from modelfleet_gateway.batches.objects import ENDPOINTS, PURPOSES
 from modelfleet_gateway.options import BatchLimits, ConnectionLimits
 
@@ -31,7 +31,7 @@ def test_the_limits_are_those_described():
     ):
         assert said in PAGE, said
     assert window.MARGIN == 2, "twice the measured time"
-    assert job.ATTEMPTS == 3, "three times in all"
+    assert line_run.ATTEMPTS == 3, "three times in all"
 
 
 def test_endpoints_and_purposes_are_those_described():
