@@ -20,6 +20,7 @@ CDI = "/run/cdi"  # of the node alone
 def start_driver(node: Node, devices: int) -> None:
     """The node publishes so many devices a moment later."""
     root = node.folder / "kubelet"
+    (root / "plugins" / DRIVER).mkdir(parents=True, exist_ok=True)  # it makes only the one above
     start_inside(
         *(node, PART, program("dra-test-driver"), "kubelet-plugin"),
         *("--drivername", DRIVER, "--node-name", node.name, "--num-devices", str(devices)),
