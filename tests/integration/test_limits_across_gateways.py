@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,14 +12,14 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from callers import Callers
 from clients import tls
 from gateway_doubles import DEFAULTS, MODEL, ScriptedWorker, eventually, expected_text
-from modelfleet_gateway.access.caller import UNLIMITED, Caller, Limits
 from modelfleet_gateway.http.server import Gateway, address_of, listen
+from modelfleet_operator.decisions.api_keys import ApiKey, KeyLimits
 from modelfleet_operator.decisions.view import ModelView, WorkerRoute
 from modelfleet_operator.fleet.service import FleetService, serve
 
+UNLIMITED = KeyLimits()
 BODY = {"model": MODEL, "prompt": "p", "max_tokens": 8, "seed": 7}
 RATE = 100
 QUIET = 2.5  # shares move within two signals
@@ -27,10 +28,9 @@ QUIET = 2.5  # shares move within two signals
 class Door:
     """One gateway and a client of it."""
 
-    def __init__(self, name: str, operator: str, callers: Callers) -> None:
+    def __init__(self, name: str, operator: str) -> None:
         listener = listen("127.0.0.1:0")
         self.gateway = Gateway(replace(DEFAULTS, operator=operator, gateway_id=name), listener)
-        callers.ask(self.gateway)
         url = f"http://{address_of(listener)}"
         self.http = httpx.AsyncClient(
             base_url=url, timeout=30, verify=tls(), headers={"authorization": "Bearer key"}
@@ -54,11 +54,13 @@ class Door:
 
 @contextlib.asynccontextmanager
 async def two_doors(
-    limits: Limits = UNLIMITED, *, worker: ScriptedWorker | None = None
+    limits: KeyLimits = UNLIMITED, *, worker: ScriptedWorker | None = None
 ) -> AsyncIterator[list[Door]]:
     worker = worker or ScriptedWorker(slots=64)
     await worker.start()
     fleet = FleetService(time.monotonic, wake=lambda _: None, wake_all=lambda: None)
+    hashes = (hashlib.sha256(b"key").digest(),)
+    fleet.publish_keys([ApiKey(id="default/key-1", hashes=hashes, limits=limits)])
     fleet.lead(1, [MODEL])
     route = WorkerRoute(id="w-0", address=worker.address, routable=True, revision="r1")
     view = ModelView(
@@ -67,8 +69,7 @@ async def two_doors(
     )  # fmt: skip
     fleet.publish(view)
     server, port = await serve(fleet, "127.0.0.1:0")
-    callers = Callers({"key": Caller(key_id="key-1", limits=limits)})
-    doors = [Door(f"gw-{n}", f"127.0.0.1:{port}", callers) for n in range(2)]
+    doors = [Door(f"gw-{n}", f"127.0.0.1:{port}") for n in range(2)]
     try:
         for door in doors:
             await door.ready()
@@ -103,19 +104,19 @@ async def taken(doors: list[Door], *, at_least: float = 0.0) -> int:
 
 
 async def test_a_burst_at_both_takes_the_limit_and_no_more():
-    async with two_doors(Limits(requests_per_minute=RATE)) as doors:
+    async with two_doors(KeyLimits(requests_per_minute=RATE)) as doors:
         assert await taken(doors) == RATE
 
 
 async def test_a_burst_at_one_gets_what_the_other_does_not_use():
-    async with two_doors(Limits(requests_per_minute=RATE)) as doors:
+    async with two_doors(KeyLimits(requests_per_minute=RATE)) as doors:
         served = await taken(doors[:1])
         assert 0.95 * RATE <= served <= RATE
         assert served + await taken(doors) <= RATE
 
 
 async def test_after_one_has_died_the_other_gets_its_share_within_seconds():
-    async with two_doors(Limits(requests_per_minute=RATE)) as doors:
+    async with two_doors(KeyLimits(requests_per_minute=RATE)) as doors:
         survivor, dying = doors
         served = [await dying.ask() for _ in range(20)].count(200)
         await asyncio.sleep(1.0)  # its signals are on their way
@@ -128,7 +129,7 @@ async def test_after_one_has_died_the_other_gets_its_share_within_seconds():
 
 @pytest.mark.parametrize("doors_asked", [1, 2])
 async def test_so_many_run_at_once_at_both_together(doors_asked):
-    async with two_doors(Limits(max_concurrent=6)) as doors:
+    async with two_doors(KeyLimits(max_concurrent=6)) as doors:
         workers = [d.gateway.dispatcher.queues[MODEL] for d in doors]
         most = 0
 

@@ -92,7 +92,7 @@ class Worker:
         self._shared_stream: SharedStream | None = None  # of all requests; made with the first
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._taken_slots = TakenSlots()
+        self.taken = TakenSlots()
         self.preparing = 0  # slots of streams that still run elsewhere
         self.preparations = asyncio.Semaphore(PREPARED_AT_ONCE)
         self.prefixes = CachedPrefixes()
@@ -173,26 +173,26 @@ class Worker:
     @property
     def outstanding(self) -> int:
         """Requests that it has from all gateways, as far as is known."""
-        return self._taken_slots.outstanding
+        return self.taken.outstanding
 
     @property
     def others(self) -> int:
         """Requests that it has from other gateways, never over-estimated."""
-        return self._taken_slots.others
+        return self.taken.others
 
     @property
     def running(self) -> int:
         """Requests that it has from this gateway."""
-        return len(self._taken_slots)
+        return len(self.taken)
 
     @property
     def service_seconds(self) -> float:
         """That a request has a slot, a moving mean; 0: not known."""
-        return self._taken_slots.service_seconds
+        return self.taken.service_seconds
 
     def seen_for(self, keys: PromptKeys, now: float) -> Candidate:
         """As it is now, for a request with these keys. `now`: seconds on the loop's clock."""
-        taken = self._taken_slots
+        taken = self.taken
         return Candidate(
             id=self.worker_id,
             place=self.place,
@@ -205,12 +205,12 @@ class Worker:
 
     def move_calls(self, room: int) -> None:
         """Has its calls go on elsewhere, as many as have room there; those under way count."""
-        self._taken_slots.move(room)
+        self.taken.move(room)
 
     @property
     def batch_slots(self) -> list[Slot]:
         """Those that batch requests have."""
-        return self._taken_slots.of_batches()
+        return self.taken.of_batches()
 
     def take_slot(
         self, losses: int = 0, keys: PromptKeys | None = None, batch: QueuedChoice | None = None
@@ -224,19 +224,19 @@ class Worker:
             unread = keys.size - self.prefixes.matched(keys)
             self.prefixes.note(keys)
         slot = Slot(self, losses, unread, batch)
-        self._taken_slots.take(slot)
+        self.taken.take(slot)
         return slot
 
     def release_slot(self, slot: Slot) -> None:
         """Frees a slot; use `Slot.release`."""
-        if self._taken_slots.free(slot, self._loop.time()):
+        if self.taken.free(slot, self._loop.time()):
             if slot.accepted:
                 self._full = False
             self._on_change()
 
     def on_served(self, slot: Slot) -> None:
         """A request has its first token; use `Slot.mark_served`."""
-        self._taken_slots.note_served(slot)
+        self.taken.note_served(slot)
         if self.health.failures:
             self.health = after_answer(self.health)
 
@@ -259,7 +259,7 @@ class Worker:
     @property
     def has_trial(self) -> bool:
         """Whether a request that may have broken another worker has no token here yet."""
-        return self._taken_slots.has_trial
+        return self.taken.has_trial
 
     def note_call(self) -> tuple[float, bool]:
         """When a call is sent, and whether the worker has said nothing for a while by then."""
@@ -268,7 +268,7 @@ class Worker:
 
     def may_be_lost_by(self, slot: Slot) -> bool:
         """Whether this call may be why the worker is lost. Call it while its slot is taken."""
-        return self._taken_slots.may_be_lost_by(slot)
+        return self.taken.may_be_lost_by(slot)
 
     def count_failure(self) -> None:
         """A call failed there, and that may be its fault."""
@@ -298,7 +298,7 @@ class Worker:
 
     async def wait_until_idle(self) -> None:
         """Returns when this gateway has no calls there."""
-        await self._taken_slots.wait_until_idle()
+        await self.taken.wait_until_idle()
 
     async def close(self) -> None:
         """Closes the channel, which ends all calls."""
@@ -352,7 +352,7 @@ class Worker:
 
     def on_stats(self, stats: worker_pb2.Stats) -> None:
         """Takes the worker's own state and load; call it for each Stats."""
-        self._taken_slots.on_stats(stats.running + stats.waiting)
+        self.taken.on_stats(stats.running + stats.waiting)
         # What comes waits for a moment, too: only what two Stats in a row say is a queue.
         self._waiting = min(stats.waiting, self.stats.waiting if self.stats else 0)
         self._cache_use = stats.kv_blocks_used / max(stats.kv_blocks, 1)
@@ -406,7 +406,7 @@ class Worker:
             self._abort_calls()
 
     def _abort_calls(self) -> None:
-        self._taken_slots.abort()
+        self.taken.abort()
         if self._shared_stream is not None:
             self._shared_stream.close()
             self._shared_stream = None

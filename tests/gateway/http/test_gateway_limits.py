@@ -7,23 +7,33 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import httpx
 import openai
 import pytest
 
-from callers import Callers
-from gateway_doubles import MODEL, Fleet, ScriptedWorker, eventually, expected_text, running_fleet
-from modelfleet_gateway.access.caller import Caller, Limits
+from clients import tls
+from gateway_doubles import (
+    MODEL,
+    Fleet,
+    ScriptedWorker,
+    api_key,
+    eventually,
+    expected_text,
+    running_fleet,
+)
+from modelfleet_proto import fleet_pb2
 
-LIGHT = Caller(key_id="light")
+
+def heavy_and_light(**limits: object) -> fleet_pb2.ApiKeys:
+    """The key "none" has these limits, "light" none."""
+    keys = [api_key("none", name="heavy", **limits), api_key("light", name="light")]
+    return fleet_pb2.ApiKeys(keys=keys)
 
 
 @contextlib.asynccontextmanager
-async def fleet_with(*workers: ScriptedWorker, **limits) -> AsyncIterator[tuple[Fleet, Callers]]:
-    """The token "none" has these limits, "light" none."""
-    callers = Callers({"none": Caller(key_id="heavy", limits=Limits(**limits)), "light": LIGHT})
-    async with running_fleet(*workers) as fleet:
-        callers.ask(fleet.gateway)
-        yield fleet, callers
+async def fleet_with(*workers: ScriptedWorker, **limits: object) -> AsyncIterator[Fleet]:
+    async with running_fleet(*workers, keys=heavy_and_light(**limits)) as fleet:
+        yield fleet
 
 
 async def ask(client: openai.AsyncOpenAI, prompt: str = "p", **fields) -> str:
@@ -32,7 +42,7 @@ async def ask(client: openai.AsyncOpenAI, prompt: str = "p", **fields) -> str:
 
 
 async def test_the_request_after_the_last_is_refused_and_says_when():
-    async with fleet_with(ScriptedWorker(), requests_per_minute=3) as (fleet, _):
+    async with fleet_with(ScriptedWorker(), requests_per_minute=3) as fleet:
         for left in (2, 1, 0):
             answer = await fleet.client.completions.with_raw_response.create(
                 model="tiny", prompt="p", seed=7
@@ -55,7 +65,7 @@ async def test_the_request_after_the_last_is_refused_and_says_when():
 
 
 async def test_tokens_are_counted_as_they_were_used():
-    async with fleet_with(ScriptedWorker(), tokens_per_minute=100) as (fleet, _):
+    async with fleet_with(ScriptedWorker(), tokens_per_minute=100) as fleet:
         answer = await fleet.client.completions.with_raw_response.create(
             model="tiny", prompt="p", seed=7, max_tokens=90
         )
@@ -76,18 +86,24 @@ async def test_the_official_client_comes_back_no_sooner_than_it_is_told_and_is_s
         await gate.wait()
 
     worker = ScriptedWorker(before_token=hold_back)
-    async with fleet_with(worker, max_concurrent=1) as (fleet, callers):
+    async with fleet_with(worker, max_concurrent=1) as fleet:
         first = asyncio.create_task(ask(fleet.client, "first"))
         await eventually(lambda: worker.running)
         with pytest.raises(openai.RateLimitError, match="1 requests at once") as refused:
             await ask(fleet.client, "refused")
         assert int(refused.value.response.headers["retry-after-ms"]) >= 1000
-        begun = len(callers.arrivals)
-        again = asyncio.create_task(ask(fleet.client.with_options(max_retries=8), "again"))
-        await eventually(lambda: len(callers.arrivals) > begun)
-        gate.set()
-        assert await again == expected_text("again", 8)
-        assert callers.arrivals[begun + 1] - callers.arrivals[begun] >= 0.99
+        sent: list[float] = []
+
+        async def note(_: httpx.Request) -> None:
+            sent.append(time.monotonic())
+
+        async with httpx.AsyncClient(verify=tls(), event_hooks={"request": [note]}) as http:
+            patient = fleet.client.with_options(max_retries=8, http_client=http)
+            again = asyncio.create_task(ask(patient, "again"))
+            await eventually(lambda: sent)
+            gate.set()
+            assert await again == expected_text("again", 8)
+        assert sent[1] - sent[0] >= 0.99
         assert await first == expected_text("first", 8)
 
 
@@ -98,7 +114,7 @@ async def test_a_client_that_goes_away_gives_its_place_back():
         await gate.wait()
 
     worker = ScriptedWorker(before_token=hold_back)
-    async with fleet_with(worker, max_concurrent=1) as (fleet, _):
+    async with fleet_with(worker, max_concurrent=1) as fleet:
         first = asyncio.create_task(ask(fleet.client))
         await eventually(lambda: worker.running)
         first.cancel()
@@ -114,7 +130,7 @@ async def test_a_light_keys_request_has_the_first_slot_while_a_heavy_one_fills_t
         await gate.wait()
 
     worker = ScriptedWorker(slots=2, before_token=hold_back)
-    async with fleet_with(worker) as (fleet, _):
+    async with fleet_with(worker) as fleet:
         heavy = [asyncio.create_task(ask(fleet.client, f"h{n}")) for n in range(100)]
         await eventually(lambda: len(fleet.queued) == 98)
         light = asyncio.create_task(ask(fleet.client.with_options(api_key="light"), "light"))
@@ -132,9 +148,7 @@ async def test_a_full_queue_takes_a_light_keys_request_all_the_same():
         await gate.wait()
 
     worker = ScriptedWorker(slots=1, before_token=hold_back)
-    callers = Callers({"none": Caller(key_id="heavy"), "light": LIGHT})
-    async with running_fleet(worker, max_queue=4) as fleet:
-        callers.ask(fleet.gateway)
+    async with running_fleet(worker, keys=heavy_and_light(), max_queue=4) as fleet:
         heavy = [asyncio.create_task(ask(fleet.client, f"h{n}")) for n in range(5)]
         await eventually(lambda: len(fleet.queued) == 4)
         light = asyncio.create_task(ask(fleet.client.with_options(api_key="light"), "light"))
@@ -148,7 +162,7 @@ async def test_a_full_queue_takes_a_light_keys_request_all_the_same():
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/api/chat"])
 async def test_other_apis_refuse_in_their_own_shape(path):
-    async with fleet_with(ScriptedWorker(), requests_per_minute=1) as (fleet, _):
+    async with fleet_with(ScriptedWorker(), requests_per_minute=1) as fleet:
         body = {
             "model": "tiny",
             "max_tokens": 5,
@@ -165,7 +179,7 @@ async def test_other_apis_refuse_in_their_own_shape(path):
 
 
 async def test_a_priority_header_lowers_and_nonsense_is_refused():
-    async with fleet_with(ScriptedWorker()) as (fleet, _):
+    async with fleet_with(ScriptedWorker()) as fleet:
         with pytest.raises(openai.BadRequestError, match="expected interactive or batch"):
             await ask(fleet.client, extra_headers={"x-modelfleet-priority": "urgent"})
         await ask(fleet.client, extra_headers={"x-modelfleet-priority": "batch"})
@@ -180,7 +194,7 @@ async def test_a_wait_of_minutes_is_told_as_two_and_the_rest_in_the_message():
     worker = ScriptedWorker(slots=1)
     async with running_fleet(worker, max_queue=3) as fleet:
         await ask(fleet.client)
-        fleet.gateway.dispatcher.queues[MODEL].workers["w-0"].service_seconds = 200.0
+        fleet.gateway.dispatcher.queues[MODEL].workers["w-0"].taken.service_seconds = 200.0
         worker.before_token = hold_back
         asked = [asyncio.create_task(ask(fleet.client, f"p{n}")) for n in range(4)]
         await eventually(lambda: len(fleet.queued) == 3)
