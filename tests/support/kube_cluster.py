@@ -82,6 +82,8 @@ class ApiServer(kmock.KubernetesEmulator):
             self.policies[request.name] = request.data
             return web.json_response(request.data)
         if request.resource is not None and isinstance(request.data, dict):
+            if request.resource.plural == "secrets":
+                self._encode(request.data)
             self._complete(request)
         answer = await super()._handle(request)
         is_change = request.resource is not None and request.method.value == "PATCH"
@@ -89,6 +91,12 @@ class ApiServer(kmock.KubernetesEmulator):
             self.lose_answers -= 1
             raise kmock.KubernetesError(status=503, reason="Unavailable", message="it was cut")
         return answer
+
+    def _encode(self, secret: dict[str, Any]) -> None:
+        """`stringData` is kept as `data`."""
+        texts = secret.pop("stringData", {})
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in texts.items()}
+        secret.setdefault("data", {}).update(encoded)
 
     def _complete(self, request: kmock.Request) -> None:
         data = request.data
@@ -105,10 +113,6 @@ class ApiServer(kmock.KubernetesEmulator):
             raise kmock.KubernetesError(
                 status=self.claims_status, reason="Refused", message=self.refuse_claims
             )
-        if request.resource.plural == "secrets":
-            texts = data.pop("stringData", {})
-            encoded = {k: base64.b64encode(v.encode()).decode() for k, v in texts.items()}
-            data.setdefault("data", {}).update(encoded)
         if request.resource.plural == "leases":
             self._complete_lease(request)
         if request.resource.plural == "pods" and request.action in (
