@@ -116,7 +116,7 @@ def application(name: str, repository: Repository, installation: Installation, t
                     "helm": {
                         "releaseName": installation.release,
                         "namespace": installation.namespace,
-                        "valuesObject": installation.values(),
+                        "valuesObject": installation.open_values(),
                     },
                 },
                 {"repoURL": repository.url, "path": "fleet", "targetRevision": "main"},

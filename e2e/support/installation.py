@@ -53,14 +53,18 @@ class Installation:
             "worker": {"hostPaths": [str(TORCH), str(MODELS)]},
         }
 
-    def install(self, chart: Path = CHART, changes: Mapping[str, Any] | None = None) -> None:
-        """`helm upgrade --install --wait`; fails the test with helm's words.
-
-        No key is asked for unless the changes say so: most stories are about other things.
-        """
+    def open_values(
+        self, chart: Path = CHART, changes: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """No key is asked for unless the changes say so: most stories are about other things."""
         chosen = {**self.values(), **(changes or {})}
         if "auth" in yaml.safe_load((chart / "values.yaml").read_text())["gateway"]:
             chosen["gateway"] = {"auth": {"required": False}, **chosen["gateway"]}
+        return chosen
+
+    def install(self, chart: Path = CHART, changes: Mapping[str, Any] | None = None) -> None:
+        """`helm upgrade --install --wait`; fails the test with helm's words."""
+        chosen = self.open_values(chart, changes)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as values:
             yaml.safe_dump(chosen, values)
             self._helm(
