@@ -5,6 +5,8 @@ from paths import LIMIT, MODEL, QUESTION, URL, Forecast, check, weather
 agents.set_tracing_disabled(disabled=True)
 client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0, timeout=120)
 settings = agents.ModelSettings(max_tokens=LIMIT * 2)
+# It takes an answer that `max_tokens` ends for an error: one in words has to end by itself.
+unlimited = agents.ModelSettings(temperature=0)
 MODELS = {
     "responses": agents.OpenAIResponsesModel(model=MODEL, openai_client=client),
     "chat completions": agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client),
@@ -13,13 +15,11 @@ MODELS = {
 
 async def chat() -> None:
     for model in MODELS.values():
-        agent = agents.Agent(name="a", model=model, model_settings=settings)
+        agent = agents.Agent(name="a", model=model, model_settings=unlimited)
         assert (await agents.Runner.run(agent, QUESTION)).final_output
 
 
 async def stream() -> None:
-    # It takes a stream that `max_tokens` ends for an error: the answer has to end by itself.
-    unlimited = agents.ModelSettings(temperature=0)
     for model in MODELS.values():
         agent = agents.Agent(name="a", model=model, model_settings=unlimited)
         going = agents.Runner.run_streamed(agent, QUESTION)

@@ -14,7 +14,7 @@ from modelfleet_worker.serving.chat_answers import plan_answer
 from modelfleet_worker.serving.chats import ChatPrompt
 from modelfleet_worker.serving.requests import GenerationRequest, read_request
 from modelfleet_worker.text.grammar import Grammar, GrammarKind
-from modelfleet_worker.text.output.styles import find_style
+from modelfleet_worker.text.output.styles import OutputStyle, find_style
 from structured import SmallVocabulary
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -25,6 +25,7 @@ CHOICE = pb.ToolChoice
 def planned(
     *,
     family: str = "Hermes",
+    style: OutputStyle | None = None,
     strict: bool = False,
     schema: dict[str, Any] = SCHEMA,
     grammar: Grammar | None = None,
@@ -33,7 +34,8 @@ def planned(
     **choice: Any,
 ) -> GenerationRequest:
     tokenizer = SmallVocabulary()
-    tokenizer.style = find_style("", tool_parser=family, reasoning_parser="Think")
+    named = find_style("", tool_parser=family, reasoning_parser="Think")
+    tokenizer.style = named if style is None else style
     function = {"name": "f", "strict": strict, "parameters": schema}
     tools = [{"type": "function", "function": function}, {"function": {"name": "g"}}]
     chat = pb.Chat(
@@ -85,12 +87,26 @@ def test_tools_that_may_not_be_called_hold_nothing():
     assert asked.grammar is None
 
 
-@pytest.mark.parametrize("family", ["Pythonic", "Gemma", "Liquid"])
-def test_a_format_without_a_grammar_is_refused_where_calls_must_be_held(family):
-    assert planned(family=family).grammar is None
+def test_a_format_without_a_grammar_is_refused_where_calls_must_be_held():
+    """A checkpoint's own template says how calls are read, not how they are written."""
+    template = {"fields": {"tool_calls": {"open": "<call>", "close": "</call>"}}}
+    style = find_style("", response_template=template)
+    assert planned(style=style).grammar is None
     for demand in ({"mode": CHOICE.REQUIRED}, {"strict": True}):
         with pytest.raises(InvalidRequestError, match="cannot be enforced"):
-            planned(family=family, **demand)
+            planned(style=style, **demand)
+
+
+@pytest.mark.parametrize("family", ["QwenCoder", "Pythonic", "Liquid"])
+def test_where_a_format_cannot_hold_a_schema_only_a_strict_tool_is_refused(family):
+    """It writes no JSON, of which a pattern could be held to."""
+    schema = {"type": "object", "properties": {"n": {"type": "string", "pattern": "^a"}}}
+    with pytest.raises(InvalidRequestError, match="'f' has the keyword 'pattern'"):
+        planned(family=family, schema=schema, strict=True)
+    for demand in ({"mode": CHOICE.REQUIRED}, {"mode": CHOICE.REQUIRED, "name": "f"}):
+        asked = planned(family=family, schema=schema, **demand)
+        assert asked.grammar is not None
+        assert '"n' not in asked.grammar.text
 
 
 JSON = Grammar.json_schema('{"type": "integer"}')
