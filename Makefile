@@ -66,7 +66,7 @@ format: install ## Format and fix what can be fixed
 
 # Half of the tests wait for processes that start, end or are silent. tests/conftest.py says which
 # files come first; pytest-xdist's own order would begin the longest at the end, and alone.
-PROCESSES ?= 2
+PROCESSES ?= 3
 IN_PARALLEL := --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # ONLY=untimed: without those that have to be in time (tests/conftest.py); ONLY="not untimed": these.

@@ -47,7 +47,7 @@ def called(folder: Path, target: str, *variables: str, **environment: str) -> st
     [
         pytest.param(
             ["test"],
-            "[--numprocesses][2][--dist][loadfile][--no-loadscope-reorder]",
+            "[--numprocesses][3][--dist][loadfile][--no-loadscope-reorder]",
             id="all tests",
         ),
         pytest.param(["test", "T=tests/worker"], "[tests/worker]", id="a folder"),
@@ -58,7 +58,7 @@ def called(folder: Path, target: str, *variables: str, **environment: str) -> st
         ),
         pytest.param(
             ["test", "ONLY=not untimed"],
-            "[--numprocesses][2][--dist][loadfile][--no-loadscope-reorder][-m][not untimed]",
+            "[--numprocesses][3][--dist][loadfile][--no-loadscope-reorder][-m][not untimed]",
             id="what may not be late",
         ),
         pytest.param(["test", "T=asleep and not up"], "[-k][asleep and not up]", id="words"),
