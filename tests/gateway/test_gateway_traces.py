@@ -103,6 +103,9 @@ async def traced(tmp_path: Path) -> AsyncIterator[Traced]:
         )  # fmt: skip
         http = httpx.AsyncClient(base_url=f"http://{gateway.address}", timeout=30, verify=tls())
         await stack.enter_async_context(http)
+        async with asyncio.timeout(60):
+            while (await http.get("/readyz")).status_code != httpx.codes.OK:
+                await asyncio.sleep(0.05)
         yield Traced(collector, workers, gateway, http)
 
 
