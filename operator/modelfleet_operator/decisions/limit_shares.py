@@ -57,13 +57,17 @@ def next_shares(limit: int, targets: Sequence[int], holders: Sequence[Holder]) -
 
     Limit 100, targets (20, 80), both hold 50 -> (20, 50); once the first holds 20 -> (20, 80).
     """
-    free = max(limit - sum(holder.held for holder in holders), 0)
+    held = sum(holder.held for holder in holders)
+    free, is_above = max(limit - held, 0), held > limit
     shares: list[int] = []
     for target, holder in zip(targets, holders, strict=True):
         more = min(max(target - holder.held, 0), free)
         free -= more
         share = min(target, holder.held + more)
-        shares.append(share if is_worth_telling(limit, holder.share, share) else holder.share)
+        is_told = is_worth_telling(limit, holder.share, share)
+        if is_above and share < holder.share:
+            is_told = True  # many small ones would be more than the limit together
+        shares.append(share if is_told else holder.share)
     return shares
 
 

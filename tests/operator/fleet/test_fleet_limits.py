@@ -178,6 +178,16 @@ def test_the_limit_holds_whatever_comes_in_whatever_order(limit, data):
         assert world.used <= limit
 
 
+def test_the_few_that_a_dead_gateway_used_count():
+    world = World(52)
+    first = world.join()
+    first.ask(1)
+    world.die(first)
+    world.pass_time(4.0)
+    world.join().ask(52)
+    assert world.used == 52
+
+
 @pytest.mark.parametrize("limit", [1, 10, 1000])
 def test_the_gateway_that_is_asked_gets_the_limit_of_the_idle_one(limit):
     world = World(limit)
