@@ -12,7 +12,12 @@ import typer
 from modelfleet_process import parent
 from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.command_line import STYLE, run_app
-from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
+from modelfleet_process.options import (
+    DieWithParentOption,
+    LogOptions,
+    TlsTokenOption,
+    takes_log_options,
+)
 
 from .errors import StartupError
 from .options import (
@@ -156,14 +161,7 @@ def gateway(
             help="PEM file of the authorities of operators.",
         ),
     ] = None,
-    tls_token: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="MODELFLEET_TLS_TOKEN",
-            help="The token of this pod's ServiceAccount.",
-        ),
-    ] = None,
+    tls_token: TlsTokenOption = None,
     batch_dir: Annotated[
         Path | None,
         typer.Option(

@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
@@ -41,6 +42,16 @@ class LogOptions:
 
 DieWithParentOption = Annotated[
     bool, typer.Option("--die-with-parent", help="End when the parent process ends (Linux).")
+]
+
+
+TlsTokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="MODELFLEET_TLS_TOKEN",
+        help="The token of this pod's ServiceAccount.",
+    ),
 ]
 
 

@@ -14,7 +14,12 @@ import typer
 
 from modelfleet_process.addresses import checked_address, checked_if_given
 from modelfleet_process.command_line import STYLE, run_app
-from modelfleet_process.options import DieWithParentOption, LogOptions, takes_log_options
+from modelfleet_process.options import (
+    DieWithParentOption,
+    LogOptions,
+    TlsTokenOption,
+    takes_log_options,
+)
 
 from .errors import WorkerError
 from .options import (
@@ -180,14 +185,7 @@ def worker(
             help="The authorities of operators.",
         ),
     ] = "",
-    tls_token: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            envvar="MODELFLEET_TLS_TOKEN",
-            help="The token of this pod's ServiceAccount.",
-        ),
-    ] = None,
+    tls_token: TlsTokenOption = None,
     die_with_parent: DieWithParentOption = False,
 ) -> int:
     """Serve one model over gRPC: load it, batch requests through the engine, drain on SIGTERM."""

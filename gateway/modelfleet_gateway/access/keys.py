@@ -35,7 +35,6 @@ class KeyRing:
     """
 
     def __init__(self, *, required: bool = False) -> None:
-        self._is_told = required
         self._is_known = False  # whether an operator has said which keys there are
         self.required = required
         self._by_hash: dict[bytes, tuple[bytes, Caller]] = {}
