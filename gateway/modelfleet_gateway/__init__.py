@@ -4,9 +4,10 @@ The rooms, in the order in which a request passes them (docs/walkthrough.md foll
 
 - `http`: `server` listens and drains, `connection` (with `responses`) speaks HTTP within limits,
   `app` has the URLs (`cors` for browsers, `openapi` describes them), `generation` serves those that
-  generate, `json_endpoint` the others (`tokens` counts, `ollama` tells of models), `asgi` is one
-  request and its response, in one of the `dialects`; `body` reads bodies, within a budget of all.
-  `files`, `uploads` and `batches` keep what runs later, which calls them `in_process`.
+  generate (`exchange`: one request and its answer), `json_endpoint` the others (`tokens` counts,
+  `ollama` tells of models), `asgi` is one request and its response, in one of the `dialects`;
+  `body` reads bodies, within a budget of all. `files`, `uploads` and `batches` keep what runs
+  later, which calls them `in_process`.
 - `batches`: files of requests that run on idle capacity, in a store that outlives the gateway.
 - `responses_api`, `anthropic_api`, `ollama_api`: other APIs: their requests become chats, and what
   comes of these their answers.

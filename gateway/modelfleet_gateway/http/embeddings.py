@@ -16,7 +16,8 @@ from ..routing.embedding import Embedding
 from ..routing.tasks import Task
 from .body import Hold, Read
 from .dialects import Dialect
-from .generation import Exchange, QueuedEndpoint, Surroundings
+from .exchange import Exchange
+from .generation import QueuedEndpoint, Surroundings
 
 
 class EmbeddingEndpoint(QueuedEndpoint):

@@ -152,7 +152,7 @@ async def test_a_deleted_model_ends_the_streams_that_wait_for_it():
 
 
 async def test_a_stream_that_waits_for_another_worker_keeps_its_connection_awake(monkeypatch):
-    monkeypatch.setattr("modelfleet_gateway.http.generation.QUIET", 0.1)
+    monkeypatch.setattr("modelfleet_gateway.http.exchange.QUIET", 0.1)
     first = ScriptedWorker("w-0", before_token=hand_over, pace=0.001)
     twin = ScriptedWorker("w-1")
     lines: list[str] = []
