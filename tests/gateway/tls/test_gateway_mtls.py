@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from modelfleet_gateway.operator_link.link import OperatorLink
 from modelfleet_gateway.options import TlsOptions
 from modelfleet_gateway.routing.dispatch import Dispatcher
 from modelfleet_gateway.routing.stats_watch import tls_problem
+from modelfleet_operator.fleet.authority import Authority
 from modelfleet_proto.mtls.names import Identity
 from operator_double import OperatorDouble
 
@@ -66,6 +68,22 @@ async def started(double):
         await (double.kill() if isinstance(double, ScriptedWorker) else double.stop())
 
 
+@contextlib.asynccontextmanager
+async def secured(
+    signer: Authority, folder: Path, *workers: ScriptedWorker
+) -> AsyncIterator[tuple[Fleet, IssuerDouble]]:
+    """A fleet whose parts have certificates of this authority."""
+    async with (
+        issuer(signer) as double,
+        running_fleet(
+            *workers,
+            options=options(double, folder),
+            operator_credentials=credentials(signer, OPERATOR),
+        ) as fleet,
+    ):
+        yield fleet, double
+
+
 async def answer(fleet: Fleet, tokens: int = 8) -> str:
     done = await fleet.client.completions.create(model="tiny", prompt="p", seed=7)
     return done.choices[0].text
@@ -84,14 +102,7 @@ async def problem(fleet: Fleet) -> str:
 async def test_a_request_goes_from_certificate_to_certificate(tmp_path: Path):
     signer = authority()
     worker = a_worker(signer)
-    async with (
-        issuer(signer) as double,
-        running_fleet(
-            worker,
-            options=options(double, tmp_path),
-            operator_credentials=credentials(signer, OPERATOR),
-        ) as fleet,
-    ):
+    async with secured(signer, tmp_path, worker) as (fleet, double):
         assert await answer(fleet) == expected_text("p", 8)
         assert fleet.operator.hellos == ["gw-1"]
     assert double.asked == [GATEWAY.uri]
@@ -114,12 +125,7 @@ async def test_a_gateway_takes_no_worker_but_the_one_of_the_view(
     wrong = a_worker(signer, identity, lifetime=lifetime, worker_id="w-wrong")
     async with (
         contextlib.AsyncExitStack() as stack,
-        issuer(signer) as double,
-        running_fleet(
-            right,
-            options=options(double, tmp_path),
-            operator_credentials=credentials(signer, OPERATOR),
-        ) as fleet,
+        secured(signer, tmp_path, right) as (fleet, _),
     ):
         await stack.enter_async_context(started(wrong))
         fleet.push(model_view(wrong))
@@ -134,10 +140,7 @@ async def test_a_gateway_takes_no_worker_but_the_one_of_the_view(
 async def test_a_worker_of_another_authority_is_none(tmp_path: Path):
     signer, foreign = authority(), authority()
     async with (
-        issuer(signer) as double,
-        running_fleet(
-            options=options(double, tmp_path), operator_credentials=credentials(signer, OPERATOR)
-        ) as fleet,
+        secured(signer, tmp_path) as (fleet, _),
         started(a_worker(foreign)) as worker,
     ):
         fleet.push(model_view(worker))
@@ -169,14 +172,7 @@ async def test_a_gateway_takes_no_view_but_an_operators(identity: Identity):
 async def test_a_redirect_to_whom_the_authorities_do_not_know_leads_nowhere(tmp_path: Path):
     signer, foreign = authority(), authority()
     worker = a_worker(signer)
-    async with (
-        issuer(signer) as double,
-        running_fleet(
-            worker,
-            options=options(double, tmp_path),
-            operator_credentials=credentials(signer, OPERATOR),
-        ) as fleet,
-    ):
+    async with secured(signer, tmp_path, worker) as (fleet, _):
         false = OperatorDouble()
         false.credentials = credentials(foreign, OPERATOR)
         async with started(false):
@@ -232,14 +228,7 @@ async def test_an_expired_certificate_of_the_gateway_is_refused_until_it_is_rene
 ):
     signer = authority()
     worker = a_worker(signer)
-    async with (
-        issuer(signer) as double,
-        running_fleet(
-            worker,
-            options=options(double, tmp_path),
-            operator_credentials=credentials(signer, OPERATOR),
-        ) as fleet,
-    ):
+    async with secured(signer, tmp_path, worker) as (fleet, _):
         ours = fleet.gateway.credentials
         assert ours is not None
         ours.put(certificate(signer, GATEWAY, lifetime=-1.0))
@@ -253,14 +242,7 @@ async def test_an_expired_certificate_of_the_gateway_is_refused_until_it_is_rene
 
 async def test_without_tls_of_its_own_a_worker_of_an_earlier_revision_serves_on(tmp_path: Path):
     signer = authority()
-    async with (
-        issuer(signer) as double,
-        running_fleet(
-            ScriptedWorker(),
-            options=options(double, tmp_path),
-            operator_credentials=credentials(signer, OPERATOR),
-        ) as fleet,
-    ):
+    async with secured(signer, tmp_path, ScriptedWorker()) as (fleet, _):
         assert await answer(fleet) == expected_text("p", 8)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from kube_cluster import EVICTIONS, EVICTOR, ApiServer, Gateway, eventually
+from kube_cluster import EVICTIONS, EVICTOR, ApiServer, Cluster, Gateway, eventually
 
 StartOperator = Callable[..., Any]
 
@@ -30,16 +31,23 @@ def answers(api: ApiServer, pod: str) -> dict[str, dict[str, Any]]:
     return {r["name"]: r for r in api.eviction(pod)["status"]["responders"]}
 
 
+@contextlib.asynccontextmanager
+async def serving(api: ApiServer, cluster: Cluster) -> AsyncIterator[str]:
+    """Its only worker, which a gateway reaches."""
+    async with Gateway(cluster.fleet_address).connected() as gateway:
+        (first,) = await eventually(lambda: list(api.running()))
+        await cluster.start(first)
+        await eventually(lambda: len(gateway.addresses()) == 1)
+        yield first
+
+
 @pytest.mark.usefixtures("evictions")
 async def test_a_worker_that_is_asked_to_go_is_replaced_first_and_the_request_is_answered(
     api: ApiServer, start_operator: StartOperator
 ):
     async with start_operator() as cluster:
         await cluster.apply()
-        async with Gateway(cluster.fleet_address).connected() as gateway:
-            (first,) = await eventually(lambda: list(api.running()))
-            await cluster.start(first)
-            await eventually(lambda: len(gateway.addresses()) == 1)
+        async with serving(api, cluster) as first:
             await cluster.ask_to_go(first)
             (second,) = await eventually(lambda: [n for n in api.running() if n != first])
             assert first in api.running(), "the last ready one stays until another is"
@@ -61,10 +69,7 @@ async def test_a_request_that_is_withdrawn_leaves_the_worker(
 ):
     async with start_operator() as cluster:
         await cluster.apply(scaling={"minReplicas": 1, "maxReplicas": 1})
-        async with Gateway(cluster.fleet_address).connected() as gateway:
-            (first,) = await eventually(lambda: list(api.running()))
-            await cluster.start(first)
-            await eventually(lambda: len(gateway.addresses()) == 1)
+        async with serving(api, cluster) as first:
             await cluster.ask_to_go(first)
             (second,) = await eventually(lambda: [n for n in api.running() if n != first])
             await cluster.withdraw(first)
@@ -79,10 +84,7 @@ async def test_it_is_answered_only_when_it_is_our_turn(
 ):
     async with start_operator() as cluster:
         await cluster.apply()
-        async with Gateway(cluster.fleet_address).connected() as gateway:
-            (first,) = await eventually(lambda: list(api.running()))
-            await cluster.start(first)
-            await eventually(lambda: len(gateway.addresses()) == 1)
+        async with serving(api, cluster) as first:
             await cluster.ask_to_go(first, state="Inactive")
             await cluster.change({"scaling": {"minReplicas": 2}})
             await eventually(lambda: len(api.running()) == 2)
